@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Builds .venv from requirements.lock. Usage: scripts/setup.sh [python]   (default: the first python3 of 3.11 to 3.13 on PATH)
+# uv obeys pip's find-links when they are handed over, so a machine that keeps a CPU wheel of torch uses it, and a machine
+# that does not takes the index's build (CUDA on Linux).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+unset PYTHONDONTWRITEBYTECODE # without byte code every process parses torch and transformers anew (+2.5 s each)
+
+supported='import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
+python=${1:-}
+if [ -z "$python" ]; then
+  for candidate in python3 python3.13 python3.12 python3.11; do
+    if "$candidate" -c "$supported" 2>/dev/null; then python=$candidate; break; fi
+  done
+fi
+if [ -z "$python" ] || ! "$python" -c "$supported"; then
+  echo "setup: no Python 3.11, 3.12 or 3.13 found (tried: ${python:-python3, python3.13, python3.12, python3.11}). Install one, or: make setup PYTHON=/path/to/python3.11" >&2
+  exit 1
+fi
+
+echo "setup: building .venv with $("$python" --version) from requirements.lock (about a minute, once)"
+rm -rf .venv
+"$python" -m venv .venv
+.venv/bin/python -m pip install --quiet --disable-pip-version-check uv
+if [ -z "${UV_FIND_LINKS:-}" ]; then
+  find_links=${PIP_FIND_LINKS:-$(.venv/bin/python -m pip config get global.find-links 2>/dev/null || true)}
+  [ -n "$find_links" ] && export UV_FIND_LINKS=$find_links
+fi
+VIRTUAL_ENV=$PWD/.venv .venv/bin/uv pip install --quiet -r requirements.lock
+VIRTUAL_ENV=$PWD/.venv .venv/bin/uv pip install --quiet --no-deps --editable .
+touch .venv/.ready

@@ -1,0 +1,138 @@
+"""SymLoRA: a symmetric low-rank adapter (Panoutsos, Santos and Figueiredo, arXiv 2504.03719).
+
+    h = λ (W0 x) + b + (α/r) Q diag(Λ) Qᵀ x
+
+    x, h   (..., n)   input and output of a square linear layer
+    W0, b  (n, n), (n)   its frozen weight and bias; λ does not scale the bias
+    Q      (n, r)     `symlora_Q`
+    Λ      (r)        `symlora_diag`, of either sign
+    λ      (1)        `symlora_lambda`, one per adapted matrix
+    α, r              scale and rank; the paper has α = r, "just as in LoRA"
+
+The paper prints no start. Ours leaves the output of step 0 as the base model's to the last bit:
+
+    Λ = 0, λ = 1, Q ~ N(0, 1/n)
+
+Q = 0 would do so too but never move: the gradient of Q is proportional to Λ and to Q, that of Λ to Q twice (a test
+shows it). The Gaussian is LoRA's for its A (arXiv 2106.09685 §4.1); its variance, which LoRA does not print either, is
+1/n here so that the columns of Q have length about 1 and are nearly orthogonal. (α/r) Q diag(Λ) Qᵀ then starts as an
+eigendecomposition but for O(√(r/n)): Λ is in units of eigenvalues and ‖ΔW‖ ≈ (α/r) ‖Λ‖ whatever n is. (loralib and
+PEFT draw LoRA's A with `kaiming_uniform_(a=√5)`, which is variance 1/(3n).)
+
+Trained values per matrix: (n + 1) r + 1, or (n + 1) r without λ. RoBERTa-base, query and value, r = 8: 147,672.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from symlora.adapters.base import AdapterConfig, AdapterLayer, AdapterModel
+
+
+def symmetric_update(Q: Tensor, diag: Tensor, scale: float | Tensor = 1.0) -> Tensor:
+    """scale · Q diag(Λ) Qᵀ: symmetric, of rank at most r.
+
+    Args:
+        Q: (..., n, r).
+        diag: Λ, (..., r).
+        scale: α/r.
+
+    Returns:
+        (..., n, n).
+    """
+    return (Q * (scale * diag).unsqueeze(-2)) @ Q.mT
+
+
+@dataclass
+class SymLoraConfig(AdapterConfig):
+    """Configuration of SymLoRA: the fields of `AdapterConfig` and one more.
+
+    Args:
+        train_lambda: train λ. If False there is no λ at all: nothing to train, count or save, and W0 is not scaled.
+    """
+
+    method: ClassVar[str] = "symlora"
+
+    train_lambda: bool = field(default=True, metadata={"help": "Train one scale of W0 per matrix."})  # the paper's
+
+    def parameter_count(self, in_features: int, out_features: int) -> int:
+        return (in_features + 1) * self.r + int(self.train_lambda)
+
+
+class SymLoraLinear(AdapterLayer):
+    """A square linear layer with SymLoRA adapters; see the top of this file.
+
+    With several adapters at work their changes of the weight add: λ is 1 + Σ (λ_k - 1).
+
+    λ is as wide as the other adapter parameters: float32 even on a bfloat16 base, unless `autocast_adapter_dtype` is
+    False. Near 1 a bfloat16 moves in steps of 0.004 (below) and 0.008 (above), more than an optimizer step.
+
+    Raises:
+        ValueError: the module is not square, or r > n.
+    """
+
+    adapter_layer_names = ("symlora_Q", "symlora_diag", "symlora_lambda")
+    symlora_Q: nn.ParameterDict
+    symlora_diag: nn.ParameterDict
+    symlora_lambda: nn.ParameterDict
+
+    def check_shape(self, module: str, r: int) -> None:
+        if self.in_features != self.out_features:
+            raise ValueError(
+                f"SymLoRA needs a square matrix, but the weight of module {module!r} is {self.shape_text}; "
+                "choose `target_modules` that map a width to itself"
+            )
+        super().check_shape(module, r)
+
+    def start(self, config: SymLoraConfig, r: int) -> dict[str, Tensor]:
+        n = self.in_features
+        values = {
+            "symlora_Q": torch.randn(n, r) / math.sqrt(n),
+            "symlora_diag": torch.zeros(r) if config.init_weights else torch.randn(r),
+        }
+        if config.train_lambda:  # (1) and not (): sharded training takes no parameter without a dimension
+            values["symlora_lambda"] = torch.ones(1) if config.init_weights else 1 + 0.1 * (0.5 + torch.rand(1))
+        return values
+
+    def adapted(self, adapters: Sequence[str], x: Tensor, base_out: Tensor) -> Tensor:
+        lambdas = [self.symlora_lambda[name] for name in adapters if name in self.symlora_lambda]
+        if lambdas:
+            total = lambdas[0]
+            for further in lambdas[1:]:
+                total = total + (further - 1)
+            # lerp is b + λ (out - b) near λ = 0 and out - (1 - λ)(out - b) near λ = 1: no digits lost at either end,
+            # base_out itself at λ = 1, and one pass. In λ's dtype, so that a bfloat16 base does not round λ.
+            base_out = base_out.to(total.dtype)
+            bias: Tensor | None = getattr(self.get_base_layer(), "bias", None)
+            base_out = base_out * total if bias is None else torch.lerp(bias.to(total.dtype), base_out, total)
+        return super().adapted(adapters, x, base_out)
+
+    def change(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
+        Q, diag = self.symlora_Q[adapter], self.symlora_diag[adapter]
+        out: Tensor = (self.adapter_input(adapter, x) @ Q * (self.scaling[adapter] * diag)) @ Q.mT
+        return out
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """(λ - 1) W0 + (α/r) Q diag(Λ) Qᵀ, (n, n), in float32 or wider: all that the adapter adds to W0."""
+        weight = self.original_weight()
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        Q, diag = self.symlora_Q[adapter].to(dtype), self.symlora_diag[adapter].to(dtype)
+        delta = symmetric_update(Q, diag, self.scaling[adapter])
+        if adapter in self.symlora_lambda:
+            delta = delta + (self.symlora_lambda[adapter].to(dtype) - 1) * weight.to(dtype)
+        return delta
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Only without λ is the change of low rank, and so a LoRA."""
+        return adapter_name not in self.symlora_lambda
+
+
+class SymLoraModel(AdapterModel):
+    """A model with SymLoRA on its target modules. Made by `peft.get_peft_model(model, SymLoraConfig())`."""
+
+    prefix = "symlora_"
+    tuner_layer_cls = SymLoraLinear

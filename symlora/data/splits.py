@@ -1,0 +1,295 @@
+"""GLUE splits as plain arrays, each checked on the way in.
+
+Sources: a folder laid out as the hub dataset (`<dir>/<task>/<split>-00000-of-00001.parquet`, one or more files a
+split), the hub itself at a pinned revision, or the demo grammar. Whatever is wrong with the data is one SymloraError
+that says where, what was found and expected, and what to do. Empty sentences are let through: they tokenise to their
+special tokens, and row counts and labels are checked anyway (none occurs in the splits that could be read here).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from symlora.errors import SymloraError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from symlora.config import DataConfig, TaskConfig
+
+SCORE_RANGE = (0.0, 5.0)  # STS-B, GLUE's one regression task
+SLICE_SEED = 0  # which rows are held out or kept is a fact of the data, the same for every run's seed
+
+Labels = npt.NDArray[np.int64] | npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One split of a task, in file order. Its arrays are not to be changed: the hash is computed once.
+
+    Attributes:
+        name: Name of the split.
+        texts: For each text column, a list of [rows] strings.
+        labels: [rows] int64 class numbers or float32 scores; all -1 where hidden (GLUE's test labels, except MRPC's).
+        idx: [rows] int64, the hub's row numbers (unique, but with gaps in MRPC).
+        sha256: Hash of the content.
+    """
+
+    name: str
+    texts: tuple[list[str], ...]
+    labels: Labels
+    idx: Rows
+
+    def __post_init__(self) -> None:
+        if {len(column) for column in (*self.texts, self.labels)} != {len(self.idx)}:
+            raise ValueError(f"split {self.name}: columns differ in length")
+
+    def __len__(self) -> int:
+        return len(self.idx)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the content alone: neither the split's name nor the files' compression enters.
+
+        Hashed in order, all integers little-endian: the line `symlora-split-1 <text columns> <rows> <int64|float32>`
+        with a newline; for each text column the byte length of every UTF-8 string (uint64), then the strings' bytes
+        end to end; the labels (int64 or float32); idx (int64).
+        """
+        digest = hashlib.sha256(f"symlora-split-1 {len(self.texts)} {len(self)} {self.labels.dtype.name}\n".encode())
+        for column in self.texts:
+            encoded = [text.encode() for text in column]
+            digest.update(np.array([len(text) for text in encoded], dtype="<u8").tobytes())
+            digest.update(b"".join(encoded))
+        digest.update(self.labels.astype(self.labels.dtype.newbyteorder("<")).tobytes())
+        digest.update(self.idx.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def take(self, rows: Rows, name: str | None = None) -> Split:
+        """The given rows, in the given order, as a split of its own (with its own hash)."""
+        texts = tuple([column[row] for row in rows.tolist()] for column in self.texts)
+        return Split(name or self.name, texts, self.labels[rows], self.idx[rows])
+
+
+def load_splits(task: TaskConfig, data: DataConfig, names: Iterable[str]) -> dict[str, Split]:
+    """Reads and checks the named splits; `train` is cut to `data.train_limit` rows where that is set.
+
+    The rows kept by the limit depend on the data and the limit alone, hold classes in proportion, and stay in order.
+
+    Raises:
+        SymloraError: A file is missing, broken or not the official one, or the hub cannot be reached.
+    """
+    splits = {}
+    for name in names:
+        if name not in task.splits:
+            raise SymloraError(f"{task.name} has no split {name!r}. Choose among: {', '.join(task.splits)}.")
+        where, table = _read(task, data, name)
+        split = _checked(table, where, task, name, official=data.source != "demo")
+        if name == "train" and data.train_limit is not None:
+            if data.train_limit < 1:
+                raise SymloraError(f"data.train_limit is {data.train_limit}. Set 1 or more, or null for all rows.")
+            split = split.take(_choose(split.labels, min(data.train_limit, len(split)), 0, SLICE_SEED))
+        splits[name] = split
+    return splits
+
+
+def holdout(split: Split, fraction: float, seed: int = SLICE_SEED) -> tuple[Split, Split]:
+    """Cuts a split in two, (rest, heldout), by rows that depend on its labels, `fraction` and `seed` alone.
+
+    Both parts keep file order. Classes are represented in proportion, with at least one row of each on both sides;
+    regression rows are drawn uniformly.
+
+    Args:
+        split: The training split.
+        fraction: Share of its rows to hold out, between 0 and 1.
+        seed: Not the run's seed: all runs must be selected on the same rows.
+
+    Raises:
+        SymloraError: The fraction is out of range, or a class has a single row.
+    """
+    if not 0 < fraction < 1:
+        raise SymloraError(f"the held-out fraction is {fraction}. Set a number between 0 and 1, such as 0.1.")
+    heldout = _choose(split.labels, round(fraction * len(split)), 1, seed)
+    rest = np.setdiff1d(np.arange(len(split)), heldout)
+    return split.take(rest), split.take(heldout, "held_out")
+
+
+def _choose(labels: Labels, count: int, keep: int, seed: int) -> Rows:
+    """About `count` row numbers in ascending order, drawn class by class in proportion.
+
+    keep = 0: exactly `count` rows. keep = 1: at least one row of each class is chosen and at least one is not.
+    """
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
+    groups = np.zeros(len(labels), np.int64)  # a regression task is one group
+    if labels.dtype.kind == "i":
+        groups = np.unique(labels, return_inverse=True)[1]
+    sizes = np.bincount(groups)
+    if keep and sizes.min() < 2:
+        raise SymloraError("a class (or the whole split) has a single row: too few to hold one out. Use more rows.")
+    exact = sizes * count / sizes.sum()
+    quota = np.clip(np.floor(exact).astype(np.int64), keep, sizes - keep)
+    while quota.sum() < count and (quota < sizes - keep).any():  # largest remainders first
+        quota[np.argmax(np.where(quota < sizes - keep, exact - quota, -np.inf))] += 1
+    chosen = [rng.permutation(np.flatnonzero(groups == group))[:size] for group, size in enumerate(quota)]
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+def _read(task: TaskConfig, data: DataConfig, split: str) -> tuple[str, pa.Table]:
+    """(what to call the place in messages, the table as found)."""
+    if data.source == "demo":
+        import pyarrow as pa
+
+        from symlora.data.demo import demo_split
+
+        rows = data.demo_rows.get(split, data.demo_rows.get(split.split("_")[0]))  # validation_matched: validation
+        if rows is None:
+            raise SymloraError(f"data.demo_rows has no entry for {split!r}. Add one: its number of rows.")
+        return f"demo {task.name}/{split}", pa.table(demo_split(task.name, split, rows))
+    if data.source != "glue":
+        raise SymloraError(f"data.source is {data.source!r}. Set 'glue' or 'demo'.")
+    if not data.dir:
+        return _hub_table(task, data, split)
+    return _folder_table(task, data, Path(data.dir).expanduser(), split)
+
+
+def _folder_table(task: TaskConfig, data: DataConfig, root: Path, split: str) -> tuple[str, pa.Table]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = root / task.name
+    name = f"{split}-00000-of-00001.parquet"
+    for place, holds in ((root, "a folder for each task"), (folder, name)):
+        if not place.is_dir():
+            state = "is not a folder" if place.exists() else "does not exist"
+            raise SymloraError(
+                f"{place} {state} (from GLUE_DIR or data.dir). Expected {holds} there, laid out as the hub dataset "
+                f"{data.dataset}. Correct the path, or leave it unset to use the hub."
+            )
+    files = sorted(folder.glob(f"{split}-*.parquet"))
+    if not files:
+        raise SymloraError(
+            f"{folder / name} is missing from this folder ({task.splits[split]:,} rows expected). The hub's dataset "
+            f"{data.dataset} has it at revision {data.revision[:8]} as {task.name}/{name}: put that file there, or leave "
+            "GLUE_DIR and data.dir unset to use the hub."
+        )
+    parts = {match[1] for file in files if (match := re.search(r"-of-(\d+)\.parquet$", file.name))}
+    if len(parts) > 1 or (parts and int(next(iter(parts))) != len(files)):
+        raise SymloraError(
+            f"{folder}: the files of split {split} do not make one whole set: {', '.join(f.name for f in files)}. "
+            "Keep exactly the files -00000-of-N to the last of N."
+        )
+    tables = []
+    for file in files:
+        if not file.is_file():
+            raise SymloraError(f"{file} is not a file. Put the hub's Parquet file of that name in its place.")
+        try:
+            table = pq.ParquetFile(file).read()  # not read_table: that adds columns for folders named "key=value"
+            table.validate(full=True)  # among others, that strings are UTF-8
+        except (pa.ArrowException, OSError) as error:
+            raise SymloraError(
+                f"{file} cannot be read as Parquet ({_first_line(error)}). It is truncated, damaged or another kind "
+                "of file: copy it again."
+            ) from error
+        tables.append(table)
+    try:
+        whole = tables[0] if len(tables) == 1 else pa.concat_tables(tables)
+    except pa.ArrowException as error:
+        raise SymloraError(f"{folder}/{split}-*.parquet: the files' columns differ ({_first_line(error)}).") from error
+    return str(files[0]) if len(files) == 1 else f"{folder}/{split}-*.parquet ({len(files)} files)", whole
+
+
+def _hub_table(task: TaskConfig, data: DataConfig, split: str) -> tuple[str, pa.Table]:
+    import datasets  # 2 s: only where the hub is used
+
+    where = f"{data.dataset} at {data.revision}, {task.name}/{split}"
+    try:
+        loaded = datasets.load_dataset(data.dataset, task.name, revision=data.revision, split=split)
+    except Exception as error:  # network, HTTP, cache and format errors share no base class
+        raise SymloraError(
+            f"{where}: could not be loaded from the hub ({type(error).__name__}: {_first_line(error)}). Two things "
+            "work without it: GLUE_DIR=<folder> (or data.dir=<folder>) holding its Parquet files, and `make demo`."
+        ) from error
+    table = loaded.with_format("arrow")[:]
+    return where, table.replace_schema_metadata(loaded.features.arrow_schema.metadata)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+# --- checking ------------------------------------------------------------------------------------------------------
+
+
+def _checked(table: pa.Table, where: str, task: TaskConfig, name: str, *, official: bool) -> Split:
+    """The table as a Split, once its columns, row count, class names, types, nulls, labels and idx are as expected."""
+    import pyarrow.types as types
+
+    advice = f"Use the hub's own file for {task.name}/{name}."
+    expected = [*task.columns, "label", "idx"]
+    if sorted(table.column_names) != sorted(expected):
+        missing = [column for column in expected if column not in table.column_names]
+        extra = [column for column in table.column_names if column not in expected]
+        found = [f"{what} {', '.join(names)}" for what, names in (("lacks", missing), ("also has", extra)) if names]
+        says = " and ".join(found) or "repeats a column"
+        raise SymloraError(f"{where}: {says}; expected the columns {', '.join(expected)}. {advice}")
+    rows = task.splits[name]
+    if official and table.num_rows != rows:
+        raise SymloraError(f"{where}: {table.num_rows:,} rows, the official split has {rows:,}. {advice}")
+    if not table.num_rows:
+        raise SymloraError(f"{where}: no rows. {advice}")
+    class_names = _class_names(table)
+    if class_names is not None and class_names != task.labels:
+        raise SymloraError(f"{where}: the file names its classes {class_names}, the task {task.labels}. {advice}")
+    label_kind = types.is_integer if task.labels else types.is_floating
+    for column in expected:
+        kind = table.schema.field(column).type
+        text = types.is_string(kind) or types.is_large_string(kind)
+        if not (text if column in task.columns else label_kind(kind) if column == "label" else types.is_integer(kind)):
+            raise SymloraError(f"{where}: column {column} has the type {kind}. {advice}")
+        if table[column].null_count:
+            raise SymloraError(f"{where}: column {column} has {table[column].null_count:,} null cells. {advice}")
+    labels = table["label"].to_numpy().astype(np.int64 if task.labels else np.float32)
+    _check_labels(labels, f"{where}: column label", task, hidden=name in task.test, advice=advice)
+    idx = table["idx"].to_numpy().astype(np.int64)
+    if len(np.unique(idx)) != len(idx):
+        raise SymloraError(f"{where}: column idx numbers some rows twice. {advice}")
+    return Split(name, tuple(table[column].to_pylist() for column in task.columns), labels, idx)
+
+
+def _check_labels(labels: Labels, where: str, task: TaskConfig, *, hidden: bool, advice: str) -> None:
+    if hidden and np.all(labels == -1):
+        return
+    if task.labels:
+        allowed = f"0 to {len(task.labels) - 1} ({', '.join(task.labels)})"
+        good = (labels >= 0) & (labels < len(task.labels))
+    else:
+        allowed = f"{SCORE_RANGE[0]:g} to {SCORE_RANGE[1]:g}"
+        good = (labels >= SCORE_RANGE[0]) & (labels <= SCORE_RANGE[1])  # false for NaN
+    bad = np.flatnonzero(~good)
+    if len(bad):
+        if hidden:
+            allowed += ", or -1 in every row"
+        count = f"{len(bad):,} such rows"
+        raise SymloraError(f"{where} holds {labels[bad[0]]} in row {bad[0]} ({count}); expected {allowed}. {advice}")
+
+
+def _class_names(table: pa.Table) -> list[str] | None:
+    """The class names that `datasets` stores beside a ClassLabel column, or None where the file says none."""
+    try:
+        features: Any = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return list(features["label"]["names"])
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,191 @@
+"""One split as flat arrays of token numbers: all that training needs to know of the data, in a form that travels.
+
+A row's tokens are `input_ids[offsets[row]:offsets[row + 1]]`, with special tokens and without padding. Tokenising is
+done once for a split, tokenizer and length, and kept as a safetensors file. Reading one needs numpy and safetensors
+alone, so a machine with neither pyarrow nor a tokenizer can train from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import secrets
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from symlora.errors import SymloraError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from symlora.data.splits import Split
+
+FORMAT = "symlora-tokens-1"  # change it when the arrays' meaning changes: old cache files are then left alone
+_CHUNK = 4096  # rows tokenised at once: bounds the memory of Python lists (MNLI has 392,702 rows)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedSplit:
+    """A tokenised split. Raises ValueError where the arrays do not fit together.
+
+    Attributes:
+        input_ids: [tokens] uint16, or int32 for vocabularies over 65,536.
+        token_type_ids: [tokens] uint8 (which text a token is from), or None where the tokenizer gives none (RoBERTa).
+        offsets: [rows + 1] int64, where each row begins and ends; no row is empty.
+        labels: [rows] as in Split.
+        idx: [rows] as in Split.
+        truncated: Number of rows that were cut at the maximal length.
+    """
+
+    input_ids: npt.NDArray[np.uint16] | npt.NDArray[np.int32]
+    token_type_ids: npt.NDArray[np.uint8] | None
+    offsets: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
+    idx: npt.NDArray[np.int64]
+    truncated: int
+
+    def __post_init__(self) -> None:
+        types = self.token_type_ids
+        if not len(self.offsets) == len(self.labels) + 1 == len(self.idx) + 1:
+            raise ValueError("offsets, labels and idx differ in rows")
+        if self.offsets[0] != 0 or self.offsets[-1] != len(self.input_ids) or (self.lengths < 1).any():
+            raise ValueError("offsets do not cut the tokens into rows of at least one")
+        if types is not None and len(types) != len(self.input_ids):
+            raise ValueError("token_type_ids and input_ids differ in length")
+
+    def __len__(self) -> int:
+        return len(self.idx)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """[rows] tokens in each row, special tokens included."""
+        return np.diff(self.offsets)
+
+
+def tokenize(
+    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, cache_dir: str | Path | None
+) -> TokenizedSplit:
+    """Tokenise a split as `run_glue` does (special tokens, pairs cut at the longer text first), or read it from cache.
+
+    A damaged cache file is made again, and a cache that cannot be written costs only a warning.
+
+    Args:
+        split: The rows.
+        tokenizer: Any Hugging Face tokenizer. One not backed by the `tokenizers` library has no state that can be
+            written into the cache's key, so that its tokens are not cached.
+        max_length: Tokens at which a row is cut, special tokens included.
+        cache_dir: Folder of the cache; None for no cache.
+
+    Raises:
+        SymloraError: `max_length` is less than the special tokens need, or more than the encoder takes.
+    """
+    least = tokenizer.num_special_tokens_to_add(pair=len(split.texts) == 2) + len(split.texts)
+    if not least <= max_length <= tokenizer.model_max_length:
+        raise SymloraError(
+            f"data.max_length is {max_length}; this tokenizer takes {least} to {tokenizer.model_max_length} tokens."
+        )
+    key = None if cache_dir is None else _cache_key(split, tokenizer, max_length)
+    if cache_dir is None or key is None:
+        return _tokenize(split, tokenizer, max_length)
+    path = Path(cache_dir).expanduser() / f"{key}.safetensors"
+    if path.exists():
+        try:
+            return load_tokens(path)
+        except SymloraError as error:
+            log.info("tokenising %s again: %s", split.name, error)
+    tokens = _tokenize(split, tokenizer, max_length)
+    try:
+        save_tokens(path, tokens)
+    except OSError as error:
+        log.warning("tokens of %s not cached (%s): set data.cache_dir to a writable folder", split.name, error)
+    return tokens
+
+
+def save_tokens(path: str | Path, tokens: TokenizedSplit) -> None:
+    """Write to one safetensors file, under a temporary name first, so that no reader meets half a file."""
+    from safetensors.numpy import save
+
+    path = Path(path)
+    arrays: dict[str, npt.NDArray[Any]] = {
+        name: np.ascontiguousarray(getattr(tokens, name)) for name in ("input_ids", "offsets", "labels", "idx")
+    }
+    if tokens.token_type_ids is not None:
+        arrays["token_type_ids"] = np.ascontiguousarray(tokens.token_type_ids)
+    metadata = {"format": FORMAT, "truncated": str(tokens.truncated), "sha256": _digest(arrays)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.write_bytes(save(arrays, metadata=metadata))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_tokens(path: str | Path) -> TokenizedSplit:
+    """Read what `save_tokens` wrote. Raises SymloraError where the file is missing, damaged or of another format."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if metadata.get("format") != FORMAT or metadata.get("sha256") != _digest(arrays):
+            raise ValueError(f"its content is not the {FORMAT} that was written")
+        types = arrays.pop("token_type_ids", None)
+        return TokenizedSplit(**arrays, token_type_ids=types, truncated=int(metadata["truncated"]))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise SymloraError(f"{path} holds no usable tokens ({error}). Delete it: it is made again.") from error
+
+
+def _tokenize(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenizedSplit:
+    ids: list[npt.NDArray[Any]] = []
+    types: list[npt.NDArray[Any]] = []
+    lengths: list[int] = []
+    truncated = 0
+    id_type = np.uint16 if len(tokenizer) <= 2**16 else np.int32
+    for start in range(0, len(split), _CHUNK):
+        texts = [column[start : start + _CHUNK] for column in split.texts]
+        # verbose=False: no warning about rows longer than the encoder, they are cut or only counted.
+        encoded = tokenizer(*texts, truncation=True, max_length=max_length, return_attention_mask=False, verbose=False)
+        sizes = [len(row) for row in encoded["input_ids"]]
+        ids.append(np.fromiter(chain.from_iterable(encoded["input_ids"]), id_type, sum(sizes)))
+        if "token_type_ids" in encoded:
+            types.append(np.fromiter(chain.from_iterable(encoded["token_type_ids"]), np.uint8, sum(sizes)))
+        full = [row for row, size in enumerate(sizes) if size == max_length]
+        if full:  # were they cut, or do they just fit?
+            uncut = tokenizer(*([column[row] for row in full] for column in texts), verbose=False)["input_ids"]
+            truncated += sum(len(row) > max_length for row in uncut)
+        lengths += sizes
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+    flat: Any = np.concatenate(ids) if ids else np.zeros(0, id_type)  # Any: numpy's types lose the two dtypes
+    return TokenizedSplit(flat, np.concatenate(types) if types else None, offsets, split.labels, split.idx, truncated)
+
+
+def _cache_key(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str | None:
+    """All that the arrays depend on, or None where the tokenizer's state cannot be written down."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    state = json.loads(backend.to_str())
+    state["truncation"] = state["padding"] = None  # left over from the last call
+    parts = [FORMAT, version("tokenizers"), split.sha256, state, tokenizer.model_input_names, max_length]
+    return hashlib.sha256(json.dumps([*parts, tokenizer.truncation_side], sort_keys=True).encode()).hexdigest()
+
+
+def _digest(arrays: dict[str, npt.NDArray[Any]]) -> str:
+    """safetensors does not notice changed data bytes; this does."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,186 @@
+"""Self-attention over a flat batch: one row that holds all sentences end to end, with no padding outside of attention.
+
+    out_i = softmax(scale · q_i K_s(i)ᵀ) V_s(i),    s(i): the sentence that token i belongs to
+
+The encoder stays Hugging Face's own: this function is registered with `transformers.AttentionInterface` under the
+name "flat" and receives its `FlatLayout` through the model's keyword arguments (`flat_layout=...`), as their flash
+attention receives sequence lengths. Sentences of like length are gathered into a few padded groups; each group is
+plain matmul-softmax-matmul, because scaled_dot_product_attention in bf16 on a CPU is 3 to 8 times slower (measured,
+torch 2.13). On a GPU, and in float32 at 100 tokens and more, scaled_dot_product_attention is used where no dropout
+mask of ours is due.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from symlora.model.dropout import Dropout
+
+NAME = "flat"
+GROUPS = 3  # with 16 sentences a batch, more groups save less padding than their operators cost
+SDPA_FROM = 100  # tokens; below it plain matmuls are faster in float32 on a CPU
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sentences attended to together.
+
+    Attributes:
+        sentences: Number g of sentences.
+        length: Tokens S of the longest.
+        mask: Added to the scores, 0 or -inf: [g, 1, 1, S]; None when all are of one length.
+    """
+
+    sentences: int
+    length: int
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class FlatLayout:
+    """Where each token of a flat batch goes for attention, and where it comes back.
+
+    Attributes:
+        groups: The padded groups, one after the other among the P gathered rows.
+        gather: Token of each gathered row: int64 [P]; padding points at token 0.
+        scatter: Gathered row of each token: int64 [T].
+        padding: Gathered rows that are padding: int64.
+    """
+
+    groups: tuple[Group, ...]
+    gather: Tensor
+    scatter: Tensor
+    padding: Tensor
+
+    @staticmethod
+    def of(lengths: Tensor, dtype: torch.dtype, device: torch.device) -> "FlatLayout":
+        """Lays out sentences of the given lengths (int64 [B], on the CPU)."""
+        order = torch.argsort(lengths, stable=True)
+        starts = torch.cumsum(lengths, 0) - lengths
+        groups: list[Group] = []
+        gather: list[Tensor] = []
+        for members in torch.tensor_split(order, min(GROUPS, len(lengths))):
+            size = int(lengths[members].max())
+            column = torch.arange(size)
+            real = column < lengths[members, None]
+            gather.append(torch.where(real, starts[members, None] + column, -1).flatten())
+            mask = None
+            if not bool(real.all()):
+                mask = (
+                    torch.zeros(real.shape, dtype=dtype).masked_fill_(~real, float("-inf"))[:, None, None, :].to(device)
+                )
+            groups.append(Group(len(members), size, mask))
+        rows = torch.cat(gather)
+        padding = (rows < 0).nonzero().flatten()
+        scatter = torch.empty(int(lengths.sum()), dtype=torch.int64)
+        real_rows = (rows >= 0).nonzero().flatten()
+        scatter[rows[real_rows]] = real_rows
+        return FlatLayout(tuple(groups), rows.clamp_min(0).to(device), scatter.to(device), padding.to(device))
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of x by `index`; the backward pass gathers by the inverse index, where torch's would add row by row."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return grads[0].index_select(0, inverse), None, None
+
+
+class _Scatter(torch.autograd.Function):
+    """The way back: real rows to their tokens. Padding rows receive the gradient 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scatter: Tensor, gather: Tensor, padding: Tensor) -> Tensor:
+        ctx.save_for_backward(gather, padding)
+        return x.index_select(0, scatter)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        gather, padding = ctx.saved_tensors
+        return grads[0].index_select(0, gather).index_fill_(0, padding, 0.0), None, None, None
+
+
+def flat_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    flat_layout: FlatLayout | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attention within each sentence of a flat batch; the signature is that of `transformers.AttentionInterface`.
+
+    Args:
+        module: The attention module; its `dropout` (ours) draws the mask of the attention probabilities.
+        query, key, value: [1, heads, T, d].
+        attention_mask: Must be None: the layout says which tokens belong together.
+        scaling: Factor on the scores; d**-0.5 when None.
+        dropout: Probability at which attention probabilities are dropped.
+        flat_layout: The layout of this batch.
+        others: What models pass to every attention function; not used here.
+
+    Returns:
+        [1, T, heads, d], and None for the weights.
+
+    Raises:
+        ValueError: Called without a layout, or with a mask.
+    """
+    if flat_layout is None or attention_mask is not None:
+        raise ValueError(
+            "flat attention takes flat_layout=... and no attention_mask; use symlora.model.Encoder to call it"
+        )
+    heads, tokens, size = query.shape[1:]
+    scale = size**-0.5 if scaling is None else scaling
+    rows = (t[0].transpose(0, 1).reshape(tokens, heads * size) for t in (query * scale, key, value))
+    gathered: list[Tensor] = [_Gather.apply(t, flat_layout.gather, flat_layout.scatter) for t in rows]  # type: ignore[no-untyped-call]
+    drop: Dropout | None = getattr(module, "dropout", None) if dropout > 0.0 else None
+    # split and not slices: its backward pass is one concatenation, theirs a tensor of zeros for each slice
+    counts = [group.sentences * group.length for group in flat_layout.groups]
+    outputs = []
+    for group, parts in zip(flat_layout.groups, zip(*(torch.split(t, counts) for t in gathered), strict=True), strict=True):
+        shape = (group.sentences, group.length, heads, size)
+        q, k, v = (part.view(shape).transpose(1, 2) for part in parts)
+        outputs.append(_attend(q, k, v, group.mask, drop).transpose(1, 2).reshape(-1, heads * size))
+    joined: Tensor = _Scatter.apply(  # type: ignore[no-untyped-call]
+        torch.cat(outputs), flat_layout.scatter, flat_layout.gather, flat_layout.padding
+    )
+    return joined.view(1, tokens, heads, size), None
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: Dropout | None) -> Tensor:
+    fused = q.is_cuda or (q.dtype == torch.float32 and q.shape[2] >= SDPA_FROM)
+    if fused and drop is None:
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+    scores = torch.matmul(q, k.transpose(-1, -2))
+    if mask is not None:
+        scores = scores + mask
+    probabilities = torch.softmax(scores, dim=-1)
+    if drop is not None:
+        probabilities = drop(probabilities)
+    return torch.matmul(probabilities, v)
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    return None
+
+
+def register() -> None:
+    """Makes `attn_implementation="flat"` known to transformers."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register(NAME, flat_attention)
+    AttentionMaskInterface.register(NAME, _no_mask)

@@ -1,0 +1,346 @@
+"""Puts a run's model together: pre-trained encoder, head, adapter, precision."""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from symlora.config import Config, MethodConfig
+from symlora.errors import SymloraError
+from symlora.model import attention
+from symlora.model.dropout import use_own_dropout
+from symlora.model.encoder import FLAT_MODEL_TYPES, Encoder, head_modules
+from symlora.model.source import ModelSource, find, load_failure
+from symlora.seeds import torch_generator
+
+HEAD_FILE = "head.safetensors"
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Trained parameters: of the adapter, of the classification head, and of the encoder itself (full fine-tuning)."""
+
+    adapter: int
+    head: int
+    encoder: int
+
+    @property
+    def total(self) -> int:
+        """All that is trained."""
+        return self.adapter + self.head + self.encoder
+
+    def __str__(self) -> str:
+        """For people: adapter, head and sum."""
+        parts = [f"adapter {self.adapter:,}", f"head {self.head:,}"] + (
+            [f"encoder {self.encoder:,}"] if self.encoder else []
+        )
+        return f"{' + '.join(parts)} = {self.total:,}"
+
+
+class RunModel:
+    """A model ready to train.
+
+    Attributes:
+        encoder: Takes batches, returns logits.
+        peft: The PEFT model around it, None for methods without an adapter.
+        generators: The run's dropout generators, by device type.
+    """
+
+    def __init__(
+        self, encoder: Encoder, peft: Any | None, method: MethodConfig, generators: dict[str, torch.Generator]
+    ):
+        self.encoder = encoder
+        self.peft = peft
+        self.method = method
+        self.generators = generators
+
+    def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and values of what is trained."""
+        return ((name, p) for name, p in self.encoder.named_parameters() if p.requires_grad)
+
+    def counts(self) -> ParameterCounts:
+        """How many parameters are trained, and where."""
+        kinds = {"adapter": 0, "head": 0, "encoder": 0}
+        heads = tuple(f".{name}." for name in head_modules(self.encoder.model))
+        for name, parameter in self.trainable():
+            in_head = any(part in f".{name}" for part in heads)
+            kinds["head" if in_head else "adapter" if self.peft is not None else "encoder"] += parameter.numel()
+        return ParameterCounts(**kinds)
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of everything trained, on the CPU."""
+        return {name: p.detach().to("cpu", copy=True) for name, p in self.trainable()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Puts back what `state` returned."""
+        with torch.no_grad():
+            for name, parameter in self.trainable():
+                parameter.copy_(state[name])
+
+    def adapted_layers(self) -> Iterator[tuple[str, Any]]:
+        """Names (within the encoder) and PEFT layers of the adapted projections."""
+        if self.peft is None:
+            return
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        for name, module in self.encoder.model.named_modules():
+            if isinstance(module, BaseTunerLayer) and hasattr(module, "get_delta_weight"):
+                yield name, module
+
+    def save(self, folder: Path) -> None:
+        """Writes what is trained: a PEFT adapter, the head's tensors alone, or the whole model; always safetensors."""
+        if self.peft is not None:
+            self.peft.save_pretrained(folder, safe_serialization=True)
+        elif self.method.trains == "head":
+            from safetensors.torch import save_file
+
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file({name.removeprefix("model."): value for name, value in self.state().items()}, folder / HEAD_FILE)
+        else:
+            self.encoder.model.save_pretrained(folder, safe_serialization=True)
+
+
+def build(config: Config, device: torch.device, precision: str) -> RunModel:
+    """The model of a run, on its device, every start drawn from the run's seed.
+
+    Args:
+        config: The run.
+        device: Where to train.
+        precision: `fp32` or `bf16` (of frozen weights and activations; full fine-tuning is always fp32).
+
+    Raises:
+        SymloraError: The encoder cannot be found or loaded, the adapter does not fit it, or `init_from` does not fit.
+    """
+    source = find(config.model)
+    model = load_classifier(source, config)
+    generators = {device.type: torch_generator(config.seed, "dropout", device=device)}
+    peft_model = None
+    if config.method.trains == "adapter":
+        if precision == "bf16":
+            _encoder_to(model, torch.bfloat16)
+        peft_model = add_adapter(model, config)
+    elif config.method.trains == "head":
+        if precision == "bf16":
+            _encoder_to(model, torch.bfloat16)
+        _train_head_only(model)
+    use_own_dropout(model, generators)
+    encoder = Encoder(model.to(device), pad_id=model.config.pad_token_id or 0)
+    if encoder.max_length is not None and config.data.max_length > encoder.max_length:
+        raise SymloraError(
+            f"data.max_length={config.data.max_length}, but {config.model.name} has positions for "
+            f"{encoder.max_length} tokens."
+        )
+    run_model = RunModel(encoder, peft_model, config.method, generators)
+    if config.init_from is not None:
+        initialise_from(run_model, Path(config.init_from))
+    return run_model
+
+
+def load_classifier(source: ModelSource, config: Config) -> Any:
+    """A sequence classifier with pre-trained encoder weights and a head drawn from the run's seed, in float32.
+
+    Raises:
+        SymloraError: It cannot be loaded, or encoder weights are missing from the file.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    attention.register()
+    labels = config.task.labels
+    try:
+        hf_config = AutoConfig.from_pretrained(source.name_or_path, **source.arguments)
+        hf_config.num_labels = len(labels) or 1
+        if labels:
+            hf_config.id2label = dict(enumerate(labels))
+            hf_config.label2id = {label: number for number, label in enumerate(labels)}
+        flat = hf_config.model_type in FLAT_MODEL_TYPES
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # the head's start is drawn below; nothing else may move the global generator
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                source.name_or_path,
+                config=hf_config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # a head for another number of classes is drawn anew
+                **({"attn_implementation": attention.NAME} if flat else {}),
+                **source.arguments,
+            )
+    except Exception as error:  # OSError, ValueError, RuntimeError, safetensors' own: all mean "not loadable"
+        raise load_failure(source, error) from error
+    missing = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
+    heads = head_modules(model)
+    foreign = [key for key in missing if not any(f".{name}." in f".{key}" for name in heads)]
+    if foreign:
+        raise SymloraError(
+            f"The weights in {source.name_or_path} do not fit their config.json: {len(foreign)} encoder tensors are "
+            f"missing or of another shape, for example {foreign[0]}."
+        )
+    _draw(model, missing, torch_generator(config.seed, "head"))
+    return model
+
+
+def _draw(model: Any, keys: list[str], generator: torch.Generator) -> None:
+    """Head weights as transformers draws them (normal, `initializer_range`; biases 0), from the run's own generator."""
+    std = getattr(model.config, "initializer_range", 0.02)
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for key in keys:
+            if key in parameters:
+                parameter = parameters[key]
+                if parameter.dim() > 1:
+                    parameter.normal_(0.0, std, generator=generator)
+                else:
+                    parameter.zero_()
+
+
+def _encoder_to(model: Any, dtype: torch.dtype) -> None:
+    base = getattr(model, model.base_model_prefix)
+    base.to(dtype)
+    if getattr(base, "pooler", None) is not None:
+        base.pooler.float()
+
+
+def _train_head_only(model: Any) -> None:
+    heads = tuple(f".{name}." for name in head_modules(model))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(part in f".{name}" for part in heads))
+
+
+def add_adapter(model: Any, config: Config) -> Any:
+    """Wraps a classifier into PEFT's model of the configured method; the adapter's start comes from the run's seed.
+
+    Raises:
+        SymloraError: Unknown method or argument, a target that matches nothing, a rank that does not fit.
+    """
+    import peft
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    from symlora.adapters.base import QUERY_VALUE
+
+    method = config.method
+    config_class = PEFT_TYPE_TO_CONFIG_MAPPING.get(method.peft_type)  # type: ignore[call-overload]
+    if config_class is None:
+        known = ", ".join(sorted(str(getattr(name, "value", name)) for name in PEFT_TYPE_TO_CONFIG_MAPPING))
+        raise SymloraError(
+            f"method.peft_type={method.peft_type}: PEFT {peft.__version__} has no such method. It has: {known}."
+        )
+    arguments = dict(method.peft_config)
+    if arguments.get("target_modules", "") is None:
+        arguments["target_modules"] = QUERY_VALUE.get(model.config.model_type)  # the same for every method
+    try:
+        peft_config = config_class(task_type="SEQ_CLS", modules_to_save=head_modules(model), **arguments)
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks transformers 5.23 for a name it renames
+            torch.manual_seed(torch_generator(config.seed, "adapter").initial_seed())
+            return peft.get_peft_model(model, peft_config)
+    except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
+        raise SymloraError(
+            f"method={method.name} does not fit model={config.model.name}: {_first_lines(error)}"
+        ) from error
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(str(error).split())[:600]
+
+
+def initialise_from(run_model: RunModel, folder: Path) -> None:
+    """Starts adapter and head from another run's (a run folder, or a PEFT adapter folder).
+
+    The output layer of the head is not carried over: its classes are another task's (MNLI has three, RTE two).
+
+    Raises:
+        SymloraError: No adapter there, or one of another method, rank or encoder.
+    """
+    from peft.utils import load_peft_weights, set_peft_model_state_dict
+
+    if run_model.peft is None:
+        raise SymloraError(
+            f"init_from={folder}: method={run_model.method.name} has no adapter to start from; use symlora or lora."
+        )
+    candidates = [path for path in (folder / "adapter", folder) if (path / "adapter_config.json").is_file()]
+    if not candidates:
+        raise SymloraError(
+            f"init_from={folder}: no adapter_config.json there. Give a finished run's folder or a PEFT adapter's."
+        )
+    own = run_model.peft.peft_config["default"]
+    try:
+        theirs = type(own).from_pretrained(str(candidates[0]))
+        weights = load_peft_weights(str(candidates[0]), device="cpu")
+    except Exception as error:  # TypeError for another method's file, safetensors' own error for a truncated one
+        raise SymloraError(
+            f"init_from={candidates[0]}: not a readable {own.peft_type} adapter: {_first_lines(error)}"
+        ) from error
+    if theirs.peft_type != own.peft_type:
+        raise SymloraError(
+            f"init_from={candidates[0]} is a {theirs.peft_type} adapter; this run trains {own.peft_type}."
+        )
+    output = output_layer(run_model.encoder.model)
+    weights = {
+        key: value
+        for key, value in weights.items()
+        if not key.removesuffix(".weight").removesuffix(".bias").endswith(output)
+    }
+    try:
+        result: Any = set_peft_model_state_dict(run_model.peft, weights)
+    except RuntimeError as error:  # another shape: another rank or another encoder
+        raise SymloraError(
+            f"init_from={candidates[0]} does not fit this run's adapter: {_first_lines(error)}"
+        ) from error
+    trained = {name.removeprefix("model.") for name, _ in run_model.trainable()}
+    left = [
+        key for key in result.missing_keys if any(key.endswith(name) for name in trained) and f".{output}." not in key
+    ]
+    if result.unexpected_keys or left:
+        odd = (list(result.unexpected_keys) + left)[0]
+        raise SymloraError(
+            f"init_from={candidates[0]} was made for another encoder or other targets: {odd} has no counterpart."
+        )
+
+
+def output_layer(model: Any) -> str:
+    """Name of the head's last linear layer: `classifier.out_proj` in RoBERTa, `classifier` in BERT."""
+    names: list[str] = [
+        name.replace(".modules_to_save.default", "")
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == model.config.num_labels
+        and "original_module" not in name
+    ]
+    return names[-1]
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `auto`, `cpu`, `cuda` or `cuda:<number>` names.
+
+    Raises:
+        SymloraError: It does not exist here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SymloraError(f"device={name}: give auto, cpu, cuda or cuda:<number>.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SymloraError(f"device={name}: torch {torch.__version__} sees no CUDA device here.")
+    if device.type not in ("cpu", "cuda"):
+        raise SymloraError(f"device={name}: only cpu and cuda are supported.")
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """`auto` becomes bf16 on a GPU that has it and on a CPU with AMX tiles (3x faster, measured), else fp32."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return "bf16" if has_amx is not None and has_amx() else "fp32"

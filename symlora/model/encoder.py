@@ -1,0 +1,121 @@
+"""Runs a sequence classifier of Hugging Face's on flat batches.
+
+    logits = head(h_first),    h = encoder(tokens of all sentences, end to end)
+
+The model's own forward does all the work. Two hooks adapt it: after the last layer, the first token of each
+sentence is taken ([1, T, n] becomes [B, 1, n], which is what every head that reads `[:, 0]` expects), and what
+enters the head is cast to float32. Encoders whose attention cannot be exchanged, or whose positions are not
+absolute, run on batches padded to their longest sentence; members and order of the batches are the same.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from symlora.data.batches import Batch, padded
+from symlora.model.attention import NAME as FLAT
+from symlora.model.attention import FlatLayout
+
+# Encoders with transformers' attention interface, absolute positions and a head on the first token.
+FLAT_MODEL_TYPES = frozenset({"albert", "bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"})
+
+
+def head_modules(model: Any) -> list[str]:
+    """Names of the modules trained beside an adapter: all outside the encoder, and the encoder's pooler if it has one.
+
+    LoRA's GLUE scripts train every parameter outside the `roberta.` prefix: RoBERTa's dense and output layers.
+    BERT's dense layer is its pooler, inside the encoder; it is trained too, so that heads are alike.
+    """
+    prefix = model.base_model_prefix
+    names = [name for name, child in model.named_children() if name != prefix and any(True for _ in child.parameters())]
+    if getattr(getattr(model, prefix), "pooler", None) is not None:
+        names.append("pooler")
+    return names
+
+
+class Encoder(nn.Module):
+    """A sequence classifier that takes flat batches.
+
+    Args:
+        model: A `...ForSequenceClassification` of transformers, loaded with `attn_implementation="flat"` to run flat.
+        pad_id: The token that fills padded batches.
+    """
+
+    def __init__(self, model: Any, pad_id: int) -> None:
+        super().__init__()
+        self.model = model
+        self.pad_id = pad_id
+        self.flat = model.config._attn_implementation == FLAT
+        self._first: Tensor | None = None
+        base = getattr(model, model.base_model_prefix)
+        accepted = inspect.signature(base.forward).parameters
+        self._takes_token_types = "token_type_ids" in accepted
+        positions = getattr(base.embeddings, "position_embeddings", None)
+        # RoBERTa and its kin count positions from padding_idx + 1 (fairseq), BERT and its kin from 0.
+        padding = getattr(positions, "padding_idx", None)
+        self._first_position = 0 if padding is None else padding + 1
+        self.max_length: int | None = None if positions is None else positions.num_embeddings - self._first_position
+        if self.flat:
+            stack = base.encoder if hasattr(base, "encoder") else base.transformer
+            stack.register_forward_hook(self._take_first)
+        for name in head_modules(model):
+            (base.pooler if name == "pooler" else getattr(model, name)).register_forward_pre_hook(_to_float32)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder's weights are."""
+        weights: Tensor = next(self.model.parameters())
+        return weights.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the frozen weights and the activations."""
+        weights: Tensor = getattr(self.model, self.model.base_model_prefix).embeddings.word_embeddings.weight
+        return weights.dtype
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits of each sentence or pair: float32 [B, classes] ([B, 1] for regression)."""
+        return (self._flat(batch) if self.flat else self._padded(batch)).float()
+
+    def _flat(self, batch: Batch) -> Tensor:
+        device, lengths = self.device, batch.lengths
+        positions = (
+            torch.arange(len(batch.input_ids)) - torch.repeat_interleave(batch.starts, lengths) + self._first_position
+        )
+        inputs = {"input_ids": batch.input_ids[None], "position_ids": positions[None]}
+        if self._takes_token_types:
+            # Zeros must be explicit: the models' own default is a buffer no longer than max_position_embeddings.
+            types = torch.zeros_like(batch.input_ids) if batch.token_type_ids is None else batch.token_type_ids
+            inputs["token_type_ids"] = types[None]
+        self._first = batch.starts.to(device)
+        try:
+            layout = FlatLayout.of(lengths, self.dtype, device)
+            return self._logits(**{name: value.to(device) for name, value in inputs.items()}, flat_layout=layout)
+        finally:
+            self._first = None
+
+    def _padded(self, batch: Batch) -> Tensor:
+        inputs = padded(batch, self.pad_id)
+        if not self._takes_token_types:
+            inputs.pop("token_type_ids", None)
+        return self._logits(**{name: value.to(self.device) for name, value in inputs.items()})
+
+    def _logits(self, **inputs: Any) -> Tensor:
+        logits: Tensor = self.model(**inputs).logits
+        return logits
+
+    def _take_first(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if self._first is None:
+            return output
+        hidden = output.last_hidden_state if hasattr(output, "last_hidden_state") else output[0]
+        first = hidden[0].index_select(0, self._first)[:, None]
+        if hasattr(output, "last_hidden_state"):
+            output.last_hidden_state = first
+            return output
+        return (first, *output[1:])
+
+
+def _to_float32(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(arg.float() if isinstance(arg, Tensor) else arg for arg in args)

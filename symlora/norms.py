@@ -1,0 +1,77 @@
+"""Norms of what an adapter changed, per layer and projection: the material of the paper's Figure 1."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from symlora.adapters.symlora import SymLoraLinear, symmetric_update
+from symlora.model.build import RunModel
+
+
+def adapter_norms(model: RunModel) -> Iterator[dict[str, Any]]:
+    """One row per adapted projection; all in float64 from the stored weights.
+
+    ΔW is the low-rank update with its factor α/r, without (λ - 1) W0. Keys:
+        module, layer (from 0, at the embeddings), projection;
+        lambda: λ, 1.0 for methods without one;
+        w0_frobenius, lambda_w0_frobenius, delta_frobenius: √Σ w² of W0, λ W0 and ΔW;
+        sum_frobenius: of λ W0 + ΔW, the matrix at work;
+        w0_l1, delta_l1: Σ |w|, which is what the paper's formula says in place of the Frobenius norm;
+        symmetric_share: ‖(ΔW + ΔWᵀ)/2‖² / ‖ΔW‖², 0.5 for a random matrix and 1 for SymLoRA; None for ΔW = 0;
+        positive, negative: numbers of eigenvalues of the symmetric part of ΔW above and below rounding.
+    """
+    with torch.no_grad():
+        for name, layer in model.adapted_layers():
+            adapter = layer.active_adapters[0]
+            w0 = layer.get_base_layer().weight.detach().cpu().double()
+            scale = 1.0
+            container = getattr(layer, "symlora_lambda", {})
+            if adapter in container:
+                scale = float(container[adapter].detach())
+            delta = _update(layer, adapter)
+            yield {
+                **_place(name),
+                "lambda": scale,
+                "w0_frobenius": _frobenius(w0),
+                "lambda_w0_frobenius": abs(scale) * _frobenius(w0),
+                "delta_frobenius": _frobenius(delta),
+                "sum_frobenius": _frobenius(scale * w0 + delta),
+                "w0_l1": float(w0.abs().sum()),
+                "delta_l1": float(delta.abs().sum()),
+                **symmetry(delta),
+            }
+
+
+def _update(layer: Any, adapter: str) -> Tensor:
+    if isinstance(layer, SymLoraLinear):  # its get_delta_weight has (λ - 1) W0 in it, beside which ΔW would lose digits
+        q, diag = (container[adapter].detach().cpu().double() for container in (layer.symlora_Q, layer.symlora_diag))
+        return symmetric_update(q, diag, layer.scaling[adapter])
+    delta: Tensor = layer.get_delta_weight(adapter)
+    return delta.detach().cpu().double()
+
+
+def symmetry(delta: Tensor) -> dict[str, Any]:
+    """How symmetric a square matrix is, and the signs of its symmetric part's eigenvalues."""
+    energy = float(delta.square().sum())
+    if delta.shape[0] != delta.shape[1] or energy == 0.0:
+        return {"symmetric_share": None, "positive": 0, "negative": 0}
+    symmetric = (delta + delta.T) / 2
+    eigenvalues = torch.linalg.eigvalsh(symmetric)
+    floor = 1e-6 * float(eigenvalues.abs().max())  # ΔW is made of float32 factors
+    return {
+        "symmetric_share": float(symmetric.square().sum()) / energy,
+        "positive": int((eigenvalues > floor).sum()),
+        "negative": int((eigenvalues < -floor).sum()),
+    }
+
+
+def _frobenius(x: Tensor) -> float:
+    return float(torch.linalg.norm(x))
+
+
+def _place(name: str) -> dict[str, Any]:
+    number = re.search(r"\.(\d+)\.", name)
+    return {"module": name, "layer": int(number[1]) if number else None, "projection": name.rsplit(".", 1)[-1]}

@@ -1,0 +1,98 @@
+"""What a result came from: code, packages, machine; and what it cost."""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("symlora", "torch", "transformers", "peft", "tokenizers", "datasets", "numpy", "safetensors", "hydra-core")
+_RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Commit (and whether the tree was changed), versions, device. No host or user names."""
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if (changes := _git("status", "--porcelain", "--untracked-files=no")) is None else bool(changes),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "cpu_count": os.cpu_count(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """For example `NVIDIA H100 80GB HBM3`, or the processor's model name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """On a GPU the most that tensors took; on a CPU the most that the process took since it started."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux, bytes on macOS
+
+
+class EnergyMeter:
+    """Energy used since it was made, where the machine tells it: a GPU's counter through NVML, a CPU's through RAPL."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._start = self._joules()
+
+    def kwh(self) -> float | None:
+        """Kilowatt hours of the whole device, or None where it does not tell."""
+        now = self._joules()
+        if now is None or self._start is None or now < self._start:  # RAPL's counter wraps
+            return None
+        return (now - self._start) / 3.6e6
+
+    def _joules(self) -> float | None:
+        if self.device.type == "cuda":
+            try:
+                import pynvml
+
+                pynvml.nvmlInit()
+                uuid = str(torch.cuda.get_device_properties(self.device).uuid)
+                handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+                return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+            except Exception:  # no pynvml, an old card, no permission: then there is no figure
+                return None
+        try:
+            return int(_RAPL.read_text()) / 1e6
+        except (OSError, ValueError):
+            return None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    root = Path(__file__).resolve().parent.parent
+    try:
+        result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()

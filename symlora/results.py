@@ -1,0 +1,125 @@
+"""The run folder: the one record of a run, enough to rebuild every table and figure.
+
+    <results_dir>/<protocol>/<model>/<method>/<task>/<slug>/seed-<k>/
+        run.json             status, configuration, scores per epoch, parameter counts, cost, provenance
+        config.yaml          the configuration alone, to run it again
+        predictions.parquet  per selection rule, split and row: idx, label, prediction, logits
+        norms.parquet        per adapted projection: λ and norms
+        adapter/             PEFT format, safetensors (head alone: head.safetensors; full fine-tuning: the model)
+
+The path is a function of the configuration. A run works in a folder beside its own (`.seed-<k>.<process>`) and
+renames it when it is done, so that a reader never meets half a run. A failed run keeps its folder, with its
+traceback.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from symlora.config import Config, slug
+from symlora.errors import SymloraError
+
+SCHEMA_VERSION = 1
+RUN_FILE = "run.json"
+
+
+def run_folder(config: Config) -> Path:
+    """Where this run's record stands, or will stand."""
+    parts = (config.protocol.name, config.model.name, config.method.name, config.task.name, slug(config))
+    return Path(config.results_dir).joinpath(*parts, f"seed-{config.seed}")
+
+
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """The content of run.json; None where there is none, or it is not readable as one of this schema."""
+    try:
+        content = json.loads((folder / RUN_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
+        return None
+    return content
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a finished run stands there."""
+    run = read_run(folder)
+    return run is not None and run.get("status") == "finished"
+
+
+def scan(results_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Folder and content of every readable run under a results folder, in the order of their paths."""
+    for path in sorted(results_dir.rglob(RUN_FILE)):
+        if not path.parent.name.startswith("."):
+            content = read_run(path.parent)
+            if content is not None:
+                yield path.parent, content
+
+
+def recorded_config(config: Config) -> dict[str, Any]:
+    """The configuration as run.json and config.yaml hold it: without folders of this machine, which may name a user."""
+    content = dataclasses.asdict(config)
+    del content["results_dir"], content["data"]["dir"], content["data"]["cache_dir"]
+    del content["force"], content["progress"]
+    for holder, key in ((content["model"], "path"), (content, "init_from")):
+        if holder[key] is not None:
+            holder[key] = Path(holder[key]).name
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes JSON that any reader takes (NaN becomes null), whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "w") as file:
+        json.dump(_plain(content), file, indent=1, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[Path]:
+    """A folder to write a run into; it takes its place when the block ends, and is removed when the block raises.
+
+    Raises:
+        SymloraError: The place cannot be written to.
+    """
+    work = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+    except OSError as error:
+        raise SymloraError(
+            f"{folder.parent} cannot be written to: {error.strerror}. Set results_dir=<a writable folder>."
+        ) from error
+    try:
+        yield work
+        _publish(work, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _publish(work: Path, folder: Path) -> None:
+    """Renames work to folder. An unfinished run or one that was run again by force makes way; it is removed last."""
+    old = folder.with_name(f".{folder.name}.old.{os.getpid()}")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(work, folder)
+    shutil.rmtree(old, ignore_errors=True)

