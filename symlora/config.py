@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -18,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from symlora.errors import SymloraError
 
+CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 METRICS = ("matthews_correlation", "accuracy", "f1", "pearson", "spearmanr")
 SELECTIONS = ("best", "last", "held_out")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -233,6 +235,24 @@ def resolve(cfg: Any) -> Config:
     check(config)
     config.protocol.recipe = {}  # its values now stand in `train`; the table of the other tasks is no part of this run
     return config
+
+
+def compose(*overrides: str) -> Config:
+    """The configuration that `python scripts/train.py <overrides>` would run, for programs and tests.
+
+    Raises:
+        SymloraError: An override names no key or has a wrong value.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            return resolve(hydra_compose("config", overrides=list(overrides)))
+    except HydraException as error:
+        detail = f" ({error.__cause__})" if error.__cause__ else ""
+        raise SymloraError(f"{error}{detail}") from error
 
 
 def check(config: Config) -> None:

@@ -38,11 +38,11 @@ PEOPLE = Vocabulary(
 # The other genre, of MNLI's mismatched splits: no noun, verb or place in common with PEOPLE.
 ANIMALS = Vocabulary(
     nouns=_words("dog cat horse lion bear tiger monkey rabbit goat pig cow elephant bird eagle snake duck frog rat"),
-    verbs=_words("chase attack scare avoid push watch notice touch hunt kick fear guard"),
+    verbs=_words("chase attack scare avoid push watch notice touch hunt kick fear join"),
     places=("in the forest", "on the farm", "at dawn", "before the storm", "behind the barn", "in the snow"),
 )
 
-STATES = _words("happy angry tired busy afraid ready rich famous late nervous")
+STATES = _words("happy angry tired busy rich famous nervous young old sad")
 
 # For CoLA: nouns that a reflexive pronoun agrees with.
 MEN = _words("man boy king prince father son brother uncle husband actor monk gentleman")
@@ -103,21 +103,21 @@ def past(verb: str) -> str:
 
 
 def active(event: Event) -> str:
-    """ "the doctor praised the pilot", or "the doctor did not praise the pilot"."""
+    """As in "the doctor praised the pilot", or "the doctor did not praise the pilot"."""
     verb = past(event.verb) if event.happened else f"did not {event.verb}"
     return f"the {event.agent} {verb} the {event.patient}"
 
 
 def short_passive(event: Event) -> str:
-    """ "the pilot was praised", or with "was not": leaves the agent out."""
+    """As in "the pilot was praised", or with "was not": leaves the agent out."""
     return f"the {event.patient} was {'' if event.happened else 'not '}{past(event.verb)}"
 
 
 def ask_active(event: Event) -> str:
-    """ "why did the doctor praise the pilot"."""
-    return f"why did the {event.agent} {event.verb} the {event.patient}"
+    """As in "did the doctor praise the pilot"."""
+    return f"did the {event.agent} {event.verb} the {event.patient}"
 
 
 def ask_short_passive(event: Event) -> str:
-    """ "why was the pilot praised"."""
-    return f"why was the {event.patient} {past(event.verb)}"
+    """As in "was the pilot praised"."""
+    return f"was the {event.patient} {past(event.verb)}"

@@ -124,7 +124,7 @@ def flat_attention(
     """Attention within each sentence of a flat batch; the signature is that of `transformers.AttentionInterface`.
 
     Args:
-        module: The attention module; its `dropout` (ours) draws the mask of the attention probabilities.
+        module: The attention module; its Dropout (ours) draws the mask of the attention probabilities.
         query, key, value: [1, heads, T, d].
         attention_mask: Must be None: the layout says which tokens belong together.
         scaling: Factor on the scores; d**-0.5 when None.
@@ -136,7 +136,7 @@ def flat_attention(
         [1, T, heads, d], and None for the weights.
 
     Raises:
-        ValueError: Called without a layout, or with a mask.
+        ValueError: Called without a layout or with a mask, or dropout is due and the module has none of ours.
     """
     if flat_layout is None or attention_mask is not None:
         raise ValueError(
@@ -146,7 +146,7 @@ def flat_attention(
     scale = size**-0.5 if scaling is None else scaling
     rows = (t[0].transpose(0, 1).reshape(tokens, heads * size) for t in (query * scale, key, value))
     gathered: list[Tensor] = [_Gather.apply(t, flat_layout.gather, flat_layout.scatter) for t in rows]  # type: ignore[no-untyped-call]
-    drop: Dropout | None = getattr(module, "dropout", None) if dropout > 0.0 else None
+    drop = _dropout_of(module) if dropout > 0.0 else None
     # split and not slices: its backward pass is one concatenation, theirs a tensor of zeros for each slice
     counts = [group.sentences * group.length for group in flat_layout.groups]
     outputs = []
@@ -158,6 +158,15 @@ def flat_attention(
         torch.cat(outputs), flat_layout.scatter, flat_layout.gather, flat_layout.padding
     )
     return joined.view(1, tokens, heads, size), None
+
+
+def _dropout_of(module: nn.Module) -> Dropout:
+    """The Dropout of an attention module: `dropout`, in ALBERT `attention_dropout`."""
+    for name in ("dropout", "attention_dropout"):
+        child = getattr(module, name, None)
+        if isinstance(child, Dropout):
+            return child
+    raise ValueError(f"{type(module).__name__} has no Dropout of ours: call use_own_dropout on the model first")
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: Dropout | None) -> Tensor:

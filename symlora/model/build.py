@@ -188,7 +188,10 @@ def load_classifier(source: ModelSource, config: Config) -> Any:
 
 
 def _draw(model: Any, keys: list[str], generator: torch.Generator) -> None:
-    """Head weights as transformers draws them (normal, `initializer_range`; biases 0), from the run's own generator."""
+    """Head weights as transformers draws them, from the run's own generator.
+
+    Matrices are normal with `initializer_range`, biases 0, and norms (ModernBERT's head has one) 1.
+    """
     std = getattr(model.config, "initializer_range", 0.02)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
@@ -198,7 +201,7 @@ def _draw(model: Any, keys: list[str], generator: torch.Generator) -> None:
                 if parameter.dim() > 1:
                     parameter.normal_(0.0, std, generator=generator)
                 else:
-                    parameter.zero_()
+                    parameter.fill_(1.0 if key.endswith(".weight") else 0.0)
 
 
 def _encoder_to(model: Any, dtype: torch.dtype) -> None:
@@ -259,7 +262,7 @@ def initialise_from(run_model: RunModel, folder: Path) -> None:
     Raises:
         SymloraError: No adapter there, or one of another method, rank or encoder.
     """
-    from peft.utils import load_peft_weights, set_peft_model_state_dict
+    from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
     if run_model.peft is None:
         raise SymloraError(
@@ -282,27 +285,22 @@ def initialise_from(run_model: RunModel, folder: Path) -> None:
         raise SymloraError(
             f"init_from={candidates[0]} is a {theirs.peft_type} adapter; this run trains {own.peft_type}."
         )
-    output = output_layer(run_model.encoder.model)
-    weights = {
-        key: value
-        for key, value in weights.items()
-        if not key.removesuffix(".weight").removesuffix(".bias").endswith(output)
-    }
+    # PEFT wants every tensor of the saved format, so the output layer's are this run's own.
+    start = get_peft_model_state_dict(run_model.peft, save_embedding_layers=False)
+    output = tuple(f".{output_layer(run_model.encoder.model)}.{kind}" for kind in ("weight", "bias"))
+    weights = {key: value for key, value in weights.items() if not key.endswith(output)}
+    weights |= {key: value for key, value in start.items() if key.endswith(output)}
+    odd = sorted(weights.keys() ^ start.keys())
+    if odd:
+        raise SymloraError(
+            f"init_from={candidates[0]} was made for another encoder or other targets: {odd[0]} has no counterpart."
+        )
     try:
-        result: Any = set_peft_model_state_dict(run_model.peft, weights)
+        set_peft_model_state_dict(run_model.peft, weights)
     except RuntimeError as error:  # another shape: another rank or another encoder
         raise SymloraError(
             f"init_from={candidates[0]} does not fit this run's adapter: {_first_lines(error)}"
         ) from error
-    trained = {name.removeprefix("model.") for name, _ in run_model.trainable()}
-    left = [
-        key for key in result.missing_keys if any(key.endswith(name) for name in trained) and f".{output}." not in key
-    ]
-    if result.unexpected_keys or left:
-        odd = (list(result.unexpected_keys) + left)[0]
-        raise SymloraError(
-            f"init_from={candidates[0]} was made for another encoder or other targets: {odd} has no counterpart."
-        )
 
 
 def output_layer(model: Any) -> str:

@@ -61,7 +61,8 @@ class Encoder(nn.Module):
             stack = base.encoder if hasattr(base, "encoder") else base.transformer
             stack.register_forward_hook(self._take_first)
         for name in head_modules(model):
-            (base.pooler if name == "pooler" else getattr(model, name)).register_forward_pre_hook(_to_float32)
+            # BERT's pooler is in the encoder, DeBERTa's beside it.
+            getattr(model if hasattr(model, name) else base, name).register_forward_pre_hook(_to_float32)
 
     @property
     def device(self) -> torch.device:
