@@ -6,6 +6,13 @@ import time
 
 from symlora.errors import SymloraError
 
+INTRODUCTION = """\
+SymLoRA and LoRA (rank 8, query and value) on a frozen MiniLM: {tasks} demo tasks, {seeds} seeds, {runs} short runs.
+The sentences come from a grammar of ours in the shape of GLUE's tasks; these are not GLUE scores."""
+
+NEXT = """\
+Next: GLUE_DIR=<folder> make glue TASK=rte MODEL=minilm, or with a hub: make glue TASK=rte. make help lists the rest."""
+
 
 def main() -> None:
     """Runs the demo; finished runs are not run again."""
@@ -17,18 +24,17 @@ def main() -> None:
     from symlora import demo
 
     started = time.perf_counter()
+    jobs = demo.jobs(arguments.results_dir)
+    print(INTRODUCTION.format(tasks=len(demo.TASKS), seeds=len(demo.SEEDS), runs=len(jobs)), flush=True)
+    for task, rule in demo.rules().items():
+        print(f"  {task}: {rule}", flush=True)
+    records = demo.run_all(jobs, arguments.workers)
+    print(f"\n{demo.table(records)}\n")
     print(
-        f"SymLoRA and LoRA (rank 8, query and value) on a frozen MiniLM: {len(demo.TASKS)} demo tasks, {len(demo.SEEDS)} seeds.\n"
-        "The sentences come from a grammar of ours in the shape of GLUE's tasks; these are not GLUE scores.",
-        flush=True,
+        f"{len(records)} runs, {time.perf_counter() - started:.0f} s; one folder each in {arguments.results_dir}\n{NEXT}"
     )
-    records = demo.run_demo(arguments.results_dir, arguments.workers)
-    print(
-        f"\n{demo.table(records)}\n\n{len(records)} runs, {time.perf_counter() - started:.0f} s; one folder each in {arguments.results_dir}"
-    )
-    print(
-        "Next: GLUE_DIR=<folder> make glue TASK=rte MODEL=minilm, or make glue TASK=rte with a hub; make help lists the rest."
-    )
+    if any(record["status"] != "finished" for record in records):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -127,6 +127,7 @@ class TrainConfig:
         warmup_ratio: Share of the steps over which the learning rate rises from 0; then it falls linearly to 0.
         weight_decay: Of AdamW, on everything but biases and LayerNorms (and λ, see `method.lambda_decay`).
         max_grad_norm: Global norm at which the gradient is clipped; 0 does not clip.
+        model_dropout: Probability of every dropout in encoder and head; unset, the encoder's own (RoBERTa: 0.1).
     """
 
     lr: float = MISSING
@@ -135,6 +136,7 @@ class TrainConfig:
     warmup_ratio: float = MISSING
     weight_decay: float = MISSING
     max_grad_norm: float = MISSING
+    model_dropout: float | None = None
 
 
 @dataclass
@@ -281,6 +283,8 @@ def check(config: Config) -> None:
     _at_least("train.epochs", train.epochs, 1)
     _at_least("train.weight_decay", train.weight_decay, 0.0)
     _at_least("train.max_grad_norm", train.max_grad_norm, 0.0)
+    if train.model_dropout is not None and not 0.0 <= train.model_dropout < 1.0:
+        raise SymloraError(f"train.model_dropout={train.model_dropout}: give a probability below 1, or null.")
     if not 0.0 <= train.warmup_ratio <= 1.0:
         raise SymloraError(f"train.warmup_ratio={train.warmup_ratio}: give a share between 0 and 1.")
     _one_of("protocol.selection", protocol.selection, SELECTIONS)

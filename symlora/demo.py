@@ -1,12 +1,13 @@
 """`make demo`: SymLoRA and LoRA on tasks that need no download, several seeds, one table.
 
-The encoder is real (MiniLM, from a Python package); the sentences come from our own grammar (symlora/data/demo.py), so the
-scores say that the pipeline works, and nothing about GLUE.
+The encoder is real (MiniLM, from a Python package); the sentences come from our own grammar (symlora/data/demo.py), so
+the scores say that the pipeline works, and nothing about GLUE.
 """
 
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
@@ -15,25 +16,33 @@ import numpy as np
 
 from symlora.config import compose
 
-TASKS = ("cola", "rte", "mrpc")
-METHODS = ("symlora", "lora")
+TASKS = ("qnli", "mrpc", "rte")
+METHODS = ("symlora", "lora", "head")
 SEEDS = (0, 1, 2)
 
-
-def overrides(task: str, method: str, seed: int, results_dir: str) -> tuple[str, ...]:
-    """The command line of one demo run."""
-    return (
-        f"task={task}",
-        f"method={method}",
-        f"seed={seed}",
-        "model=minilm",
-        "protocol=demo",
-        "device=cpu",
-        f"results_dir={results_dir}",
-    )
+Job = tuple[str, ...]
 
 
-def run_one(arguments: Sequence[str]) -> dict[str, Any]:
+def jobs(results_dir: str) -> list[Job]:
+    """The command lines of all demo runs. The head alone runs once: it shows that the adapter is needed."""
+    fixed = ("model=minilm", "protocol=demo", "device=cpu", f"results_dir={results_dir}")
+    return [
+        (f"task={task}", f"method={method}", f"seed={seed}", *fixed)
+        for seed in SEEDS
+        for task in TASKS
+        for method in METHODS
+        if method != "head" or seed == SEEDS[0]
+    ]
+
+
+def rules() -> dict[str, str]:
+    """What decides the label in each of the demo's tasks."""
+    from symlora.data.demo import DEMO_RULES
+
+    return {task: DEMO_RULES[task] for task in TASKS}
+
+
+def run_job(job: Job) -> dict[str, Any]:
     """One run, in a worker process, on one thread: two such processes do more than one with two threads."""
     import torch
 
@@ -41,54 +50,64 @@ def run_one(arguments: Sequence[str]) -> dict[str, Any]:
     from symlora.run import run
 
     torch.set_num_threads(1)
-    config = compose(*arguments)
+    config = compose(*job)
     return run(config, Reporter(config, quiet=True))[1]
 
 
-def run_demo(results_dir: str = "results/demo", workers: int | None = None) -> list[dict[str, Any]]:
-    """Runs (or finds finished) every demo run, as many at once as there are cores, and returns their records.
+def run_all(todo: Sequence[Job], workers: int | None = None) -> list[dict[str, Any]]:
+    """Runs every job (a finished one is read from its folder), as many at once as there are cores.
+
+    Returns:
+        The content of each run.json, in the order of `todo`.
 
     Raises:
         SymloraError: A run could not start.
     """
     from tqdm import tqdm
 
-    jobs = [overrides(t, m, s, results_dir) for t in TASKS for m in (*METHODS, "head") for s in _seeds(m)]
-    spawn = multiprocessing.get_context("spawn")
-    workers = workers or len(os.sched_getaffinity(0))
-    os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the workers; read when they import torch
-    with ProcessPoolExecutor(max_workers=min(workers, len(jobs)), mp_context=spawn) as pool:
-        futures = [pool.submit(run_one, job) for job in jobs]
+    os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the workers, and read when they import torch
+    workers = min(workers or len(os.sched_getaffinity(0)), len(todo))
+    terminal = sys.stderr.isatty()
+    started = time.perf_counter()
+    with ProcessPoolExecutor(max_workers=workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(run_job, job): job for job in todo}
         try:
-            done = as_completed(futures)
-            return [
-                future.result() for future in tqdm(done, total=len(jobs), unit="run", disable=not sys.stderr.isatty())
-            ]
+            bar = tqdm(as_completed(futures), total=len(todo), unit="run", disable=not terminal)
+            for count, future in enumerate(bar, start=1):
+                record = future.result()
+                if not terminal:
+                    left = (time.perf_counter() - started) * (len(todo) / count - 1)
+                    print(
+                        f"  {count:2}/{len(todo)}  {_line(record)}  about {left:.0f} s left",
+                        file=sys.stderr,
+                        flush=True,
+                    )
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    by_job = {job: future.result() for future, job in futures.items()}
+    return [by_job[job] for job in todo]
 
 
-def _seeds(method: str) -> tuple[int, ...]:
-    return SEEDS if method != "head" else SEEDS[:1]  # the head alone is there to show that the adapter is needed
+def _line(record: dict[str, Any]) -> str:
+    config = record["config"]
+    score = f"{record['score']['value']:.3f}" if record["status"] == "finished" else record["status"]
+    return f"{config['task']['name']:5} {config['method']['name']:8} seed {config['seed']}  {score}"
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:
     """Scores in points, one line per task and method: mean and standard deviation over the seeds."""
-    lines = [
-        f"{'task':6} {'metric':22} {'method':8} {'adapter':>8} {'trained':>8} {'seeds':>5}  score (mean ± s, points)"
-    ]
+    lines = [f"{'task':6} {'metric':9} {'method':8} {'adapter':>8} {'trained':>8} {'seeds':>5}   mean     s"]
     for task in TASKS:
-        for method in (*METHODS, "head"):
+        for method in METHODS:
             runs = [
                 r for r in records if (r["config"]["task"]["name"], r["config"]["method"]["name"]) == (task, method)
             ]
             good = [100 * r["score"]["value"] for r in runs if r["status"] == "finished"]
             failed = f"  ({len(runs) - len(good)} failed)" if len(good) < len(runs) else ""
-            spread = f" ± {np.std(good, ddof=1):.1f}" if len(good) > 1 else ""
-            parameters, name = runs[0]["parameters"], runs[0]["config"]["task"]["score"]
-            score = f"{np.mean(good):.1f}{spread}" if good else "none"
-            lines.append(
-                f"{task:6} {name:22} {method:8} {parameters['adapter']:>8,} {parameters['total']:>8,} {len(good):>5}  {score}{failed}"
-            )
+            mean = f"{np.mean(good):6.1f}" if good else "  none"
+            spread = f"{np.std(good, ddof=1):5.1f}" if len(good) > 1 else "    -"
+            parameters, metric = runs[0]["parameters"], runs[0]["config"]["task"]["score"]
+            counts = f"{parameters['adapter']:>8,} {parameters['total']:>8,} {len(good):>5}"
+            lines.append(f"{task:6} {metric:9} {method:8} {counts} {mean} {spread}{failed}")
     return "\n".join(lines)

@@ -1,10 +1,12 @@
 """Norms of what an adapter changed, per layer and projection: the material of the paper's Figure 1."""
 
+import copy
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from symlora.adapters.symlora import SymLoraLinear, symmetric_update
@@ -14,7 +16,8 @@ from symlora.model.build import RunModel
 def adapter_norms(model: RunModel) -> Iterator[dict[str, Any]]:
     """One row per adapted projection; all in float64 from the stored weights.
 
-    ΔW is the low-rank update with its factor α/r, without (λ - 1) W0. Keys:
+    ΔW is the low-rank update with its factor α/r, without (λ - 1) W0; for other methods than LoRA and SymLoRA all that
+    the layer adds to W0. Keys:
         module, layer (from 0, at the embeddings), projection;
         lambda: λ, 1.0 for methods without one;
         w0_frobenius, lambda_w0_frobenius, delta_frobenius: √Σ w² of W0, λ W0 and ΔW;
@@ -49,8 +52,17 @@ def _update(layer: Any, adapter: str) -> Tensor:
     if isinstance(layer, SymLoraLinear):  # its get_delta_weight has (λ - 1) W0 in it, beside which ΔW would lose digits
         q, diag = (container[adapter].detach().cpu().double() for container in (layer.symlora_Q, layer.symlora_diag))
         return symmetric_update(q, diag, layer.scaling[adapter])
-    delta: Tensor = layer.get_delta_weight(adapter)
-    return delta.detach().cpu().double()
+    is_lora = isinstance(layer, LoraLayer)  # named first: PEFT's types would make mypy forget that layer is Any
+    if is_lora and not layer.use_dora.get(adapter, False):
+        delta: Tensor = layer.get_delta_weight(adapter)
+        return delta.detach().cpu().double()
+    # Other methods' get_delta_weight is a rotation (OFT, HRA), a tuple (BOFT) or a part (DoRA). The layer itself says
+    # what it does to W0: its columns are the outputs of unit vectors.
+    probe = copy.deepcopy(layer).cpu().double().eval()
+    unit = torch.eye(probe.in_features, dtype=torch.float64)
+    w0 = probe.get_base_layer().weight
+    delta = (probe(unit) - probe(torch.zeros_like(unit))).T - w0
+    return delta.detach()
 
 
 def symmetry(delta: Tensor) -> dict[str, Any]:

@@ -5,6 +5,7 @@ of LoRA's Table 2. PEFT's own suite is test_peft_contract.py. Half a minute.
 """
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -134,9 +135,32 @@ def test_update_is_symmetric_and_of_rank_r(n: int, r: int, scale: float, seed: i
     assert int(torch.linalg.matrix_rank(update, rtol=1e-9)) <= r
 
 
-def test_start_has_columns_of_unit_length() -> None:
-    Q = SymLoraLinear(nn.Linear(768, 768), "default", SymLoraConfig(r=8), "lin").symlora_Q["default"]
-    torch.testing.assert_close(Q.T @ Q, torch.eye(8), rtol=0, atol=0.25)  # 5 standard deviations of 1/√(n/2)
+def test_start_of_q_is_gaussian_of_the_stated_width() -> None:
+    for std in (0.5, 0.1):
+        layer = SymLoraLinear(nn.Linear(768, 768), "default", SymLoraConfig(r=8, init_std=std), "lin")
+        values = layer.symlora_Q["default"].detach().double()
+        assert abs(float(values.mean())) < 5 * std / math.sqrt(values.numel())
+        assert abs(float(values.std()) / std - 1) < 5 / math.sqrt(2 * values.numel())
+    for wrong in (0.0, -1.0, float("nan"), float("inf"), "wide"):
+        with pytest.raises(ValueError, match="init_std"):
+            SymLoraConfig(init_std=wrong)
+
+
+def test_first_adamw_step_changes_the_weight_as_the_docstring_says() -> None:
+    """‖ΔW‖ after one step: lr·n·init_std²·√r for SymLoRA, lr·√(n r / 3) for LoRA."""
+    n, r, lr = 384, 8, 1e-3
+    torch.manual_seed(0)
+    for config, expected in (
+        (SymLoraConfig(r=r, target_modules=["0"], train_lambda=False), lr * n * 0.25 * math.sqrt(r)),
+        (LoraConfig(r=r, lora_alpha=r, target_modules=["0"]), lr * math.sqrt(n * r / 3)),
+    ):
+        model = get_peft_model(nn.Sequential(nn.Linear(n, n)), config)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=0.0)
+        (model(torch.randn(64, n)) * torch.randn(64, n)).sum().backward()
+        optimizer.step()
+        layer = model.base_model.model[0]
+        found = float(torch.linalg.norm(layer.get_delta_weight("default").detach()))
+        assert found == pytest.approx(expected, rel=0.1)
 
 
 def test_dropout_touches_the_low_rank_part_only() -> None:
@@ -165,6 +189,15 @@ def test_stacked_adapters_under_vmap_equal_single_ones() -> None:
     got = torch.autograd.grad(out.square().sum(), list(stacked.values()))
     for i, grad in enumerate(got):
         torch.testing.assert_close(grad, torch.stack(wanted[i::3]), rtol=1e-11, atol=1e-11)
+
+
+def test_step_0_returns_any_base_output_to_the_last_bit() -> None:
+    base = nn.Linear(64, 64)
+    nn.init.normal_(base.bias, std=3.0)
+    module = SymLoraLinear(base, "default", SymLoraConfig(r=8), "lin")
+    base_out = 1e-3 * torch.randn(500, 64)  # so small beside the bias that (out - b) + b is off
+    x = torch.randn(500, 64)
+    assert torch.equal(module.adapted(["default"], x, base_out), base_out)
 
 
 # In a model.
@@ -222,7 +255,7 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 @pytest.mark.parametrize("safe_merge", [False, True])
 def test_merged_equals_unmerged(kind: str, safe_merge: bool) -> None:
-    model = adapted(classifier(kind), init_weights=False)
+    model = adapted(classifier(kind), init_weights=False, alpha=3)
     expected = model(IDS).logits
     assert not torch.allclose(expected, classifier(kind)(IDS).logits, atol=1e-3)
     model.merge_adapter(safe_merge=safe_merge)
@@ -263,8 +296,10 @@ def test_safe_merge_refuses_nan_and_leaves_the_base() -> None:
 
 def test_delta_weight_is_all_that_is_added() -> None:
     module = layer()
+    Q, diag, lam = parts(module)
     before = module.base_layer.weight.clone()
     delta = module.get_delta_weight("default").detach()
+    torch.testing.assert_close(delta, (lam - 1) * before + (5 / 3) * Q @ torch.diag(diag) @ Q.T, rtol=1e-12, atol=1e-12)
     module.merge()
     torch.testing.assert_close(module.base_layer.weight, before + delta, rtol=1e-13, atol=1e-13)
     torch.testing.assert_close(module.get_delta_weight("default"), delta)  # also while it is merged
@@ -427,8 +462,7 @@ def test_a_method_on_the_base_needs_start_and_change_only() -> None:
     model = FixedModel(classifier(), config, "default")
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     assert len(trained) == 4 and all(name.endswith("fixed_B.default") for name in trained)
-    state = FixedModel._get_adapter_state_dict(model, config, "default", model.state_dict(), [])
-    assert len([name for name in state if "fixed_A" in name]) == 4
+    assert len([name for name in model.state_dict() if "fixed_A" in name]) == 4
     assert not torch.allclose(model(IDS).logits, classifier()(IDS).logits)
     with pytest.raises(NotImplementedError, match="FixedLinear"):
         model.model.roberta.encoder.layer[0].attention.self.query.merge()

@@ -11,13 +11,14 @@
 
 The paper prints no start. Ours leaves the output of step 0 as the base model's to the last bit:
 
-    Λ = 0, λ = 1, Q ~ N(0, 1/n)
+    Λ = 0, λ = 1, Q ~ N(0, init_std²), init_std = 0.5
 
 Q = 0 would do so too but never move: the gradient of Q is proportional to Λ and to Q, that of Λ to Q twice (a test
-shows it). The Gaussian is LoRA's for its A (arXiv 2106.09685 §4.1); its variance, which LoRA does not print either, is
-1/n here so that the columns of Q have length about 1 and are nearly orthogonal. (α/r) Q diag(Λ) Qᵀ then starts as an
-eigendecomposition but for O(√(r/n)): Λ is in units of eigenvalues and ‖ΔW‖ ≈ (α/r) ‖Λ‖ whatever n is. (loralib and
-PEFT draw LoRA's A with `kaiming_uniform_(a=√5)`, which is variance 1/(3n).)
+shows it). The Gaussian is LoRA's for its A (arXiv 2106.09685 §4.1). Its scale matters more than LoRA's does: Λ has r
+values where LoRA's B has nr, and a step of AdamW moves each value by the learning rate, so that the first step changes
+‖ΔW‖ by lr · n · init_std² · √r here and by lr · √(n r / 3) there. At variance 1/n that is √(n/3) times less (16 for
+RoBERTa-base), and LoRA's learning rates hardly move SymLoRA. 0.5 learned at LoRA's rates on the demo tasks, where
+variance 1/n and the scale that equals LoRA's first step did not, and 1 was less stable (docs/log.md).
 
 Trained values per matrix: (n + 1) r + 1, or (n + 1) r without λ. RoBERTa-base, query and value, r = 8: 147,672.
 """
@@ -49,15 +50,27 @@ def symmetric_update(Q: Tensor, diag: Tensor, scale: float | Tensor = 1.0) -> Te
 
 @dataclass
 class SymLoraConfig(AdapterConfig):
-    """Configuration of SymLoRA: the fields of `AdapterConfig` and one more.
+    """Configuration of SymLoRA: the fields of `AdapterConfig` and two more.
+
+    Raises:
+        ValueError: as `AdapterConfig`; or init_std is not a finite number above 0.
 
     Args:
+        init_std: standard deviation of Q at the start.
         train_lambda: train λ. If False there is no λ at all: nothing to train, count or save, and W0 is not scaled.
     """
 
     method: ClassVar[str] = "symlora"
 
+    init_std: float = field(default=0.5, metadata={"help": "Standard deviation of Q at the start."})  # top of this file
     train_lambda: bool = field(default=True, metadata={"help": "Train one scale of W0 per matrix."})  # the paper's
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.init_std, (int, float)) or not 0 < self.init_std < math.inf:
+            raise ValueError(
+                f"symlora: init_std must be a finite number above 0 (Q = 0 never moves), got {self.init_std!r}"
+            )
 
     def parameter_count(self, in_features: int, out_features: int) -> int:
         return (in_features + 1) * self.r + int(self.train_lambda)
@@ -91,7 +104,7 @@ class SymLoraLinear(AdapterLayer):
     def start(self, config: SymLoraConfig, r: int) -> dict[str, Tensor]:
         n = self.in_features
         values = {
-            "symlora_Q": torch.randn(n, r) / math.sqrt(n),
+            "symlora_Q": torch.randn(n, r) * config.init_std,
             "symlora_diag": torch.zeros(r) if config.init_weights else torch.randn(r),
         }
         if config.train_lambda:  # (1) and not (): sharded training takes no parameter without a dimension

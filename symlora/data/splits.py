@@ -181,9 +181,9 @@ def _folder_table(task: TaskConfig, data: DataConfig, root: Path, split: str) ->
     files = sorted(folder.glob(f"{split}-*.parquet"))
     if not files:
         raise SymloraError(
-            f"{folder / name} is missing from this folder ({task.splits[split]:,} rows expected). The hub's dataset "
-            f"{data.dataset} has it at revision {data.revision[:8]} as {task.name}/{name}: put that file there, or leave "
-            "GLUE_DIR and data.dir unset to use the hub."
+            f"{folder / name} is missing from this folder ({task.splits[split]:,} rows expected). The hub has it in "
+            f"dataset {data.dataset}, revision {data.revision[:8]}, as {task.name}/{name}: put that file there, or "
+            "leave GLUE_DIR and data.dir unset to use the hub."
         )
     parts = {match[1] for file in files if (match := re.search(r"-of-(\d+)\.parquet$", file.name))}
     if len(parts) > 1 or (parts and int(next(iter(parts))) != len(files)):

@@ -150,7 +150,9 @@ def flat_attention(
     # split and not slices: its backward pass is one concatenation, theirs a tensor of zeros for each slice
     counts = [group.sentences * group.length for group in flat_layout.groups]
     outputs = []
-    for group, parts in zip(flat_layout.groups, zip(*(torch.split(t, counts) for t in gathered), strict=True), strict=True):
+    for group, parts in zip(
+        flat_layout.groups, zip(*(torch.split(t, counts) for t in gathered), strict=True), strict=True
+    ):
         shape = (group.sentences, group.length, heads, size)
         q, k, v = (part.view(shape).transpose(1, 2) for part in parts)
         outputs.append(_attend(q, k, v, group.mask, drop).transpose(1, 2).reshape(-1, heads * size))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from symlora.config import Config, MethodConfig
 from symlora.errors import SymloraError
 from symlora.model import attention
-from symlora.model.dropout import use_own_dropout
+from symlora.model.dropout import set_dropout, use_own_dropout
 from symlora.model.encoder import FLAT_MODEL_TYPES, Encoder, head_modules
 from symlora.model.source import ModelSource, find, load_failure
 from symlora.seeds import torch_generator
@@ -118,6 +118,8 @@ def build(config: Config, device: torch.device, precision: str) -> RunModel:
     source = find(config.model)
     model = load_classifier(source, config)
     generators = {device.type: torch_generator(config.seed, "dropout", device=device)}
+    if config.train.model_dropout is not None:
+        set_dropout(model, config.train.model_dropout)
     peft_model = None
     if config.method.trains == "adapter":
         if precision == "bf16":
@@ -240,6 +242,8 @@ def add_adapter(model: Any, config: Config) -> Any:
         arguments["target_modules"] = QUERY_VALUE.get(model.config.model_type)  # the same for every method
     try:
         peft_config = config_class(task_type="SEQ_CLS", modules_to_save=head_modules(model), **arguments)
+        if peft_config.is_prompt_learning:  # it works in PEFT's outer forward, which flat batches go past
+            raise ValueError(f"{method.peft_type} trains inputs and not layers, which this harness does not run")
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks transformers 5.23 for a name it renames
             torch.manual_seed(torch_generator(config.seed, "adapter").initial_seed())

@@ -3,7 +3,7 @@
 Two reasons for not using torch's: its masks come from the one global generator, so that what a run draws depends on
 what else drew before it; and on a CPU it costs 16 ns an element, a quarter of a training step of MiniLM, where
 16-bit masks cost 6 (measured, torch 2.13). The probability is rounded to a multiple of 2^-16 (0.1 becomes
-0.0999908), and kept values are scaled by the inverse of the rounded one, so that the expectation is exact.
+0.1000061), and kept values are scaled by the inverse of the rounded one, so that the expectation is exact.
 """
 
 import torch
@@ -47,6 +47,13 @@ def scaled_mask(x: Tensor, p: float, generator: torch.Generator) -> Tensor:
     draws = words.view(torch.int16)[: x.numel()].view(x.shape)
     kept = draws >= dropped - _LEVELS // 2
     return kept.to(x.dtype).mul_(_LEVELS / (_LEVELS - dropped))
+
+
+def set_dropout(model: nn.Module, p: float) -> None:
+    """Sets the probability of every `nn.Dropout` of a model, in place."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = p
 
 
 def use_own_dropout(model: nn.Module, generators: dict[str, torch.Generator]) -> None:

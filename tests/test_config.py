@@ -1,0 +1,175 @@
+"""Every configuration composes, carries the published recipe, and names a run; what is wrong is told in one message.
+
+The command line is tried as a user types it, in a process of its own. About 20 seconds.
+"""
+
+import dataclasses
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from symlora.config import CONFIG_DIR, Config, compose, config_hash, identity, resolve, slug
+from symlora.errors import SymloraError
+from symlora.results import run_folder
+
+REPOSITORY = CONFIG_DIR.parent
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("protocol", options("protocol"))
+def test_every_combination_composes(protocol: str) -> None:
+    for task, method, model in itertools.product(options("task"), options("method"), options("model")):
+        config = compose(f"task={task}", f"method={method}", f"model={model}", f"protocol={protocol}")
+        assert (config.task.name, config.method.name, config.model.name) == (task, method, model)
+        assert config.protocol.name == protocol
+        assert set(config.task.validation + config.task.test) < set(config.task.splits)
+
+
+# LoRA paper (arXiv 2106.09685), table 9, RoBERTa-base: learning rate, batch size, epochs.
+LORA_TABLE_9 = {
+    "mnli": (5e-4, 16, 30),
+    "sst2": (5e-4, 16, 60),
+    "mrpc": (4e-4, 16, 30),
+    "cola": (4e-4, 32, 80),
+    "qnli": (4e-4, 32, 25),
+    "qqp": (5e-4, 16, 25),
+    "rte": (5e-4, 32, 80),
+    "stsb": (4e-4, 16, 40),
+}
+
+
+@pytest.mark.parametrize("task", LORA_TABLE_9)
+@pytest.mark.parametrize("protocol", ["paper", "holdout"])
+def test_the_paper_protocol_is_loras_recipe_at_length_128(task: str, protocol: str) -> None:
+    config = compose(f"task={task}", f"protocol={protocol}")
+    assert (config.train.lr, config.train.batch_size, config.train.epochs) == LORA_TABLE_9[task]
+    assert (config.train.warmup_ratio, config.train.weight_decay, config.data.max_length) == (0.06, 0.1, 128)
+    assert (config.method.peft_config["r"], config.method.peft_config["alpha"]) == (8, 8)
+    assert config.method.lambda_decay == "none"
+
+
+def test_identity_leaves_out_seed_and_machine_and_nothing_else() -> None:
+    base = compose("task=rte")
+    same = compose(
+        "task=rte", "seed=3", "results_dir=/elsewhere", "data.dir=/data", "device=cpu", "logger=wandb", "force=true"
+    )
+    assert config_hash(base) == config_hash(same)
+    for other in (
+        "train.lr=1e-3",
+        "method.peft_config.r=4",
+        "protocol.held_out=0.1",
+        "data.max_length=64",
+        "precision=fp32",
+    ):
+        assert config_hash(base) != config_hash(compose("task=rte", other)), other
+    assert "seed" not in identity(base) and "lr" in identity(base)["train"]
+
+
+def test_run_folder_is_a_function_of_the_configuration() -> None:
+    config = compose("task=mrpc", "method=lora", "seed=7", "results_dir=out")
+    assert run_folder(config) == Path("out/paper/roberta-base/lora/mrpc") / slug(config) / "seed-7"
+    assert slug(config).startswith("lr-4e-4_bs-16_ep-30_")
+    # Commas and equals signs would have to be quoted when a path is given back to Hydra or Make.
+    assert not set(str(run_folder(config))) & set(",= ")
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("train.lr=0", "train.lr=0.0"),
+        ("train.lr=nan", "train.lr=nan"),
+        ("train.lr=inf", "train.lr=inf"),
+        ("train.batch_size=0", "train.batch_size=0"),
+        ("train.epochs=0", "train.epochs=0"),
+        ("train.weight_decay=-1", "train.weight_decay=-1.0"),
+        ("train.warmup_ratio=2", "train.warmup_ratio=2.0"),
+        ("train.max_grad_norm=-1", "train.max_grad_norm=-1.0"),
+        ("protocol.selection=median", "protocol.selection=median"),
+        ("protocol.selection=held_out", "protocol.held_out"),
+        ("protocol.held_out=1", "protocol.held_out=1.0"),
+        ("precision=fp16", "precision=fp16"),
+        ("seed=-1", "seed=-1"),
+        ("data.max_length=2", "data.max_length=2"),
+        ("data.source=web", "data.source=web"),
+        ("data.train_limit=0", "data.train_limit=0"),
+        ("method.trains=everything", "method.trains=everything"),
+        ("method.lambda_decay=two", "method.lambda_decay=two"),
+        ("method.peft_type=null", "method.peft_type"),
+        ("logger.name=tensorboard", "logger.name=tensorboard"),
+        ("logger.mode=sometimes", "logger.mode=sometimes"),
+        ("task.score=f1", "task.score=f1"),
+        ("task.name=boolq", "recipe"),
+    ],
+)
+def test_a_bad_value_is_named(override: str, says: str) -> None:
+    with pytest.raises(SymloraError) as caught:
+        compose("task=rte", override)
+    assert says in str(caught.value)
+
+
+def test_resolve_gives_plain_dataclasses() -> None:
+    config = compose()
+    assert isinstance(config, Config) and dataclasses.is_dataclass(config.train)
+    assert type(config.task.splits) is dict and type(config.task.columns) is list
+    assert config.protocol.recipe == {}
+    assert resolve is not None
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    names = {name: value for name, value in os.environ.items() if name not in ("GLUE_DIR", "PYTHONDONTWRITEBYTECODE")}
+    return subprocess.run(
+        [sys.executable, "scripts/train.py", *arguments],
+        cwd=REPOSITORY,
+        env={**names, "HF_HUB_OFFLINE": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["task=boolq"], ["task/boolq", "rte"]),
+        (["method=prefix"], ["method/prefix", "symlora"]),
+        (["protocol=none"], ["protocol/none", "holdout"]),
+        (["trian.lr=1"], ["trian.lr"]),
+        (["train.lr=fast"], ["train.lr", "fast"]),
+        (["seed=one"], ["seed", "one"]),
+        (["method.peft_config.rank=4"], ["method.peft_config.rank"]),
+        (["train.lr=-1"], ["train.lr=-1"]),
+    ],
+)
+def test_a_typing_error_is_one_message_without_a_traceback(arguments: list[str], says: list[str]) -> None:
+    result = command(*arguments)
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr and "Traceback" not in result.stdout
+    assert all(part in result.stderr for part in says), result.stderr
+
+
+def test_help_and_typing_errors_load_no_torch(tmp_path: Path) -> None:
+    """So they answer in about a second, where torch, transformers and peft take five to ten."""
+    probe = tmp_path / "sitecustomize.py"
+    probe.write_text(
+        "import atexit, sys\n"
+        "heavy = {'torch', 'transformers', 'peft', 'datasets', 'evaluate', 'wandb', 'scipy'}\n"
+        "atexit.register(lambda: print('HEAVY', sorted(heavy & set(sys.modules)), file=sys.stderr))\n"
+    )
+    for arguments in (["--help"], ["train.lr=-1"], ["task=boolq"]):
+        result = command(*arguments, PYTHONPATH=str(tmp_path))
+        assert "HEAVY []" in result.stderr, result.stderr
+    assert "method: full, head, lora, symlora" in command("--help").stdout
+
+
+def test_without_hub_and_path_one_message_says_what_works_offline(tmp_path: Path) -> None:
+    result = command("task=rte", f"results_dir={tmp_path}", f"hydra.sweep.dir={tmp_path}")
+    assert result.returncode != 0 and "Traceback" not in result.stderr
+    assert "GLUE_DIR=" in result.stderr and "make demo" in result.stderr
+    assert not list(tmp_path.iterdir())

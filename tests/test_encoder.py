@@ -1,0 +1,319 @@
+"""The flat-batch encoder against stock transformers on padded batches: logits, loss and every gradient.
+
+The reference is the class that transformers itself builds from the same folder, padded, with eager attention.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TinyFactory, made_up, run_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
+
+from symlora.data.batches import Batch, gather, padded
+from symlora.errors import SymloraError
+from symlora.model import attention
+from symlora.model.attention import SDPA_FROM, FlatLayout, flat_attention
+from symlora.model.build import RunModel, build
+from symlora.model.encoder import FLAT_MODEL_TYPES, head_modules
+from symlora.training.loop import loss_of
+
+CPU = torch.device("cpu")
+FLAT = sorted(FLAT_MODEL_TYPES)
+PADDED = ("deberta-v2", "modernbert", "mpnet")
+WITH_TYPES = ("albert", "bert", "electra", "deberta-v2")  # kinds whose second token type is a row of its own
+CLASSIFIER: Any = AutoModelForSequenceClassification
+relaxed = settings(deadline=None, max_examples=25)
+
+LENGTHS = {
+    "unequal": [5, 1, 17, 2, 9, 9, 1, 20, 3],  # 67 tokens in all: more than max_position_embeddings (24)
+    "equal": [7, 7, 7, 7],
+    "single row": [11],
+    "single token": [1],
+    "two": [2, 1],
+}
+
+
+def batch_of(lengths: list[int], kind: str, seed: int = 0) -> Batch:
+    return gather(made_up(lengths, seed=seed, types=kind in WITH_TYPES), np.arange(len(lengths)))
+
+
+def moved(config: Any) -> RunModel:
+    """A built model whose adapter is away from its start, where most of its gradients would be 0."""
+    run_model = build(config, CPU, "fp32")
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for name, value in run_model.trainable():
+            if "lora_" in name:
+                value.add_(0.1 * torch.randn(value.shape, generator=generator))
+    run_model.encoder.eval()
+    return run_model
+
+
+def stock(run_model: RunModel, folder: Path) -> Any:
+    """transformers' own class with the same weights; the adapter, if any, is merged into them."""
+    model = copy.deepcopy(run_model.peft).merge_and_unload() if run_model.peft else run_model.encoder.model
+    reference = CLASSIFIER.from_pretrained(folder, num_labels=2, attn_implementation="eager").eval()
+    reference.load_state_dict(model.state_dict())
+    return reference
+
+
+def stock_logits(model: Any, batch: Batch) -> Tensor:
+    inputs = padded(batch, model.config.pad_token_id)
+    logits: Tensor = model(**inputs).logits
+    return logits
+
+
+def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    """Within `tolerance` of the largest value. (Some gradients are 0 but for rounding: a key's bias moves nothing.)"""
+    scale = max(0.02, float(expected.detach().abs().max()))
+    torch.testing.assert_close(actual, expected, rtol=0.0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
+@pytest.mark.parametrize("kind", [*FLAT, *PADDED])
+def test_all_weights_equal_stock_padded_forward(kind: str, lengths: list[int], tiny: TinyFactory) -> None:
+    """Logits, loss and, as every weight trains, the gradient of every weight."""
+    run_model = build(run_config(tiny(kind), "full"), CPU, "fp32")
+    run_model.encoder.eval()
+    assert run_model.encoder.flat == (kind in FLAT_MODEL_TYPES)
+    reference, batch = stock(run_model, tiny(kind)), batch_of(lengths, kind)
+    expected = stock_logits(reference, batch)
+    expected_loss = torch.nn.functional.cross_entropy(expected, batch.labels)
+    actual = run_model.encoder(batch)
+    assert actual.dtype == torch.float32 and actual.shape == (len(lengths), 2)
+    close(actual, expected)
+    loss = loss_of(actual, batch.labels)
+    close(loss, expected_loss)
+    wanted, found = gradients(reference, expected_loss), gradients(run_model.encoder.model, loss)
+    assert wanted.keys() <= found.keys() and len(wanted) > 10
+    for name, gradient in found.items():
+        close(gradient, wanted.get(name, torch.zeros_like(gradient)))
+
+
+@pytest.mark.parametrize("method", ["symlora", "lora"])
+@pytest.mark.parametrize("kind", FLAT)
+def test_adapter_gradients_equal_peft_on_stock_model(kind: str, method: str, tiny: TinyFactory, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    run_model = moved(run_config(tiny(kind), method))
+    run_model.save(tmp_path)
+    base = CLASSIFIER.from_pretrained(tiny(kind), num_labels=2, attn_implementation="eager")
+    reference: Any = PeftModel.from_pretrained(base, tmp_path, is_trainable=True).eval()
+    batch = batch_of(LENGTHS["unequal"], kind)
+    expected = stock_logits(reference, batch)
+    wanted = gradients(reference, torch.nn.functional.cross_entropy(expected, batch.labels))
+    actual = run_model.encoder(batch)
+    close(actual, expected)
+    found = gradients(run_model.peft, loss_of(actual, batch.labels))
+    assert found.keys() == wanted.keys() == {n for n, p in run_model.peft.named_parameters() if p.requires_grad}  # type: ignore[union-attr]
+    assert {name.split(".")[-2] for name in found} >= ({"symlora_Q", "symlora_diag"} if method == "symlora" else set())
+    for name, gradient in found.items():
+        assert float(wanted[name].norm()) > 1e-7, name
+        close(gradient, wanted[name])
+
+
+@pytest.mark.parametrize("kind", PADDED)
+def test_padded_encoders_with_lora_equal_the_merged_stock_model(kind: str, tiny: TinyFactory) -> None:
+    run_model = moved(run_config(tiny(kind), "lora"))
+    batch = batch_of(LENGTHS["unequal"], kind)
+    with torch.no_grad():
+        close(run_model.encoder(batch), stock_logits(stock(run_model, tiny(kind)), batch), 1e-4)
+    projections = {name.rsplit(".", 1)[-1] for name, _ in run_model.adapted_layers()}
+    assert projections == {
+        "deberta-v2": {"query_proj", "value_proj"}, "modernbert": {"Wqkv"}, "mpnet": {"q", "v"}
+    }[kind]  # fmt: skip
+
+
+def test_symlora_refuses_modernberts_rectangular_projection(tiny: TinyFactory) -> None:
+    with pytest.raises(SymloraError, match="Wqkv.*96 x 32"):
+        build(run_config(tiny("modernbert")), CPU, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("kind", "heads"),
+    {
+        "albert": ["classifier", "pooler"], "bert": ["classifier", "pooler"], "camembert": ["classifier"],
+        "deberta-v2": ["pooler", "classifier"], "distilbert": ["pre_classifier", "classifier"],
+        "electra": ["classifier"], "modernbert": ["head", "classifier"], "mpnet": ["classifier"],
+        "roberta": ["classifier"], "xlm-roberta": ["classifier"],
+    }.items(),
+)  # fmt: skip
+def test_head_modules(kind: str, heads: list[str], tiny: TinyFactory) -> None:
+    """And the head is of one size everywhere: dense layer, its bias (in ModernBERT a norm instead), output layer."""
+    run_model = build(run_config(tiny(kind), "head"), CPU, "fp32")
+    assert head_modules(run_model.encoder.model) == heads
+    trained = run_model.counts()
+    assert (trained.adapter, trained.encoder) == (0, 0)
+    assert trained.head == 32 * 32 + 32 + 2 * 32 + 2
+
+
+def test_roberta_positions_start_after_the_padding_index(tiny: TinyFactory) -> None:
+    encoder = build(run_config(tiny("roberta"), "full"), CPU, "fp32").encoder
+    seen: list[Tensor] = []
+    hook = encoder.model.roberta.embeddings.position_embeddings.register_forward_hook(
+        lambda module, args, output: seen.append(args[0])
+    )
+    encoder(batch_of([3, 1, 2], "roberta"))
+    hook.remove()
+    assert seen[0].tolist() == [[2, 3, 4, 2, 2, 3]]
+    assert encoder.max_length == 22  # 24 positions, two of them never used
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta"])
+def test_max_length_beyond_the_positions_is_refused(kind: str, tiny: TinyFactory) -> None:
+    config = run_config(tiny(kind))
+    most = 22 if kind == "roberta" else 24
+    config.data.max_length = most
+    assert build(config, CPU, "fp32").encoder.max_length == most
+    config.data.max_length = most + 1
+    with pytest.raises(SymloraError, match=f"max_length={most + 1}.*positions for {most}"):
+        build(config, CPU, "fp32")
+
+
+@pytest.fixture(scope="module")
+def bert(tiny: TinyFactory) -> RunModel:
+    return moved(run_config(tiny("bert")))
+
+
+@relaxed
+@given(data=st.data(), lengths=st.lists(st.integers(1, 20), min_size=2, max_size=9))
+def test_rows_do_not_see_each_other(bert: RunModel, data: st.DataObject, lengths: list[int]) -> None:
+    """Neither order nor company of the rows matters."""
+    order = np.array(data.draw(st.permutations(range(len(lengths)))))
+    split = made_up(lengths, types=True)
+    with torch.inference_mode():
+        logits = bert.encoder(gather(split, np.arange(len(lengths))))
+        close(bert.encoder(gather(split, order)), logits[torch.from_numpy(order)])
+        close(bert.encoder(gather(split, order[:1])), logits[order[:1]])
+
+
+def test_token_types_matter_and_default_to_zero(bert: RunModel) -> None:
+    without = made_up([4, 6])
+    zeros = replace(without, token_type_ids=np.zeros(10, np.uint8))
+    ones = replace(without, token_type_ids=np.ones(10, np.uint8))
+    with torch.inference_mode():
+        plain, same, other = (bert.encoder(gather(split, np.arange(2))) for split in (without, zeros, ones))
+    assert torch.equal(plain, same)
+    assert not torch.allclose(plain, other, atol=1e-3)
+
+
+@relaxed
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=12))
+def test_flat_layout_is_a_padded_regrouping(lengths: list[int]) -> None:
+    layout = FlatLayout.of(torch.tensor(lengths), torch.float32, CPU)
+    tokens = torch.arange(sum(lengths))
+    assert torch.equal(layout.gather[layout.scatter], tokens)  # there and back
+    real = torch.ones(len(layout.gather), dtype=torch.bool)
+    real[layout.padding] = False
+    assert int(real.sum()) == len(tokens)  # padding is exactly what no token comes back from
+    assert torch.equal(layout.scatter.sort().values, real.nonzero().flatten())
+    starts = torch.cumsum(torch.tensor(lengths), 0) - torch.tensor(lengths)
+    found: list[list[int]] = []
+    start = 0
+    for group in layout.groups:
+        stop = start + group.sentences * group.length
+        rows = layout.gather[start:stop].view(group.sentences, group.length)
+        keep = real[start:stop].view(group.sentences, group.length)
+        assert (group.mask is None) == bool(keep.all())
+        if group.mask is not None:
+            assert group.mask.shape == (group.sentences, 1, 1, group.length)
+            assert torch.equal(group.mask[:, 0, 0] == 0, keep) and bool(group.mask[:, 0, 0][~keep].isneginf().all())
+        found += [row[mask].tolist() for row, mask in zip(rows, keep, strict=True)]
+        start = stop
+    assert start == len(layout.gather)
+    wanted = [list(range(s, s + n)) for s, n in zip(starts.tolist(), lengths, strict=True)]
+    assert sorted(found) == wanted  # every sentence whole, in order, once
+
+
+@pytest.mark.parametrize("longest", [SDPA_FROM - 40, SDPA_FROM + 20])  # plain matmuls, torch's fused attention
+def test_attention_and_its_gradients_equal_a_sentence_at_a_time(longest: int) -> None:
+    lengths = torch.tensor([longest, 3, longest - 7, 1, longest])
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, 2, int(lengths.sum()), 4)
+    inputs = [torch.randn(shape, generator=generator, requires_grad=True) for _ in range(3)]
+    weights = torch.randn(1, shape[2], 2, 4, generator=generator)
+    layout = FlatLayout.of(lengths, torch.float32, CPU)
+    out, _ = flat_attention(torch.nn.Module(), inputs[0], inputs[1], inputs[2], None, scaling=0.7, flat_layout=layout)
+    grads = torch.autograd.grad((out * weights).sum(), inputs)
+    parts = []
+    for q, k, v in zip(*(torch.split(t, lengths.tolist(), dim=2) for t in inputs), strict=True):
+        parts.append((torch.softmax(0.7 * q @ k.mT, -1) @ v).transpose(1, 2))
+    expected = torch.cat(parts, dim=1)
+    close(out, expected)
+    for found, wanted in zip(grads, torch.autograd.grad((expected * weights).sum(), inputs), strict=True):
+        close(found, wanted)
+
+
+def test_flat_attention_without_layout_or_with_a_mask_raises(tiny: TinyFactory) -> None:
+    x = torch.zeros(1, 2, 3, 4)
+    with pytest.raises(ValueError, match="flat_layout"):
+        flat_attention(torch.nn.Module(), x, x, x, None)
+    layout = FlatLayout.of(torch.tensor([3]), torch.float32, CPU)
+    with pytest.raises(ValueError, match="attention_mask"):
+        flat_attention(torch.nn.Module(), x, x, x, torch.zeros(3), flat_layout=layout)
+    with pytest.raises(ValueError, match="use_own_dropout"):
+        flat_attention(torch.nn.Module(), x, x, x, None, dropout=0.1, flat_layout=layout)
+    attention.register()
+    model = CLASSIFIER.from_pretrained(tiny("bert"), attn_implementation=attention.NAME)
+    with pytest.raises(ValueError, match="flat_layout"):
+        model(input_ids=torch.ones(1, 3, dtype=torch.int64))
+
+
+SENTENCES = [
+    "The cat sat on the mat.",
+    "No.",
+    "Adapters of low rank change little and learn much, or so the authors of the paper say.",
+    "He said that she had left before the rain began.",
+    "A committee of seven experts met on Tuesday to discuss whether the bridge should be repaired or replaced.",
+    "Colourless green ideas sleep furiously.",
+]
+
+
+@pytest.mark.parametrize("method", ["symlora", "lora"])
+def test_bf16_follows_fp32_on_a_real_encoder(method: str, minilm_dir: Path) -> None:
+    from transformers import AutoTokenizer
+
+    rows: list[list[int]] = AutoTokenizer.from_pretrained(minilm_dir)(SENTENCES)["input_ids"]
+    ids = np.concatenate([np.array(row, np.uint16) for row in rows])
+    batch = gather(replace(made_up([len(row) for row in rows]), input_ids=ids), np.arange(len(rows)))
+    logits: dict[str, Tensor] = {}
+    grads: dict[str, dict[str, Tensor]] = {}
+    for precision in ("fp32", "bf16"):
+        config = run_config(minilm_dir, method)
+        run_model = build(config, CPU, precision)
+        with torch.no_grad():
+            generator = torch.Generator().manual_seed(0)
+            for name, value in run_model.trainable():
+                if "lora_" in name and "lambda" not in name:
+                    value.add_(0.02 * torch.randn(value.shape, generator=generator))
+        run_model.encoder.eval()
+        wide = {p.dtype for _, p in run_model.trainable()}
+        assert wide == {torch.float32}
+        assert run_model.encoder.dtype == (torch.float32 if precision == "fp32" else torch.bfloat16)
+        out = run_model.encoder(batch)
+        assert out.dtype == torch.float32
+        logits[precision] = out.detach()
+        grads[precision] = gradients(run_model.encoder, loss_of(out, batch.labels))
+    assert float((logits["bf16"] - logits["fp32"]).abs().max()) < 0.02 < float(logits["fp32"].abs().max())
+    kinds = {"symlora": ("symlora_Q", "symlora_diag", "symlora_lambda"), "lora": ("lora_A", "lora_B")}[method]
+    for kind in (*kinds, "classifier", "pooler"):
+        found, wanted = (
+            torch.cat([g.flatten() for name, g in grads[p].items() if kind in name]) for p in ("bf16", "fp32")
+        )
+        assert float(torch.cosine_similarity(found, wanted, dim=0)) > 0.999, kind

@@ -1,0 +1,157 @@
+"""Norms of adapters against numpy in float64, from the factors themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from conftest import TinyFactory, run_config
+from torch import Tensor
+
+from symlora.model.build import RunModel, build
+from symlora.norms import adapter_norms, symmetry
+
+CPU = torch.device("cpu")
+Array = npt.NDArray[np.float64]
+N, R = 32, 8
+SIGNS = [3.0, -1.0, 2.0, -0.5, 1.5, 4.0, -2.5, 0.25]  # five above zero, three below
+
+
+def built(folder: Path, method: str, precision: str = "fp32", **peft_config: Any) -> RunModel:
+    config = run_config(folder, method)
+    config.method.peft_config.update(peft_config)
+    return build(config, CPU, precision)
+
+
+def wide(value: Tensor) -> Array:
+    out: Array = value.detach().double().numpy()
+    return out
+
+
+def expect(row: dict[str, Any], w0: Array, delta: Array, scale: float) -> None:
+    wanted = {
+        "lambda": scale,
+        "w0_frobenius": np.sqrt((w0**2).sum()),
+        "lambda_w0_frobenius": np.sqrt(((scale * w0) ** 2).sum()),
+        "delta_frobenius": np.sqrt((delta**2).sum()),
+        "sum_frobenius": np.sqrt(((scale * w0 + delta) ** 2).sum()),
+        "w0_l1": np.abs(w0).sum(),
+        "delta_l1": np.abs(delta).sum(),
+    }
+    assert {key: row[key] for key in wanted} == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_symlora(precision: str, tiny: TinyFactory) -> None:
+    """λ is no part of ΔW, α/r is; with orthonormal Q the eigenvalues of ΔW are Λ·α/r."""
+    run_model = built(tiny("roberta"), "symlora", precision, alpha=20)
+    layers = dict(run_model.adapted_layers())
+    generator = np.random.default_rng(0)
+    scales = {name: value for name, value in zip(layers, [1.0, 0.5, -2.0, 1.0001], strict=True)}
+    factors: dict[str, Array] = {}
+    for name, layer in layers.items():
+        q = np.linalg.qr(generator.normal(size=(N, R)))[0]
+        with torch.no_grad():
+            layer.symlora_Q["default"].copy_(torch.from_numpy(q))
+            layer.symlora_diag["default"].copy_(torch.tensor(SIGNS))
+            layer.symlora_lambda["default"].fill_(scales[name])
+        factors[name] = wide(layer.symlora_Q["default"])
+    rows = list(adapter_norms(run_model))
+    assert [row["module"] for row in rows] == list(layers)
+    assert [(row["layer"], row["projection"]) for row in rows] == [
+        (0, "query"), (0, "value"), (1, "query"), (1, "value"),
+    ]  # fmt: skip
+    for row in rows:
+        name, q = row["module"], factors[row["module"]]
+        delta = q @ np.diag(SIGNS) @ q.T * 20 / R
+        expect(row, wide(layers[name].get_base_layer().weight), delta, scales[name])
+        assert row["delta_frobenius"] == pytest.approx(20 / R * np.linalg.norm(SIGNS), rel=1e-5)
+        assert row["symmetric_share"] == pytest.approx(1.0, abs=1e-12)
+        assert (row["positive"], row["negative"]) == (5, 3)
+
+
+def test_lora(tiny: TinyFactory) -> None:
+    run_model = built(tiny("bert"), "lora", lora_alpha=24)
+    layers = dict(run_model.adapted_layers())
+    generator = torch.Generator().manual_seed(0)
+    for layer in layers.values():
+        with torch.no_grad():
+            layer.lora_B["default"].weight.normal_(generator=generator)
+    rows = list(adapter_norms(run_model))
+    assert len(rows) == 4
+    for row in rows:
+        layer = layers[row["module"]]
+        a, b = wide(layer.lora_A["default"].weight), wide(layer.lora_B["default"].weight)
+        delta = b @ a * 24 / R
+        expect(row, wide(layer.get_base_layer().weight), delta, 1.0)
+        symmetric = (delta + delta.T) / 2
+        assert row["symmetric_share"] == pytest.approx((symmetric**2).sum() / (delta**2).sum(), rel=1e-5)
+        values = np.linalg.eigvalsh(symmetric)  # of rank 2r, of which half are positive
+        assert (row["positive"], row["negative"]) == ((values > 1e-6).sum(), (values < -1e-6).sum()) == (R, R)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [("LORA", {"use_dora": True}), ("OFT", {}), ("HRA", {}), ("VERA", {"r": 4}), ("LOHA", {})],
+)
+def test_other_methods_by_merging(kind: str, arguments: dict[str, Any], tiny: TinyFactory) -> None:
+    """ΔW is what merging the adapter adds to the weight."""
+    config = run_config(tiny("bert"), "lora")
+    config.method.peft_type, config.method.peft_config = kind, {"target_modules": None, **arguments}
+    run_model = build(config, CPU, "fp32")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for _, value in run_model.trainable():
+            value.add_(0.1 * torch.randn(value.shape, generator=generator))
+    rows = {row["module"]: row for row in adapter_norms(run_model)}
+    layers = dict(run_model.adapted_layers())
+    assert len(rows) == len(layers) == 4
+    for name, layer in layers.items():
+        w0 = wide(layer.get_base_layer().weight).copy()
+        layer.merge()
+        delta = wide(layer.get_base_layer().weight) - w0
+        assert np.linalg.norm(delta) > 0.01
+        assert rows[name]["delta_frobenius"] == pytest.approx(np.linalg.norm(delta), rel=1e-4)
+        assert rows[name]["sum_frobenius"] == pytest.approx(np.linalg.norm(w0 + delta), rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["symlora", "lora"])
+def test_a_fresh_adapter_has_changed_nothing(method: str, tiny: TinyFactory) -> None:
+    for row in adapter_norms(built(tiny("bert"), method)):
+        assert row["lambda"] == 1.0
+        assert row["delta_frobenius"] == row["delta_l1"] == 0.0
+        assert row["sum_frobenius"] == row["lambda_w0_frobenius"] == row["w0_frobenius"] > 0.0
+        assert row["symmetric_share"] is None
+        assert row["positive"] == row["negative"] == 0
+
+
+def test_without_lambda(tiny: TinyFactory) -> None:
+    rows = list(adapter_norms(built(tiny("bert"), "symlora", train_lambda=False)))
+    assert [row["lambda"] for row in rows] == [1.0] * 4
+
+
+@pytest.mark.parametrize("method", ["head", "full"])
+def test_methods_without_an_adapter_have_no_rows(method: str, tiny: TinyFactory) -> None:
+    assert list(adapter_norms(built(tiny("bert"), method))) == []
+
+
+def test_symmetric_share_of_random_products_is_a_half() -> None:
+    """E over BA with independent normal entries: 1/2 + 1/(2n), here within four standard errors of 200 draws."""
+    generator = torch.Generator().manual_seed(0)
+    shares = []
+    for _ in range(200):
+        b, a = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((N, R), (R, N)))
+        shares.append(symmetry(b @ a)["symmetric_share"])
+    assert np.mean(shares) == pytest.approx(0.5 + 1 / (2 * N), abs=4 * np.std(shares) / 200**0.5)
+
+
+def test_symmetry_of_known_matrices() -> None:
+    skew = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
+    assert symmetry(skew) == {"symmetric_share": 0.0, "positive": 0, "negative": 0}
+    assert symmetry(skew.abs()) == {"symmetric_share": 1.0, "positive": 1, "negative": 1}
+    assert symmetry(-torch.eye(3, dtype=torch.float64)) == {"symmetric_share": 1.0, "positive": 0, "negative": 3}
+    assert symmetry(torch.ones(2, 3, dtype=torch.float64))["symmetric_share"] is None  # not square

@@ -1,0 +1,216 @@
+"""Whole runs: from a command line to a run folder that is enough to rebuild the scores. About a minute.
+
+The encoders are MiniLM (real weights) on demo sentences and a tiny RoBERTa with random weights; GLUE's own data are used
+where the folder beside the checkout has them.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from symlora import results
+from symlora.config import CONFIG_DIR, Config, compose
+from symlora.data.splits import load_splits
+from symlora.errors import SymloraError
+from symlora.metrics import compute
+from symlora.reporter import Reporter
+from symlora.run import run
+
+REPOSITORY = CONFIG_DIR.parent
+SMALL = (
+    "model=minilm",
+    "protocol=demo",
+    "data.demo_rows={train: 48, validation: 24, test: 12}",
+    "train.epochs=2",
+    "device=cpu",
+    "precision=fp32",
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_roberta_dir(tiny: Any, roberta_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RoBERTa's tokenizer beside a small RoBERTa with random weights: what `model.path` of a real one looks like."""
+    folder = tmp_path_factory.mktemp("roberta") / "tiny-roberta"
+    shutil.copytree(tiny("roberta", vocab_size=50265, max_position_embeddings=514), folder)
+    for file in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        shutil.copy(roberta_tokenizer_dir / file, folder)
+    return folder
+
+
+def small(tmp_path: Path, *overrides: str) -> Config:
+    return compose(*SMALL, f"results_dir={tmp_path / 'runs'}", f"data.cache_dir={tmp_path / 'tokens'}", *overrides)
+
+
+def train(config: Config) -> tuple[Path, dict[str, Any]]:
+    return run(config, Reporter(config, quiet=True))
+
+
+@pytest.mark.parametrize("method", ["symlora", "lora", "head", "full"])
+@pytest.mark.parametrize("task", ["mnli", "stsb"])
+def test_a_run_folder_alone_rebuilds_the_scores(minilm_dir: Path, tmp_path: Path, method: str, task: str) -> None:
+    config = small(tmp_path, f"task={task}", f"method={method}", "protocol.held_out=0.25", "predict_test=true")
+    folder, record = train(config)
+    assert folder == results.run_folder(config) and not list(folder.parent.glob(".*"))
+    assert record == results.read_run(folder) and record["status"] == "finished"
+    table = pq.read_table(folder / "predictions.parquet").to_pandas()
+    assert set(table.selection) == {"best", "last", "held_out"}
+    for rule, chosen in record["selections"].items():
+        for split, metrics in chosen["metrics"].items():
+            rows = table[(table.selection == rule) & (table.split == split)]
+            found = compute(config.task.metrics, rows.prediction.to_numpy(), rows.label.to_numpy())
+            assert {k: v for k, v in found.items() if not np.isnan(v)} == pytest.approx(
+                {k: v for k, v in metrics.items() if v is not None}
+            )
+            logits = np.stack(rows.logits.to_list())
+            expected = logits[:, 0] if task == "stsb" else logits.argmax(1)
+            np.testing.assert_array_equal(rows.prediction.to_numpy(), expected)
+    for split in (*config.task.validation, *config.task.test):
+        official = load_splits(config.task, config.data, [split])[split]
+        rows = table[(table.split == split) & (table.selection == "best")]
+        np.testing.assert_array_equal(rows.idx.to_numpy(), official.idx)
+    parameters = record["parameters"]
+    assert parameters["total"] == parameters["adapter"] + parameters["head"] + parameters["encoder"]
+    assert (folder / "norms.parquet").exists() == (method in ("symlora", "lora"))
+    assert record["data"]["train"]["rows"] == 36 and record["data"]["held_out"]["rows"] == 12
+    assert str(tmp_path) not in (folder / "run.json").read_text() + (folder / "config.yaml").read_text()
+
+
+def test_same_seed_same_run_bit_for_bit_and_finished_runs_are_kept(minilm_dir: Path, tmp_path: Path) -> None:
+    first, record = train(small(tmp_path / "a", "task=rte"))
+    torch.manual_seed(123)  # nothing may hang on the global generator
+    second, again = train(small(tmp_path / "b", "task=rte"))
+    other, different = train(small(tmp_path / "a", "task=rte", "seed=1"))
+    for name in ("adapter/adapter_model.safetensors", "predictions.parquet", "norms.parquet"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+        assert (first / name).read_bytes() != (other / name).read_bytes(), name
+    assert [e["metrics"] for e in record["epochs"]] == [e["metrics"] for e in again["epochs"]]
+    assert [e["train_loss"] for e in record["epochs"]] != [e["train_loss"] for e in different["epochs"]]
+    assert first.parent == other.parent
+
+    before = (first / "run.json").stat().st_mtime_ns
+    assert train(small(tmp_path / "a", "task=rte"))[1] == record
+    assert (first / "run.json").stat().st_mtime_ns == before
+    train(small(tmp_path / "a", "task=rte", "force=true"))
+    assert (first / "run.json").stat().st_mtime_ns != before
+
+
+def test_a_diverged_run_is_kept_as_failed_and_tried_again(minilm_dir: Path, tmp_path: Path) -> None:
+    config = small(tmp_path, "task=rte", "train.lr=1e30")
+    folder, record = train(config)
+    assert record["status"] == "failed" and "Diverged" in record["error"] and "Traceback" in record["traceback"]
+    assert not results.is_finished(folder)
+    assert [run["status"] for _, run in results.scan(tmp_path / "runs")] == ["failed"]
+    before = (folder / "run.json").stat().st_mtime_ns
+    train(config)
+    assert (folder / "run.json").stat().st_mtime_ns != before
+
+
+def test_start_from_another_run(minilm_dir: Path, tmp_path: Path) -> None:
+    parent, _ = train(small(tmp_path, "task=mnli", "train.lr=1e-2"))
+    _, plain = train(small(tmp_path, "task=rte"))
+    folder, started = train(small(tmp_path, "task=rte", f"init_from={parent}"))
+    assert started["epochs"][0]["train_loss"] != plain["epochs"][0]["train_loss"]
+    assert started["config_hash"] != plain["config_hash"]
+    assert started["config"]["init_from"] == parent.name  # not the folder, which may name a user
+    with pytest.raises(SymloraError, match="init_from"):
+        train(small(tmp_path, "task=rte", "method=lora", f"init_from={parent}"))
+    with pytest.raises(SymloraError, match="init_from"):
+        train(small(tmp_path, "task=rte", f"init_from={tmp_path / 'nowhere'}"))
+    assert not list(folder.parent.glob(".*"))
+
+
+def test_a_run_folder_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file where a folder should be")
+    with pytest.raises(SymloraError, match="results_dir"):
+        train(small(tmp_path, "task=rte"))
+
+
+def test_unreadable_records_are_not_finished_runs(tmp_path: Path) -> None:
+    for number, text in enumerate(
+        ["", "{", "[]", '{"status": "finished"}', '{"schema_version": 99, "status": "finished"}']
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "run.json").write_text(text)
+        assert not results.is_finished(folder)
+    assert list(results.scan(tmp_path)) == []
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    results.write_json(tmp_path / "run.json", {"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": None}})
+    assert json.loads((tmp_path / "run.json").read_text()) == {"a": None, "b": [None, 1.5], "c": {"d": None}}
+
+
+def shell(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.Popen[str]:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+    return subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "scripts/train.py"), *arguments],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_multirun_trains_each_and_a_failing_job_does_not_stop_the_others(minilm_dir: Path, tmp_path: Path) -> None:
+    common = [*SMALL, "train.epochs=1", f"results_dir={tmp_path / 'runs'}", f"data.cache_dir={tmp_path / 'tokens'}"]
+    process = shell(
+        "-m", "task=rte", "method=symlora,lora", "train.lr=1e30,1e-3", f"hydra.sweep.dir={tmp_path}", *common
+    )
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 1 and "Traceback" not in err and "the run failed: Diverged" in err
+    statuses = [
+        (r["config"]["method"]["name"], r["config"]["train"]["lr"], r["status"])
+        for _, r in results.scan(tmp_path / "runs")
+    ]
+    assert sorted(statuses) == [
+        ("lora", 1e-3, "finished"),
+        ("lora", 1e30, "failed"),
+        ("symlora", 1e-3, "finished"),
+        ("symlora", 1e30, "failed"),
+    ]
+
+
+def test_wandb_mirrors_offline_and_interrupting_leaves_nothing_half_done(minilm_dir: Path, tmp_path: Path) -> None:
+    common = [*SMALL, f"results_dir={tmp_path / 'runs'}", f"data.cache_dir={tmp_path / 'tokens'}", "task=rte"]
+    mirrored = shell(*common, "logger=wandb", "train.epochs=1", cwd=tmp_path)
+    long = shell(*common, "train.epochs=500", cwd=tmp_path)
+    out, err = mirrored.communicate(timeout=240)
+    assert mirrored.returncode == 0, err
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "runs").rglob(".seed-0.*/run.json")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(3)
+    long.send_signal(signal.SIGINT)
+    _, err = long.communicate(timeout=60)
+    assert long.returncode == 130 and "Traceback" not in err and "Interrupted" in err
+    assert len(list(results.scan(tmp_path / "runs"))) == 1
+    assert not list((tmp_path / "runs").rglob(".seed-*"))
+
+
+def test_roberta_path_from_a_folder(tiny_roberta_dir: Path, glue_dir: Path, tmp_path: Path) -> None:
+    """RoBERTa's own code path, offline: byte-level BPE, positions from padding_idx + 1, no token types, GLUE data."""
+    config = compose(
+        "task=rte",
+        "protocol=smoke",
+        f"model.path={tiny_roberta_dir}",
+        f"data.dir={glue_dir}",
+        f"data.cache_dir={tmp_path / 'tokens'}",
+        f"results_dir={tmp_path}",
+    )
+    _, record = train(config)
+    assert record["status"] == "finished" and record["data"]["validation"]["rows"] == 277
+    assert record["config"]["model"]["path"] == tiny_roberta_dir.name

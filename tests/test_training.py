@@ -1,0 +1,344 @@
+"""Optimizer and schedule against closed forms; the loop: what a seed fixes, what stays frozen, what is chosen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TinyFactory, made_up, run_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from symlora.config import Config, TrainConfig
+from symlora.data.batches import epoch_batches
+from symlora.data.tokens import TokenizedSplit
+from symlora.model.build import RunModel, build
+from symlora.norms import adapter_norms
+from symlora.training import loop
+from symlora.training.loop import Diverged, Epoch, Fit, Progress, fit, loss_of, metrics_of, predict, rules_met
+from symlora.training.optimizer import AdamW, linear_schedule
+
+CPU = torch.device("cpu")
+relaxed = settings(deadline=None, max_examples=60)
+LENGTHS = [5, 1, 12, 2, 8, 8, 3, 20, 7, 1, 4]  # 11 rows: the third batch of 4 is short
+LAMBDA = "layer.symlora_lambda.default"
+
+
+def train_config(**values: Any) -> TrainConfig:
+    return TrainConfig(
+        **{"lr": 0.1, "batch_size": 4, "epochs": 1, "warmup_ratio": 0.0, "weight_decay": 0.1, "max_grad_norm": 1.0}
+        | values
+    )
+
+
+def parameters(*names: str) -> list[tuple[str, nn.Parameter]]:
+    generator = torch.Generator().manual_seed(0)
+    return [(name, nn.Parameter(torch.randn(3, generator=generator))) for name in names]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_adamw_is_torchs_where_there_is_no_lambda(decay: float) -> None:
+    """torch's unfused AdamW, one parameter at a time, decay only where the Trainer has it."""
+    decayed = ("dense.weight", "layer.symlora_Q.default", "q.lora_A.default.weight", "layer.symlora_diag.default")
+    undecayed = ("dense.bias", "LayerNorm.weight", "sa_layer_norm.weight", "mlp_norm.weight", "norm.bias")
+    own = parameters(*decayed, *undecayed)
+    references = [(name, nn.Parameter(value.detach().clone())) for name, value in own]
+    train = train_config(weight_decay=decay)
+    optimizer = AdamW(own, train, "one")
+    stock = [
+        torch.optim.AdamW([value], lr=train.lr, weight_decay=0.0 if name in undecayed else decay, fused=False)
+        for name, value in references
+    ]
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(5):
+        for (_, value), (_, reference) in zip(own, references, strict=True):
+            value.grad = torch.randn(3, generator=generator)
+            reference.grad = value.grad.clone()
+        optimizer.step()
+        for one in stock:
+            one.step()
+    for (name, value), (_, reference) in zip(own, references, strict=True):
+        torch.testing.assert_close(value, reference, rtol=1e-6, atol=1e-7, msg=name)
+
+
+@relaxed
+@given(
+    decay=st.floats(0.0, 0.5),
+    lr=st.floats(1e-4, 0.5),
+    steps=st.integers(2, 30),
+    start=st.floats(-3.0, 3.0),
+    warmup=st.floats(0.0, 1.0),
+)
+def test_decay_of_lambda_without_gradient(decay: float, lr: float, steps: int, start: float, warmup: float) -> None:
+    """none: still. zero: λ_0 Π(1 - lr_t·wd). one: 1 + (λ_0 - 1) Π(1 - lr_t·wd). To first order exp(-wd Σ lr_t)."""
+    train = train_config(lr=lr, weight_decay=decay, warmup_ratio=warmup)
+    for rule in ("none", "zero", "one"):
+        scale, other = nn.Parameter(torch.full((1,), start)), nn.Parameter(torch.full((1,), start))
+        optimizer = AdamW([(LAMBDA, scale), ("dense.weight", other)], train, rule)
+        schedule = linear_schedule(optimizer, train, steps)
+        product, total = 1.0, 0.0
+        for _ in range(steps):
+            lr_now = float(schedule.get_last_lr()[0])
+            scale.grad, other.grad = torch.zeros(1), torch.zeros(1)
+            optimizer.step()
+            schedule.step()
+            product *= 1.0 - lr_now * decay
+            total += lr_now
+        wanted = {"none": start, "zero": start * product, "one": 1.0 + (start - 1.0) * product}[rule]
+        assert float(scale.detach()) == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+        assert float(other.detach()) == pytest.approx(start * product, rel=1e-5, abs=1e-5)  # the rule is λ's alone
+        assert product == pytest.approx(math.exp(-decay * total), abs=steps * (lr * decay) ** 2 + 1e-9)
+
+
+def test_long_decay_empties_or_restores_the_layer() -> None:
+    train = train_config(lr=0.5, weight_decay=0.5)
+    ends = {}
+    for rule in ("none", "zero", "one"):
+        scale = nn.Parameter(torch.full((1,), -2.0))
+        optimizer = AdamW([(LAMBDA, scale)], train, rule)
+        for _ in range(200):
+            scale.grad = torch.zeros(1)
+            optimizer.step()
+        ends[rule] = float(scale.detach())
+    assert ends == pytest.approx({"none": -2.0, "zero": 0.0, "one": 1.0}, abs=1e-6)
+
+
+@relaxed
+@given(steps=st.integers(1, 300), ratio=st.floats(0.0, 1.0))
+def test_schedule_is_linear_up_and_linear_down(steps: int, ratio: float) -> None:
+    train = train_config(lr=2.0, warmup_ratio=ratio)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=train.lr)
+    schedule = linear_schedule(optimizer, train, steps)
+    warm = math.ceil(ratio * steps)
+    for step in range(steps + 1):
+        wanted = 2.0 * step / warm if step < warm else 2.0 * (steps - step) / max(1, steps - warm)
+        assert schedule.get_last_lr()[0] == pytest.approx(wanted, abs=1e-12)
+        optimizer.step()
+        schedule.step()
+
+
+def data_of(scores: bool = False, held_out: bool = False, validation: str = "validation") -> dict[str, TokenizedSplit]:
+    data = {"train": made_up(LENGTHS, scores=scores), validation: made_up(LENGTHS[::-1], seed=1, scores=scores)}
+    return data | ({"held_out": made_up(LENGTHS[:6], seed=2, scores=scores)} if held_out else {})
+
+
+Run = tuple[Fit, RunModel, list[list[int]], list[float]]
+
+
+def trained(config: Config, data: dict[str, TokenizedSplit] | None = None, precision: str = "fp32") -> Run:
+    """A run with the rows of each training batch and the loss of each step."""
+    run_model = build(config, CPU, precision)
+    rows: list[list[int]] = []
+    losses: list[float] = []
+
+    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if module.training:
+            rows.append(args[0].rows.tolist())
+
+    run_model.encoder.register_forward_pre_hook(note)
+    result = fit(config, data or data_of(), run_model, on_step=lambda progress: losses.append(progress.loss))
+    return result, run_model, rows, losses
+
+
+def identical(a: Run, b: Run) -> bool:
+    (first, _, _, losses), (second, _, _, others) = a, b
+    assert first.state["last"].keys() == second.state["last"].keys()
+    same_state = all(torch.equal(first.state["last"][name], value) for name, value in second.state["last"].items())
+    same_logits = all(
+        np.array_equal(first.logits["last"][name], value) for name, value in second.logits["last"].items()
+    )
+    assert same_state == same_logits == (losses == others)
+    return same_state
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", ["symlora", "lora"])
+def test_a_seed_fixes_every_bit(method: str, precision: str, tiny: TinyFactory) -> None:
+    """With dropout at its default 0.1, and whatever else drew from torch's global generator."""
+    config = run_config(tiny("bert"), method, seed=3, epochs=2)
+    torch.manual_seed(1)
+    first = trained(config, precision=precision)
+    torch.manual_seed(2)
+    assert identical(first, trained(config, precision=precision))
+    assert not identical(first, trained(run_config(tiny("bert"), method, seed=4, epochs=2), precision=precision))
+
+
+def test_a_seed_gives_every_method_the_same_batches(tiny: TinyFactory) -> None:
+    batches = {
+        method: trained(run_config(tiny("roberta"), method, seed=5, epochs=2))[2]
+        for method in ("symlora", "lora", "head", "full")
+    }
+    first = batches["symlora"]
+    assert all(rows == first for rows in batches.values())
+    assert [len(rows) for rows in first] == [4, 4, 3] * 2
+    assert sorted(sum(first[:3], [])) == sorted(sum(first[3:], [])) == list(range(11)) != sum(first[:3], [])
+    assert first[:3] != first[3:]
+    assert trained(run_config(tiny("roberta"), seed=6, epochs=2))[2] != first
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", ["symlora", "lora", "head"])
+def test_frozen_weights_keep_every_bit(method: str, precision: str, tiny: TinyFactory) -> None:
+    config = run_config(tiny("bert"), method, lr=0.01, epochs=2)
+    start = dict(build(config, CPU, precision).encoder.named_parameters())
+    _, run_model, _, _ = trained(config, precision=precision)
+    moved = {name for name, value in run_model.encoder.named_parameters() if not torch.equal(value, start[name])}
+    assert moved == {name for name, _ in run_model.trainable()}  # and all that trains did move
+    assert len(moved) < len(start)
+
+
+def test_lambda_decay_in_a_run(tiny: TinyFactory) -> None:
+    """`zero` drags λ down; `one` keeps it nearer to 1 than no decay does."""
+    found = {}
+    for rule in ("none", "zero", "one"):
+        config = run_config(tiny("bert"), lr=0.02, weight_decay=5.0, epochs=3)
+        config.method.lambda_decay = rule
+        found[rule] = [row["lambda"] for row in adapter_norms(trained(config)[1])]
+    assert max(found["zero"]) < min(found["one"]) and max(found["zero"]) < 0.9
+    assert sum(abs(x - 1) for x in found["one"]) < sum(abs(x - 1) for x in found["none"])
+
+
+def test_two_steps_by_hand(tiny: TinyFactory) -> None:
+    """Loss, clipping, AdamW and schedule of two steps, written out with stock torch."""
+    folder = tiny("roberta", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    config = run_config(folder, "lora", batch_size=6, max_grad_norm=0.05, warmup_ratio=0.5, weight_decay=0.0)
+    result, run_model, rows, losses = trained(config)
+    reference = build(config, CPU, "fp32")
+    reference.encoder.train()
+    weights = [value for _, value in reference.trainable()]
+    optimizer = torch.optim.AdamW(weights, lr=0.0, weight_decay=0.0)
+    for step, batch in enumerate(epoch_batches(data_of()["train"], 6, config.seed, 0)):
+        loss = nn.functional.cross_entropy(reference.encoder(batch), batch.labels)
+        assert float(loss.detach()) == pytest.approx(losses[step], rel=1e-6)
+        grads = torch.autograd.grad(loss, weights)
+        norm = float(torch.stack([grad.square().sum() for grad in grads]).sum().sqrt())
+        assert norm > 0.05  # so that clipping is at work
+        for weight, grad in zip(weights, grads, strict=True):
+            weight.grad = grad * (0.05 / norm)
+        optimizer.param_groups[0]["lr"] = [0.0, config.train.lr][step]  # one warm-up step, then the peak
+        optimizer.step()
+    for name, value in reference.state().items():
+        torch.testing.assert_close(result.state["last"][name], value, rtol=1e-4, atol=1e-6)
+    assert result.epochs[0].train_loss == pytest.approx((6 * losses[0] + 5 * losses[1]) / 11)
+    assert result.tokens == sum(LENGTHS)
+
+
+def epoch(number: int, **scores: float) -> Epoch:
+    return Epoch(number, 0.0, {split: {"accuracy": score} for split, score in scores.items()}, 0.0)
+
+
+values = st.one_of(st.sampled_from([0.0, 0.5, 1.0, math.nan]), st.floats(-1.0, 1.0))
+
+
+@pytest.fixture(scope="module")
+def rte(tiny: TinyFactory) -> Config:
+    return run_config(tiny("bert"))
+
+
+@relaxed
+@given(scores=st.lists(st.tuples(values, values), min_size=1, max_size=12))
+def test_rules_take_the_first_best_epoch(rte: Config, scores: list[tuple[float, float]]) -> None:
+    """NaN never wins, unless there is nothing else: then the first epoch stands."""
+    epochs: list[Epoch] = []
+    chosen: dict[str, int] = {}
+    for number, (validation, held_out) in enumerate(scores, 1):
+        epochs.append(epoch(number, validation=validation, held_out=held_out))
+        chosen |= dict.fromkeys(rules_met(epochs, rte), number)
+    wanted = {"last": len(scores)}
+    for place, rule in enumerate(("best", "held_out")):
+        column = np.array([score[place] for score in scores])
+        wanted[rule] = 1 if np.isnan(column).all() else int(np.nanargmax(column)) + 1
+    assert chosen == wanted
+
+
+def test_without_a_slice_there_is_no_held_out_rule(rte: Config) -> None:
+    assert rules_met([epoch(1, validation=0.5)], rte) == ["last", "best"]
+
+
+def test_each_rule_keeps_its_epochs_model(tiny: TinyFactory) -> None:
+    config = run_config(tiny("bert"), lr=0.01, epochs=5)
+    states: list[dict[str, Tensor]] = []
+    data, run_model = data_of(held_out=True), build(config, CPU, "fp32")
+    seen: list[Progress] = []
+    result = fit(config, data, run_model, seen.append, lambda epoch: states.append(run_model.state()))
+    assert set(result.chosen) == {"best", "last", "held_out"}
+    for rule, number in result.chosen.items():
+        assert all(torch.equal(value, states[number - 1][name]) for name, value in result.state[rule].items())
+        run_model.load_state(result.state[rule])
+        for split in ("validation", "held_out"):
+            assert np.array_equal(predict(run_model.encoder, data[split]), result.logits[rule][split])
+            again = metrics_of(config, result.logits[rule][split], data[split].labels)
+            assert again == result.epochs[number - 1].metrics[split]
+    assert [(p.epoch, p.step, p.steps) for p in seen] == [(s // 3 + 1, s + 1, 15) for s in range(15)]
+    assert [p.score for p in seen[::3]] == [None, *(e.metrics["validation"]["accuracy"] for e in result.epochs[:-1])]
+
+
+def test_divergence_is_an_error(tiny: TinyFactory) -> None:
+    with pytest.raises(Diverged, match=r"step \d+ of 15 .*train.lr"):
+        trained(run_config(tiny("bert"), lr=1e30, epochs=5))
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny: TinyFactory) -> Any:
+    return build(run_config(tiny("bert"), "head"), CPU, "fp32").encoder
+
+
+@relaxed
+@given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=20), max_tokens=st.integers(1, 90))
+def test_predictions_stand_in_the_splits_order(encoder: Any, lengths: list[int], max_tokens: int) -> None:
+    split = made_up(lengths)
+    logits = predict(encoder, split, max_tokens)
+    assert logits.dtype == np.float32 and logits.shape == (len(lengths), 2)
+    np.testing.assert_allclose(logits, predict(encoder, split), atol=1e-5)
+    row = len(lengths) // 2
+    start, stop = split.offsets[row : row + 2]
+    alone = replace(
+        split, input_ids=split.input_ids[start:stop], offsets=np.array([0, stop - start]), labels=split.labels[:1],
+        idx=split.idx[:1],
+    )  # fmt: skip
+    np.testing.assert_allclose(logits[row : row + 1], predict(encoder, alone), atol=1e-5)
+    assert not encoder.training
+
+
+def test_losses_in_closed_form() -> None:
+    logits = torch.tensor([[1.0, 3.0, 0.0], [0.5, 0.0, -2.0]])
+    wanted = -math.log(math.exp(3) / (math.e + math.exp(3) + 1)) - math.log(
+        math.exp(-2) / (math.exp(0.5) + 1 + math.exp(-2))
+    )
+    assert float(loss_of(logits, torch.tensor([1, 2]))) == pytest.approx(wanted / 2)
+    assert float(loss_of(torch.tensor([[1.0], [4.0]]), torch.tensor([3.0, 3.5]))) == pytest.approx((4 + 0.25) / 2)
+
+
+def test_predictions_and_metrics(rte: Config, tiny: TinyFactory) -> None:
+    logits = np.array([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0]], np.float32)
+    assert loop.predictions_of(logits, regression=False).tolist() == [1, 0, 1]
+    assert loop.predictions_of(logits[:, 1:], regression=True).tolist() == [1.0, 1.0, 3.0]
+    assert metrics_of(rte, logits, np.array([1, 1, 1])) == {"accuracy": pytest.approx(2 / 3)}
+    logits[0, 0] = np.nan
+    assert math.isnan(metrics_of(rte, logits, np.array([1, 1, 1]))["accuracy"])
+    stsb = run_config(tiny("bert"), task="stsb")
+    scores = metrics_of(stsb, np.array([[1.0], [2.0], [4.0]], np.float32), np.array([1.0, 2.0, 4.0], np.float32))
+    assert scores == {"pearson": pytest.approx(1.0), "spearmanr": pytest.approx(1.0)}
+
+
+@pytest.mark.parametrize(("method", "lr"), [("symlora", 0.02), ("lora", 0.02), ("head", 0.02), ("full", 3e-3)])
+@pytest.mark.parametrize("task", ["rte", "stsb"])
+def test_loss_falls_on_what_can_be_learnt(task: str, method: str, lr: float, tiny: TinyFactory) -> None:
+    """Rows of four different tokens; the first one says the class, or the score."""
+    generator = np.random.default_rng(0)
+    split = made_up(generator.integers(1, 6, 64).tolist(), scores=task == "stsb")
+    split = replace(split, input_ids=generator.choice([10, 40, 70, 100], len(split.input_ids)).astype(np.uint16))
+    first = split.input_ids[split.offsets[:-1]]
+    labels: Any = (first / 20).astype(np.float32) if task == "stsb" else (first > 60).astype(np.int64)
+    split = replace(split, labels=labels)
+    folder = tiny("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    config = run_config(folder, method, task, lr=lr, epochs=15, batch_size=8)
+    epochs = trained(config, {"train": split, "validation": split})[0].epochs
+    assert epochs[-1].train_loss < 0.5 * epochs[0].train_loss
+    least = 0.7 if method == "head" else 0.9  # a random encoder, frozen, gives the head little to go by
+    assert epochs[-1].metrics["validation"][config.task.score] > least
