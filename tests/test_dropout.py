@@ -169,3 +169,13 @@ def test_each_dropout_of_the_model_is_at_work(kind: str, where: str, tiny: TinyF
         run_model.encoder.eval()
         assert torch.equal(run_model.encoder(batch), run_model.encoder(batch))
         assert float((run_model.encoder(batch) - first).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["roberta", "mpnet", "distilbert"])
+def test_model_dropout_sets_all_but_the_adapters(kind: str, tiny: TinyFactory) -> None:
+    config = run_config(tiny(kind), model_dropout=0.4)
+    config.method.peft_config["dropout"] = 0.25
+    modules = build(config, CPU, "fp32").encoder.named_modules()
+    rates = {name: module.p for name, module in modules if isinstance(module, Dropout)}
+    assert set(rates.values()) == {0.25, 0.4}
+    assert {name for name, p in rates.items() if p == 0.25} == {name for name in rates if name.endswith(".default")}

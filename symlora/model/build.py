@@ -95,6 +95,7 @@ class RunModel:
         """Writes what is trained: a PEFT adapter, the head's tensors alone, or the whole model; always safetensors."""
         if self.peft is not None:
             self.peft.save_pretrained(folder, safe_serialization=True)
+            (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, every field "More Information Needed"
         elif self.method.trains == "head":
             from safetensors.torch import save_file
 
@@ -116,7 +117,9 @@ def build(config: Config, device: torch.device, precision: str) -> RunModel:
         SymloraError: The encoder cannot be found or loaded, the adapter does not fit it, or `init_from` does not fit.
     """
     source = find(config.model)
-    model = load_classifier(source, config)
+    # For encoders that do not run flat: scaled_dot_product_attention in bf16 is slow on a CPU (symlora.model.attention).
+    slow_sdpa = device.type == "cpu" and precision == "bf16"
+    model = load_classifier(source, config, "eager" if slow_sdpa else None)
     generators = {device.type: torch_generator(config.seed, "dropout", device=device)}
     if config.train.model_dropout is not None:
         set_dropout(model, config.train.model_dropout)
@@ -142,7 +145,7 @@ def build(config: Config, device: torch.device, precision: str) -> RunModel:
     return run_model
 
 
-def load_classifier(source: ModelSource, config: Config) -> Any:
+def load_classifier(source: ModelSource, config: Config, attention_unless_flat: str | None = None) -> Any:
     """A sequence classifier with pre-trained encoder weights and a head drawn from the run's seed, in float32.
 
     Raises:
@@ -172,7 +175,7 @@ def load_classifier(source: ModelSource, config: Config) -> Any:
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # a head for another number of classes is drawn anew
-                **({"attn_implementation": attention.NAME} if flat else {}),
+                attn_implementation=attention.NAME if flat else attention_unless_flat,
                 **source.arguments,
             )
     except Exception as error:  # OSError, ValueError, RuntimeError, safetensors' own: all mean "not loadable"
@@ -186,6 +189,9 @@ def load_classifier(source: ModelSource, config: Config) -> Any:
             f"missing or of another shape, for example {foreign[0]}."
         )
     _draw(model, missing, torch_generator(config.seed, "head"))
+    # PEFT writes this into the adapter's files, where a folder of this machine has no place.
+    folder = Path(config.model.path).name if config.model.path else None
+    model.name_or_path = model.config._name_or_path = folder or config.model.hub or config.model.name
     return model
 
 
