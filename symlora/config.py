@@ -84,8 +84,8 @@ class ModelConfig:
         name: How the model is called in the results folder.
         hub: Name on the Hugging Face hub.
         revision: Its pinned commit.
-        package: A Python package that carries the model (no hub needed).
-        path: A folder with config.json, model.safetensors and the tokenizer; wins over `package` and `hub`.
+        package: A Python package that carries the same model; wins over `hub` where it is installed.
+        path: A folder with config.json, model.safetensors and the tokenizer; wins over both.
         note: A sentence that must stand beside this model's scores.
     """
 
@@ -215,6 +215,7 @@ ConfigStore.instance().store(name="schema", node=Config)
 # What says where and how to run, not what: two configurations that differ only here are the same run.
 _NOT_IDENTITY = ("seed", "logger", "device", "results_dir", "force", "progress", "predict_test")
 _NOT_IDENTITY_DATA = ("dir", "cache_dir")
+_NOT_IDENTITY_MODEL = ("package", "note")
 
 
 def resolve(cfg: Any) -> Config:
@@ -319,6 +320,9 @@ def identity(config: Config) -> dict[str, Any]:
         del content[key]
     for key in _NOT_IDENTITY_DATA:
         del content["data"][key]
+    for key in _NOT_IDENTITY_MODEL:
+        del content["model"][key]
+    content["task"] = config.task.name  # its facts are the data's, which are checked; its metrics choose nothing
     if config.data.source != "demo":
         del content["data"]["demo_rows"]
     return content

@@ -128,7 +128,7 @@ def _described(split: Split, tokens: TokenizedSplit) -> dict[str, Any]:
 def _scores(config: Config, result: Fit) -> dict[str, Any]:
     """What run.json says of the scores: every epoch, and validation at the epoch that each rule takes."""
     epochs = [vars(epoch) for epoch in result.epochs]
-    selections = {
+    selections: dict[str, Any] = {
         rule: {"epoch": number, "metrics": result.epochs[number - 1].metrics}
         for rule, number in sorted(result.chosen.items())
     }

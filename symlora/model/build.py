@@ -270,7 +270,7 @@ def initialise_from(run_model: RunModel, folder: Path) -> None:
     The output layer of the head is not carried over: its classes are another task's (MNLI has three, RTE two).
 
     Raises:
-        SymloraError: No adapter there, or one of another method, rank or encoder.
+        SymloraError: No adapter there, or one of another method, rank, alpha or encoder.
     """
     from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
@@ -278,10 +278,11 @@ def initialise_from(run_model: RunModel, folder: Path) -> None:
         raise SymloraError(
             f"init_from={folder}: method={run_model.method.name} has no adapter to start from; use symlora or lora."
         )
-    candidates = [path for path in (folder / "adapter", folder) if (path / "adapter_config.json").is_file()]
+    files = ("adapter_config.json", "adapter_model.safetensors")  # PEFT would also take pickled weights; we do not
+    candidates = [p for p in (folder / "adapter", folder) if all((p / file).is_file() for file in files)]
     if not candidates:
         raise SymloraError(
-            f"init_from={folder}: no adapter_config.json there. Give a finished run's folder or a PEFT adapter's."
+            f"init_from={folder}: {' and '.join(files)} are not there. Give a finished run's folder or a PEFT adapter's."
         )
     own = run_model.peft.peft_config["default"]
     try:
@@ -295,6 +296,12 @@ def initialise_from(run_model: RunModel, folder: Path) -> None:
         raise SymloraError(
             f"init_from={candidates[0]} is a {theirs.peft_type} adapter; this run trains {own.peft_type}."
         )
+    for key in ("alpha", "lora_alpha", "use_rslora"):
+        if getattr(theirs, key, None) != getattr(own, key, None):  # the same weights would make another ΔW
+            raise SymloraError(
+                f"init_from={candidates[0]} has {key}={getattr(theirs, key)}, this run {getattr(own, key)}. "
+                f"Set method.peft_config.{key}={getattr(theirs, key)}."
+            )
     # PEFT wants every tensor of the saved format, so the output layer's are this run's own.
     start = get_peft_model_state_dict(run_model.peft, save_embedding_layers=False)
     output = tuple(f".{output_layer(run_model.encoder.model)}.{kind}" for kind in ("weight", "bias"))

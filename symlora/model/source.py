@@ -42,10 +42,11 @@ def find(model: ModelConfig) -> ModelSource:
         return ModelSource(str(_checked(Path(model.path), "model.path")), None)
     if model.package is not None:
         spec = importlib.util.find_spec(model.package)  # finds it without importing it
-        if spec is None or not spec.submodule_search_locations:
+        if spec is not None and spec.submodule_search_locations:
+            return ModelSource(str(_checked(Path(spec.submodule_search_locations[0]) / "model", model.package)), None)
+        if model.hub is None:
             name = model.package.replace("_", "-")
             raise SymloraError(f"model={model.name} needs the Python package {name}: pip install {name}")
-        return ModelSource(str(_checked(Path(spec.submodule_search_locations[0]) / "model", model.package)), None)
     if model.hub is None:
         raise SymloraError(f"model={model.name} has no hub name, package or path. {OFFLINE_HELP}")
     return ModelSource(model.hub, model.revision)

@@ -96,7 +96,7 @@ def fit(
         on_epoch: Called after every epoch.
 
     Raises:
-        Diverged: The loss became NaN or infinite.
+        Diverged: The loss or the model's output became NaN or infinite.
     """
     train = data["train"]
     scored = [name for name in data if name != "train"]
@@ -130,6 +130,8 @@ def fit(
             on_step(Progress(number, step, steps, value, score))
         result.train_seconds += time.perf_counter() - started
         logits = {name: predict(model.encoder, data[name]) for name in scored}
+        if not all(np.isfinite(values).all() for values in logits.values()):  # the last step's update shows only here
+            raise Diverged(f"the model's output is not finite after epoch {number}; try a smaller train.lr")
         metrics = {name: metrics_of(config, logits[name], data[name].labels) for name in scored}
         epoch = Epoch(number, losses / len(train), metrics, time.perf_counter() - started)
         result.epochs.append(epoch)
@@ -184,7 +186,5 @@ def predictions_of(logits: Logits, *, regression: bool) -> npt.NDArray[np.int64]
 def metrics_of(
     config: Config, logits: Logits, labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
 ) -> dict[str, float]:
-    """The task's metrics; all NaN when a prediction is not finite."""
-    if not np.isfinite(logits).all():
-        return dict.fromkeys(config.task.metrics, math.nan)
+    """The task's metrics of these logits."""
     return compute(config.task.metrics, predictions_of(logits, regression=not config.task.labels), labels)
