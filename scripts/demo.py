@@ -30,9 +30,8 @@ def main() -> None:
         print(f"  {task}: {rule}", flush=True)
     records = demo.run_all(jobs, arguments.workers)
     print(f"\n{demo.table(records)}\n")
-    print(
-        f"{len(records)} runs, {time.perf_counter() - started:.0f} s; one folder each in {arguments.results_dir}\n{NEXT}"
-    )
+    seconds = time.perf_counter() - started
+    print(f"{len(records)} runs, {seconds:.0f} s; one folder each in {arguments.results_dir}\n{NEXT}")
     if any(record["status"] != "finished" for record in records):
         sys.exit(1)
 

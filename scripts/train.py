@@ -20,12 +20,12 @@ def main(cfg: DictConfig) -> float | None:
         )  # torch and transformers: seconds that --help and a typing error need not wait
         from symlora.run import run
 
-        _, record = run(config, Reporter(config))
+        folder, record = run(config, Reporter(config))
     except SymloraError as error:
         # Hydra prints this kind without a traceback, and goes on with the other jobs of a multirun.
         raise CompactHydraException(f"error: {error}") from None
     if record["status"] == "failed":
-        raise CompactHydraException(f"error: the run failed: {record['error']}")
+        raise CompactHydraException(f"error: the run failed: {record['error']} (traceback in {folder}/run.json)")
     value: float | None = record["score"]["value"]
     return value
 

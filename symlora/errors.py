@@ -1,4 +1,9 @@
-"""The one error that a user is meant to read."""
+"""The one error that a user is meant to read, and the advice that several of them share."""
+
+OFFLINE_HELP = (
+    "Two things work without a hub: `make demo`, and GLUE's files in a folder with an encoder in a package or a "
+    'folder: GLUE_DIR=<folder> make glue TASK=... with MODEL=minilm or ARGS="model.path=<folder>".'
+)
 
 
 class SymloraError(Exception):

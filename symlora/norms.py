@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
@@ -65,7 +66,7 @@ def _update(layer: Any, adapter: str) -> Tensor:
     return delta.detach()
 
 
-def symmetry(delta: Tensor) -> dict[str, Any]:
+def symmetry(delta: Float[Tensor, "rows columns"]) -> dict[str, Any]:
     """How symmetric a square matrix is, and the signs of its symmetric part's eigenvalues."""
     energy = float(delta.square().sum())
     if delta.shape[0] != delta.shape[1] or energy == 0.0:

@@ -116,7 +116,9 @@ def writing(folder: Path) -> Iterator[Path]:
 
 
 def _publish(work: Path, folder: Path) -> None:
-    """Renames work to folder. An unfinished run or one that was run again by force makes way; it is removed last."""
+    """Renames work to folder. What stands there makes way and is removed last; but no failure replaces a finished run."""
+    if is_finished(folder) and not is_finished(work):
+        return
     old = folder.with_name(f".{folder.name}.old.{os.getpid()}")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

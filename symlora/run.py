@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from symlora import results
 from symlora.config import Config, config_hash
 from symlora.data.splits import Split, holdout, load_splits
@@ -16,7 +18,7 @@ from symlora.model.source import find, load_tokenizer, weights_sha256
 from symlora.norms import adapter_norms
 from symlora.provenance import EnergyMeter, peak_memory_bytes, provenance
 from symlora.reporter import Reporter
-from symlora.training.loop import HELD_OUT, Diverged, Fit, fit, predict, predictions_of
+from symlora.training.loop import HELD_OUT, Fit, fit, predict, predictions_of
 
 if TYPE_CHECKING:
     pass
@@ -34,6 +36,8 @@ def run(config: Config, reporter: Reporter) -> tuple[Path, dict[str, Any]]:
 
     Raises:
         SymloraError: Something is wrong with the configuration, the data, the model or the disk; nothing is written.
+
+    Any other error in training leaves a folder whose run.json says `failed`, with the traceback.
     """
     folder = results.run_folder(config)
     if not config.force and results.is_finished(folder):
@@ -44,10 +48,11 @@ def run(config: Config, reporter: Reporter) -> tuple[Path, dict[str, Any]]:
     try:
         with results.writing(folder) as work:
             record = _run(config, work, folder, reporter)
-    except OSError as error:  # a full disk, a folder that went away; torch and transformers raise their own errors
-        raise SymloraError(
-            f"{folder} could not be written ({error.strerror or error}). Free space or set results_dir."
-        ) from error
+    except (OSError, SafetensorError) as error:  # a full disk, a folder that went away
+        reason = getattr(error, "strerror", None) or error
+        raise SymloraError(f"{folder} could not be written ({reason}). Free space or set results_dir.") from error
+    finally:
+        reporter.close()
     reporter.finished(folder, record)
     return folder, record
 
@@ -76,8 +81,14 @@ def _run(config: Config, work: Path, folder: Path, reporter: Reporter) -> dict[s
     energy = EnergyMeter(device)
     try:
         result = fit(config, trained_on, model, reporter.step, reporter.epoch)
-    except Diverged as error:
-        record |= {"status": "failed", "error": f"Diverged: {error}", "traceback": traceback.format_exc()}
+    except SymloraError:
+        raise
+    except Exception as error:  # Diverged, out of memory, a fault of ours: a run that failed is a result too
+        record |= {
+            "status": "failed",
+            "error": f"{type(error).__name__}: {error}",
+            "traceback": traceback.format_exc(),
+        }
     else:
         record |= _scores(config, result)
         write_predictions(work / "predictions.parquet", predictions(config, result, model, tokens))

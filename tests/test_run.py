@@ -1,7 +1,7 @@
 """Whole runs: from a command line to a run folder that is enough to rebuild the scores. About a minute.
 
-The encoders are MiniLM (real weights) on demo sentences and a tiny RoBERTa with random weights; GLUE's own data are used
-where the folder beside the checkout has them.
+The encoders are MiniLM (real weights) on demo sentences, and a tiny RoBERTa with random weights on GLUE data, where the
+folder beside the checkout has them.
 """
 
 import json
@@ -114,6 +114,18 @@ def test_a_diverged_run_is_kept_as_failed_and_tried_again(minilm_dir: Path, tmp_
     before = (folder / "run.json").stat().st_mtime_ns
     train(config)
     assert (folder / "run.json").stat().st_mtime_ns != before
+
+
+def test_no_failure_replaces_a_finished_run(minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, record = train(small(tmp_path, "task=rte"))
+
+    def out_of_memory(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("symlora.run.fit", out_of_memory)
+    _, failed = train(small(tmp_path, "task=rte", "force=true"))
+    assert failed["error"] == "RuntimeError: out of memory" and "Traceback" in failed["traceback"]
+    assert results.read_run(folder) == record and not list(folder.parent.glob(".*"))
 
 
 def test_start_from_another_run(minilm_dir: Path, tmp_path: Path) -> None:

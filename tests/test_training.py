@@ -319,8 +319,6 @@ def test_predictions_and_metrics(rte: Config, tiny: TinyFactory) -> None:
     assert loop.predictions_of(logits, regression=False).tolist() == [1, 0, 1]
     assert loop.predictions_of(logits[:, 1:], regression=True).tolist() == [1.0, 1.0, 3.0]
     assert metrics_of(rte, logits, np.array([1, 1, 1])) == {"accuracy": pytest.approx(2 / 3)}
-    logits[0, 0] = np.nan
-    assert math.isnan(metrics_of(rte, logits, np.array([1, 1, 1]))["accuracy"])
     stsb = run_config(tiny("bert"), task="stsb")
     scores = metrics_of(stsb, np.array([[1.0], [2.0], [4.0]], np.float32), np.array([1.0, 2.0, 4.0], np.float32))
     assert scores == {"pearson": pytest.approx(1.0), "spearmanr": pytest.approx(1.0)}

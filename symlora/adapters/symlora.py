@@ -29,12 +29,15 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from symlora.adapters.base import AdapterConfig, AdapterLayer, AdapterModel
 
 
-def symmetric_update(Q: Tensor, diag: Tensor, scale: float | Tensor = 1.0) -> Tensor:
+def symmetric_update(
+    Q: Float[Tensor, "*batch n r"], diag: Float[Tensor, "*batch r"], scale: float | Tensor = 1.0
+) -> Float[Tensor, "*batch n n"]:
     """scale · Q diag(Λ) Qᵀ: symmetric, of rank at most r.
 
     Args:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from symlora.errors import SymloraError
+from symlora.errors import OFFLINE_HELP, SymloraError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -219,8 +219,7 @@ def _hub_table(task: TaskConfig, data: DataConfig, split: str) -> tuple[str, pa.
         loaded = datasets.load_dataset(data.dataset, task.name, revision=data.revision, split=split)
     except Exception as error:  # network, HTTP, cache and format errors share no base class
         raise SymloraError(
-            f"{where}: could not be loaded from the hub ({type(error).__name__}: {_first_line(error)}). Two things "
-            "work without it: GLUE_DIR=<folder> (or data.dir=<folder>) holding its Parquet files, and `make demo`."
+            f"{where}: could not be loaded from the hub ({type(error).__name__}: {_first_line(error)}). {OFFLINE_HELP}"
         ) from error
     table = loaded.with_format("arrow")[:]
     return where, table.replace_schema_metadata(loaded.features.arrow_schema.metadata)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -56,7 +57,7 @@ class FlatLayout:
     padding: Tensor
 
     @staticmethod
-    def of(lengths: Tensor, dtype: torch.dtype, device: torch.device) -> "FlatLayout":
+    def of(lengths: Int[Tensor, "sentences"], dtype: torch.dtype, device: torch.device) -> "FlatLayout":
         """Lays out sentences of the given lengths (int64 [B], on the CPU)."""
         order = torch.argsort(lengths, stable=True)
         starts = torch.cumsum(lengths, 0) - lengths
@@ -111,16 +112,16 @@ class _Scatter(torch.autograd.Function):
 
 def flat_attention(
     module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    query: Float[Tensor, "1 heads tokens size"],
+    key: Float[Tensor, "1 heads tokens size"],
+    value: Float[Tensor, "1 heads tokens size"],
     attention_mask: Tensor | None,
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
     flat_layout: FlatLayout | None = None,
     **others: Any,
-) -> tuple[Tensor, None]:
+) -> tuple[Float[Tensor, "1 tokens heads size"], None]:
     """Attention within each sentence of a flat batch; the signature is that of `transformers.AttentionInterface`.
 
     Args:

@@ -117,7 +117,7 @@ def build(config: Config, device: torch.device, precision: str) -> RunModel:
         SymloraError: The encoder cannot be found or loaded, the adapter does not fit it, or `init_from` does not fit.
     """
     source = find(config.model)
-    # For encoders that do not run flat: scaled_dot_product_attention in bf16 is slow on a CPU (symlora.model.attention).
+    # For encoders that do not run flat: bf16 sdpa is slow on a CPU (symlora.model.attention).
     slow_sdpa = device.type == "cpu" and precision == "bf16"
     model = load_classifier(source, config, "eager" if slow_sdpa else None)
     generators = {device.type: torch_generator(config.seed, "dropout", device=device)}
@@ -282,7 +282,7 @@ def initialise_from(run_model: RunModel, folder: Path) -> None:
     candidates = [p for p in (folder / "adapter", folder) if all((p / file).is_file() for file in files)]
     if not candidates:
         raise SymloraError(
-            f"init_from={folder}: {' and '.join(files)} are not there. Give a finished run's folder or a PEFT adapter's."
+            f"init_from={folder}: {' and '.join(files)} are not there. Give a finished run's folder or an adapter's."
         )
     own = run_model.peft.peft_config["default"]
     try:

