@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo glue config test lint format lock
+.PHONY: help setup demo glue runs config test lint format lock
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ demo: .venv/.ready ## SymLoRA and LoRA on three demo tasks, 3 seeds: under 3 min
 
 glue: .venv/.ready ## Fine-tune on one GLUE task: TASK= METHOD= MODEL= SEED= ARGS=
 	@$(RUN) scripts/train.py task=$(TASK) method=$(METHOD) model=$(MODEL) protocol=$(PROTOCOL) seed=$(SEED) $(ARGS)
+
+runs: .venv/.ready ## List the runs in results/runs: mean and spread over the seeds
+	@$(RUN) scripts/runs.py
 
 config: .venv/.ready ## Print the configuration that the same `make glue` would run
 	@$(RUN) scripts/train.py task=$(TASK) method=$(METHOD) model=$(MODEL) protocol=$(PROTOCOL) seed=$(SEED) $(ARGS) --cfg job --resolve

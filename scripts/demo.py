@@ -22,6 +22,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from symlora import demo
+    from symlora.summary import table
 
     started = time.perf_counter()
     jobs = demo.jobs(arguments.results_dir)
@@ -29,7 +30,7 @@ def main() -> None:
     for task, rule in demo.rules().items():
         print(f"  {task}: {rule}", flush=True)
     records = demo.run_all(jobs, arguments.workers)
-    print(f"\n{demo.table(records)}\n")
+    print(f"\n{table(records)}\n")
     seconds = time.perf_counter() - started
     print(f"{len(records)} runs, {seconds:.0f} s; one folder each in {arguments.results_dir}\n{NEXT}")
     if any(record["status"] != "finished" for record in records):

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from symlora.config import resolve
 from symlora.errors import SymloraError
+from symlora.hub import go_offline_if_unreachable
 
 
 @hydra.main(config_path="../configs", config_name="config", version_base="1.3")
@@ -15,6 +16,7 @@ def main(cfg: DictConfig) -> float | None:
     """One run. Its score is returned, for Hydra's sweepers."""
     try:
         config = resolve(cfg)
+        go_offline_if_unreachable()
         from symlora.reporter import (
             Reporter,
         )  # torch and transformers: seconds that --help and a typing error need not wait

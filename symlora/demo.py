@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
 
-import numpy as np
-
 from symlora.config import compose
+from symlora.hub import go_offline_if_unreachable
 
 TASKS = ("qnli", "mrpc", "rte")
 METHODS = ("symlora", "lora", "head")
@@ -46,6 +45,7 @@ def run_job(job: Job) -> dict[str, Any]:
     """One run, in a worker process, on one thread: two such processes do more than one with two threads."""
     import torch
 
+    go_offline_if_unreachable()
     from symlora.reporter import Reporter
     from symlora.run import run
 
@@ -93,21 +93,3 @@ def _line(record: dict[str, Any]) -> str:
     config = record["config"]
     score = f"{record['score']['value']:.3f}" if record["status"] == "finished" else record["status"]
     return f"{config['task']['name']:5} {config['method']['name']:8} seed {config['seed']}  {score}"
-
-
-def table(records: Sequence[dict[str, Any]]) -> str:
-    """Scores in points, one line per task and method: mean and standard deviation over the seeds."""
-    lines = [f"{'task':6} {'metric':9} {'method':8} {'adapter':>8} {'trained':>8} {'seeds':>5}   mean     s"]
-    for task in TASKS:
-        for method in METHODS:
-            runs = [
-                r for r in records if (r["config"]["task"]["name"], r["config"]["method"]["name"]) == (task, method)
-            ]
-            good = [100 * r["score"]["value"] for r in runs if r["status"] == "finished"]
-            failed = f"  ({len(runs) - len(good)} failed)" if len(good) < len(runs) else ""
-            mean = f"{np.mean(good):6.1f}" if good else "  none"
-            spread = f"{np.std(good, ddof=1):5.1f}" if len(good) > 1 else "    -"
-            parameters, metric = runs[0]["parameters"], runs[0]["config"]["task"]["score"]
-            counts = f"{parameters['adapter']:>8,} {parameters['total']:>8,} {len(good):>5}"
-            lines.append(f"{task:6} {metric:9} {method:8} {counts} {mean} {spread}{failed}")
-    return "\n".join(lines)

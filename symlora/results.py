@@ -116,7 +116,7 @@ def writing(folder: Path) -> Iterator[Path]:
 
 
 def _publish(work: Path, folder: Path) -> None:
-    """Renames work to folder. What stands there makes way and is removed last; but no failure replaces a finished run."""
+    """Renames work to folder. What stands there is removed last; but no failure replaces a finished run."""
     if is_finished(folder) and not is_finished(work):
         return
     old = folder.with_name(f".{folder.name}.old.{os.getpid()}")
