@@ -141,6 +141,7 @@ def test_start_of_q_is_gaussian_of_the_stated_width() -> None:
         values = layer.symlora_Q["default"].detach().double()
         assert abs(float(values.mean())) < 5 * std / math.sqrt(values.numel())
         assert abs(float(values.std()) / std - 1) < 5 / math.sqrt(2 * values.numel())
+    wrong: Any
     for wrong in (0.0, -1.0, float("nan"), float("inf"), "wide"):
         with pytest.raises(ValueError, match="init_std"):
             SymLoraConfig(init_std=wrong)
@@ -154,7 +155,7 @@ def test_first_adamw_step_changes_the_weight_as_the_docstring_says() -> None:
         (SymLoraConfig(r=r, target_modules=["0"], train_lambda=False), lr * n * 0.25 * math.sqrt(r)),
         (LoraConfig(r=r, lora_alpha=r, target_modules=["0"]), lr * math.sqrt(n * r / 3)),
     ):
-        model = get_peft_model(nn.Sequential(nn.Linear(n, n)), config)
+        model: Any = get_peft_model(nn.Sequential(nn.Linear(n, n)), config)
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=0.0)
         (model(torch.randn(64, n)) * torch.randn(64, n)).sum().backward()
         optimizer.step()

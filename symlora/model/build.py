@@ -94,7 +94,8 @@ class RunModel:
     def save(self, folder: Path) -> None:
         """Writes what is trained: a PEFT adapter, the head's tensors alone, or the whole model; always safetensors."""
         if self.peft is not None:
-            self.peft.save_pretrained(folder, safe_serialization=True)
+            # Embeddings are never trained; left to itself PEFT asks the hub whether the vocabulary grew.
+            self.peft.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
             (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, every field "More Information Needed"
         elif self.method.trains == "head":
             from safetensors.torch import save_file
