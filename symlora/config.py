@@ -121,7 +121,8 @@ class TrainConfig:
     """Hyper-parameters. A protocol sets them all, each with its source.
 
     Attributes:
-        lr: Peak learning rate of AdamW, for adapter and head alike.
+        lr: Peak learning rate of AdamW.
+        head_lr: That of the head; unset, `lr` (as LoRA's scripts have it; FourierFT and VeRA give the head its own).
         batch_size: Sentences (pairs) a step.
         epochs: Passes over the training split.
         warmup_ratio: Share of the steps over which the learning rate rises from 0; then it falls linearly to 0.
@@ -137,6 +138,7 @@ class TrainConfig:
     weight_decay: float = MISSING
     max_grad_norm: float = MISSING
     model_dropout: float | None = None
+    head_lr: float | None = None
 
 
 @dataclass
@@ -280,6 +282,8 @@ def check(config: Config) -> None:
     train, protocol = config.train, config.protocol
     if not 0.0 < train.lr < float("inf"):
         raise SymloraError(f"train.lr={train.lr}: give a learning rate above 0, for example 4e-4.")
+    if train.head_lr is not None and not 0.0 < train.head_lr < float("inf"):
+        raise SymloraError(f"train.head_lr={train.head_lr}: give a learning rate above 0, or null for train.lr.")
     _at_least("train.batch_size", train.batch_size, 1)
     _at_least("train.epochs", train.epochs, 1)
     _at_least("train.weight_decay", train.weight_decay, 0.0)
@@ -322,6 +326,10 @@ def identity(config: Config) -> dict[str, Any]:
         del content["data"][key]
     for key in _NOT_IDENTITY_MODEL:
         del content["model"][key]
+    if (
+        config.train.head_lr is None
+    ):  # a key that came later names a run only when it is set: older runs keep their names
+        del content["train"]["head_lr"]
     content["task"] = config.task.name  # its facts are the data's, which are checked; its metrics choose nothing
     if config.data.source != "demo":
         del content["data"]["demo_rows"]

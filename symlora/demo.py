@@ -15,7 +15,7 @@ from typing import Any
 from symlora.config import compose
 from symlora.hub import go_offline_if_unreachable
 
-TASKS = ("qnli", "mrpc", "rte")
+TASKS = ("mrpc", "qnli", "stsb")
 METHODS = ("symlora", "lora", "head")
 SEEDS = (0, 1, 2)
 

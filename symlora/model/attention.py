@@ -22,6 +22,7 @@ from symlora.model.dropout import Dropout
 
 NAME = "flat"
 GROUPS = 3  # with 16 sentences a batch, more groups save less padding than their operators cost
+GROUP_TOKENS = 48  # one more group for each so many tokens of the longest sentence: short ones are cheap to pad
 SDPA_FROM = 100  # tokens; below it plain matmuls are faster in float32 on a CPU
 
 
@@ -63,7 +64,8 @@ class FlatLayout:
         starts = torch.cumsum(lengths, 0) - lengths
         groups: list[Group] = []
         gather: list[Tensor] = []
-        for members in torch.tensor_split(order, min(GROUPS, len(lengths))):
+        wanted = min(GROUPS, 1 + int(lengths.max()) // GROUP_TOKENS, len(lengths))
+        for members in torch.tensor_split(order, wanted):
             size = int(lengths[members].max())
             column = torch.arange(size)
             real = column < lengths[members, None]

@@ -62,13 +62,17 @@ class RunModel:
         """Names and values of what is trained."""
         return ((name, p) for name, p in self.encoder.named_parameters() if p.requires_grad)
 
+    def in_head(self, name: str) -> bool:
+        """Whether the parameter of this name is the head's."""
+        return any(f".{head}." in f".{name}" for head in head_modules(self.encoder.model))
+
     def counts(self) -> ParameterCounts:
         """How many parameters are trained, and where."""
         kinds = {"adapter": 0, "head": 0, "encoder": 0}
-        heads = tuple(f".{name}." for name in head_modules(self.encoder.model))
         for name, parameter in self.trainable():
-            in_head = any(part in f".{name}" for part in heads)
-            kinds["head" if in_head else "adapter" if self.peft is not None else "encoder"] += parameter.numel()
+            kinds["head" if self.in_head(name) else "adapter" if self.peft is not None else "encoder"] += (
+                parameter.numel()
+            )
         return ParameterCounts(**kinds)
 
     def state(self) -> dict[str, Tensor]:

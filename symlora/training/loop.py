@@ -105,7 +105,7 @@ def fit(
     per_epoch = steps_per_epoch(len(train), config.train.batch_size)
     steps = per_epoch * config.train.epochs
     parameters = [parameter for _, parameter in model.trainable()]
-    optimizer = AdamW(model.trainable(), config.train, config.method.lambda_decay)
+    optimizer = AdamW(model.trainable(), config.train, config.method.lambda_decay, model.in_head)
     schedule = linear_schedule(optimizer, config.train, steps)
     result, step, score = Fit(), 0, None
     for number in range(1, config.train.epochs + 1):

@@ -1,7 +1,7 @@
 """AdamW as LoRA's GLUE scripts use it, with a choice of what weight decay does to SymLoRA's λ."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -22,34 +22,42 @@ class AdamW(torch.optim.AdamW):
 
     Args:
         named: Names and values of what is trained.
-        train: Learning rate and decay; betas and epsilon are torch's (0.9, 0.999, 1e-8), as in the Trainer.
+        train: Learning rates and decay; betas and epsilon are torch's (0.9, 0.999, 1e-8), as in the Trainer.
         lambda_decay: `none`, `zero` or `one`.
+        in_head: Tells from its name whether a parameter is the head's.
     """
 
-    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], train: TrainConfig, lambda_decay: str) -> None:
-        decayed, undecayed, lambdas = [], [], []
+    def __init__(
+        self,
+        named: Iterable[tuple[str, nn.Parameter]],
+        train: TrainConfig,
+        lambda_decay: str,
+        in_head: Callable[[str], bool] = lambda name: False,
+    ) -> None:
+        groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}  # by learning rate, decay and pull toward 1
         for name, parameter in named:
+            lr = train.head_lr if train.head_lr is not None and in_head(name) else train.lr
+            decay = 0.0 if name.endswith(_UNDECAYED) else train.weight_decay
+            toward_one = 0.0
             if _LAMBDA in name:
-                lambdas.append(parameter)
-            elif name.endswith(_UNDECAYED):
-                undecayed.append(parameter)
-            else:
-                decayed.append(parameter)
-        rates = {"none": 0.0, "zero": train.weight_decay, "one": 0.0}
-        groups = [
-            {"params": decayed, "weight_decay": train.weight_decay},
-            {"params": undecayed, "weight_decay": 0.0},
-            {"params": lambdas, "weight_decay": rates[lambda_decay]},
-        ]
-        super().__init__([group for group in groups if group["params"]], lr=train.lr, fused=True)
-        self._toward_one = lambdas if lambda_decay == "one" else []
-        self._rate = train.weight_decay
+                decay = train.weight_decay if lambda_decay == "zero" else 0.0
+                toward_one = train.weight_decay if lambda_decay == "one" else 0.0
+            groups.setdefault((lr, decay, toward_one), []).append(parameter)
+        super().__init__(
+            [
+                {"params": params, "lr": lr, "weight_decay": decay, "toward_one": toward_one}
+                for (lr, decay, toward_one), params in groups.items()
+            ],
+            lr=train.lr,
+            fused=True,
+        )
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step, λ's pull toward 1 first (as AdamW decays before it moves)."""
-        for parameter in self._toward_one:
-            parameter.lerp_(torch.ones_like(parameter), self.param_groups[0]["lr"] * self._rate)
+        for group in self.param_groups:
+            for parameter in group["params"] if group["toward_one"] else []:
+                parameter.lerp_(torch.ones_like(parameter), group["lr"] * group["toward_one"])
         super().step(closure)
 
 
