@@ -25,7 +25,7 @@ help: ## This list
 	@echo '  GLUE_DIR=<folder> make glue ...   takes the data from a folder instead of the hub'
 	@echo '  Defaults: TASK=rte METHOD=symlora MODEL=roberta-base SEED=0, PROTOCOL=paper (short for MODEL=minilm)'
 
-.venv/.ready: requirements.lock pyproject.toml scripts/setup.sh
+.venv/.ready: requirements.lock scripts/setup.sh
 	@bash scripts/setup.sh $(PYTHON)
 
 setup: .venv/.ready ## Build .venv (Python 3.11 to 3.13; PYTHON=<path> chooses)

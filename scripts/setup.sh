@@ -18,14 +18,21 @@ if [ -z "$python" ] || ! "$python" -c "$supported"; then
   exit 1
 fi
 
+# Make goes by dates, which a checkout changes; an environment in use is not rebuilt for that.
+stamp=$("$python" -c 'import hashlib; print(hashlib.sha256(open("requirements.lock", "rb").read()).hexdigest())')
+if [ $# -eq 0 ] && [ "$(cat .venv/.ready 2>/dev/null)" = "$stamp" ]; then
+  echo "$stamp" > .venv/.ready
+  exit 0
+fi
+
 echo "setup: building .venv with $("$python" --version) from requirements.lock (about a minute, once)"
 rm -rf .venv
 "$python" -m venv .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check uv
 if [ -z "${UV_FIND_LINKS:-}" ]; then
   find_links=${PIP_FIND_LINKS:-$(.venv/bin/python -m pip config get global.find-links 2>/dev/null || true)}
-  [ -n "$find_links" ] && export UV_FIND_LINKS=$find_links
+  if [ -n "$find_links" ]; then export UV_FIND_LINKS=$find_links; fi
 fi
 VIRTUAL_ENV=$PWD/.venv .venv/bin/uv pip install --quiet -r requirements.lock
 VIRTUAL_ENV=$PWD/.venv .venv/bin/uv pip install --quiet --no-deps --editable .
-touch .venv/.ready
+echo "$stamp" > .venv/.ready

@@ -1,38 +1,59 @@
 """Trains one adapter on one GLUE task and writes one run folder. `--help` lists every setting."""
 
+import signal
 import sys
+from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from symlora.config import resolve
+from symlora.config import Config, resolve
 from symlora.errors import SymloraError
 from symlora.hub import go_offline_if_unreachable
+from symlora.reporter import Reporter
+from symlora.results import FAILED_FILE, RUN_FILE, finished_record, is_finished, run_folder
+
+
+def train(config: Config) -> dict[str, Any]:
+    """The record of a run, finished before or trained now."""
+    if (record := finished_record(config)) is not None:
+        Reporter(config).skipped(run_folder(config), record)
+        return record
+    go_offline_if_unreachable()
+    from symlora.run import run  # torch, transformers and peft: seconds that no typing error need wait for
+
+    folder, record = run(config, Reporter(config))
+    if record["status"] == "failed":
+        place = folder / (FAILED_FILE if is_finished(folder) else RUN_FILE)
+        raise SymloraError(f"the run failed: {record['error']} (traceback in {place})")
+    return record
 
 
 @hydra.main(config_path="../configs", config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> float | None:
     """One run. Its score is returned, for Hydra's sweepers."""
+    hydra_config = HydraConfig.get()
     try:
-        config = resolve(cfg)
-        go_offline_if_unreachable()
-        from symlora.reporter import (
-            Reporter,
-        )  # torch and transformers: seconds that --help and a typing error need not wait
-        from symlora.run import run
-
-        folder, record = run(config, Reporter(config))
+        score: float | None = train(resolve(cfg))["score"]["value"]
+        return score
     except SymloraError as error:
-        # Hydra prints this kind without a traceback, and goes on with the other jobs of a multirun.
+        if hydra_config.mode != RunMode.MULTIRUN:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+        # The other jobs go on; Hydra repeats the first failure at the end, and exits with 1.
+        print(f"error: {error}  [{' '.join(hydra_config.overrides.task)}]", file=sys.stderr)
         raise CompactHydraException(f"error: {error}") from None
-    if record["status"] == "failed":
-        raise CompactHydraException(f"error: the run failed: {record['error']} (traceback in {folder}/run.json)")
-    value: float | None = record["score"]["value"]
-    return value
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)
     try:
         main()
     except KeyboardInterrupt:

@@ -7,8 +7,10 @@ second.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,7 @@ class ModelConfig:
         package: A Python package that carries the same model; wins over `hub` where it is installed.
         path: A folder with config.json, model.safetensors and the tokenizer; wins over both.
         note: A sentence that must stand beside this model's scores.
+        shape: Values that the encoder's config.json must have, so that no other encoder is filed under this name.
     """
 
     name: str = MISSING
@@ -95,6 +98,7 @@ class ModelConfig:
     package: str | None = None
     path: str | None = None
     note: str = ""
+    shape: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -217,7 +221,7 @@ ConfigStore.instance().store(name="schema", node=Config)
 # What says where and how to run, not what: two configurations that differ only here are the same run.
 _NOT_IDENTITY = ("seed", "logger", "device", "results_dir", "force", "progress", "predict_test")
 _NOT_IDENTITY_DATA = ("dir", "cache_dir")
-_NOT_IDENTITY_MODEL = ("package", "note")
+_NOT_IDENTITY_MODEL = ("package", "note", "shape")
 
 
 def resolve(cfg: Any) -> Config:
@@ -238,6 +242,7 @@ def resolve(cfg: Any) -> Config:
         raise SymloraError(_explain(error)) from None
     assert isinstance(config, Config)
     check(config)
+    _check_facts(config)
     config.protocol.recipe = {}  # its values now stand in `train`; the table of the other tasks is no part of this run
     return config
 
@@ -260,12 +265,29 @@ def compose(*overrides: str) -> Config:
         raise SymloraError(f"{error}{detail}") from error
 
 
+def _check_facts(config: Config) -> None:
+    """A task's metrics and splits decide the score, but are no part of a run's name: they are not settings."""
+    path = CONFIG_DIR / "task" / f"{config.task.name}.yaml"
+    if path.is_file():
+        facts = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(path)))
+        for key, value in vars(facts).items():
+            if getattr(config.task, key) != value:
+                raise SymloraError(
+                    f"task.{key} is a fact of {config.task.name} ({path.name}), not a setting. Leave it, or make a "
+                    "task file of another name in configs/task."
+                )
+
+
 def check(config: Config) -> None:
     """Checks the values that a type alone does not.
 
     Raises:
         SymloraError: A value is out of range or unknown; the message names its key.
     """
+    for group in ("task", "method", "model", "protocol"):
+        name = getattr(config, group).name
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise SymloraError(f"{group}.name={name!r} is part of a path: use letters, digits, dots, - and _.")
     for metric in config.task.metrics:
         _one_of("task.metrics", metric, METRICS)
     _one_of("task.score", config.task.score, tuple(config.task.metrics))
@@ -330,10 +352,27 @@ def identity(config: Config) -> dict[str, Any]:
         config.train.head_lr is None
     ):  # a key that came later names a run only when it is set: older runs keep their names
         del content["train"]["head_lr"]
+    # Files stand for their content, wherever they are.
+    content["model"]["path"] = _digest(config.model.path, "model.safetensors")
+    content["init_from"] = _digest(config.init_from, "adapter/adapter_model.safetensors", "adapter_model.safetensors")
     content["task"] = config.task.name  # its facts are the data's, which are checked; its metrics choose nothing
     if config.data.source != "demo":
         del content["data"]["demo_rows"]
     return content
+
+
+def _digest(folder: str | None, *files: str) -> str | None:
+    """SHA-256 of the first of these files that is there; the folder's own name where none is (loading fails then)."""
+    if folder is None:
+        return None
+    found = [path for path in (Path(folder) / file for file in files) if path.is_file()]
+    return _file_sha256(found[0], found[0].stat().st_mtime_ns) if found else folder
+
+
+@functools.cache
+def _file_sha256(path: Path, changed: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def config_hash(config: Config) -> str:

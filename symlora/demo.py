@@ -66,7 +66,8 @@ def run_all(todo: Sequence[Job], workers: int | None = None) -> list[dict[str, A
     from tqdm import tqdm
 
     os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the workers, and read when they import torch
-    workers = min(workers or len(os.sched_getaffinity(0)), len(todo))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(workers or cores, len(todo))
     terminal = sys.stderr.isatty()
     started = time.perf_counter()
     with ProcessPoolExecutor(max_workers=workers, mp_context=multiprocessing.get_context("spawn")) as pool:

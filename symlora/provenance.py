@@ -91,6 +91,8 @@ def _version(name: str) -> str | None:
 
 def _git(*arguments: str) -> str | None:
     root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():  # installed as a package, perhaps inside some other repository
+        return None
     try:
         result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

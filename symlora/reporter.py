@@ -3,13 +3,13 @@
 import os
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from symlora.config import Config, LoggerConfig, slug
-from symlora.data.tokens import TokenizedSplit
-from symlora.training.loop import Epoch, Progress
+
+if TYPE_CHECKING:  # torch and transformers take seconds, and a finished run is reported without them
+    from symlora.training.loop import Epoch, Progress
 
 PLAIN_EVERY = 30.0  # seconds between two lines within an epoch where there is no terminal
 
@@ -30,10 +30,9 @@ class Reporter:
         self._mirror: _Wandb | None = None
         self._wants_bar = config.progress and sys.stderr.isatty() and not quiet
 
-    def started(
-        self, config: Config, folder: Path, record: dict[str, Any], tokens: Mapping[str, TokenizedSplit]
-    ) -> None:
+    def started(self, folder: Path, record: dict[str, Any]) -> None:
         """Announces the run."""
+        config = self.config
         parameters, data = record["parameters"], record["data"]
         rows = ", ".join(f"{name} {described['rows']:,}" for name, described in data.items())
         cut = data["train"]["truncated_rows"] / data["train"]["rows"]
@@ -50,14 +49,17 @@ class Reporter:
         if config.model.note:
             self._say(f"  note: {config.model.note}")
         if config.logger.name == "wandb":
-            self._mirror = _Wandb(config.logger, config, record)
+            try:
+                self._mirror = _Wandb(config.logger, config, record)
+            except Exception as error:  # no key, no network: the folder is the record, the run goes on
+                self._say(f"  W&B mirrors nothing: {error}")
         if self._wants_bar:
             from tqdm import tqdm
 
             self._bar = tqdm(unit="step", dynamic_ncols=True, leave=False)
         self._started = self._last_line = time.perf_counter()
 
-    def step(self, progress: Progress) -> None:
+    def step(self, progress: "Progress") -> None:
         """After every step."""
         if self._mirror is not None:
             self._mirror.log({"train/loss": progress.loss, "epoch": progress.epoch})
@@ -77,7 +79,7 @@ class Reporter:
                 f"  step {progress.step:,}/{progress.steps:,}  loss {progress.loss:.3f}  about {_clock(left)} left"
             )
 
-    def epoch(self, epoch: Epoch) -> None:
+    def epoch(self, epoch: "Epoch") -> None:
         """After every epoch."""
         scores = "  ".join(
             f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
@@ -101,7 +103,7 @@ class Reporter:
         """The last word on a run."""
         self.close()
         if record["status"] == "failed":
-            self._say(f"  FAILED: {record['error']}; kept in {folder}")
+            self._say(f"  FAILED: {record['error']}")
             return
         for rule, chosen in record["selections"].items():
             values = "  ".join(
@@ -134,9 +136,9 @@ class _Wandb:
     """One W&B run, named after the configuration, so that a repeat is recognised. The key stays with `wandb login`."""
 
     def __init__(self, logger: LoggerConfig, config: Config, record: dict[str, Any]) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")  # read when wandb is imported
         import wandb
 
-        os.environ.setdefault("WANDB_SILENT", "true")
         self._run = wandb.init(
             project=logger.project,
             mode=logger.mode,  # type: ignore[arg-type]  # checked in symlora.config

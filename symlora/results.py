@@ -7,7 +7,7 @@
         norms.parquet        per adapted projection: λ and norms
         adapter/             PEFT format, safetensors (head alone: head.safetensors; full fine-tuning: the model)
 
-The path is a function of the configuration. A run works in a folder beside its own (`.seed-<k>.<process>`) and
+The path is a function of the configuration. A run works in a folder beside its own (`.seed-<k>.<random>`) and
 renames it when it is done, so that a reader never meets half a run. A failed run keeps its folder, with its
 traceback.
 """
@@ -16,6 +16,7 @@ import dataclasses
 import json
 import math
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from symlora.errors import SymloraError
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
+FAILED_FILE = "failed.json"  # a failure of `force=true`, beside the finished run that it did not replace
 
 
 def run_folder(config: Config) -> Path:
@@ -50,6 +52,25 @@ def is_finished(folder: Path) -> bool:
     """Whether a finished run stands there."""
     run = read_run(folder)
     return run is not None and run.get("status") == "finished"
+
+
+def finished_record(config: Config) -> dict[str, Any] | None:
+    """The record of this run if it is finished (with test predictions where they are asked for); else None.
+
+    Raises:
+        SymloraError: What stands in its place is no run folder that could be read, and would be lost.
+    """
+    folder = run_folder(config)
+    if config.force or not folder.exists():
+        return None
+    record = read_run(folder)
+    if record is None:
+        raise SymloraError(
+            f"{folder} exists, but its {RUN_FILE} cannot be read as one of schema {SCHEMA_VERSION}. Move it away, or "
+            "set force=true to replace it."
+        )
+    wanted = record["status"] == "finished" and (record["config"]["predict_test"] or not config.predict_test)
+    return record if wanted else None
 
 
 def scan(results_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -100,9 +121,10 @@ def writing(folder: Path) -> Iterator[Path]:
     Raises:
         SymloraError: The place cannot be written to.
     """
-    work = folder.with_name(f".{folder.name}.{os.getpid()}")
+    work = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    if folder.exists() and not folder.is_dir():
+        raise SymloraError(f"{folder} is a file where a run folder belongs. Move it away, or set results_dir=<folder>.")
     try:
-        shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
     except OSError as error:
         raise SymloraError(
@@ -118,9 +140,9 @@ def writing(folder: Path) -> Iterator[Path]:
 def _publish(work: Path, folder: Path) -> None:
     """Renames work to folder. What stands there is removed last; but no failure replaces a finished run."""
     if is_finished(folder) and not is_finished(work):
+        os.replace(work / RUN_FILE, folder / FAILED_FILE)
         return
-    old = folder.with_name(f".{folder.name}.old.{os.getpid()}")
-    shutil.rmtree(old, ignore_errors=True)
+    old = folder.with_name(f".{folder.name}.old.{secrets.token_hex(4)}")
     if folder.exists():
         os.rename(folder, old)
     os.rename(work, folder)

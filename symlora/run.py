@@ -1,10 +1,11 @@
 """One run from configuration to run folder: data, model, training, record."""
 
+import shutil
 import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -19,9 +20,6 @@ from symlora.norms import adapter_norms
 from symlora.provenance import EnergyMeter, peak_memory_bytes, provenance
 from symlora.reporter import Reporter
 from symlora.training.loop import HELD_OUT, Fit, fit, predict, predictions_of
-
-if TYPE_CHECKING:
-    pass
 
 
 def run(config: Config, reporter: Reporter) -> tuple[Path, dict[str, Any]]:
@@ -40,17 +38,17 @@ def run(config: Config, reporter: Reporter) -> tuple[Path, dict[str, Any]]:
     Any other error in training leaves a folder whose run.json says `failed`, with the traceback.
     """
     folder = results.run_folder(config)
-    if not config.force and results.is_finished(folder):
-        record = results.read_run(folder)
-        assert record is not None
-        reporter.skipped(folder, record)
-        return folder, record
+    finished = results.finished_record(config)
+    if finished is not None:
+        reporter.skipped(folder, finished)
+        return folder, finished
     try:
         with results.writing(folder) as work:
             record = _run(config, work, folder, reporter)
     except (OSError, SafetensorError) as error:  # a full disk, a folder that went away
-        reason = getattr(error, "strerror", None) or error
-        raise SymloraError(f"{folder} could not be written ({reason}). Free space or set results_dir.") from error
+        raise SymloraError(
+            f"{folder} could not be finished: {error}. If the disk is full or read-only, free space or set results_dir."
+        ) from error
     finally:
         reporter.close()
     reporter.finished(folder, record)
@@ -76,12 +74,19 @@ def _run(config: Config, work: Path, folder: Path, reporter: Reporter) -> dict[s
     record["parameters"] = {**vars(model.counts()), "total": model.counts().total}
     record["provenance"]["weights_sha256"] = weights_sha256(source)
     record["data"] = {name: _described(splits[name], tokens[name]) for name in tokens}
-    reporter.started(config, folder, record, tokens)
+    check_vocabulary(config, model, tokens)
+    check_space(work, model)
+    reporter.started(folder, record)
     trained_on = {name: tokens[name] for name in tokens if name not in config.task.test}
     energy = EnergyMeter(device)
     try:
         result = fit(config, trained_on, model, reporter.step, reporter.epoch)
-    except SymloraError:
+        model.load_state(result.state[config.protocol.selection])
+        model.save(work / "adapter")
+        record |= _scores(config, result)
+        write_predictions(work / "predictions.parquet", predictions(config, result, model, tokens))
+        write_norms(work / "norms.parquet", model)
+    except (SymloraError, OSError, SafetensorError):
         raise
     except Exception as error:  # Diverged, out of memory, a fault of ours: a run that failed is a result too
         record |= {
@@ -90,11 +95,6 @@ def _run(config: Config, work: Path, folder: Path, reporter: Reporter) -> dict[s
             "traceback": traceback.format_exc(),
         }
     else:
-        record |= _scores(config, result)
-        write_predictions(work / "predictions.parquet", predictions(config, result, model, tokens))
-        model.load_state(result.state[config.protocol.selection])
-        model.save(work / "adapter")
-        write_norms(work / "norms.parquet", model)
         record["adapter_bytes"] = sum(path.stat().st_size for path in (work / "adapter").glob("*.safetensors"))
         record["status"] = "finished"
         record["cost"] = {
@@ -109,6 +109,34 @@ def _run(config: Config, work: Path, folder: Path, reporter: Reporter) -> dict[s
     return record
 
 
+def check_vocabulary(config: Config, model: RunModel, tokens: Mapping[str, TokenizedSplit]) -> None:
+    """Refuses a tokenizer that gives tokens which the encoder does not have.
+
+    Raises:
+        SymloraError: The tokenizer beside the weights is another model's.
+    """
+    largest = max(int(split.input_ids.max()) for split in tokens.values())
+    size = model.encoder.model.get_input_embeddings().num_embeddings
+    if largest >= size:
+        raise SymloraError(
+            f"model={config.model.name}: its tokenizer gives token {largest}, but the encoder has {size}. The "
+            "tokenizer's files beside the weights are another model's."
+        )
+
+
+def check_space(work: Path, model: RunModel) -> None:
+    """Refuses to train what could not be saved: trained weights in float32, and 16 MiB for the rest.
+
+    Raises:
+        SymloraError: There is less room.
+    """
+    needed = 4 * model.counts().total + 16 * 2**20
+    free = shutil.disk_usage(work).free
+    if free < needed:
+        room = f"{free / 2**20:.0f} MiB left, a run needs {needed / 2**20:.0f}"
+        raise SymloraError(f"{work.parent} has {room}. Free space or set results_dir.")
+
+
 def prepare_data(config: Config) -> tuple[dict[str, Split], dict[str, TokenizedSplit]]:
     """The splits that a run needs, checked, and their tokens.
 
@@ -119,6 +147,11 @@ def prepare_data(config: Config) -> tuple[dict[str, Split], dict[str, TokenizedS
     splits = load_splits(config.task, config.data, names)
     if config.protocol.held_out:
         splits["train"], splits[HELD_OUT] = holdout(splits["train"], config.protocol.held_out)
+        if len(splits[HELD_OUT]) < 10:
+            raise SymloraError(
+                f"protocol.held_out={config.protocol.held_out} sets {len(splits[HELD_OUT])} rows aside: too few to "
+                "choose an epoch with. Give a larger share."
+            )
     tokenizer = load_tokenizer(find(config.model))
     tokens = {
         name: tokenize(split, tokenizer, config.data.max_length, config.data.cache_dir)

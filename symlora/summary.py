@@ -9,7 +9,7 @@ from typing import Any
 
 HEADER = (
     f"{'task':6} {'metric':20} {'method':8} {'lr':>7} {'batch':>5} {'epochs':>6} {'adapter':>8} {'trained':>8} "
-    f"{'seeds':>5} {'mean':>6} {'s':>5} {'seconds':>8}"
+    f"{'seeds':>5} {'mean':>6} {'s':>5} {'seconds':>8}  configuration"
 )
 
 
@@ -51,5 +51,5 @@ def _line(runs: list[dict[str, Any]]) -> str:
     return (
         f"{config['task']['name']:6} {config['task']['score']:20} {config['method']['name']:8} {train['lr']:>7g} "
         f"{train['batch_size']:>5} {train['epochs']:>6} {parameters['adapter']:>8,} {parameters['total']:>8,} "
-        f"{len(scores):>5} {mean} {spread} {seconds}{failed}{undefined}"
+        f"{len(scores):>5} {mean} {spread} {seconds}  {runs[0]['config_hash']}{failed}{undefined}"
     )

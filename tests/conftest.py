@@ -116,7 +116,9 @@ def _random_model(model_type: str, head: bool, seed: int, overrides: dict[str, A
 
 @cache
 def _composed(task: str, method: str) -> Config:
-    return compose(f"task={task}", f"method={method}", "model=minilm", "protocol=short")
+    return compose(
+        f"task={task}", f"method={method}", "model=local", "model.name=tiny", "model.path=tiny", "protocol=short"
+    )
 
 
 def run_config(folder: Path, method: str = "symlora", task: str = "rte", *, seed: int = 0, **train: Any) -> Config:

@@ -105,7 +105,12 @@ def test_run_folder_is_a_function_of_the_configuration() -> None:
         ("method.peft_type=null", "method.peft_type"),
         ("logger.name=tensorboard", "logger.name=tensorboard"),
         ("logger.mode=sometimes", "logger.mode=sometimes"),
-        ("task.score=f1", "task.score=f1"),
+        ("task.score=f1", "task.score"),
+        ("task.validation=[test]", "task.validation is a fact"),
+        ("model.name=../../evil", "model.name"),
+        ("protocol.name=/abs", "protocol.name"),
+        ("train.head_lr=0", "train.head_lr=0.0"),
+        ("train.model_dropout=1", "train.model_dropout=1.0"),
         ("task.name=boolq", "recipe"),
     ],
 )

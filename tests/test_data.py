@@ -379,7 +379,7 @@ def test_holdout_is_fixed_and_does_not_depend_on_the_run() -> None:
     again = holdout(made_split(labels), 0.1)[1]
     # These rows must never change: stored runs were selected on them.
     assert heldout.idx.tolist() == again.idx.tolist() == [9, 12, 24, 33, 99, 108, 138, 177, 216, 237]
-    assert (heldout.name, len(rest)) == ("heldout", 90)
+    assert (heldout.name, len(rest)) == ("held_out", 90)
     assert rest.sha256 != heldout.sha256 != made_split(labels).sha256
     assert len(holdout(made_split(np.linspace(0, 5, 50).astype(np.float32)), 0.1)[1]) == 5
 

@@ -126,6 +126,7 @@ def test_no_failure_replaces_a_finished_run(minilm_dir: Path, tmp_path: Path, mo
     _, failed = train(small(tmp_path, "task=rte", "force=true"))
     assert failed["error"] == "RuntimeError: out of memory" and "Traceback" in failed["traceback"]
     assert results.read_run(folder) == record and not list(folder.parent.glob(".*"))
+    assert json.loads((folder / results.FAILED_FILE).read_text()) == failed
 
 
 def test_start_from_another_run(minilm_dir: Path, tmp_path: Path) -> None:
@@ -157,6 +158,38 @@ def test_unreadable_records_are_not_finished_runs(tmp_path: Path) -> None:
         (folder / "run.json").write_text(text)
         assert not results.is_finished(folder)
     assert list(results.scan(tmp_path)) == []
+
+
+def test_a_folder_that_cannot_be_read_is_not_trained_over(tmp_path: Path) -> None:
+    config = small(tmp_path, "task=rte")
+    folder = results.run_folder(config)
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text('{"schema_version": 99, "status": "finished"}')
+    with pytest.raises(SymloraError, match="schema 1.*force=true"):
+        train(config)
+    assert "99" in (folder / "run.json").read_text()
+
+
+def test_test_predictions_asked_for_later_are_made(minilm_dir: Path, tmp_path: Path) -> None:
+    folder, _ = train(small(tmp_path, "task=rte"))
+    assert "test" not in set(pq.read_table(folder / "predictions.parquet").to_pandas().split)
+    again, _ = train(small(tmp_path, "task=rte", "predict_test=true"))
+    assert again == folder and "test" in set(pq.read_table(folder / "predictions.parquet").to_pandas().split)
+
+
+def test_an_encoder_is_not_filed_under_another_name(minilm_dir: Path, tiny: Any, tmp_path: Path) -> None:
+    config = small(tmp_path, "task=rte")
+    shutil.copytree(tiny("bert"), tmp_path / "bert")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(minilm_dir / file, tmp_path / "bert")
+    config.model.path = str(tmp_path / "bert")
+    with pytest.raises(SymloraError, match="model=local model.name"):
+        train(config)
+
+
+def test_a_held_out_slice_of_a_few_rows_is_refused(minilm_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(SymloraError, match=r"held_out=0.1 sets 5 rows aside"):
+        train(small(tmp_path, "task=rte", "protocol.held_out=0.1"))
 
 
 def test_json_has_no_nan(tmp_path: Path) -> None:
@@ -218,6 +251,8 @@ def test_roberta_path_from_a_folder(tiny_roberta_dir: Path, glue_dir: Path, tmp_
     config = compose(
         "task=rte",
         "protocol=smoke",
+        "model=local",
+        "model.name=tiny-roberta",
         f"model.path={tiny_roberta_dir}",
         f"data.dir={glue_dir}",
         f"data.cache_dir={tmp_path / 'tokens'}",

@@ -74,6 +74,8 @@ class SymLoraConfig(AdapterConfig):
             raise ValueError(
                 f"symlora: init_std must be a finite number above 0 (Q = 0 never moves), got {self.init_std!r}"
             )
+        if not isinstance(self.train_lambda, bool):
+            raise ValueError(f"symlora: train_lambda must be True or False, got {self.train_lambda!r}")
 
     def parameter_count(self, in_features: int, out_features: int) -> int:
         return (in_features + 1) * self.r + int(self.train_lambda)

@@ -104,7 +104,7 @@ def load_splits(task: TaskConfig, data: DataConfig, names: Iterable[str]) -> dic
 
 
 def holdout(split: Split, fraction: float, seed: int = SLICE_SEED) -> tuple[Split, Split]:
-    """Cuts a split in two, (rest, heldout), by rows that depend on its labels, `fraction` and `seed` alone.
+    """Cuts a split in two, (rest, held_out), by rows that depend on its labels, `fraction` and `seed` alone.
 
     Both parts keep file order. Classes are represented in proportion, with at least one row of each on both sides;
     regression rows are drawn uniformly.
@@ -119,9 +119,9 @@ def holdout(split: Split, fraction: float, seed: int = SLICE_SEED) -> tuple[Spli
     """
     if not 0 < fraction < 1:
         raise SymloraError(f"the held-out fraction is {fraction}. Set a number between 0 and 1, such as 0.1.")
-    heldout = _choose(split.labels, round(fraction * len(split)), 1, seed)
-    rest = np.setdiff1d(np.arange(len(split)), heldout)
-    return split.take(rest), split.take(heldout, "held_out")
+    held_out = _choose(split.labels, round(fraction * len(split)), 1, seed)
+    rest = np.setdiff1d(np.arange(len(split)), held_out)
+    return split.take(rest), split.take(held_out, "held_out")
 
 
 def _choose(labels: Labels, count: int, keep: int, seed: int) -> Rows:

@@ -1,6 +1,5 @@
 """Puts a run's model together: pre-trained encoder, head, adapter, precision."""
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from symlora.config import Config, MethodConfig
 from symlora.errors import SymloraError
 from symlora.model import attention
+from symlora.model.adapter import add_adapter, initialise_from
 from symlora.model.dropout import set_dropout, use_own_dropout
 from symlora.model.encoder import FLAT_MODEL_TYPES, Encoder, head_modules
 from symlora.model.source import ModelSource, find, load_failure
@@ -169,10 +169,14 @@ def load_classifier(source: ModelSource, config: Config, attention_unless_flat: 
         if labels:
             hf_config.id2label = dict(enumerate(labels))
             hf_config.label2id = {label: number for number, label in enumerate(labels)}
+        found = {key: getattr(hf_config, key, None) for key in config.model.shape}
+        if found != config.model.shape:
+            raise SymloraError(
+                f"{source.name_or_path} has {found}, but model={config.model.name} is {config.model.shape}. Give it a "
+                f"name of its own: model=local model.name=<name> model.path={source.name_or_path}"
+            )
         flat = hf_config.model_type in FLAT_MODEL_TYPES
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # the head's start is drawn below; nothing else may move the global generator
+        with torch.random.fork_rng(devices=[]):  # the head is drawn below; the global generator must not move
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 source.name_or_path,
                 config=hf_config,
@@ -183,8 +187,15 @@ def load_classifier(source: ModelSource, config: Config, attention_unless_flat: 
                 attn_implementation=attention.NAME if flat else attention_unless_flat,
                 **source.arguments,
             )
+    except SymloraError:
+        raise
     except Exception as error:  # OSError, ValueError, RuntimeError, safetensors' own: all mean "not loadable"
         raise load_failure(source, error) from error
+    if not hasattr(getattr(model, model.base_model_prefix), "embeddings"):
+        raise SymloraError(
+            f"{source.name_or_path} is a {hf_config.model_type}: only encoders in BERT's manner (BERT, RoBERTa, "
+            "ELECTRA, DeBERTa, DistilBERT, MPNet, ModernBERT, ...) can be trained here."
+        )
     missing = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
     heads = head_modules(model)
     foreign = [key for key in missing if not any(f".{name}." in f".{key}" for name in heads)]
@@ -228,113 +239,6 @@ def _train_head_only(model: Any) -> None:
     heads = tuple(f".{name}." for name in head_modules(model))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(part in f".{name}" for part in heads))
-
-
-def add_adapter(model: Any, config: Config) -> Any:
-    """Wraps a classifier into PEFT's model of the configured method; the adapter's start comes from the run's seed.
-
-    Raises:
-        SymloraError: Unknown method or argument, a target that matches nothing, a rank that does not fit.
-    """
-    import peft
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
-    from symlora.adapters.base import QUERY_VALUE
-
-    method = config.method
-    config_class = PEFT_TYPE_TO_CONFIG_MAPPING.get(method.peft_type)  # type: ignore[call-overload]
-    if config_class is None:
-        known = ", ".join(sorted(str(getattr(name, "value", name)) for name in PEFT_TYPE_TO_CONFIG_MAPPING))
-        raise SymloraError(
-            f"method.peft_type={method.peft_type}: PEFT {peft.__version__} has no such method. It has: {known}."
-        )
-    arguments = dict(method.peft_config)
-    if arguments.get("target_modules", "") is None:
-        arguments["target_modules"] = QUERY_VALUE.get(model.config.model_type)  # the same for every method
-    try:
-        peft_config = config_class(task_type="SEQ_CLS", modules_to_save=head_modules(model), **arguments)
-        if peft_config.is_prompt_learning:  # it works in PEFT's outer forward, which flat batches go past
-            raise ValueError(f"{method.peft_type} trains inputs and not layers, which this harness does not run")
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks transformers 5.23 for a name it renames
-            torch.manual_seed(torch_generator(config.seed, "adapter").initial_seed())
-            return peft.get_peft_model(model, peft_config)
-    except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
-        raise SymloraError(
-            f"method={method.name} does not fit model={config.model.name}: {_first_lines(error)}"
-        ) from error
-
-
-def _first_lines(error: Exception) -> str:
-    return " ".join(str(error).split())[:600]
-
-
-def initialise_from(run_model: RunModel, folder: Path) -> None:
-    """Starts adapter and head from another run's (a run folder, or a PEFT adapter folder).
-
-    The output layer of the head is not carried over: its classes are another task's (MNLI has three, RTE two).
-
-    Raises:
-        SymloraError: No adapter there, or one of another method, rank, alpha or encoder.
-    """
-    from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
-
-    if run_model.peft is None:
-        raise SymloraError(
-            f"init_from={folder}: method={run_model.method.name} has no adapter to start from; use symlora or lora."
-        )
-    files = ("adapter_config.json", "adapter_model.safetensors")  # PEFT would also take pickled weights; we do not
-    candidates = [p for p in (folder / "adapter", folder) if all((p / file).is_file() for file in files)]
-    if not candidates:
-        raise SymloraError(
-            f"init_from={folder}: {' and '.join(files)} are not there. Give a finished run's folder or an adapter's."
-        )
-    own = run_model.peft.peft_config["default"]
-    try:
-        theirs = type(own).from_pretrained(str(candidates[0]))
-        weights = load_peft_weights(str(candidates[0]), device="cpu")
-    except Exception as error:  # TypeError for another method's file, safetensors' own error for a truncated one
-        raise SymloraError(
-            f"init_from={candidates[0]}: not a readable {own.peft_type} adapter: {_first_lines(error)}"
-        ) from error
-    if theirs.peft_type != own.peft_type:
-        raise SymloraError(
-            f"init_from={candidates[0]} is a {theirs.peft_type} adapter; this run trains {own.peft_type}."
-        )
-    for key in ("alpha", "lora_alpha", "use_rslora"):
-        if getattr(theirs, key, None) != getattr(own, key, None):  # the same weights would make another ΔW
-            raise SymloraError(
-                f"init_from={candidates[0]} has {key}={getattr(theirs, key)}, this run {getattr(own, key)}. "
-                f"Set method.peft_config.{key}={getattr(theirs, key)}."
-            )
-    # PEFT wants every tensor of the saved format, so the output layer's are this run's own.
-    start = get_peft_model_state_dict(run_model.peft, save_embedding_layers=False)
-    output = tuple(f".{output_layer(run_model.encoder.model)}.{kind}" for kind in ("weight", "bias"))
-    weights = {key: value for key, value in weights.items() if not key.endswith(output)}
-    weights |= {key: value for key, value in start.items() if key.endswith(output)}
-    odd = sorted(weights.keys() ^ start.keys())
-    if odd:
-        raise SymloraError(
-            f"init_from={candidates[0]} was made for another encoder or other targets: {odd[0]} has no counterpart."
-        )
-    try:
-        set_peft_model_state_dict(run_model.peft, weights)
-    except RuntimeError as error:  # another shape: another rank or another encoder
-        raise SymloraError(
-            f"init_from={candidates[0]} does not fit this run's adapter: {_first_lines(error)}"
-        ) from error
-
-
-def output_layer(model: Any) -> str:
-    """Name of the head's last linear layer: `classifier.out_proj` in RoBERTa, `classifier` in BERT."""
-    names: list[str] = [
-        name.replace(".modules_to_save.default", "")
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        and module.out_features == model.config.num_labels
-        and "original_module" not in name
-    ]
-    return names[-1]
 
 
 def pick_device(name: str) -> torch.device:

@@ -37,6 +37,8 @@ def find(model: ModelConfig) -> ModelSource:
     if model.path is not None:
         return ModelSource(str(_checked(Path(model.path), "model.path")), None)
     if model.package is not None:
+        if not model.package.isidentifier():
+            raise SymloraError(f"model.package={model.package!r} is not the name of a Python package.")
         spec = importlib.util.find_spec(model.package)  # finds it without importing it
         if spec is not None and spec.submodule_search_locations:
             return ModelSource(str(_checked(Path(spec.submodule_search_locations[0]) / "model", model.package)), None)
