@@ -30,7 +30,7 @@ help: ## This list
 
 setup: .venv/.ready ## Build .venv (Python 3.11 to 3.13; PYTHON=<path> chooses)
 
-demo: .venv/.ready ## SymLoRA and LoRA on three demo tasks, 3 seeds: under 3 minutes, no hub and no data needed
+demo: .venv/.ready ## SymLoRA and LoRA on three demo tasks, 3 seeds: about 2 to 3 minutes, no hub and no data needed
 	@$(RUN) scripts/demo.py
 
 glue: .venv/.ready ## Fine-tune on one GLUE task: TASK= METHOD= MODEL= SEED= ARGS=

@@ -17,7 +17,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from symlora.errors import SymloraError
 
@@ -336,6 +336,8 @@ def _explain(error: Exception) -> str:
             "Give train.lr, train.batch_size and train.epochs on the command line, or add the task "
             "to the protocol's YAML file."
         )
+    if isinstance(error, MissingMandatoryValue):
+        return f"{key} is not set: give {key}=<value>."
     return f"{key}: {first_line}"
 
 

@@ -125,7 +125,7 @@ def run_config(folder: Path, method: str = "symlora", task: str = "rte", *, seed
     """A run on the encoder in `folder`: 1 epoch of batches of 4, unless `train` (fields of TrainConfig) says else."""
     config = copy.deepcopy(_composed(task, method))
     config.model.path, config.data.max_length, config.seed = str(folder), POSITIONS - 4, seed
-    for key, value in {"epochs": 1, "batch_size": 4, **train}.items():
+    for key, value in {"epochs": 1, "batch_size": 4, "model_dropout": None, **train}.items():
         assert hasattr(config.train, key), key
         setattr(config.train, key, value)
     return config

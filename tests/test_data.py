@@ -106,7 +106,7 @@ def test_missing_split_is_named_with_its_place_on_the_hub() -> None:
     with pytest.raises(SymloraError) as error:
         load_splits(task_config("qnli"), data_config(GLUE), ["train"])
     assert f"{GLUE}/qnli/train-00000-of-00001.parquet is missing" in str(error.value)
-    assert "nyu-mll/glue/resolve/main/qnli/train-00000-of-00001.parquet" in str(error.value)
+    assert "nyu-mll/glue, revision main, as qnli/train-00000-of-00001.parquet" in str(error.value)
 
 
 # --- made files, whole and broken ----------------------------------------------------------------------------------

@@ -1,0 +1,36 @@
+"""The run folders under results/runs are what their paths and scores say."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from symlora.config import CONFIG_DIR, compose
+from symlora.metrics import compute
+from symlora.results import run_folder, scan
+
+ROOT = CONFIG_DIR.parent / "results" / "runs"
+RUNS = list(scan(ROOT))
+
+
+@pytest.mark.parametrize(("folder", "record"), RUNS, ids=[str(folder.relative_to(ROOT)) for folder, _ in RUNS])
+def test_scores_follow_from_the_stored_predictions(folder: Path, record: dict) -> None:  # type: ignore[type-arg]
+    config = record["config"]
+    assert record["status"] == "finished" and record["provenance"]["dirty"] is False
+    table = pq.read_table(folder / "predictions.parquet").to_pandas()
+    for rule, chosen in record["selections"].items():
+        for split, metrics in chosen["metrics"].items():
+            rows = table[(table.selection == rule) & (table.split == split)]
+            assert len(rows) == config["task"]["splits"][split]
+            assert compute(list(metrics), rows.prediction.to_numpy(), rows.label.to_numpy()) == pytest.approx(metrics)
+    settings = [f"{key}={config[key]['name']}" for key in ("task", "method", "model", "protocol")]
+    train = [f"train.{key}={config['train'][key]}" for key in ("lr", "batch_size", "epochs")]
+    same = compose(*settings, *train, f"seed={config['seed']}", f"results_dir={ROOT}")
+    assert run_folder(same) == folder  # the command line that makes it again finds it finished
+
+
+def test_there_are_runs_of_both_methods() -> None:
+    found = {(r["config"]["task"]["name"], r["config"]["method"]["name"], r["config"]["seed"]) for _, r in RUNS}
+    assert {
+        (task, method, seed) for task in ("cola", "rte") for method in ("symlora", "lora") for seed in range(3)
+    } <= found
