@@ -21,8 +21,6 @@ import numpy as np
 from symlora.data import grammar
 from symlora.data.grammar import ANIMALS, PEOPLE, Event, Vocabulary
 
-DEMO_ROWS: dict[str, int] = {"train": 800, "validation": 200, "test": 200}
-
 DEMO_RULES: dict[str, str] = {
     "cola": "acceptable if 'himself' or 'herself' agrees with the subject, not with the noun in between",
     "sst2": "the main clause decides (after 'but', or the one without 'although'), and 'not' turns its adjective round",
