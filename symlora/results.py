@@ -19,7 +19,6 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +113,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-@contextmanager
-def writing(folder: Path) -> Iterator[Path]:
-    """A folder to write a run into; it takes its place when the block ends, and is removed when the block raises.
+def begin(folder: Path) -> Path:
+    """A new folder to write a run into, beside the place that `publish` gives it.
 
     Raises:
         SymloraError: The place cannot be written to.
@@ -130,14 +128,15 @@ def writing(folder: Path) -> Iterator[Path]:
         raise SymloraError(
             f"{folder.parent} cannot be written to: {error.strerror}. Set results_dir=<a writable folder>."
         ) from error
-    try:
-        yield work
-        _publish(work, folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    return work
 
 
-def _publish(work: Path, folder: Path) -> None:
+def discard(work: Path) -> None:
+    """Removes a folder of `begin`, unless it was published."""
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def publish(work: Path, folder: Path) -> None:
     """Renames work to folder. What stands there is removed last; but no failure replaces a finished run."""
     if is_finished(folder) and not is_finished(work):
         os.replace(work / RUN_FILE, folder / FAILED_FILE)

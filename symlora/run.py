@@ -1,9 +1,10 @@
-"""One run from configuration to run folder: data, model, training, record."""
+"""Runs from configuration to run folder: data, model, training, record."""
 
 import shutil
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,99 +15,154 @@ from symlora.config import Config, config_hash
 from symlora.data.splits import Split, holdout, load_splits
 from symlora.data.tokens import TokenizedSplit, tokenize
 from symlora.errors import SymloraError
-from symlora.model.build import RunModel, build, pick_device, pick_precision
+from symlora.model.build import RunModel, build_pack, pick_device, pick_precision
 from symlora.model.source import find, load_tokenizer, weights_sha256
 from symlora.norms import adapter_norms
 from symlora.provenance import EnergyMeter, peak_memory_bytes, provenance
 from symlora.reporter import Reporter
-from symlora.training.loop import HELD_OUT, Fit, fit, predict, predictions_of
+from symlora.training.loop import HELD_OUT, Fit, fit_pack, predict, predictions_of
 
 
 def run(config: Config, reporter: Reporter) -> tuple[Path, dict[str, Any]]:
-    """Trains one run and writes its folder, unless a finished one stands there already.
+    """Trains one run and writes its folder, unless a finished one stands there already: `run_pack` of one."""
+    return run_pack([config], [reporter])[0]
+
+
+def run_pack(configs: Sequence[Config], reporters: Sequence[Reporter]) -> list[tuple[Path, dict[str, Any]]]:
+    """Trains runs in one pass over one frozen encoder and writes a folder for each. Finished ones are left as they are.
 
     Args:
-        config: The run.
-        reporter: Tells the user, and W&B where it is on.
+        configs: The runs: of one encoder, task, data, protocol, method and batch size; they may differ in seed,
+            learning rates, decay, warm-up and clipping.
+        reporters: One a run. They tell the user, and W&B where it is on.
 
     Returns:
-        The run folder and the content of its run.json; its status is `failed` when training diverged.
+        For each run its folder and the content of its run.json; the status is `failed` where training diverged.
 
     Raises:
-        SymloraError: Something is wrong with the configuration, the data, the model or the disk; nothing is written.
+        SymloraError: Something is wrong with the configuration, the data, the model or the disk. Runs whose folders
+            were complete by then are kept.
+        ValueError: These runs cannot share a pass (symlora.model.pack).
 
-    Any other error in training leaves a folder whose run.json says `failed`, with the traceback.
+    Any other error in training leaves folders whose run.json says `failed`, with the traceback.
     """
-    folder = results.run_folder(config)
-    finished = results.finished_record(config)
-    if finished is not None:
-        reporter.skipped(folder, finished)
-        return folder, finished
-    try:
-        with results.writing(folder) as work:
-            record = _run(config, work, folder, reporter)
-    except (OSError, SafetensorError) as error:  # a full disk, a folder that went away
-        raise SymloraError(
-            f"{folder} could not be finished: {error}. If the disk is full or read-only, free space or set results_dir."
-        ) from error
-    finally:
-        reporter.close()
-    reporter.finished(folder, record)
-    return folder, record
+    done: dict[int, tuple[Path, dict[str, Any]]] = {}
+    for number, (config, reporter) in enumerate(zip(configs, reporters, strict=True)):
+        finished = results.finished_record(config)
+        if finished is not None:
+            done[number] = results.run_folder(config), finished
+            reporter.skipped(*done[number])
+    todo = [number for number in range(len(configs)) if number not in done]
+    if todo:
+        trained = _train([configs[number] for number in todo], [reporters[number] for number in todo])
+        done |= zip(todo, trained, strict=True)
+    return [done[number] for number in range(len(configs))]
 
 
-def _run(config: Config, work: Path, folder: Path, reporter: Reporter) -> dict[str, Any]:
-    device = pick_device(config.device)
-    precision = "fp32" if config.method.trains == "all" else pick_precision(config.precision, device)
+def _train(configs: Sequence[Config], reporters: Sequence[Reporter]) -> list[tuple[Path, dict[str, Any]]]:
+    folders = [results.run_folder(config) for config in configs]
+    finished: list[tuple[Path, dict[str, Any]]] = []
+    with ExitStack() as unfinished:
+        for reporter in reporters:
+            unfinished.callback(reporter.close)
+        works = []
+        try:
+            for folder in folders:
+                works.append(results.begin(folder))
+                unfinished.callback(results.discard, works[-1])
+            records = _fit(configs, works, folders, reporters)
+            for folder, record in zip(folders, records, strict=True):
+                results.publish(works[len(finished)], folder)
+                reporters[len(finished)].finished(folder, record)
+                finished.append((folder, record))
+        except (OSError, SafetensorError) as error:  # a full disk, a folder that went away
+            raise SymloraError(
+                f"{folders[len(finished)]} could not be finished: {error}. If the disk is full or read-only, free "
+                "space or set results_dir."
+            ) from error
+    return finished
+
+
+def _fit(
+    configs: Sequence[Config], works: Sequence[Path], folders: Sequence[Path], reporters: Sequence[Reporter]
+) -> Iterator[dict[str, Any]]:
+    """Trains, and yields the record of each run when everything of it is in its work folder."""
+    first = configs[0]
+    device = pick_device(first.device)
+    precision = "fp32" if first.method.trains == "all" else pick_precision(first.precision, device)
     started = time.perf_counter()
-    record: dict[str, Any] = {
-        "schema_version": results.SCHEMA_VERSION,
-        "status": "running",
-        "config_hash": config_hash(config),
-        "config": results.recorded_config(config),
-        "precision": precision,
-        "provenance": provenance(device),
-    }
-    results.write_json(work / results.RUN_FILE, record)
-    splits, tokens = prepare_data(config)
-    source = find(config.model)
-    model = build(config, device, precision)
-    record["parameters"] = {**vars(model.counts()), "total": model.counts().total}
-    record["provenance"]["weights_sha256"] = weights_sha256(source)
-    record["data"] = {name: _described(splits[name], tokens[name]) for name in tokens}
-    check_vocabulary(config, model, tokens)
-    check_space(work, model)
-    reporter.started(folder, record)
-    trained_on = {name: tokens[name] for name in tokens if name not in config.task.test}
+    records: list[dict[str, Any]] = []
+    for config, work in zip(configs, works, strict=True):
+        records.append(
+            {
+                "schema_version": results.SCHEMA_VERSION,
+                "status": "running",
+                "config_hash": config_hash(config),
+                "config": results.recorded_config(config),
+                "precision": precision,
+                "provenance": provenance(device),
+            }
+        )
+        results.write_json(work / results.RUN_FILE, records[-1])
+    splits, tokens = prepare_data(first)
+    weights = weights_sha256(find(first.model))
+    pack = build_pack(configs, device, precision)
+    models = list(pack.runs)
+    described = {name: _described(splits[name], tokens[name]) for name in tokens}
+    for record, model, folder, reporter in zip(records, models, folders, reporters, strict=True):
+        record["parameters"] = {**vars(model.counts()), "total": model.counts().total}
+        record["provenance"]["weights_sha256"] = weights
+        record["data"] = described
+        reporter.started(folder, record)
+    check_vocabulary(first, models[0], tokens)
+    check_space(works[0], models)
+    trained_on = {name: tokens[name] for name in tokens if name not in first.task.test}
     energy = EnergyMeter(device)
+    fits: Sequence[Fit | Exception]
     try:
-        result = fit(config, trained_on, model, reporter.step, reporter.epoch)
-        model.load_state(result.state[config.protocol.selection])
-        model.save(work / "adapter")
-        record |= _scores(config, result)
-        write_predictions(work / "predictions.parquet", predictions(config, result, model, tokens))
-        write_norms(work / "norms.parquet", model)
+        fits = fit_pack(
+            configs,
+            trained_on,
+            pack,
+            lambda number, progress: reporters[number].step(progress),
+            lambda number, epoch: reporters[number].epoch(epoch),
+        )
     except (SymloraError, OSError, SafetensorError):
         raise
-    except Exception as error:  # Diverged, out of memory, a fault of ours: a run that failed is a result too
-        record |= {
-            "status": "failed",
-            "error": f"{type(error).__name__}: {error}",
-            "traceback": traceback.format_exc(),
-        }
-    else:
-        record["adapter_bytes"] = sum(path.stat().st_size for path in (work / "adapter").glob("*.safetensors"))
-        record["status"] = "finished"
-        record["cost"] = {
-            "seconds": time.perf_counter() - started,
-            "train_seconds": result.train_seconds,
-            "tokens": result.tokens,
-            "peak_memory_bytes": peak_memory_bytes(device),
-            "energy_kwh": energy.kwh(),
-        }
-    write_config(work / "config.yaml", record["config"])
-    results.write_json(work / results.RUN_FILE, record)
-    return record
+    except Exception as error:  # out of memory, a fault of ours: a run that failed is a result too
+        fits = [error] * len(configs)
+    cost = {
+        "seconds": (time.perf_counter() - started) / len(configs),
+        "peak_memory_bytes": peak_memory_bytes(device),
+        "energy_kwh": None if (kwh := energy.kwh()) is None else kwh / len(configs),
+        "packed_runs": len(configs),
+    }
+    for config, work, record, model, result in zip(configs, works, records, models, fits, strict=True):
+        try:
+            if isinstance(result, Exception):
+                raise result
+            if result.error is not None:
+                raise result.error
+            model.load_state(result.state[config.protocol.selection])
+            model.save(work / "adapter")
+            record |= _scores(config, result)
+            write_predictions(work / "predictions.parquet", predictions(config, result, model, tokens))
+            write_norms(work / "norms.parquet", model)
+        except (SymloraError, OSError, SafetensorError):
+            raise
+        except Exception as error:  # diverged, or a fault of ours
+            record |= {
+                "status": "failed",
+                "error": f"{type(error).__name__}: {error}",
+                "traceback": "".join(traceback.format_exception(error)),
+            }
+        else:
+            record["adapter_bytes"] = sum(path.stat().st_size for path in (work / "adapter").glob("*.safetensors"))
+            record["status"] = "finished"
+            record["cost"] = {**cost, "train_seconds": result.train_seconds, "tokens": result.tokens}
+        write_config(work / "config.yaml", record["config"])
+        results.write_json(work / results.RUN_FILE, record)
+        yield record
 
 
 def check_vocabulary(config: Config, model: RunModel, tokens: Mapping[str, TokenizedSplit]) -> None:
@@ -124,16 +180,17 @@ def check_vocabulary(config: Config, model: RunModel, tokens: Mapping[str, Token
         )
 
 
-def check_space(work: Path, model: RunModel) -> None:
-    """Refuses to train what could not be saved: trained weights in float32, and 16 MiB for the rest.
+def check_space(work: Path, models: Sequence[RunModel]) -> None:
+    """Refuses to train what could not be saved: trained weights in float32, and 16 MiB a run for the rest.
 
     Raises:
         SymloraError: There is less room.
     """
-    needed = 4 * model.counts().total + 16 * 2**20
+    needed = sum(4 * model.counts().total + 16 * 2**20 for model in models)
     free = shutil.disk_usage(work).free
     if free < needed:
-        room = f"{free / 2**20:.0f} MiB left, a run needs {needed / 2**20:.0f}"
+        runs = "a run needs" if len(models) == 1 else f"{len(models)} runs need"
+        room = f"{free / 2**20:.0f} MiB left, {runs} {needed / 2**20:.0f}"
         raise SymloraError(f"{work.parent} has {room}. Free space or set results_dir.")
 
 

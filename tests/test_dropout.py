@@ -14,7 +14,7 @@ from torch import nn
 
 from symlora.data.batches import gather
 from symlora.model.build import build
-from symlora.model.dropout import Dropout, scaled_mask, use_own_dropout
+from symlora.model.dropout import Dropout, DropoutStreams, scaled_mask, use_own_dropout
 from symlora.model.encoder import FLAT_MODEL_TYPES
 
 CPU = torch.device("cpu")
@@ -73,12 +73,12 @@ def test_shapes_and_dtypes(shape: tuple[int, ...], dtype: torch.dtype) -> None:
 
 def test_transposed_input_is_masked_all_the_same() -> None:
     x = torch.ones(6, 5).T
-    drop = Dropout(0.5, {"cpu": generator()})
+    drop = Dropout(0.5, DropoutStreams([generator()]))
     assert torch.equal(drop(x), drop_of(torch.ones(5, 6)))
 
 
 def drop_of(x: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    out: torch.Tensor = Dropout(0.5, {"cpu": generator(seed)})(x)
+    out: torch.Tensor = Dropout(0.5, DropoutStreams([generator(seed)]))(x)
     return out
 
 
@@ -93,7 +93,7 @@ def test_draws_come_from_the_given_generator_alone() -> None:
     random.seed(2)
     assert torch.equal(drop_of(x), first)
     assert not torch.equal(drop_of(x, 1), first)
-    drop = Dropout(0.5, {"cpu": generator()})
+    drop = Dropout(0.5, DropoutStreams([generator()]))
     assert torch.equal(drop(x), first)
     assert not torch.equal(drop(x), first)  # the second call draws on
 
@@ -102,21 +102,21 @@ def test_identity_outside_of_training_and_at_zero() -> None:
     x = torch.randn(50)
     stream = generator()
     before = stream.get_state()
-    assert Dropout(0.5, {"cpu": stream}).eval()(x) is x
-    assert Dropout(0.0, {"cpu": stream})(x) is x
+    assert Dropout(0.5, DropoutStreams([stream])).eval()(x) is x
+    assert Dropout(0.0, DropoutStreams([stream]))(x) is x
     assert torch.equal(stream.get_state(), before)
 
 
 def test_probability_one_drops_everything() -> None:
     x = torch.randn(50, requires_grad=True)
-    out = Dropout(1.0, {"cpu": generator()})(x)
+    out = Dropout(1.0, DropoutStreams([generator()]))(x)
     out.sum().backward()
     assert not out.any() and x.grad is not None and not x.grad.any()
 
 
 def test_gradient_is_the_mask() -> None:
     x = torch.randn(1001, requires_grad=True)
-    Dropout(0.3, {"cpu": generator()})(x).sum().backward()
+    Dropout(0.3, DropoutStreams([generator()]))(x).sum().backward()
     assert x.grad is not None
     assert torch.equal(x.grad, scaled_mask(x.detach(), 0.3, generator()))
 
@@ -125,11 +125,11 @@ def test_use_own_dropout_replaces_every_one_and_keeps_its_mode() -> None:
     inner = nn.Sequential(nn.Dropout(0.3), nn.Linear(2, 2))
     model = nn.ModuleDict({"a": nn.Dropout(0.2), "b": inner, "c": nn.ModuleList([nn.Dropout(0.0)])})
     inner.eval()
-    generators = {"cpu": generator()}
-    use_own_dropout(model, generators)
+    streams = DropoutStreams([generator()])
+    use_own_dropout(model, streams)
     found = [module for module in model.modules() if isinstance(module, Dropout)]
     assert [(drop.p, drop.training) for drop in found] == [(0.2, True), (0.3, False), (0.0, True)]
-    assert all(drop.generators is generators for drop in found)
+    assert all(drop.streams is streams for drop in found)
 
 
 @pytest.mark.parametrize("method", ["lora", "symlora", "full", "head"])
@@ -142,7 +142,7 @@ def test_a_built_model_has_no_other_dropout(kind: str, method: str, tiny: TinyFa
     modules = dict(run_model.encoder.named_modules())
     assert not [name for name, module in modules.items() if isinstance(module, nn.Dropout)]
     own = {name: module for name, module in modules.items() if isinstance(module, Dropout)}
-    assert len({id(drop.generators["cpu"]) for drop in own.values()}) == 1
+    assert len({id(drop.streams) for drop in own.values()}) == 1
     assert sum(drop.p == 0.25 for drop in own.values()) == (4 if config.method.peft_type else 0)  # q and v, two layers
 
 
@@ -157,13 +157,13 @@ def test_each_dropout_of_the_model_is_at_work(kind: str, where: str, tiny: TinyF
     config = run_config(tiny(kind, classifier_dropout=0.0, seq_classif_dropout=0.0, pooler_dropout=0.0, **rates))
     run_model = build(config, CPU, "fp32")
     batch = gather(made_up([9, 4, 9]), np.arange(3))
-    state = run_model.generators["cpu"].get_state()
+    state = run_model.streams.generators[0].get_state()
     with torch.no_grad():
         torch.manual_seed(0)
         run_model.encoder.train()
         first, second = run_model.encoder(batch), run_model.encoder(batch)
         assert float((first - second).abs().max()) > 1e-4
-        run_model.generators["cpu"].set_state(state)
+        run_model.streams.generators[0].set_state(state)
         torch.manual_seed(1)
         assert torch.equal(run_model.encoder(batch), first)
         run_model.encoder.eval()

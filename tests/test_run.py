@@ -122,7 +122,7 @@ def test_no_failure_replaces_a_finished_run(minilm_dir: Path, tmp_path: Path, mo
     def out_of_memory(*_: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("symlora.run.fit", out_of_memory)
+    monkeypatch.setattr("symlora.run.fit_pack", out_of_memory)
     _, failed = train(small(tmp_path, "task=rte", "force=true"))
     assert failed["error"] == "RuntimeError: out of memory" and "Traceback" in failed["traceback"]
     assert results.read_run(folder) == record and not list(folder.parent.glob(".*"))

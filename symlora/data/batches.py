@@ -6,7 +6,7 @@ row; `lengths` and `starts` say where each row lies.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,7 @@ class Batch:
         starts: [B] place of each row's first token (the one that classifiers read) in input_ids.
         labels: [B].
         rows: [B] row numbers in the TokenizedSplit.
+        sizes: Rows of each run, one run's after the other's, where the batch is a pack's; they sum to B.
     """
 
     input_ids: Tensor
@@ -39,6 +40,7 @@ class Batch:
     starts: Tensor
     labels: Tensor
     rows: Tensor
+    sizes: tuple[int, ...]
 
     def to(self, device: torch.device | str) -> Batch:
         types = self.token_type_ids
@@ -49,11 +51,19 @@ class Batch:
             starts=self.starts.to(device),
             labels=self.labels.to(device),
             rows=self.rows.to(device),
+            sizes=self.sizes,
         )
 
+    def tokens(self) -> tuple[int, ...]:
+        """Tokens of each run; they sum to T."""
+        return tuple(int(part.sum()) for part in torch.split(self.lengths, list(self.sizes)))
 
-def gather(data: TokenizedSplit, rows: Rows) -> Batch:
-    """The given rows, in order, as one flat batch. A row may occur more than once (packed runs share the data)."""
+
+def gather(data: TokenizedSplit, rows: Rows, sizes: tuple[int, ...] | None = None) -> Batch:
+    """The given rows, in order, as one flat batch. A row may occur more than once (packed runs share the data).
+
+    `sizes` says how many of the rows belong to each run of a pack; None: all to one.
+    """
     lengths = data.offsets[rows + 1] - data.offsets[rows]
     ends = np.cumsum(lengths)
     starts = ends - lengths
@@ -66,7 +76,14 @@ def gather(data: TokenizedSplit, rows: Rows) -> Batch:
         starts=torch.from_numpy(starts),
         labels=torch.from_numpy(data.labels[rows]),
         rows=torch.from_numpy(np.array(rows, dtype=np.int64)),
+        sizes=(len(rows),) if sizes is None else sizes,
     )
+
+
+def pack_batch(data: TokenizedSplit, orders: Sequence[Rows], batch_size: int, step: int) -> Batch:
+    """The batches of several runs at one step of an epoch, end to end; each run has its own order of the rows."""
+    parts = [order[step * batch_size : (step + 1) * batch_size] for order in orders]
+    return gather(data, np.concatenate(parts), tuple(len(part) for part in parts))
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
@@ -96,8 +113,10 @@ def epoch_batches(data: TokenizedSplit, batch_size: int, seed: int, epoch: int, 
     return (gather(data, order[step * batch_size : (step + 1) * batch_size]) for step in range(start_step, steps))
 
 
-def eval_batches(data: TokenizedSplit, max_tokens: int) -> Iterator[Batch]:
+def eval_batches(data: TokenizedSplit, max_tokens: int, runs: int = 1) -> Iterator[Batch]:
     """Every row once, longest first, in batches of at most `max_tokens` tokens (a longer row makes its own batch).
+
+    With several `runs` each batch holds its rows once for every run of a pack, and the tokens of all runs count.
 
     Rows of like length meet, so padding costs little where an encoder needs it, and the largest batch comes first:
     what does not fit into memory fails at once. `batch.rows` says where each prediction belongs.
@@ -106,7 +125,10 @@ def eval_batches(data: TokenizedSplit, max_tokens: int) -> Iterator[Batch]:
         raise ValueError(f"max_tokens must be 1 or larger, found {max_tokens}")
     order = np.argsort(-data.lengths, kind="stable")  # equal lengths stay in file order
     ends = np.cumsum(data.lengths[order])
-    return (gather(data, order[start:stop]) for start, stop in _spans(ends, max_tokens))
+    return (
+        gather(data, np.tile(order[start:stop], runs), (stop - start,) * runs)
+        for start, stop in _spans(ends, max_tokens // runs)
+    )
 
 
 def _spans(ends: npt.NDArray[np.int64], max_tokens: int) -> Iterator[tuple[int, int]]:

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from symlora.model.dropout import Dropout
+from symlora.model.dropout import Dropout, scaled_mask
 
 NAME = "flat"
 GROUPS = 3  # with 16 sentences a batch, more groups save less padding than their operators cost
@@ -34,11 +34,13 @@ class Group:
         sentences: Number g of sentences.
         length: Tokens S of the longest.
         mask: Added to the scores, 0 or -inf: [g, 1, 1, S]; None when all are of one length.
+        run: Number in the pack of the run that all of them belong to; 0 where groups are not kept apart by run.
     """
 
     sentences: int
     length: int
     mask: Tensor | None
+    run: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class FlatLayout:
 
     Attributes:
         groups: The padded groups, one after the other among the P gathered rows.
-        gather: Token of each gathered row: int64 [P]; padding points at token 0.
+        gather: Token of each gathered row: int64 [P]; padding points at its sentence's first token, so that no
+            sentence meets another's values, be they NaN.
         scatter: Gathered row of each token: int64 [T].
         padding: Gathered rows that are padding: int64.
     """
@@ -58,30 +61,40 @@ class FlatLayout:
     padding: Tensor
 
     @staticmethod
-    def of(lengths: Int[Tensor, "sentences"], dtype: torch.dtype, device: torch.device) -> "FlatLayout":
-        """Lays out sentences of the given lengths (int64 [B], on the CPU)."""
-        order = torch.argsort(lengths, stable=True)
+    def of(
+        lengths: Int[Tensor, "sentences"],
+        dtype: torch.dtype,
+        device: torch.device,
+        sizes: tuple[int, ...] | None = None,
+    ) -> "FlatLayout":
+        """Lays out sentences of the given lengths (int64 [B], on the CPU).
+
+        No group holds sentences of two of the runs that have `sizes` sentences each; None: groups as if all were one's.
+        """
         starts = torch.cumsum(lengths, 0) - lengths
         groups: list[Group] = []
         gather: list[Tensor] = []
-        wanted = min(GROUPS, 1 + int(lengths.max()) // GROUP_TOKENS, len(lengths))
-        for members in torch.tensor_split(order, wanted):
-            size = int(lengths[members].max())
-            column = torch.arange(size)
-            real = column < lengths[members, None]
-            gather.append(torch.where(real, starts[members, None] + column, -1).flatten())
-            mask = None
-            if not bool(real.all()):
-                mask = (
-                    torch.zeros(real.shape, dtype=dtype).masked_fill_(~real, float("-inf"))[:, None, None, :].to(device)
-                )
-            groups.append(Group(len(members), size, mask))
-        rows = torch.cat(gather)
-        padding = (rows < 0).nonzero().flatten()
+        reals: list[Tensor] = []
+        for run, own in enumerate(torch.split(torch.arange(len(lengths)), list(sizes or (len(lengths),)))):
+            order = own[torch.argsort(lengths[own], stable=True)]
+            most = GROUPS + (len(own) - 1) // 32
+            wanted = min(most, 1 + int(lengths[own].max()) // GROUP_TOKENS, len(own))
+            for members in torch.tensor_split(order, wanted):
+                size = int(lengths[members].max())
+                column = torch.arange(size)
+                real = column < lengths[members, None]
+                gather.append((starts[members, None] + torch.where(real, column, 0)).flatten())
+                reals.append(real.flatten())
+                mask = None
+                if not bool(real.all()):
+                    mask = torch.zeros(real.shape, dtype=dtype).masked_fill_(~real, float("-inf"))[:, None, None, :]
+                    mask = mask.to(device)
+                groups.append(Group(len(members), size, mask, run))
+        rows, real_rows = torch.cat(gather), torch.cat(reals)
         scatter = torch.empty(int(lengths.sum()), dtype=torch.int64)
-        real_rows = (rows >= 0).nonzero().flatten()
-        scatter[rows[real_rows]] = real_rows
-        return FlatLayout(tuple(groups), rows.clamp_min(0).to(device), scatter.to(device), padding.to(device))
+        scatter[rows[real_rows]] = real_rows.nonzero().flatten()
+        padding = (~real_rows).nonzero().flatten()
+        return FlatLayout(tuple(groups), rows.to(device), scatter.to(device), padding.to(device))
 
 
 class _Gather(torch.autograd.Function):
@@ -158,7 +171,7 @@ def flat_attention(
     ):
         shape = (group.sentences, group.length, heads, size)
         q, k, v = (part.view(shape).transpose(1, 2) for part in parts)
-        outputs.append(_attend(q, k, v, group.mask, drop).transpose(1, 2).reshape(-1, heads * size))
+        outputs.append(_attend(q, k, v, group, drop).transpose(1, 2).reshape(-1, heads * size))
     joined: Tensor = _Scatter.apply(  # type: ignore[no-untyped-call]
         torch.cat(outputs), flat_layout.scatter, flat_layout.gather, flat_layout.padding
     )
@@ -174,7 +187,8 @@ def _dropout_of(module: nn.Module) -> Dropout:
     raise ValueError(f"{type(module).__name__} has no Dropout of ours: call use_own_dropout on the model first")
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: Dropout | None) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, group: Group, drop: Dropout | None) -> Tensor:
+    mask = group.mask
     fused = q.is_cuda or (q.dtype == torch.float32 and q.shape[2] >= SDPA_FROM)
     if fused and drop is None:
         return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
@@ -183,7 +197,9 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: Dropout 
         scores = scores + mask
     probabilities = torch.softmax(scores, dim=-1)
     if drop is not None:
-        probabilities = drop(probabilities)
+        generators = drop.streams.generators
+        run = group.run if len(generators) > 1 else 0
+        probabilities = probabilities * scaled_mask(probabilities, drop.p, generators[run])
     return torch.matmul(probabilities, v)
 
 

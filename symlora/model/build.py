@@ -1,6 +1,7 @@
 """Puts a run's model together: pre-trained encoder, head, adapter, precision."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from symlora.config import Config, MethodConfig
 from symlora.errors import SymloraError
 from symlora.model import attention
 from symlora.model.adapter import add_adapter, initialise_from
-from symlora.model.dropout import set_dropout, use_own_dropout
+from symlora.model.dropout import DropoutStreams, set_dropout, use_own_dropout
 from symlora.model.encoder import FLAT_MODEL_TYPES, Encoder, head_modules
+from symlora.model.pack import Pack
 from symlora.model.source import ModelSource, find, load_failure
 from symlora.seeds import torch_generator
 
@@ -47,16 +49,14 @@ class RunModel:
     Attributes:
         encoder: Takes batches, returns logits.
         peft: The PEFT model around it, None for methods without an adapter.
-        generators: The run's dropout generators, by device type.
+        streams: The run's dropout generator.
     """
 
-    def __init__(
-        self, encoder: Encoder, peft: Any | None, method: MethodConfig, generators: dict[str, torch.Generator]
-    ):
+    def __init__(self, encoder: Encoder, peft: Any | None, method: MethodConfig, streams: DropoutStreams):
         self.encoder = encoder
         self.peft = peft
         self.method = method
-        self.generators = generators
+        self.streams = streams
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and values of what is trained."""
@@ -111,47 +111,71 @@ class RunModel:
 
 
 def build(config: Config, device: torch.device, precision: str) -> RunModel:
-    """The model of a run, on its device, every start drawn from the run's seed.
+    """The model of one run: `build_pack` of one."""
+    return build_pack([config], device, precision).runs[0]
+
+
+def build_pack(configs: Sequence[Config], device: torch.device, precision: str) -> Pack:
+    """The models of runs that train together, on their device, every start drawn from its run's own seed.
 
     Args:
-        config: The run.
+        configs: The runs; they share encoder, task and method, and differ in seed and hyper-parameters.
         device: Where to train.
         precision: `fp32` or `bf16` (of frozen weights and activations; full fine-tuning is always fp32).
 
     Raises:
         SymloraError: The encoder cannot be found or loaded, the adapter does not fit it, or `init_from` does not fit.
+        ValueError: These runs cannot share a pass (`Pack`).
     """
-    source = find(config.model)
+    first = configs[0]
+    source = find(first.model)
     # For encoders that do not run flat: bf16 sdpa is slow on a CPU (symlora.model.attention).
     slow_sdpa = device.type == "cpu" and precision == "bf16"
-    model = load_classifier(source, config, "eager" if slow_sdpa else None)
-    generators = {device.type: torch_generator(config.seed, "dropout", device=device)}
+    model, drawn = load_classifier(source, first, "eager" if slow_sdpa else None)
+    if first.method.trains != "all" and precision == "bf16":
+        _encoder_to(model, torch.bfloat16)
+    runs = [_run_model(_with_shared_encoder(model), drawn, config, device) for config in configs[:-1]]
+    runs.append(_run_model(model, drawn, configs[-1], device))
+    for run in runs:  # after every start was drawn, on the CPU: equal seeds give other numbers on other devices
+        run.encoder.to(device)
+    return Pack(runs)
+
+
+def _with_shared_encoder(model: Any) -> Any:
+    """A copy of a classifier: the encoder's tensors are the very same, the head's are its own."""
+    heads = tuple(f".{name}." for name in head_modules(model))
+    shared = {id(p): p for name, p in model.named_parameters() if not any(part in f".{name}" for part in heads)}
+    return copy.deepcopy(model, shared)
+
+
+def _run_model(model: Any, drawn: list[str], config: Config, device: torch.device) -> RunModel:
+    """One run's head, adapter and dropout on a loaded classifier."""
+    _draw(model, drawn, torch_generator(config.seed, "head"))
     if config.train.model_dropout is not None:
         set_dropout(model, config.train.model_dropout)
     peft_model = None
     if config.method.trains == "adapter":
-        if precision == "bf16":
-            _encoder_to(model, torch.bfloat16)
         peft_model = add_adapter(model, config)
     elif config.method.trains == "head":
-        if precision == "bf16":
-            _encoder_to(model, torch.bfloat16)
         _train_head_only(model)
-    use_own_dropout(model, generators)
-    encoder = Encoder(model.to(device), pad_id=model.config.pad_token_id or 0)
+    streams = DropoutStreams([torch_generator(config.seed, "dropout", device=device)])
+    use_own_dropout(model, streams)
+    encoder = Encoder(model, model.config.pad_token_id or 0, streams)
     if encoder.max_length is not None and config.data.max_length > encoder.max_length:
         raise SymloraError(
             f"data.max_length={config.data.max_length}, but {config.model.name} has positions for "
             f"{encoder.max_length} tokens."
         )
-    run_model = RunModel(encoder, peft_model, config.method, generators)
+    run_model = RunModel(encoder, peft_model, config.method, streams)
     if config.init_from is not None:
         initialise_from(run_model, Path(config.init_from))
     return run_model
 
 
-def load_classifier(source: ModelSource, config: Config, attention_unless_flat: str | None = None) -> Any:
-    """A sequence classifier with pre-trained encoder weights and a head drawn from the run's seed, in float32.
+def load_classifier(
+    source: ModelSource, config: Config, attention_unless_flat: str | None = None
+) -> tuple[Any, list[str]]:
+    """A sequence classifier with pre-trained encoder weights, in float32, and the names of what each run must draw.
 
     Raises:
         SymloraError: It cannot be loaded, or encoder weights are missing from the file.
@@ -204,11 +228,10 @@ def load_classifier(source: ModelSource, config: Config, attention_unless_flat: 
             f"The weights in {source.name_or_path} do not fit their config.json: {len(foreign)} encoder tensors are "
             f"missing or of another shape, for example {foreign[0]}."
         )
-    _draw(model, missing, torch_generator(config.seed, "head"))
     # PEFT writes this into the adapter's files, where a folder of this machine has no place.
     folder = Path(config.model.path).name if config.model.path else None
     model.name_or_path = model.config._name_or_path = folder or config.model.hub or config.model.name
-    return model
+    return model, missing
 
 
 def _draw(model: Any, keys: list[str], generator: torch.Generator) -> None:

@@ -1,10 +1,17 @@
-"""Dropout whose masks come from a generator of the run's own.
+"""Dropout whose masks come from generators of the runs' own.
 
 Two reasons for not using torch's: its masks come from the one global generator, so that what a run draws depends on
-what else drew before it; and on a CPU it costs 16 ns an element, a quarter of a training step of MiniLM, where
-16-bit masks cost 6 (measured, torch 2.13). The probability is rounded to a multiple of 2^-16 (0.1 becomes
-0.1000061), and kept values are scaled by the inverse of the rounded one, so that the expectation is exact.
+what else drew before it, above all on the other runs of its pack; and on a CPU it costs 16 ns an element, a quarter of
+a training step of MiniLM, where 16-bit masks cost 6 (measured, torch 2.13). The probability is rounded to a multiple
+of 2^-16 (0.1 becomes 0.1000061), and kept values are scaled by the inverse of the rounded one, so that the expectation
+is exact.
+
+What a run draws depends on its seed and its own batches alone: each run's rows are masked from its own generator, in
+the order in which the model calls its dropouts. Dropout on attention probabilities draws for sentences padded to the
+longest of their group; so where it is on, no group holds sentences of two runs (symlora.model.attention).
 """
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -13,24 +20,75 @@ from torch import Tensor, nn
 _LEVELS = 1 << 16
 
 
+class DropoutStreams:
+    """The dropout generators of the runs that share a model, and whose rows a batch holds.
+
+    Attributes:
+        generators: One for each run, on the model's device.
+        sentences, tokens: How many of the batch's each run has, one run's after the other's (`share`).
+        calls: While it is a list, no mask is drawn; probability, shape and dtype of each call are noted instead.
+        given: While it is a list, masks are taken from it, in order (symlora.model.pack draws them beforehand).
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator]) -> None:
+        self.generators = list(generators)
+        self.sentences: tuple[int, ...] = ()
+        self.tokens: tuple[int, ...] = ()
+        self.calls: list[tuple[float, tuple[int, ...], torch.dtype]] | None = None
+        self.given: list[Tensor] | None = None
+
+    def share(self, sentences: tuple[int, ...], tokens: tuple[int, ...]) -> None:
+        """Says whose rows the next batch holds."""
+        self.sentences, self.tokens = sentences, tokens
+
+    def counts(self, x: Tensor) -> tuple[int, tuple[int, ...]]:
+        """The dimension of x that runs share, and how many of its entries each has.
+
+        x is [1, tokens, n] or [1, sentences, n], or has a sentence in each entry of its first dimension.
+
+        Raises:
+            ValueError: x has as many rows as the batch has neither tokens nor sentences.
+        """
+        dim = 1 if x.dim() == 3 and x.shape[0] == 1 else 0
+        for counts in (self.tokens, self.sentences):
+            if sum(counts) == x.shape[dim]:
+                return dim, counts
+        raise ValueError(
+            f"{tuple(x.shape)} holds neither {sum(self.tokens)} tokens nor {sum(self.sentences)} sentences"
+        )
+
+    def mask(self, x: Tensor, p: float) -> Tensor:
+        """What x is multiplied by: a mask of its shape, every run's part from the run's own generator."""
+        if self.calls is not None:
+            self.calls.append((p, tuple(x.shape), x.dtype))
+            return x.new_ones(())
+        if self.given is not None:
+            return self.given.pop(0)
+        if len(self.generators) == 1:
+            return scaled_mask(x, p, self.generators[0])
+        dim, counts = self.counts(x)
+        parts = zip(torch.split(x, list(counts), dim), self.generators, strict=True)
+        return torch.cat([scaled_mask(part, p, generator) for part, generator in parts], dim)
+
+
 class Dropout(nn.Module):
     """y = x · m / (1 - p), m ~ Bernoulli(1 - p) elementwise; the identity outside of training.
 
     Args:
         p: Probability of a zero.
-        generators: Holds the generator under the key of x's device type; shared by all Dropouts of a run.
+        streams: Draws the masks; shared by all Dropouts of a model.
     """
 
-    def __init__(self, p: float, generators: dict[str, torch.Generator]) -> None:
+    def __init__(self, p: float, streams: DropoutStreams) -> None:
         super().__init__()
         self.p = p
-        self.generators = generators
+        self.streams = streams
 
     def forward(self, x: Tensor) -> Tensor:
         """Drops elements of x (any shape)."""
         if not self.training or self.p == 0.0:
             return x
-        return x * scaled_mask(x, self.p, self.generators[x.device.type])
+        return x * self.streams.mask(x, self.p)
 
     def extra_repr(self) -> str:
         """Shown by print(model)."""
@@ -57,11 +115,16 @@ def set_dropout(model: nn.Module, p: float) -> None:
             module.p = p
 
 
-def use_own_dropout(model: nn.Module, generators: dict[str, torch.Generator]) -> None:
+def use_own_dropout(model: nn.Module, streams: DropoutStreams) -> None:
     """Replaces every `nn.Dropout` of a model, in place, by one that draws from the run's generators."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Dropout:
-                replacement = Dropout(child.p, generators)
+                replacement = Dropout(child.p, streams)
                 replacement.train(child.training)
                 setattr(module, name, replacement)
+
+
+def drops(model: nn.Module) -> bool:
+    """Whether the model's next forward pass draws masks."""
+    return model.training and any(isinstance(module, Dropout) and module.p > 0 for module in model.modules())

@@ -2,9 +2,10 @@
 
     logits = head(h_first),    h = encoder(tokens of all sentences, end to end)
 
-The model's own forward does all the work. Two hooks adapt it: after the last layer, the first token of each
-sentence is taken ([1, T, n] becomes [B, 1, n], which is what every head that reads `[:, 0]` expects), and what
-enters the head is cast to float32. Encoders whose attention cannot be exchanged, or whose positions are not
+The model's own forward does all the work. Hooks adapt it: after the last layer, the first token of each sentence is
+taken ([1, T, n] becomes [B, 1, n], which is what every head that reads `[:, 0]` expects), and what enters the head is
+cast to float32. Where the last layer is built as BERT's, the first tokens are taken within it already, right after its
+attention: output projection and feed-forward of the other tokens reach no head (exact; 1/8 of MiniLM's work). Encoders whose attention cannot be exchanged, or whose positions are not
 absolute, run on batches padded to their longest sentence; members and order of the batches are the same.
 """
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from symlora.data.batches import Batch, padded
 from symlora.model.attention import NAME as FLAT
 from symlora.model.attention import FlatLayout
+from symlora.model.dropout import DropoutStreams, drops
 
 # Encoders with transformers' attention interface, absolute positions and a head on the first token.
 FLAT_MODEL_TYPES = frozenset({"albert", "bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"})
@@ -42,12 +44,14 @@ class Encoder(nn.Module):
     Args:
         model: A `...ForSequenceClassification` of transformers, loaded with `attn_implementation="flat"` to run flat.
         pad_id: The token that fills padded batches.
+        streams: The dropout streams that the model's Dropouts draw from.
     """
 
-    def __init__(self, model: Any, pad_id: int) -> None:
+    def __init__(self, model: Any, pad_id: int, streams: DropoutStreams) -> None:
         super().__init__()
         self.model = model
         self.pad_id = pad_id
+        self.streams = streams
         self.flat = model.config._attn_implementation == FLAT
         self._first: Tensor | None = None
         base = getattr(model, model.base_model_prefix)
@@ -61,6 +65,9 @@ class Encoder(nn.Module):
         if self.flat:
             stack = base.encoder if hasattr(base, "encoder") else base.transformer
             stack.register_forward_hook(self._take_first)
+            last: Any = stack.layer[-1] if hasattr(stack, "layer") else None
+            if last is not None and hasattr(last.attention, "output"):
+                last.attention.output.register_forward_pre_hook(self._first_rows)
         for name in head_modules(model):
             # BERT's pooler is in the encoder, DeBERTa's beside it.
             getattr(model if hasattr(model, name) else base, name).register_forward_pre_hook(_to_float32)
@@ -79,6 +86,7 @@ class Encoder(nn.Module):
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch classes"]:
         """Logits of each sentence or pair: float32 [B, classes] ([B, 1] for regression)."""
+        self.streams.share(batch.sizes, batch.tokens())
         return (self._flat(batch) if self.flat else self._padded(batch)).float()
 
     def _flat(self, batch: Batch) -> Tensor:
@@ -93,7 +101,9 @@ class Encoder(nn.Module):
             inputs["token_type_ids"] = types[None]
         self._first = batch.starts.to(device)
         try:
-            layout = FlatLayout.of(lengths, self.dtype, device)
+            # Masks of attention probabilities are drawn for whole groups, so no two runs may share one.
+            apart = batch.sizes if len(batch.sizes) > 1 and drops(self.model) else None
+            layout = FlatLayout.of(lengths, self.dtype, device, apart)
             return self._logits(**{name: value.to(device) for name, value in inputs.items()}, flat_layout=layout)
         finally:
             self._first = None
@@ -108,11 +118,17 @@ class Encoder(nn.Module):
         logits: Tensor = self.model(**inputs).logits
         return logits
 
+    def _first_rows(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """[1, T, n] becomes [1, B, n] in every argument."""
+        return args if self._first is None else tuple(arg.index_select(1, self._first) for arg in args)
+
     def _take_first(self, module: nn.Module, args: Any, output: Any) -> Any:
         if self._first is None:
             return output
         hidden = output.last_hidden_state if hasattr(output, "last_hidden_state") else output[0]
-        first = hidden[0].index_select(0, self._first)[:, None]
+        if hidden.shape[1] != len(self._first):
+            (hidden,) = self._first_rows(module, (hidden,))
+        first = hidden.transpose(0, 1)
         if hasattr(output, "last_hidden_state"):
             output.last_hidden_state = first
             return output

@@ -1,8 +1,8 @@
-"""Trains one run and scores it after every epoch."""
+"""Trains a pack of runs, one or many, and scores each after every epoch."""
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
 from symlora.config import Config
-from symlora.data.batches import epoch_batches, eval_batches, steps_per_epoch
+from symlora.data.batches import Batch, epoch_order, eval_batches, pack_batch, steps_per_epoch
 from symlora.data.tokens import TokenizedSplit
 from symlora.metrics import compute
 from symlora.model.build import RunModel
 from symlora.model.encoder import Encoder
+from symlora.model.pack import Pack
 from symlora.training.optimizer import AdamW, linear_schedule
 
 HELD_OUT = "held_out"  # name of the slice of the training split that chooses the epoch
@@ -39,7 +40,7 @@ class Epoch:
         number: From 1.
         train_loss: Mean over the epoch's sentences, with dropout.
         metrics: For each scored split, the task's metrics as fractions.
-        seconds: Training and scoring, wall clock.
+        seconds: Training and scoring, wall clock; of a pack's, this run's share.
     """
 
     number: int
@@ -58,7 +59,8 @@ class Fit:
         logits: For each rule and scored split, float32 [rows, classes].
         state: Trained parameters by rule.
         tokens: Tokens trained on, padding not counted.
-        train_seconds: Wall clock of the training steps alone.
+        train_seconds: Wall clock of the training steps alone; of a pack's, this run's share.
+        error: Why the run ended before its time; None if it did not.
     """
 
     epochs: list[Epoch] = field(default_factory=list)
@@ -67,6 +69,7 @@ class Fit:
     state: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     tokens: int = 0
     train_seconds: float = 0.0
+    error: Diverged | None = None
 
 
 @dataclass(frozen=True)
@@ -87,62 +90,141 @@ def fit(
     on_step: Callable[[Progress], None] = lambda progress: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> Fit:
-    """Trains on `data["train"]` and scores every other split after each epoch.
-
-    Args:
-        config: The run; its seed alone decides the batches.
-        data: `train`, the task's validation splits, and `held_out` where the protocol sets a slice aside.
-        model: Trained in place; afterwards it holds the last epoch's parameters.
-        on_step: Called after every step.
-        on_epoch: Called after every epoch.
+    """One run alone: `fit_pack` of one.
 
     Raises:
         Diverged: The loss or the model's output became NaN or infinite.
     """
-    train = data["train"]
-    scored = [name for name in data if name != "train"]
-    decisive = config.task.validation[0]
-    per_epoch = steps_per_epoch(len(train), config.train.batch_size)
-    steps = per_epoch * config.train.epochs
-    parameters = [parameter for _, parameter in model.trainable()]
-    optimizer = AdamW(model.trainable(), config.train, config.method.lambda_decay, model.in_head)
-    schedule = linear_schedule(optimizer, config.train, steps)
-    result, step, score = Fit(), 0, None
-    for number in range(1, config.train.epochs + 1):
-        started = time.perf_counter()
-        model.encoder.train()
-        losses = 0.0
-        for batch in epoch_batches(train, config.train.batch_size, config.seed, number - 1):
-            loss = loss_of(model.encoder(batch), batch.labels.to(model.encoder.device))
-            loss.backward()  # type: ignore[no-untyped-call]
-            if config.train.max_grad_norm:
-                torch.nn.utils.clip_grad_norm_(parameters, config.train.max_grad_norm)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-            step += 1
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise Diverged(
-                    f"the loss is {value} at step {step} of {steps} (epoch {number}); try a smaller train.lr"
-                )
-            losses += value * len(batch.rows)
-            result.tokens += len(batch.input_ids)
-            on_step(Progress(number, step, steps, value, score))
-        result.train_seconds += time.perf_counter() - started
-        logits = {name: predict(model.encoder, data[name]) for name in scored}
-        if not all(np.isfinite(values).all() for values in logits.values()):  # the last step's update shows only here
-            raise Diverged(f"the model's output is not finite after epoch {number}; try a smaller train.lr")
-        metrics = {name: metrics_of(config, logits[name], data[name].labels) for name in scored}
-        epoch = Epoch(number, losses / len(train), metrics, time.perf_counter() - started)
-        result.epochs.append(epoch)
-        score = metrics[decisive][config.task.score]
-        for rule in rules_met(result.epochs, config):
-            result.chosen[rule] = number
-            result.logits[rule] = logits
-            result.state[rule] = model.state()
-        on_epoch(epoch)
+    result = fit_pack(
+        [config], data, Pack([model]), lambda _, progress: on_step(progress), lambda _, epoch: on_epoch(epoch)
+    )[0]
+    if result.error is not None:
+        raise result.error
     return result
+
+
+def fit_pack(
+    configs: Sequence[Config],
+    data: Mapping[str, TokenizedSplit],
+    pack: Pack,
+    on_step: Callable[[int, Progress], None] = lambda run, progress: None,
+    on_epoch: Callable[[int, Epoch], None] = lambda run, epoch: None,
+) -> list[Fit]:
+    """Trains K runs at once on `data["train"]` and scores every other split after each epoch.
+
+    Every run has its own batches, optimizer, schedule and clipping. One that diverges is taken out of the pack, and
+    the others go on.
+
+    Args:
+        configs: The runs: of one task, batch size and number of epochs. A run's seed alone decides its batches.
+        data: `train`, the task's validation splits, and `held_out` where the protocol sets a slice aside.
+        pack: Trained in place; afterwards its models hold the last epoch's parameters. Diverged runs have left it.
+        on_step: Called for each run (by its number in `configs`) after every step.
+        on_epoch: Called for each run after every epoch.
+
+    Returns:
+        One entry a run; `error` is set where it diverged.
+    """
+    train, first = data["train"], configs[0]
+    scored = [name for name in data if name != "train"]
+    per_epoch = steps_per_epoch(len(train), first.train.batch_size)
+    runs = [
+        _Run(number, config, model, per_epoch)
+        for number, (config, model) in enumerate(zip(configs, pack.runs, strict=True))
+    ]
+    results = [run.result for run in runs]
+    for epoch in range(1, first.train.epochs + 1):
+        started = time.perf_counter()
+        pack.encoder.train()
+        orders = {run.number: epoch_order(len(train), run.config.seed, epoch - 1) for run in runs}
+        for step in range(per_epoch):
+            batch = pack_batch(train, [orders[run.number] for run in runs], first.train.batch_size, step)
+            values = _step(runs, batch, pack, epoch)
+            for run, value in zip(runs, values, strict=True):
+                on_step(run.number, Progress(epoch, run.steps_done, run.steps, value, run.score))
+            runs = _leave_out(runs, pack, [run for run in runs if run.result.error is not None])
+            if not runs:
+                return results
+        trained = time.perf_counter()
+        logits = predict_pack(pack.encoder, [data[name] for name in scored], len(runs))
+        shared = len(runs)
+        for run, found in zip(list(runs), logits, strict=True):
+            run.result.train_seconds += (trained - started) / shared
+            by_split = dict(zip(scored, found, strict=True))
+            if not all(np.isfinite(values).all() for values in found):  # the last step's update shows only here
+                run.result.error = Diverged(
+                    f"the model's output is not finite after epoch {epoch}; try a smaller train.lr"
+                )
+                continue
+            run.end_epoch(epoch, by_split, data, len(train), (time.perf_counter() - started) / shared)
+            on_epoch(run.number, run.result.epochs[-1])
+        runs = _leave_out(runs, pack, [run for run in runs if run.result.error is not None])
+    return results
+
+
+class _Run:
+    """A run while it trains."""
+
+    def __init__(self, number: int, config: Config, model: RunModel, per_epoch: int) -> None:
+        self.number, self.config, self.model = number, config, model
+        self.steps, self.steps_done = per_epoch * config.train.epochs, 0
+        self.parameters = [parameter for _, parameter in model.trainable()]
+        self.optimizer = AdamW(model.trainable(), config.train, config.method.lambda_decay, model.in_head)
+        self.schedule = linear_schedule(self.optimizer, config.train, self.steps)
+        self.result = Fit()
+        self.losses = 0.0  # of the epoch so far, summed over sentences
+        self.score: float | None = None
+
+    def update(self) -> None:
+        """One step of the optimizer, with the gradients at hand."""
+        if self.config.train.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.config.train.max_grad_norm)
+        self.optimizer.step()
+        self.schedule.step()
+
+    def end_epoch(
+        self, number: int, logits: dict[str, Logits], data: Mapping[str, TokenizedSplit], rows: int, seconds: float
+    ) -> None:
+        """Scores the epoch, and keeps the model where a rule chooses it."""
+        metrics = {name: metrics_of(self.config, found, data[name].labels) for name, found in logits.items()}
+        self.result.epochs.append(Epoch(number, self.losses / rows, metrics, seconds))
+        self.losses = 0.0
+        self.score = metrics[self.config.task.validation[0]][self.config.task.score]
+        state = self.model.state()
+        for rule in rules_met(self.result.epochs, self.config):
+            self.result.chosen[rule] = number
+            self.result.logits[rule] = logits
+            self.result.state[rule] = state
+
+
+def _step(runs: list[_Run], batch: Batch, pack: Pack, epoch: int) -> list[float]:
+    """One optimizer step of every run; the runs' losses. Each loss reaches its own run's parameters alone."""
+    labels = batch.labels.to(pack.encoder.device)
+    sizes = list(batch.sizes)
+    parts = zip(torch.split(pack.encoder(batch), sizes), torch.split(labels, sizes), strict=True)
+    losses = torch.stack([loss_of(logits, own) for logits, own in parts])
+    losses.sum().backward()  # type: ignore[no-untyped-call]
+    values: list[float] = losses.tolist()
+    for run, value, sentences, tokens in zip(runs, values, batch.sizes, batch.tokens(), strict=True):
+        run.steps_done += 1
+        if math.isfinite(value):
+            run.update()
+            run.losses += value * sentences
+            run.result.tokens += tokens
+        else:
+            run.result.error = Diverged(
+                f"the loss is {value} at step {run.steps_done} of {run.steps} (epoch {epoch}); try a smaller train.lr"
+            )
+        run.optimizer.zero_grad(set_to_none=True)
+    return values
+
+
+def _leave_out(runs: list[_Run], pack: Pack, diverged: list[_Run]) -> list[_Run]:
+    for run in diverged:
+        if len(runs) > 1:
+            pack.drop(runs.index(run))
+        runs = [other for other in runs if other is not run]
+    return runs
 
 
 def rules_met(epochs: list[Epoch], config: Config) -> list[str]:
@@ -168,17 +250,29 @@ def loss_of(
     return cross_entropy(logits, labels)
 
 
-@torch.inference_mode()
 def predict(encoder: Encoder, data: TokenizedSplit, max_tokens: int = EVAL_TOKENS) -> Logits:
     """Logits of every row, in the split's order: float32 [rows, classes]."""
+    return predict_pack(encoder, [data], 1, max_tokens)[0][0]
+
+
+@torch.inference_mode()
+def predict_pack(
+    encoder: Encoder, splits: Sequence[TokenizedSplit], runs: int, max_tokens: int = EVAL_TOKENS
+) -> list[list[Logits]]:
+    """Logits of every run on every split: for each run and split float32 [rows, classes], rows in the split's order."""
     encoder.eval()
-    parts, rows = [], []
-    for batch in eval_batches(data, max_tokens):
-        parts.append(encoder(batch).cpu())
-        rows.append(batch.rows)
-    order = torch.argsort(torch.cat(rows))
-    logits: Logits = torch.cat(parts)[order].numpy()
-    return logits
+    found: list[list[Logits]] = [[] for _ in range(runs)]
+    for data in splits:
+        parts: list[list[Tensor]] = [[] for _ in range(runs)]
+        rows = []
+        for batch in eval_batches(data, max_tokens, runs):
+            rows.append(batch.rows[: batch.sizes[0]])
+            for part, logits in zip(parts, torch.split(encoder(batch).cpu(), list(batch.sizes)), strict=True):
+                part.append(logits)
+        order = torch.argsort(torch.cat(rows))
+        for run, part in zip(found, parts, strict=True):
+            run.append(torch.cat(part)[order].numpy())
+    return found
 
 
 def predictions_of(logits: Logits, *, regression: bool) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:

@@ -1,0 +1,219 @@
+"""Several runs on one frozen encoder: their small trained modules side by side, everything else shared.
+
+    y_k = f(θ_k, x_k),   k = 1 … K,   as   Y = vmap(f)(Θ, X)
+
+A pack is K runs that share encoder, task, method and batch size. One flat batch holds the tokens of all of them, so
+every frozen matrix is applied once. Only the modules that are trained (adapted projections and head) know about K:
+each run keeps its own copy with ordinary parameters, which are stacked when they are used. PEFT's layers work as they
+are, optimizers and saving see ordinary parameters, and the parameters of K runs cost K small modules and one encoder.
+
+Runs whose rows differ in number are filled up with copies of a row of their own, whose results are not used: a NaN
+never leaves its run.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from symlora.model.dropout import Dropout, DropoutStreams, scaled_mask
+from symlora.model.encoder import Encoder, head_modules
+
+if TYPE_CHECKING:
+    from symlora.model.build import RunModel
+
+
+class Packed(nn.Module):
+    """One trained module of each run, every one applied to its own run's rows.
+
+    Args:
+        members: The module as each run has it: of one structure, on shared frozen weights.
+        own_streams: The dropout streams of each member's own run.
+        streams: Those of the pack: they know whose rows a batch holds.
+    """
+
+    def __init__(
+        self, members: Sequence[nn.Module], own_streams: Sequence[DropoutStreams], streams: DropoutStreams
+    ) -> None:
+        super().__init__()
+        self.streams = streams
+        self.members = list(members)  # a list and no ModuleList: the parameters belong to the runs
+        self.own_streams = list(own_streams)
+        self.leaves = _leaves(members)
+        self._calls: list[tuple[float, tuple[int, ...], torch.dtype]] | None = None
+
+    def train(self, mode: bool = True) -> "Packed":
+        """Training or evaluation, for the runs' modules too."""
+        for member in self.members:
+            member.train(mode)
+        return super().train(mode)
+
+    def drop(self, position: int) -> None:
+        """Takes a run out."""
+        del self.members[position], self.own_streams[position]
+        for tensors in self.leaves.values():
+            del tensors[position]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[1, T, n] to [1, T, m] on tokens, or [B, …] to [B, …] on sentences, each run's part by its own module."""
+        if len(self.members) == 1:
+            return self._alone(x)
+        dim, counts = self.streams.counts(x)
+        rows, most = (x[0] if dim else x), max(counts)
+        equal = min(counts) == most
+        index, back = (None, None) if equal else _fill(counts, x.device)
+        stacked = rows if index is None else rows.index_select(0, index)
+        stacked = stacked.view(len(counts), *((1,) if dim else ()), most, *rows.shape[1:])
+        out = self._together(stacked, counts, dim)
+        out = out.flatten(0, 2 if dim else 1)
+        if back is not None:
+            out = out.index_select(0, back)
+        return out[None] if dim else out
+
+    def _alone(self, x: Tensor) -> Tensor:
+        # The member's Dropouts draw from its own run's generator; they need no shares.
+        out: Tensor = self.members[0](x)
+        return out
+
+    def _together(self, stacked: Tensor, counts: tuple[int, ...], dim: int) -> Tensor:
+        template, streams = self.members[0], self.own_streams[0]
+        parameters = {name: torch.stack(tensors) for name, tensors in self.leaves.items()}
+        masks = self._masks(stacked, counts, dim)
+
+        def one(values: dict[str, Tensor], x: Tensor, given: list[Tensor]) -> Tensor:
+            streams.given = list(given)
+            out: Tensor = functional_call(template, values, (x,))
+            return out
+
+        try:
+            out: Tensor = torch.vmap(one)(parameters, stacked, masks)
+        finally:
+            streams.given = None
+        return out
+
+    def _masks(self, stacked: Tensor, counts: tuple[int, ...], dim: int) -> list[Tensor]:
+        """The masks of every Dropout that the module will call, [K, …] each, in order of the calls.
+
+        Random numbers cannot be drawn under vmap from generators of ours. So the calls are listed in a dry run first;
+        then each run draws for its own rows, as it would alone.
+        """
+        if not self.training or not any(isinstance(m, Dropout) and m.p for m in self.members[0].modules()):
+            return []
+        if self._calls is None:
+            self._calls = self._dry_run(stacked[0])
+        most, found = max(counts), []
+        for p, shape, dtype in self._calls:
+            before, after = shape[:dim], shape[dim + 1 :]
+            parts = []
+            for generator, count in zip(self.streams.generators, counts, strict=True):
+                mask = scaled_mask(stacked.new_empty((*before, count, *after), dtype=dtype), p, generator)
+                parts.append(torch.cat([mask, mask.new_zeros((*before, most - count, *after))], dim))
+            found.append(torch.stack(parts))
+        return found
+
+    def _dry_run(self, x: Tensor) -> list[tuple[float, tuple[int, ...], torch.dtype]]:
+        streams = self.own_streams[0]
+        streams.calls = []
+        try:
+            with torch.no_grad():
+                self.members[0](x)
+            return streams.calls
+        finally:
+            streams.calls = None
+
+
+def _leaves(members: Sequence[nn.Module]) -> dict[str, list[Tensor]]:
+    """For each name, the runs' tensors that must be stacked: what is trained, and what is frozen but not the same."""
+    named = [{**dict(member.named_parameters()), **dict(member.named_buffers())} for member in members]
+    found = {}
+    for name, first in named[0].items():
+        tensors = [tensors[name] for tensors in named]
+        shared = (
+            all(t is first or t.data_ptr() == first.data_ptr() for t in tensors) or ".original_module." in f".{name}"
+        )
+        if first.requires_grad or not (shared or all(torch.equal(t, first) for t in tensors)):
+            found[name] = tensors
+    return found
+
+
+def _fill(counts: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows to gather so that every run has the same number, int64 [K · most], and where each row is then, int64 [R].
+
+    A run's surplus rows are copies of its first one.
+    """
+    number = torch.tensor(counts)
+    starts = torch.cumsum(number, 0) - number
+    column = torch.arange(max(counts))
+    real = column < number[:, None]
+    index = torch.where(real, starts[:, None] + column, starts[:, None]).flatten()
+    return index.to(device), real.flatten().nonzero().flatten().to(device)
+
+
+class Pack:
+    """Runs that train together.
+
+    Attributes:
+        runs: Their models; the frozen weights are the same tensors in all.
+        encoder: Takes batches that hold the rows of all runs (`Batch.sizes`), returns the logits of all.
+
+    Args:
+        runs: Made by `symlora.model.build.build_pack`.
+
+    Raises:
+        ValueError: Something is trained outside of adapted projections and head (full fine-tuning, `bias="all"`), or
+            the encoder does not run on flat batches: such runs train alone.
+    """
+
+    def __init__(self, runs: Sequence["RunModel"]) -> None:
+        self.runs = list(runs)
+        self._packed: list[Packed] = []
+        self.encoder = self.runs[0].encoder if len(self.runs) == 1 else self._host()
+
+    def drop(self, position: int) -> None:
+        """Takes a run out; the others go on, in the order they had."""
+        del self.runs[position]
+        if self._packed:
+            del self.encoder.streams.generators[position]
+            for packed in self._packed:
+                packed.drop(position)
+
+    def _host(self) -> Encoder:
+        """A copy of the first run's encoder, on the same frozen tensors, with `Packed` where something is trained."""
+        first = self.runs[0].encoder
+        if not first.flat:
+            raise ValueError("this encoder does not run on flat batches, so its runs train one at a time")
+        streams = DropoutStreams([run.streams.generators[0] for run in self.runs])
+        shared: dict[int, Any] = {id(p): p for p in first.parameters()}
+        shared[id(first.streams)] = streams
+        host = copy.deepcopy(first, shared)
+        names = [name for name, _ in trained_modules(self.runs[0])]
+        loose = [n for n, _ in self.runs[0].trainable() if not any(n.startswith(f"{name}.") for name in names)]
+        if loose:
+            raise ValueError(f"{loose[0]} is trained outside of adapted projections and head: such runs train alone")
+        for name in names:
+            members = [run.encoder.get_submodule(name) for run in self.runs]
+            packed = Packed(members, [run.streams for run in self.runs], streams)
+            self._packed.append(packed)
+            parent, _, child = name.rpartition(".")
+            setattr(host.get_submodule(parent), child, packed)
+        return host
+
+
+def trained_modules(run: "RunModel") -> list[tuple[str, nn.Module]]:
+    """Names (within the Encoder) and modules of what a pack holds once for each run: adapted projections and head."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    model = run.encoder.model
+    heads = head_modules(model)
+    prefixes = {
+        f"model.{name}" if hasattr(model, name) else f"model.{model.base_model_prefix}.{name}" for name in heads
+    }
+    found: list[tuple[str, nn.Module]] = []
+    for name, module in run.encoder.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer, _ in found)
+        if not inside and (isinstance(module, BaseTunerLayer) or name in prefixes):
+            found.append((name, module))
+    return found

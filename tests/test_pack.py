@@ -1,0 +1,282 @@
+"""A run in a pack computes what it computes alone, whoever its neighbours are."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TinyFactory, made_up, run_config
+from torch import Tensor
+
+from symlora.config import Config
+from symlora.data.batches import eval_batches, gather, pack_batch
+from symlora.data.tokens import TokenizedSplit
+from symlora.model.build import build, build_pack
+from symlora.model.pack import Pack, Packed
+from symlora.training.loop import Diverged, Fit, fit, fit_pack, loss_of, predict, predict_pack
+
+CPU = torch.device("cpu")
+UNEQUAL = [5, 3, 12, 4, 8, 8, 3, 15, 7, 3, 4, 9, 5, 5, 14, 3, 3, 6, 11, 10] * 2  # 40 rows: 10 batches of 4
+EQUAL = [7] * 40
+METHODS = ("symlora", "lora", "dora")
+
+
+def configs(folder: Any, method: str, runs: int = 3, **train: Any) -> list[Config]:
+    """Runs that differ in seed, learning rates, decay, warm-up and clipping."""
+    found = []
+    for k in range(runs):
+        config = run_config(
+            folder,
+            "lora" if method == "dora" else method,
+            seed=k,
+            **{
+                "epochs": 2,
+                "lr": 3e-3 * (k + 1),
+                "head_lr": 1e-3 / (k + 1),
+                "weight_decay": 0.1 * k,
+                "warmup_ratio": 0.1 * k,
+                "max_grad_norm": 0.5 + k,
+                **train,
+            },
+        )
+        if method == "dora":
+            config.method.peft_config = {**config.method.peft_config, "use_dora": True}
+        found.append(config)
+    return found
+
+
+def data_of(lengths: list[int], seed: int = 0) -> dict[str, TokenizedSplit]:
+    return {"train": made_up(lengths, seed=seed), "validation": made_up(UNEQUAL[:11], seed=seed + 1)}
+
+
+def trained_alone(config: Config, data: dict[str, TokenizedSplit]) -> tuple[Fit, list[float]]:
+    losses: list[float] = []
+    return fit(config, data, build(config, CPU, "fp32"), lambda progress: losses.append(progress.loss)), losses
+
+
+def trained_together(some: list[Config], data: dict[str, TokenizedSplit]) -> tuple[list[Fit], list[list[float]]]:
+    losses: list[list[float]] = [[] for _ in some]
+    fits = fit_pack(some, data, build_pack(some, CPU, "fp32"), lambda run, progress: losses[run].append(progress.loss))
+    return fits, losses
+
+
+def alike(found: Fit, wanted: Fit, rtol: float = 1e-5) -> None:
+    """Parameters relative to all of them, then tensor by tensor: AdamW turns a gradient near 0 into a whole step."""
+    assert found.error is None and found.chosen == wanted.chosen and found.tokens == wanted.tokens
+    for rule, state in wanted.state.items():
+        assert found.state[rule].keys() == state.keys()
+        differences = {name: found.state[rule][name] - value for name, value in state.items()}
+        whole = torch.cat([value.flatten() for value in state.values()])
+        assert float(torch.cat([d.flatten() for d in differences.values()]).norm() / whole.norm()) <= rtol
+        for name, value in state.items():
+            assert float(differences[name].norm() / value.norm().clamp_min(1e-3)) <= 1e-3, name
+        for split, logits in wanted.logits[rule].items():
+            np.testing.assert_allclose(found.logits[rule][split], logits, rtol=1e-4, atol=1e-5)
+    for a, b in zip(found.epochs, wanted.epochs, strict=True):
+        assert a.metrics == b.metrics and a.train_loss == pytest.approx(b.train_loss, rel=rtol)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1], ids=["no dropout", "dropout"])
+@pytest.mark.parametrize("lengths", [EQUAL, UNEQUAL], ids=["equal", "unequal"])
+@pytest.mark.parametrize("method", METHODS)
+def test_packed_equals_alone(method: str, lengths: list[int], dropout: float, tiny: TinyFactory) -> None:
+    """20 steps of 3 runs: loss within 1e-5, relative. With dropout too, of hidden states, attention and adapter."""
+    some = configs(tiny("roberta"), method, model_dropout=dropout)
+    for config in some:
+        key = "dropout" if method == "symlora" else "lora_dropout"
+        config.method.peft_config = {**config.method.peft_config, key: dropout}
+    data = data_of(lengths)
+    fits, losses = trained_together(some, data)
+    for config, found, own in zip(some, fits, losses, strict=True):
+        wanted, alone = trained_alone(config, data)
+        assert len(own) == 20
+        np.testing.assert_allclose(own, alone, rtol=1e-5)
+        alike(found, wanted)
+
+
+@pytest.mark.parametrize("kind", ["bert", "electra", "distilbert", "albert"])
+@pytest.mark.parametrize("method", ["symlora", "head"])
+def test_packed_equals_alone_for_every_flat_encoder(kind: str, method: str, tiny: TinyFactory) -> None:
+    some, data = configs(tiny(kind), method, epochs=1), data_of(UNEQUAL)
+    fits, losses = trained_together(some, data)
+    for config, found, own in zip(some, fits, losses, strict=True):
+        wanted, alone = trained_alone(config, data)
+        np.testing.assert_allclose(own, alone, rtol=1e-5)
+        alike(found, wanted)
+
+
+@pytest.mark.parametrize("peft_type", ["HRA", "MISS", "VERA"])
+def test_other_methods_of_peft_pack_as_they_are(peft_type: str, tiny: TinyFactory) -> None:
+    some, data = configs(tiny("bert"), "lora", epochs=1, model_dropout=0.0), data_of(UNEQUAL)
+    for config in some:
+        config.method.name = config.method.peft_type = peft_type
+        config.method.peft_config = {"r": 4, "target_modules": None}
+    fits, losses = trained_together(some, data)
+    for config, found, own in zip(some, fits, losses, strict=True):
+        wanted, alone = trained_alone(config, data)
+        np.testing.assert_allclose(own, alone, rtol=1e-5)
+        alike(found, wanted)
+
+
+def test_neighbours_and_place_do_not_matter(tiny: TinyFactory) -> None:
+    some, data = configs(tiny("bert"), "symlora", 4, epochs=1, model_dropout=0.1), data_of(UNEQUAL)
+    first = trained_together([some[0], some[1]], data)[0][0]
+    last = trained_together([some[3], some[2], some[0]], data)[0][2]
+    alike(first, last)
+
+
+def gradients(pack: Pack, data: TokenizedSplit, poisoned: int | None) -> list[dict[str, Tensor]]:
+    """Of every run, after one batch; the poisoned run's adapter holds a NaN."""
+    if poisoned is not None:
+        name, value = next(iter(pack.runs[poisoned].trainable()))
+        with torch.no_grad():
+            value.view(-1)[0] = float("nan")
+    pack.encoder.train()
+    order = np.arange(len(data))
+    batch = pack_batch(data, [order, order[::-1].copy(), np.roll(order, 3)], 4, 0)
+    parts = zip(pack.encoder(batch).split(batch.sizes), batch.labels.split(batch.sizes), strict=True)
+    torch.stack([loss_of(logits, labels) for logits, labels in parts]).sum().backward()
+    found = []
+    for run in pack.runs:
+        found.append({name: value.grad.clone() for name, value in run.trainable() if value.grad is not None})
+    return found
+
+
+@pytest.mark.parametrize("poisoned", [0, 1, 2])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_nan_stays_in_its_run(method: str, precision: str, poisoned: int, tiny: TinyFactory) -> None:
+    """Not one bit of the other runs' gradients changes."""
+    some, data = configs(tiny("roberta"), method), made_up(UNEQUAL)
+    clean = gradients(build_pack(some, CPU, precision), data, None)
+    spoilt = gradients(build_pack(some, CPU, precision), data, poisoned)
+    for number, (wanted, found) in enumerate(zip(clean, spoilt, strict=True)):
+        assert wanted.keys() == found.keys()
+        bad = [name for name in wanted if not torch.equal(wanted[name], found[name])]
+        assert bool(bad) == (number == poisoned), (number, bad)
+        if number == poisoned:
+            assert any(bool(value.isnan().any()) for value in found.values())
+
+
+@pytest.mark.parametrize("diverging", [0, 1, 2])
+def test_a_diverged_run_leaves_and_the_others_go_on(diverging: int, tiny: TinyFactory) -> None:
+    some, data = configs(tiny("bert"), "lora", model_dropout=0.1), data_of(UNEQUAL)
+    some[diverging].train.lr = 1e30
+    fits, _ = trained_together(some, data)
+    for number, (config, found) in enumerate(zip(some, fits, strict=True)):
+        if number == diverging:
+            assert isinstance(found.error, Diverged) and "train.lr" in str(found.error)
+        else:
+            alike(found, trained_alone(config, data)[0])
+
+
+def test_all_runs_may_diverge(tiny: TinyFactory) -> None:
+    some = configs(tiny("bert"), "lora", 2)
+    for config in some:
+        config.train.lr = 1e30
+    assert all(found.error is not None for found in trained_together(some, data_of(UNEQUAL))[0])
+
+
+def test_a_run_that_leaves_at_the_end_of_an_epoch(tiny: TinyFactory) -> None:
+    """One step an epoch: the update that ruins the model shows in the scores, not in a loss."""
+    some, data = configs(tiny("bert"), "lora", 2, epochs=3, batch_size=64, warmup_ratio=0.0), data_of(UNEQUAL)
+    some[0].train.lr = 1e38
+    fits, _ = trained_together(some, data)
+    assert fits[0].error is not None and "after epoch" in str(fits[0].error)
+    alike(fits[1], trained_alone(some[1], data)[0])
+
+
+def test_frozen_weights_are_held_once(tiny: TinyFactory) -> None:
+    pack = build_pack(configs(tiny("bert"), "symlora"), CPU, "bf16")
+    trained = {id(value) for run in pack.runs for _, value in run.trainable()}
+    frozen = [
+        {name: v for name, v in run.encoder.named_parameters() if not v.requires_grad and "original" not in name}
+        for run in pack.runs
+    ]  # fmt: skip
+    for name, value in frozen[0].items():
+        assert all(other[name] is value for other in frozen[1:]), name
+    assert len(trained) == sum(1 for run in pack.runs for _ in run.trainable())  # and what is trained is each run's own
+    held = {id(value) for value in pack.encoder.parameters()}
+    assert held <= {id(value) for value in pack.runs[0].encoder.parameters()}
+
+
+def test_starts_are_those_of_each_run_alone(tiny: TinyFactory) -> None:
+    some = configs(tiny("roberta"), "lora")
+    for config, run in zip(some, build_pack(some, CPU, "fp32").runs, strict=True):
+        wanted = build(config, CPU, "fp32").state()
+        assert all(torch.equal(value, wanted[name]) for name, value in run.state().items())
+
+
+def test_a_pack_predicts_as_its_runs_do(tiny: TinyFactory) -> None:
+    some = configs(tiny("electra"), "symlora")
+    pack, split = build_pack(some, CPU, "fp32"), made_up(UNEQUAL)
+    with torch.no_grad():
+        for run in pack.runs:
+            for name, value in run.trainable():
+                value.add_(0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(len(name))))
+    together = predict_pack(pack.encoder, [split], 3, max_tokens=60)
+    for run, found in zip(pack.runs, together, strict=True):
+        np.testing.assert_allclose(found[0], predict(run.encoder, split), rtol=1e-4, atol=1e-5)
+
+
+def test_batches_of_a_pack(tiny: TinyFactory) -> None:
+    data = made_up(UNEQUAL[:7])
+    orders = [np.array([3, 1, 0, 2, 6, 5, 4]), np.array([6, 5, 4, 3, 2, 1, 0])]
+    batch = pack_batch(data, orders, 4, 1)
+    assert batch.rows.tolist() == [6, 5, 4, 2, 1, 0] and batch.sizes == (3, 3)
+    assert batch.tokens() == (sum(UNEQUAL[i] for i in (6, 5, 4)), sum(UNEQUAL[i] for i in (2, 1, 0)))
+    for batch in eval_batches(data, 40, runs=2):
+        assert batch.sizes[0] * 2 == len(batch.rows)
+        assert torch.equal(batch.rows[: batch.sizes[0]], batch.rows[batch.sizes[0] :])
+        assert len(batch.input_ids) <= 40
+    assert gather(data, np.arange(3)).sizes == (3,)
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "arguments", "message"),
+    [
+        ("mpnet", "lora", {}, "flat"),
+        ("bert", "lora", {"bias": "all"}, "trained outside"),
+        ("bert", "full", {}, "trained outside"),
+    ],
+)
+def test_what_cannot_be_packed_says_so(
+    kind: str, method: str, arguments: dict[str, Any], message: str, tiny: TinyFactory
+) -> None:
+    some = configs(tiny(kind), method, 2)
+    for config in some:
+        config.method.peft_config = {**config.method.peft_config, **arguments}
+    with pytest.raises(ValueError, match=message):
+        build_pack(some, CPU, "fp32")
+    build_pack(some[:1], CPU, "fp32")  # alone each of them runs
+
+
+def test_a_packed_module_fills_up_with_the_runs_own_rows(tiny: TinyFactory) -> None:
+    """Unequal numbers of tokens: [1, 3 + 5, n], the shorter run filled with its first token, no other run's."""
+    pack = build_pack(configs(tiny("bert"), "symlora", 2), CPU, "fp32")
+    packed = next(module for module in pack.encoder.modules() if isinstance(module, Packed))
+    pack.encoder.streams.share((1, 1), (3, 5))
+    x = torch.randn(1, 8, 32)
+    wanted = torch.cat([packed.members[0](x[:, :3]), packed.members[1](x[:, 3:])], 1)
+    torch.testing.assert_close(packed(x), wanted)
+    spoilt = x.clone()
+    spoilt[:, :3] = float("nan")
+    assert torch.equal(packed(spoilt)[:, 3:], packed(x)[:, 3:])
+
+
+def test_a_pack_of_full_runs_does_not_share_the_encoder(tiny: TinyFactory) -> None:
+    """Full fine-tuning trains alone; a copied configuration must not train another's tensors."""
+    config = run_config(tiny("bert"), "full")
+    first, second = build(config, CPU, "fp32"), build(copy.deepcopy(config), CPU, "fp32")
+    held = {value.data_ptr() for _, value in first.trainable()}
+    assert not held & {value.data_ptr() for _, value in second.trainable()}
+
+
+def test_run_order_of_tokens_survives_replace() -> None:
+    """`Batch` is a frozen dataclass; `sizes` travels with it."""
+    batch = pack_batch(made_up(EQUAL), [np.arange(40), np.arange(40)], 4, 0)
+    assert replace(batch).sizes == batch.to("cpu").sizes == (4, 4)
