@@ -138,8 +138,9 @@ def gradients(pack: Pack, data: TokenizedSplit, poisoned: int | None) -> list[di
     pack.encoder.train()
     order = np.arange(len(data))
     batch = pack_batch(data, [order, order[::-1].copy(), np.roll(order, 3)], 4, 0)
-    parts = zip(pack.encoder(batch).split(batch.sizes), batch.labels.split(batch.sizes), strict=True)
-    torch.stack([loss_of(logits, labels) for logits, labels in parts]).sum().backward()
+    sizes = list(batch.sizes)
+    parts = zip(torch.split(pack.encoder(batch), sizes), torch.split(batch.labels, sizes), strict=True)
+    torch.stack([loss_of(logits, labels) for logits, labels in parts]).sum().backward()  # type: ignore[no-untyped-call]
     found = []
     for run in pack.runs:
         found.append({name: value.grad.clone() for name, value in run.trainable() if value.grad is not None})

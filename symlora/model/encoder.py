@@ -5,8 +5,9 @@
 The model's own forward does all the work. Hooks adapt it: after the last layer, the first token of each sentence is
 taken ([1, T, n] becomes [B, 1, n], which is what every head that reads `[:, 0]` expects), and what enters the head is
 cast to float32. Where the last layer is built as BERT's, the first tokens are taken within it already, right after its
-attention: output projection and feed-forward of the other tokens reach no head (exact; 1/8 of MiniLM's work). Encoders whose attention cannot be exchanged, or whose positions are not
-absolute, run on batches padded to their longest sentence; members and order of the batches are the same.
+attention: output projection and feed-forward of the other tokens reach no head (exact; 1/8 of MiniLM's work).
+Encoders whose attention cannot be exchanged, or whose positions are not absolute, run on batches padded to their
+longest sentence; members and order of the batches are the same.
 """
 
 import inspect

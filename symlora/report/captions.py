@@ -1,0 +1,84 @@
+"""Title, caption, header and number of word columns of each table: what is measured, and what each ± is over."""
+
+from symlora.report.settings import Settings
+from symlora.report.table import NOTHING
+
+Frame = tuple[str, str, tuple[str, ...], int]
+"""title, caption, header, labels: symlora.report.table.Table's, in its order."""
+
+
+def table1(settings: Settings) -> Frame:
+    """The paper's table."""
+    caption = (
+        "Scores in points, but where a section says else. In our sections ± is the half-width of the "
+        f"{_level(settings)} t interval over n seeds (none for one seed), on validation, at the epoch that the "
+        "protocol's own rule takes. Failed runs are counted and not averaged. “At chance” counts runs whose score is "
+        "not above that of a constant prediction (accuracy: the majority class; correlations: 0); they are averaged "
+        "like the others. Test scores come from results/leaderboard alone. Two intervals that overlap say nothing "
+        "about a tie: table 2 tests that."
+    )
+    header = ("Task", "Metric", "LoRA, validation", "SymLoRA, validation", "LoRA, test", "SymLoRA, test")
+    return "Table 1. LoRA and SymLoRA on GLUE", caption, header, 2
+
+
+def table2(settings: Settings) -> Frame:
+    """The tests."""
+    level, inner = _level(settings), f"{100 * (1 - 2 * settings.alpha):g} %"
+    caption = (
+        "In points, validation, each method at its own chosen configuration. n: seeds with a score; s: standard "
+        f"deviation over them (n − 1); then the {level} t interval of the mean over seeds. “In its grid”: where the "
+        "chosen learning rate and batch size lie among the run folders of the lowest seed (an axis of two values has "
+        "no inside, and is not called an edge). Difference: method − LoRA, mean over the seeds that both have, with "
+        f"its {inner} t interval, which belongs to the verdict of the paired "
+        f"equivalence test (TOST) with margin ±{settings.margin:g}, set before the runs: equivalent if the interval "
+        "lies within the margin; else better or worse if it excludes 0; else inconclusive. “Not significant” is never "
+        "“tied”. “(chance)”: a seed of either is not above chance, and the verdict says little. p values: TOST (small "
+        "speaks for equivalence); exact sign flip over seeds (small speaks for a difference; with 5 seeds it cannot "
+        "fall below 0.0625); each also after Holm over the section's tasks; McNemar over rows, for the two models of "
+        f"the lowest seed alone. Seeds and rows: {level} two-level bootstrap of the difference. Needed, where "
+        f"inconclusive: paired seeds that give the equivalence test a power of {settings.power:g} if the true "
+        "difference is 0 and s of the differences is as estimated, which for few seeds is rough."
+    )
+    header = (
+        *("Task", "Method", "n", "Mean", "s", f"{level}, seeds", "lr", "Batch", "In its grid"),
+        *("Difference", f"{inner}, seeds", "Verdict", "p TOST", "Holm", "p sign flip", "Holm", "p McNemar"),
+        *(f"{level}, seeds and rows", "Needed"),
+    )
+    return "Table 2. Is a method tied with LoRA?", caption, header, 2
+
+
+def table3() -> Frame:
+    """The cost."""
+    caption = (
+        "Trained parameters of the adapter, of the classification head and in all (the head is the same for every "
+        "method, so half the adapter is not half of what is trained); size of the saved file with adapter and head; "
+        "peak memory, wall clock and energy of a run: means over the chosen configuration's finished runs. "
+        f"{NOTHING}: the machine does not tell. Seconds of runs on different machines, or beside other work, do not "
+        "compare methods."
+    )
+    header = (
+        *("Task", "Method", "n", "Adapter", "Head", "All trained", "File, KiB", "Memory, GiB", "Seconds"),
+        *("Energy, kWh", "Device"),
+    )
+    return "Table 3. What it costs", caption, header, 2
+
+
+def table4(settings: Settings) -> Frame:
+    """Selection, and sampling of rows."""
+    caption = (
+        "Validation scores in points, means over n seeds, at three epochs of the same runs: the best on validation "
+        "itself (what the paper's protocol reports), the last, and the best on a slice of the training split set aside "
+        "(where the protocol has one). The differences are the selection's bias. Chance: the score of a constant "
+        "prediction on these labels; at chance: seeds not above it. Missing: seeds that the other of LoRA and SymLoRA "
+        f"has. Rows: the {_level(settings)} interval of the lowest seed's model over the split's rows (Wilson for "
+        "accuracy, Fisher z for Pearson, else percentile bootstrap); it says nothing about other seeds."
+    )
+    header = (
+        *("Task", "Method", "n", "Failed", "Missing", "At chance", "Chance", "Median", "Best epoch", "Last epoch"),
+        *("Held-out epoch", "Best − last", "Best − held-out", "Rows, one model", "Configuration", "Chosen as"),
+    )
+    return "Table 4. What the choice of the epoch adds, and what the rows leave open", caption, header, 2
+
+
+def _level(settings: Settings) -> str:
+    return f"{100 * settings.level:g} %"

@@ -1,0 +1,127 @@
+"""Paired differences at a glance: where is SymLoRA within the margin of LoRA, and what do the seeds leave open?"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from symlora.report.choice import Chosen, Key
+from symlora.report.comparison import Paired
+from symlora.report.drawing import Page, look, minus
+from symlora.report.names import CLAIMED, METHODS, METRICS, REFERENCE, TASKS
+
+ROW = 0.38  # inches a task
+LEFT, WIDE, RIGHT, TOP = 1.35, 4.1, 1.9, 0.1
+COLOURS = {"equivalent": "#1b7837", "better": "#2166ac", "worse": "#b2182b"}  # others: dark grey
+
+
+def differences(
+    pairs: Mapping[Key, Paired], chosen: Mapping[Key, Chosen], model: str, protocol: str, margin: float, alpha: float
+) -> pd.DataFrame:
+    """SymLoRA less LoRA, in points, each at its own chosen configuration, for one model and protocol.
+
+    Returns:
+        One row for each task and seed that both methods have a score for: task, metric, seed, difference, and repeated
+        for the task: mean, low and high (of the paired t interval of level 1 - 2·alpha, by which the verdict is taken;
+        missing for one seed), level, margin, n, verdict, at_chance (whether a run of either is no better than a
+        constant prediction). A task with runs but no pair has one row without numbers, n = 0, and verdict `no pair`.
+    """
+    rows: list[dict[str, object]] = []
+    for key, entry in chosen.items():
+        if key[:2] != (model, protocol) or key[3] != CLAIMED:
+            continue
+        runs = pd.concat([entry.runs, chosen[(*key[:3], REFERENCE)].runs])
+        if runs.empty:
+            continue
+        task = {"task": key[2], "metric": runs["metric"].iloc[0]}
+        fixed = {"level": 1 - 2 * alpha, "margin": margin}
+        pair = pairs.get(key)
+        if pair is None:
+            rows.append({**task, **fixed, "n": 0, "verdict": "no pair", "at_chance": False})
+            continue
+        test = pair.equivalence
+        bounds = {"low": test.difference.low, "high": test.difference.high} if test else {}
+        verdict = test.verdict if test else "one seed: no test"
+        at_chance = bool(runs.loc[runs["seed"].isin(pair.seeds), "at_chance"].any())
+        for seed, a, b in zip(pair.seeds, *pair.scores, strict=True):
+            own = {"seed": seed, "difference": a - b, "mean": pair.difference.estimate, **bounds}
+            rows.append({**task, **own, **fixed, "n": len(pair.seeds), "verdict": verdict, "at_chance": at_chance})
+    columns = ["task", "metric", "seed", "difference", "mean", "low", "high", "level", "margin", "n", "verdict"]
+    return pd.DataFrame(rows, columns=[*columns, "at_chance"]).astype({"seed": "Int64", "mean": float, "low": float})
+
+
+def difference_plot(frame: pd.DataFrame, whose: str, note: str = "") -> Figure:
+    """A row a task: a small dot a seed, the mean with its interval, the band of ±margin, and the verdict.
+
+    Args:
+        frame: Of `differences`.
+        whose: Model and protocol, for the title.
+        note: What must stand beside this model's scores.
+    """
+    tasks = list(dict.fromkeys(frame["task"]))
+    margin, level = float(frame["margin"].iloc[0]), float(frame["level"].iloc[0])
+    reach = limit(frame)
+    high = ROW * len(tasks)
+    claimed, reference = METHODS[CLAIMED], METHODS[REFERENCE]
+    caption = (
+        f"Small dots: one seed each. Large dot and bar: mean and {100 * level:.0f} % interval over paired seeds (t), "
+        f"by which the equivalence test (TOST) decides; grey band: the margin, ±{margin:g} points; an arrow: the bar "
+        f"goes on. n: seeds. Each method at its own configuration. At chance: a run of either is no better than a "
+        f"constant prediction. {note}"
+    )
+    with look():
+        page = Page(LEFT + WIDE + RIGHT, TOP + high + 0.5, f"{claimed} less {reference}: {whose}", caption)
+        axes = page.axes(LEFT, TOP, WIDE, high)
+        axes.axvspan(-margin, margin, color="0.9", lw=0)
+        axes.axvline(0, color="0.5", lw=0.6)
+        labels = []
+        for row, task in enumerate(tasks):
+            mine = frame[frame["task"] == task]
+            _draw_task(axes, row, mine, reach)
+            labels.append(f"{TASKS.get(task, task)}, {METRICS.get(mine['metric'].iloc[0], mine['metric'].iloc[0])}")
+        axes.set_xlim(-reach, reach)
+        axes.set_ylim(len(tasks) - 0.5, -0.5)
+        axes.set_yticks(range(len(tasks)), labels)
+        axes.tick_params(axis="y", pad=8)  # an arrow may stand there
+        axes.tick_params(axis="x", length=2)
+        axes.xaxis.set_major_formatter(lambda value, position: minus(f"{value:+g}") if value else "0")
+        axes.set_xlabel(f"difference in points   (left: {reference} scores higher, right: {claimed})")
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+        return page.figure
+
+
+def limit(frame: pd.DataFrame) -> float:
+    """Where the axis ends, to both sides: it shows every seed and three margins; an interval of few seeds may go on."""
+    seeds = np.abs(frame["difference"].dropna().to_numpy(dtype=np.float64))
+    return 1.15 * max(3 * float(frame["margin"].iloc[0]), float(seeds.max()) if seeds.size else 0.0)
+
+
+def _draw_task(axes: Axes, row: int, mine: pd.DataFrame, reach: float) -> None:
+    first = mine.iloc[0]
+    verdict = str(first["verdict"])
+    colour = COLOURS.get(verdict, "0.25")
+    if first["n"]:
+        axes.plot(mine["difference"], [row + 0.24] * len(mine), "o", ms=2.6, color=colour, alpha=0.6, mew=0)
+        axes.plot([first["mean"]], [row], "o", ms=5, color=colour, zorder=4)
+    if pd.notna(first["low"]):
+        ends = [max(float(first["low"]), -reach), min(float(first["high"]), reach)]
+        axes.plot(ends, [row, row], "-", lw=1.4, color=colour, zorder=2, solid_capstyle="butt")
+        for end, cut, mark in ((ends[0], first["low"] < -reach, "<"), (ends[1], first["high"] > reach, ">")):
+            width = 0.0 if cut else 1.2  # the edge is all that a | has
+            axes.plot([end], [row], mark if cut else "|", ms=5, mew=width, color=colour, clip_on=False, zorder=2)
+    details = [f"n = {first['n']}"] if first["n"] > 1 else []
+    details += ["at chance"] if first["at_chance"] else []
+    count = f" ({', '.join(details)})" if details else ""
+    weight = "bold" if verdict in COLOURS else "normal"
+    axes.annotate(
+        verdict + count,
+        (1.03, row),
+        xycoords=("axes fraction", "data"),
+        va="center",
+        color=colour,
+        weight=weight,
+        annotation_clip=False,
+    )

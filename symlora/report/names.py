@@ -1,0 +1,46 @@
+"""How tasks, methods, models and metrics are called in print, and the order they come in."""
+
+from collections.abc import Iterable
+
+TASKS = {
+    "mnli": "MNLI", "sst2": "SST-2", "mrpc": "MRPC", "cola": "CoLA", "qnli": "QNLI", "qqp": "QQP", "rte": "RTE",
+    "stsb": "STS-B",
+}  # fmt: skip
+"""Table 1's eight, in its order."""
+METHODS = {"lora": "LoRA", "symlora": "SymLoRA", "head": "head alone", "full": "full fine-tuning"}
+MODELS = {"roberta-base": "RoBERTa-base", "bert-base": "BERT-base", "minilm": "MiniLM"}
+METRICS = {
+    "accuracy": "accuracy", "f1": "F1", "matthews_correlation": "Matthews", "pearson": "Pearson",
+    "spearmanr": "Spearman",
+}  # fmt: skip
+PROTOCOLS = ("paper", "holdout")  # first, in this order
+PAPER_MODEL, PAPER_PROTOCOL = "roberta-base", "paper"
+REFERENCE, CLAIMED = "lora", "symlora"  # the paper's claim: CLAIMED is tied with REFERENCE
+
+
+def task_order(found: Iterable[str]) -> list[str]:
+    """Table 1's eight tasks, then any other that was found."""
+    return [*TASKS, *sorted(set(found) - set(TASKS))]
+
+
+def method_order(found: Iterable[str]) -> list[str]:
+    """LoRA and SymLoRA, found or not, then the others that were found."""
+    return [REFERENCE, CLAIMED, *(name for name in _known_first(METHODS, found) if name not in (REFERENCE, CLAIMED))]
+
+
+def section_order(found: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """(model, protocol) pairs: the paper's own first, found or not; then by model and protocol."""
+    pairs = {(PAPER_MODEL, PAPER_PROTOCOL), *found}
+    models = _known_first(MODELS, {model for model, _ in pairs})
+    protocols = _known_first(PROTOCOLS, {protocol for _, protocol in pairs})
+    return [(model, protocol) for model in models for protocol in protocols if (model, protocol) in pairs]
+
+
+def section_name(model: str, protocol: str) -> str:
+    """How the part of a table that holds these runs is headed."""
+    return f"{MODELS.get(model, model)}, protocol {protocol}"
+
+
+def _known_first(known: Iterable[str], found: Iterable[str]) -> list[str]:
+    names, order = set(found), list(known)
+    return [*(name for name in order if name in names), *sorted(names - set(order))]

@@ -1,0 +1,166 @@
+"""Run folders to a tidy frame of what each run changed in every adapted projection: Figure 1's material.
+
+`read_norms` takes one row a run and projection; `cells` gives each cell of the figures, as a mean over the seeds of the
+configuration that symlora.report.choice takes, with a row (and no values) for a cell that no finished run fills.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from symlora.report.choice import Chosen, Key
+from symlora.report.collect import Problem
+from symlora.report.names import CLAIMED, REFERENCE
+from symlora.results import read_run
+
+METHODS = (CLAIMED, REFERENCE)  # in every figure, in this order, with or without runs; other methods follow
+PROJECTIONS = {
+    **dict.fromkeys(("query", "q_lin", "query_proj", "q_proj"), "query"),
+    **dict.fromkeys(("value", "v_lin", "value_proj", "v_proj"), "value"),
+}
+QUANTITIES = (
+    "lambda", "lambda_w0_frobenius", "delta_frobenius", "difference_frobenius", "log10_ratio",
+    "lambda_w0_l1", "delta_l1", "difference_l1", "decay_only", "decay_to_zero",
+)  # fmt: skip
+_CELL = ["projection", "layer"]
+_RUN = ["protocol", "model", "task", "method", "configuration", "seed"]
+
+
+@dataclass(frozen=True)
+class Norms:
+    """What the runs changed.
+
+    Attributes:
+        frame: One row a finished run and adapted projection: protocol, model, task, method, configuration, seed (as in
+            symlora.report.collect), projection, layer (from 1, at the embeddings), w0_frobenius and `QUANTITIES`.
+        bad: Runs whose norms cannot be used; they count as missing.
+    """
+
+    frame: pd.DataFrame
+    bad: tuple[Problem, ...]
+
+
+def read_norms(runs: pd.DataFrame) -> Norms:
+    """Reads norms.parquet of every finished run that has an adapter.
+
+    Args:
+        runs: The frame of symlora.report.collect.
+    """
+    tables: list[pd.DataFrame] = []
+    bad: list[Problem] = []
+    for run in runs[(runs["status"] == "finished") & (runs["adapter"] > 0)].to_dict("records"):
+        try:
+            record = read_run(run["folder"])
+            if record is None:
+                raise ValueError("run.json is gone")
+            table = _norms(pd.read_parquet(run["folder"] / "norms.parquet")).assign(**_decay(record))
+        except Exception as error:  # whatever a parquet reader says of a broken file
+            place = "/".join(run["folder"].parts[-6:])
+            bad.append(Problem(place, f"norms.parquet cannot be used ({type(error).__name__})"))
+            continue
+        for position, key in enumerate(_RUN):
+            table.insert(position, key, run[key])
+        tables.append(table)
+    columns = [*_RUN, *_CELL, "w0_frobenius", *QUANTITIES]
+    frame = pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    return Norms(frame, tuple(bad))
+
+
+def _decay(record: dict[str, Any]) -> dict[str, float]:
+    """decay_only: λ at the kept epoch if the loss said nothing about it; missing for methods without λ."""
+    method = record["config"]["method"]
+    if method["peft_type"] != "SYMLORA" or not method["peft_config"].get("train_lambda", True):
+        return {"decay_only": math.nan, "decay_to_zero": math.nan}
+    kept = record["selections"][record["score"]["selection"]]["epoch"]
+    toward_zero = decay_to_zero(record["config"]["train"], record["data"]["train"]["rows"], kept)
+    # Without decay nothing moves λ, and `one` pulls it to where it starts.
+    return {"decay_only": toward_zero if method["lambda_decay"] == "zero" else 1.0, "decay_to_zero": toward_zero}
+
+
+def decay_to_zero(train: Mapping[str, Any], rows: int, epoch: int) -> float:
+    """λ after `epoch` epochs if AdamW decayed it toward 0 as other weights, and the loss said nothing about it.
+
+    exp(-wd · Σ lr_t), with the linear warm-up and decay of symlora.training.optimizer. (AdamW multiplies by
+    1 - wd · lr_t; the two differ by less than (wd · lr)² a step.)
+
+    Args:
+        train: Fields of symlora.config.TrainConfig.
+        rows: Of the training split.
+        epoch: The one whose weights are kept; up to train["epochs"].
+    """
+    per_epoch = math.ceil(rows / train["batch_size"])
+    steps = per_epoch * train["epochs"]
+    warmup = math.ceil(train["warmup_ratio"] * steps)
+    shares = (
+        step / warmup if step < warmup else (steps - step) / max(1, steps - warmup) for step in range(per_epoch * epoch)
+    )
+    return math.exp(-train["weight_decay"] * train["lr"] * math.fsum(shares))
+
+
+def _norms(stored: pd.DataFrame) -> pd.DataFrame:
+    """The quantities of the figures from those of symlora.norms.
+
+    difference_*: |λ|‖W0‖_F - ‖ΔW‖_F; and as the paper's formula has it, λ Σ|w0| - Σ|Δw|, where λ keeps its sign.
+    log10_ratio: log10(‖ΔW‖_F / ‖W0‖_F), which leaves λ out and so means the same for every method; missing at ΔW = 0.
+    """
+    stored = stored[stored["layer"].notna()]
+    table = pd.DataFrame(
+        {
+            "projection": stored["projection"].map(lambda name: PROJECTIONS.get(name, name)),
+            "layer": stored["layer"].astype(int) + 1,
+        }
+    )
+    for key in ("w0_frobenius", "lambda", "lambda_w0_frobenius", "delta_frobenius", "delta_l1"):
+        table[key] = stored[key].astype(float)
+    table["difference_frobenius"] = table["lambda_w0_frobenius"] - table["delta_frobenius"]
+    ratio = table["delta_frobenius"] / table["w0_frobenius"]
+    table["log10_ratio"] = ratio.where(ratio > 0).map(math.log10, na_action="ignore")
+    table["lambda_w0_l1"] = table["lambda"] * stored["w0_l1"]
+    table["difference_l1"] = table["lambda_w0_l1"] - table["delta_l1"]
+    return table
+
+
+def cells(chosen: Mapping[Key, Chosen], norms: pd.DataFrame, model: str, protocol: str) -> pd.DataFrame:
+    """The cells of Figure 1 and its companion, query and value, for one model and protocol.
+
+    Args:
+        chosen: symlora.report.choice.choose: the configuration that stands for each task and method.
+        norms: `Norms.frame`.
+        model: Name.
+        protocol: Name.
+
+    Returns:
+        One row for each task (every one with a run of any method, finished or not; in Table 1's order), method (SymLoRA
+        and LoRA always, then others that have norms), projection and layer: task, method, projection, layer,
+        configuration, why (it was chosen), seeds (0 where no finished run fills the cell; its values are missing then),
+        failed (seeds), every one of `QUANTITIES` as a mean over the seeds, and with `_s` as their standard deviation
+        (n - 1; missing for one seed).
+    """
+    here = [entry for key, entry in chosen.items() if key[:2] == (model, protocol) and len(entry.runs)]
+    norms = norms[(norms["model"] == model) & (norms["protocol"] == protocol)]
+    norms = norms[norms["projection"].isin(list(PROJECTIONS.values()))]
+    picked = pd.DataFrame(
+        [(*entry.key[2:], entry.runs["configuration"].iloc[0], entry.why, entry.failed) for entry in here],
+        columns=["task", "method", "configuration", "why", "failed"],
+    )
+    by_cell = norms.merge(picked, on=["task", "method", "configuration"]).groupby(["task", "method", *_CELL])
+    values = pd.concat(
+        [
+            by_cell["seed"].nunique().rename("seeds"),
+            by_cell[list(QUANTITIES)].mean(),
+            by_cell[list(QUANTITIES)].std(ddof=1).add_suffix("_s"),
+        ],
+        axis=1,
+    ).reset_index()
+    methods = [*METHODS, *sorted(set(norms["method"]) - set(METHODS))]
+    grid = pd.DataFrame({"task": list(dict.fromkeys(entry.key[2] for entry in here))})
+    grid = grid.merge(pd.DataFrame({"method": methods}), how="cross")
+    grid = grid.merge(norms[_CELL].drop_duplicates().sort_values(_CELL), how="cross")
+    grid = grid.merge(picked, on=["task", "method"], how="left")
+    grid = grid.merge(values, on=["task", "method", *_CELL], how="left")
+    grid[["seeds", "failed"]] = grid[["seeds", "failed"]].fillna(0).astype(int)
+    wanted = [name for quantity in QUANTITIES for name in (quantity, f"{quantity}_s")]
+    return grid[["task", "method", *_CELL, "configuration", "why", "seeds", "failed", *wanted]]

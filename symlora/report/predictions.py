@@ -1,0 +1,82 @@
+"""The labels and predictions of a run's rows: read, counted, and checked against the scores that run.json gives."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from symlora.metrics import METRICS
+
+PREDICTIONS_FILE = "predictions.parquet"
+HELD_OUT = "held_out"  # name of the slice of the training split (symlora.training.loop, which would import torch)
+
+
+class Unusable(Exception):
+    """The reason why a run folder is left out."""
+
+
+def load_predictions(folder: Path, rule: str, split: str) -> pd.DataFrame:
+    """Columns idx, label, prediction of one split under one selection rule, by idx: the order is every run's."""
+    table = _predictions(folder)
+    chosen = table[(table["selection"] == rule) & (table["split"] == split)]
+    return chosen[["idx", "label", "prediction"]].sort_values("idx", ignore_index=True)
+
+
+def chance_level(metric: str, labels: npt.NDArray[Any]) -> float:
+    """The score that takes no learning: a constant prediction's.
+
+    Accuracy: the share of the most frequent class among these labels. F1: that of always saying class 1.
+    Correlations (Matthews, Pearson, Spearman): 0. A run whose score is not above this is flagged, never left out.
+    """
+    if metric == "accuracy":
+        return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
+    if metric == "f1":
+        return METRICS["f1"](np.ones(len(labels), np.int64), labels)
+    return 0.0
+
+
+def checked_labels(folder: Path, record: dict[str, Any], metric: str, deciding: str) -> npt.NDArray[Any]:
+    """Labels of the deciding split, once every split has as many predictions as rows and gives the recorded score.
+
+    Raises:
+        Unusable: One has not.
+    """
+    table, published = _predictions(folder), record["config"]["task"]["splits"]
+    real = record["config"]["data"]["source"] == "glue"
+    labels: npt.NDArray[Any] | None = None
+    for rule, chosen in record["selections"].items():
+        for split, metrics in chosen["metrics"].items():
+            part = table[(table["selection"] == rule) & (table["split"] == split)]
+            rows = published[split] if real and split != HELD_OUT else record["data"][split]["rows"]
+            if len(part) != rows or part["idx"].nunique() != rows:
+                raise Unusable(
+                    f"{PREDICTIONS_FILE} has {len(part)} rows ({part['idx'].nunique()} different) of {split} under "
+                    f"{rule}; the split has {rows}"
+                )
+            if split == deciding:
+                labels = part["label"].to_numpy()
+                again = METRICS[metric](part["prediction"].to_numpy(), labels)
+                if not math.isclose(again, metrics[metric], abs_tol=1e-6):
+                    raise Unusable(
+                        f"its predictions give {metric} {again:.6f} on {split} under {rule}, not {metrics[metric]}"
+                    )
+    if labels is None:
+        raise Unusable(f"no score on {deciding}")
+    return labels
+
+
+def _predictions(folder: Path) -> pd.DataFrame:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = ["selection", "split", "idx", "label", "prediction"]
+    try:
+        table: pd.DataFrame = pq.read_table(folder / PREDICTIONS_FILE, columns=columns).to_pandas()
+    except FileNotFoundError:
+        raise Unusable(f"it has no {PREDICTIONS_FILE}") from None
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise Unusable(f"{PREDICTIONS_FILE} cannot be read ({str(error).splitlines()[0]})") from None
+    return table

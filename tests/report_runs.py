@@ -1,0 +1,119 @@
+"""Run folders made up for the tests of the report: no training, scores that follow from the predictions beside them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from symlora.metrics import METRICS
+from symlora.results import SCHEMA_VERSION
+
+ROWS = 100
+TASKS = {"rte": "accuracy", "mrpc": "accuracy", "cola": "matthews_correlation", "stsb": "pearson"}
+
+
+def write_run(root: Path, method: str = "symlora", task: str = "rte", *, seed: int = 0, **given: Any) -> Path:
+    """Writes one run folder and returns it.
+
+    Args:
+        root: Results folder.
+        method: Named in the path.
+        task: One of TASKS.
+        seed: Named in the path; decides nothing.
+        given: `right` (rows predicted correctly at the protocol's own epoch; 70), `best` and `last` (the same at those
+            epochs; `right`), `held_out` (share of the held-out slice; None: no slice), `lr`, `batch_size`, `model`,
+            `protocol`, `status`, `majority` (rows of class 1; 60), `device`.
+    """
+    lr, batch = given.get("lr", 4e-3), given.get("batch_size", 16)
+    protocol, model = given.get("protocol", "short"), given.get("model", "minilm")
+    right, held_out = given.get("right", 70), given.get("held_out")
+    status, metric = given.get("status", "finished"), TASKS[task]
+    digest = f"{method[:2]}{round(lr * 1e5):04d}{batch:02d}"
+    folder: Path = root / protocol / model / method / task / f"lr-{lr:g}_bs-{batch}_ep-2_{digest}" / f"seed-{seed}"
+    folder.mkdir(parents=True)
+    rule = "best" if held_out is None else "held_out"
+    counts = {"best": given.get("best", right), "last": given.get("last", right)}
+    if held_out is not None:
+        counts["held_out"] = right
+    record: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "status": status,
+        "config_hash": digest,
+        "config": {
+            "task": {"name": task, "score": metric, "splits": {"validation": ROWS}, "validation": ["validation"]},
+            "method": {"name": method},
+            "model": {"name": model, "note": "A made-up encoder." if model == "minilm" else ""},
+            "protocol": {"name": protocol, "selection": rule},
+            "train": {"lr": lr, "batch_size": batch, "epochs": 2},
+            "data": {"source": "glue", "train_limit": None},
+            "init_from": None,
+            "precision": "auto",
+            "seed": seed,
+        },
+        "precision": "fp32",
+        "provenance": {
+            "commit": "0123456789abcdef",
+            "dirty": False,
+            "packages": {"torch": "9.9"},
+            "device": given.get("device", "a processor"),
+        },
+        "parameters": {"adapter": 100 if method == "symlora" else 200, "head": 50, "encoder": 0},
+    }
+    record["parameters"]["total"] = record["parameters"]["adapter"] + 50
+    if status == "failed":
+        record |= {"error": "Diverged: the loss is nan", "traceback": "..."}
+    else:
+        tables: list[pa.Table] = []
+        selections: dict[str, Any] = {}
+        for name, count in counts.items():
+            labels, predictions = rows_of(task, count, given.get("majority", 60))
+            metrics = {"validation": {metric: METRICS[metric](predictions, labels)}}
+            tables.append(_table(name, "validation", labels, predictions))
+            if held_out is not None:
+                labels, predictions = rows_of(task, round(held_out * ROWS), 60)
+                metrics["held_out"] = {metric: METRICS[metric](predictions, labels)}
+                tables.append(_table(name, "held_out", labels, predictions))
+            selections[name] = {"epoch": 1, "metrics": metrics}
+        pq.write_table(pa.concat_tables(tables), folder / "predictions.parquet")
+        record |= {
+            "data": {"validation": {"rows": ROWS}, "held_out": {"rows": ROWS}},
+            "selections": selections,
+            "score": {
+                "metric": metric,
+                "split": "validation",
+                "selection": rule,
+                "value": selections[rule]["metrics"]["validation"][metric],
+            },
+            "adapter_bytes": 2048,
+            "cost": {"seconds": 12.0, "peak_memory_bytes": 2**30, "energy_kwh": None},
+        }
+    write_record(folder, record)
+    return folder
+
+
+def rows_of(task: str, right: int, majority: int) -> tuple[Any, Any]:
+    """Labels (`majority` of class 1 first) and predictions, the first `right` of them correct. STS-B: noisy reals."""
+    if task == "stsb":
+        labels = np.linspace(0, 5, ROWS)
+        return labels, np.where(np.arange(ROWS) < right, labels, labels[::-1])
+    classes = (np.arange(ROWS) < majority).astype(np.int64)
+    return classes, np.where(np.arange(ROWS) < right, classes, 1 - classes)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Content of run.json."""
+    content: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return content
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Replaces run.json."""
+    (folder / "run.json").write_text(json.dumps(record))
+
+
+def _table(rule: str, split: str, labels: Any, predictions: Any) -> pa.Table:
+    columns = {"selection": [rule] * ROWS, "split": [split] * ROWS, "idx": np.arange(ROWS)}
+    return pa.table({**columns, "label": labels, "prediction": predictions})

@@ -1,0 +1,462 @@
+"""Figures from run folders: frames, scales, labels, gaps and bytes; pixels were looked at by eye."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import nn
+
+from symlora import stats
+from symlora.config import CONFIG_DIR, TrainConfig, compose
+from symlora.errors import SymloraError
+from symlora.report import figure1 as fig
+from symlora.report.choice import choose
+from symlora.report.collect import collect, frame_of
+from symlora.report.comparison import Paired, compare_all
+from symlora.report.differences import difference_plot, differences, limit
+from symlora.report.drawing import centred, finite_limits, ink, minus, save, short
+from symlora.report.figures import draw_all, read_drawn, write_all
+from symlora.report.grid_panel import grid_panel, grid_points, table
+from symlora.report.norms_frame import QUANTITIES, cells, decay_to_zero, read_norms
+from symlora.report.settings import load_settings
+from symlora.training.optimizer import AdamW, linear_schedule
+
+RUNS = CONFIG_DIR.parent / "results" / "runs"
+SECTION = ("minilm", "short")
+
+
+@pytest.fixture(scope="module")
+def found() -> pd.DataFrame:
+    """Cells of the committed runs."""
+    runs = collect(RUNS).runs
+    return cells(choose(runs, {}), read_norms(runs).frame, *SECTION)
+
+
+@pytest.fixture
+def gappy(found: pd.DataFrame) -> pd.DataFrame:
+    """The same, LoRA's RTE taken away."""
+    frame = found.copy()
+    gone = (frame["method"] == "lora") & (frame["task"] == "rte")
+    frame.loc[gone, [*QUANTITIES, *(f"{name}_s" for name in QUANTITIES)]] = math.nan
+    frame.loc[gone, "seeds"] = 0
+    return frame
+
+
+def copy_runs(target: Path, *tasks: str) -> Path:
+    """Committed runs of these tasks under a folder of the test's own."""
+    for task in tasks:
+        for method in ("symlora", "lora"):
+            place = Path("short", "minilm", method, task)
+            shutil.copytree(RUNS / place, target / place, ignore=shutil.ignore_patterns("adapter"))
+    return target
+
+
+def run_row(method: str, lr: float, batch: int, score: float, *, seed: int = 0, **more: Any) -> dict[str, Any]:
+    """A row of symlora.report.collect's frame."""
+    return {
+        "protocol": "p", "model": "m", "method": method, "task": "rte", "configuration": f"{lr}-{batch}", "grid": "g",
+        "seed": seed, "status": "finished", "lr": lr, "batch_size": batch, "epochs": 1, "metric": "accuracy",
+        "split": "validation", "selection": "held_out", "score": score, "criterion": score, "at_chance": False,
+        "note": "", "folder": Path(f"{method}/{lr}/{batch}/{seed}"), **more,
+    }  # fmt: skip
+
+
+def texts(figure: Figure) -> list[str]:
+    """All that is written on a figure."""
+    inside = [text.get_text() for axes in figure.axes for text in axes.texts]
+    return [text.get_text() for text in figure.texts] + inside
+
+
+def hatched(figure: Figure) -> int:
+    return sum(1 for axes in figure.axes for patch in axes.patches if patch.get_hatch())
+
+
+# --- the frame of norms -------------------------------------------------------------------------------------------
+
+
+def test_norms_are_those_of_the_run_folders() -> None:
+    norms = read_norms(collect(RUNS).runs)
+    assert norms.bad == () and len(norms.frame) == 16 * 12
+    folder = next((RUNS / "short/minilm/symlora/cola").glob("*/seed-1"))
+    stored = pd.read_parquet(folder / "norms.parquet")
+    frame = norms.frame
+    mine = frame[(frame["task"] == "cola") & (frame["method"] == "symlora") & (frame["seed"] == 1)]
+    assert list(mine["layer"]) == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
+    assert list(mine["projection"]) == ["query", "value"] * 6
+    assert mine["lambda"].to_numpy() == pytest.approx(stored["lambda"].to_numpy())
+    difference = abs(stored["lambda"]) * stored["w0_frobenius"] - stored["delta_frobenius"]
+    assert mine["difference_frobenius"].to_numpy() == pytest.approx(difference.to_numpy())
+    assert 10 ** mine["log10_ratio"].to_numpy() == pytest.approx(
+        (stored["delta_frobenius"] / stored["w0_frobenius"]).to_numpy()
+    )
+    printed = stored["lambda"] * stored["w0_l1"] - stored["delta_l1"]
+    assert mine["difference_l1"].to_numpy() == pytest.approx(printed.to_numpy())
+
+
+def test_lambda_keeps_its_sign_in_the_printed_form_alone_and_no_update_has_no_logarithm(tmp_path: Path) -> None:
+    root = copy_runs(tmp_path, "mrpc")
+    path = next(root.glob("short/minilm/symlora/mrpc/*/seed-0/norms.parquet"))
+    stored = pd.read_parquet(path)
+    w0, w0_l1 = (float(stored[key].iloc[0]) for key in ("w0_frobenius", "w0_l1"))
+    changes = {"lambda": -0.5, "lambda_w0_frobenius": 0.5 * w0, "delta_frobenius": 0.0, "delta_l1": 0.0}
+    for key, value in changes.items():
+        stored.loc[0, key] = value
+    stored.to_parquet(path)
+    frame = read_norms(collect(root).runs).frame
+    row = frame[frame["method"] == "symlora"].iloc[0]
+    assert row["difference_frobenius"] == pytest.approx(0.5 * w0)
+    assert row["difference_l1"] == pytest.approx(-0.5 * w0_l1)
+    assert math.isnan(row["log10_ratio"])
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_decay_alone_is_what_the_optimizer_does_to_a_lambda_without_gradient(epoch: int) -> None:
+    values = {"lr": 0.02, "batch_size": 4, "epochs": 3, "warmup_ratio": 0.2, "weight_decay": 0.3, "max_grad_norm": 1.0}
+    train = TrainConfig(**values)  # type: ignore[arg-type]
+    parameter = nn.Parameter(torch.ones(1))
+    optimizer = AdamW([("layer.symlora_lambda.default", parameter)], train, "zero")
+    schedule = linear_schedule(optimizer, train, 30)
+    for _ in range(10 * epoch):
+        parameter.grad = torch.zeros(1)
+        optimizer.step()
+        schedule.step()
+    alone = decay_to_zero(values, 38, epoch)  # 10 steps an epoch, the last batch short
+    assert alone == pytest.approx(float(parameter.detach()), rel=1e-3) and alone < 0.98
+
+
+def test_decay_alone_under_loras_recipe_is_what_was_computed_by_hand() -> None:
+    for task, wanted in {"rte": 0.86, "cola": 0.65, "qnli": 0.19, "sst2": 0.002}.items():
+        config = compose(f"task={task}", "method=symlora", "model=roberta-base", "protocol=paper")
+        alone = decay_to_zero(vars(config.train), config.task.splits["train"], config.train.epochs)
+        assert alone == pytest.approx(wanted, abs=0.006)
+
+
+@pytest.mark.parametrize(("decay", "wanted"), [("none", 1.0), ("one", 1.0), ("zero", None)])
+def test_decay_as_run(decay: str, wanted: float | None, tmp_path: Path) -> None:
+    root = copy_runs(tmp_path, "mrpc")
+    path = next(root.glob("short/minilm/symlora/mrpc/*/seed-0/run.json"))
+    record = json.loads(path.read_text())
+    record["config"]["method"]["lambda_decay"] = decay
+    path.write_text(json.dumps(record))
+    frame = read_norms(collect(root).runs).frame
+    mine = frame[frame["method"] == "symlora"]
+    assert mine["decay_to_zero"].iloc[0] == pytest.approx(decay_to_zero(record["config"]["train"], 3668, 1))
+    assert set(mine["decay_only"]) == {wanted if wanted else mine["decay_to_zero"].iloc[0]}
+    assert frame.loc[frame["method"] == "lora", ["decay_only", "decay_to_zero"]].isna().all(axis=None)  # it has no λ
+
+
+def test_a_run_with_broken_norms_is_named_and_its_cells_are_gaps(tmp_path: Path) -> None:
+    root = copy_runs(tmp_path, "mrpc", "stsb")
+    next(root.glob("short/minilm/lora/mrpc/*/seed-0/norms.parquet")).write_bytes(b"PAR1 no more")
+    next(root.glob("short/minilm/lora/stsb/*/seed-0/norms.parquet")).unlink()
+    runs = collect(root).runs
+    norms = read_norms(runs)
+    assert [problem.place.split("/")[2:4] for problem in norms.bad] == [["lora", "mrpc"], ["lora", "stsb"]]
+    assert all("norms.parquet cannot be used" in problem.reason for problem in norms.bad)
+    frame = cells(choose(runs, {}), norms.frame, *SECTION)
+    lora = frame[frame["method"] == "lora"]
+    assert set(lora["seeds"]) == {0} and lora[list(QUANTITIES)].isna().all(axis=None)
+    assert set(frame.loc[frame["method"] == "symlora", "seeds"]) == {1}
+
+
+def test_cells_are_means_over_the_seeds_of_the_chosen_configuration(found: pd.DataFrame) -> None:
+    assert len(found) == 4 * 2 * 2 * 6
+    assert list(dict.fromkeys(found["task"])) == ["mrpc", "cola", "rte", "stsb"]  # Table 1's order
+    assert list(dict.fromkeys(found["method"])) == ["symlora", "lora"]
+    place = (found["task"] == "cola") & (found["method"] == "symlora") & (found["projection"] == "value")
+    cell = found[place & (found["layer"] == 6)].iloc[0]
+    values = [
+        pd.read_parquet(path)["delta_frobenius"].iloc[-1]
+        for path in (RUNS / "short/minilm/symlora/cola").glob("*/seed-*/norms.parquet")
+    ]
+    assert (cell["seeds"], cell["failed"], cell["why"]) == (3, 0, "the only configuration")
+    assert cell["delta_frobenius"] == pytest.approx(np.mean(values))
+    assert cell["delta_frobenius_s"] == pytest.approx(np.std(values, ddof=1))
+    assert found.loc[found["task"] == "mrpc", "delta_frobenius_s"].isna().all()  # one seed
+
+
+def test_a_grid_at_one_seed_takes_no_part_in_the_means(tmp_path: Path) -> None:
+    root = copy_runs(tmp_path, "cola")
+    own = next(root.glob("short/minilm/symlora/cola/*"))
+    other = own.with_name("lr-9e-3_bs-16_ep-4_00000000")
+    shutil.copytree(own / "seed-0", other / "seed-0")
+    record = json.loads((other / "seed-0/run.json").read_text())
+    record["config"]["train"]["lr"], record["config_hash"] = 9e-3, "00000000"
+    (other / "seed-0/run.json").write_text(json.dumps(record))
+    runs = collect(root).runs
+    mine = cells(choose(runs, {}), read_norms(runs).frame, *SECTION).query("method == 'symlora'")
+    assert set(mine["configuration"]) == {own.name.rsplit("_", 1)[1]} and set(mine["seeds"]) == {3}
+    assert set(mine["why"]) == {"most seeds of 2 configurations"}
+
+
+# --- Figure 1 -----------------------------------------------------------------------------------------------------
+
+
+def test_rows_run_from_the_head_to_the_embeddings(found: pd.DataFrame) -> None:
+    values = fig.matrix(found, "symlora", "query", "lambda")
+    assert values.shape == (6, 4)
+    place = (found["method"] == "symlora") & (found["projection"] == "query") & (found["task"] == "mrpc")
+    assert values[0, 0] == found[place & (found["layer"] == 6)]["lambda"].iloc[0]
+    assert values[5, 0] == found[place & (found["layer"] == 1)]["lambda"].iloc[0]
+
+
+def test_scales_are_a_columns_own_and_shared_by_the_methods(found: pd.DataFrame) -> None:
+    scales = fig.scales(found, "query")
+    mine = found[found["projection"] == "query"]
+    for key in ("lambda_w0_frobenius", "delta_frobenius"):
+        assert (scales[key].vmin, scales[key].vmax) == (mine[key].min(), mine[key].max())
+    difference = scales["difference_frobenius"]
+    assert isinstance(difference, TwoSlopeNorm)
+    assert difference.vcenter == 0.0 and difference.vmax is not None and difference.vmin == -difference.vmax
+    assert difference.vmax == mine["difference_frobenius"].abs().max()
+
+
+def test_as_printed_all_maps_have_one_scale(found: pd.DataFrame) -> None:
+    scales = list(fig.scales(found, "value", as_paper=True).values())
+    assert len(scales) == 3 and all(scale is scales[0] for scale in scales)
+    mine = found.loc[found["projection"] == "value", ["lambda_w0_l1", "delta_l1", "difference_l1"]]
+    assert (scales[0].vmin, scales[0].vmax) == (mine.min(axis=None), mine.max(axis=None))
+
+
+@pytest.mark.parametrize("as_paper", [False, True])
+def test_figure1_writes_every_number_and_hatches_every_gap(gappy: pd.DataFrame, as_paper: bool) -> None:
+    figure = fig.figure1(gappy, "query", "MiniLM, protocol short", "A note.", as_paper)
+    maps = [axes for axes in figure.axes if axes.patches]
+    assert len(maps) == 6 and len(figure.axes) == 6 + 3  # colour bars
+    assert hatched(figure) == 3 * 6
+    numbers = [text.get_text() for axes in maps for text in axes.texts]
+    assert len(numbers) == 3 * (24 + 18)
+    key = "delta_l1" if as_paper else "delta_frobenius"
+    values = fig.matrix(gappy, "symlora", "query", key)
+    assert {short(value) for value in values.ravel()} <= set(numbers)
+    assert not any("nan" in text for text in texts(figure))
+    width, height = figure.get_size_inches()
+    box = maps[0].get_position()
+    assert box.width * width / 4 == pytest.approx(box.height * height / 6)  # square cells
+    left = [label.get_text() for label in maps[0].get_yticklabels()]
+    assert left == ["head  6", "5", "4", "3", "2", "embeddings  1"]
+    assert [label.get_text() for label in maps[0].get_xticklabels()] == ["MRPC", "CoLA", "RTE", "STS-B"]
+    said = " ".join(texts(figure)).replace("\n", " ")
+    assert "MiniLM, protocol short" in said and "A note." in said and "Hatched: no finished run (LoRA on RTE)" in said
+    assert ("as printed" in said) == as_paper
+    assert "Tasks without any run: MNLI, SST-2, QNLI, QQP." in said
+
+
+def test_a_dot_marks_cells_that_differ_much_between_seeds(found: pd.DataFrame) -> None:
+    frame = found.copy()
+    frame["delta_frobenius_s"] = 0.3 * frame["delta_frobenius"]
+    for key in ("lambda_w0_frobenius_s", "difference_frobenius_s"):
+        frame[key] = 0.0
+    assert _dots(fig.figure1(frame, "query", "")) == 0
+    frame.loc[frame["layer"] == 2, "delta_frobenius_s"] *= 1.2
+    assert _dots(fig.figure1(frame, "query", "")) == 4 * 2
+
+
+def _dots(figure: Figure) -> int:
+    return sum(len(axes.lines) for axes in figure.axes)
+
+
+def test_the_companion_centres_lambda_at_1_beside_what_decay_alone_makes_of_it(gappy: pd.DataFrame) -> None:
+    figure = fig.companion(gappy, "MiniLM, protocol short", "A note.")
+    maps = [axes for axes in figure.axes if axes.patches]
+    assert len(maps) == 2 + 2 + 4  # λ, its strips, the ratio of two methods; query and value each
+    assert hatched(figure) == 2 * 6  # LoRA's RTE in the ratio
+    strip = maps[1]
+    assert [label.get_text() for label in strip.get_yticklabels()] == ["decay, as run", "decay to 0"]
+    assert [text.get_text() for text in strip.texts][:4] == ["1.000"] * 4
+    zero = fig.matrix(gappy, "symlora", "query", "decay_to_zero")[0]
+    assert [text.get_text() for text in strip.texts][4:] == [f"{value:.3f}" for value in zero]
+    white = [patch for patch in strip.patches if isinstance(patch, Rectangle)][0].get_facecolor()
+    assert white[:3] == pytest.approx([0.966, 0.968, 0.969], abs=0.01)  # the middle of the map stands for 1
+    assert "LoRA has no λ" in texts(figure)
+
+
+# --- differences --------------------------------------------------------------------------------------------------
+
+
+def test_differences_are_paired_by_seed_and_judged_by_tost() -> None:
+    settings = load_settings()
+    chosen = choose(collect(RUNS).runs, {})
+    frame = differences(compare_all(chosen, settings), chosen, *SECTION, settings.margin, settings.alpha)
+    assert list(frame["task"]) == ["mrpc"] + ["cola"] * 3 + ["rte"] * 3 + ["stsb"]
+    cola = frame[frame["task"] == "cola"]
+    scores = {
+        method: [
+            100 * json.loads(path.read_text())["score"]["value"]
+            for path in sorted((RUNS / "short/minilm" / method / "cola").glob("*/seed-*/run.json"))
+        ]
+        for method in ("symlora", "lora")
+    }
+    assert list(cola["difference"]) == pytest.approx(np.subtract(scores["symlora"], scores["lora"]))
+    judged = stats.tost(scores["symlora"], scores["lora"], settings.margin, settings.alpha)
+    assert set(cola["verdict"]) == {judged.verdict} and set(cola["n"]) == {3}
+    assert (cola["low"].iloc[0], cola["high"].iloc[0]) == (judged.difference.low, judged.difference.high)
+    assert set(frame.loc[frame["task"] == "rte", "at_chance"]) == {True}
+    single = frame[frame["task"] == "mrpc"].iloc[0]
+    assert single["verdict"] == "one seed: no test" and math.isnan(single["low"])
+
+
+def test_the_plot_of_differences_shows_margin_verdicts_and_cut_intervals() -> None:
+    rows = [run_row(method, 1e-3, 16, score, seed=seed) for method, seed, score in (
+        ("symlora", 0, 0.60), ("symlora", 1, 0.70), ("lora", 0, 0.62), ("lora", 1, 0.64),
+        ("symlora", 2, 0.5),
+    )]  # fmt: skip
+    rows.append({**run_row("symlora", 1e-3, 16, 0.9), "task": "cola"})
+    chosen = choose(frame_of(rows), {})
+    a, b = np.array([60.0, 70.0]), np.array([62.0, 64.0])
+    key = ("m", "p", "rte", "symlora")
+    judged = stats.tost(a, b, 1.0, 0.05)
+    pairs = {key: Paired(key, (0, 1), (a, b), stats.t_interval(a - b), judged, None, None, None, None)}
+    frame = differences(pairs, chosen, "m", "p", 1.0, 0.05)
+    assert list(frame["verdict"]) == ["no pair", "inconclusive", "inconclusive"]
+    assert list(frame["n"]) == [0, 2, 2]
+    figure = difference_plot(frame, "Model, protocol p", "A note.")
+    axes = figure.axes[0]
+    reach = limit(frame)
+    assert reach == pytest.approx(1.15 * 6.0) and axes.get_xlim() == (-reach, reach)
+    band = axes.patches[0].get_extents().transformed(axes.transData.inverted())
+    assert (band.x0, band.x1) == pytest.approx((-1.0, 1.0))
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["CoLA, accuracy", "RTE, accuracy"]
+    assert {"no pair", "inconclusive (n = 2)"} <= set(texts(figure))
+    assert [str(line.get_marker()) for line in axes.lines if line.get_marker() in ("<", ">")] == ["<", ">"]
+    assert "A note." in " ".join(texts(figure)) and "±1 points" in " ".join(texts(figure)).replace("\n", " ")
+
+
+# --- the grid -----------------------------------------------------------------------------------------------------
+
+
+def test_the_grid_has_its_optimum_its_edges_and_its_gaps() -> None:
+    rows = [run_row("symlora", lr, 16, score) for lr, score in ((1e-3, 0.5), (2e-3, 0.6), (4e-3, 0.7))]
+    rows += [run_row("symlora", 1e-3, 32, 0.55)]
+    rows += [run_row("lora", lr, 16, score) for lr, score in ((1e-3, 0.5), (2e-3, 0.8), (4e-3, 0.6))]
+    rows += [run_row("lora", 4e-3, 32, math.nan, status="failed"), run_row("lora", 4e-3, 16, 0.9, seed=1)]
+    points = grid_points(choose(frame_of(rows), {}), "m", "p")
+    best = points[points["optimum"]]
+    assert list(best["method"]) == ["symlora", "lora"]
+    assert list(best["lr"]) == [4e-3, 2e-3] and list(best["value"]) == pytest.approx([70.0, 80.0])
+    assert list(best["edge"]) == ["edge: lr highest of 3", "lr inside 3"]
+    assert list(points.loc[points["chosen"], "lr"]) == [4e-3, 4e-3]  # LoRA's, by its two seeds, is not its optimum
+    assert set(points["seed"]) == {0} and set(points["on"]) == {"held-out slice"}
+    mine = points[points["method"] == "lora"]
+    values = table(mine, [1e-3, 2e-3, 4e-3], [32, 16])
+    assert np.isnan(values[0]).all()  # two never run, one failed
+    assert list(values[1]) == pytest.approx([50.0, 80.0, 60.0])
+    figure = grid_panel(points, "Model, protocol p", "A note.")
+    assert hatched(figure) == 2 + 3
+    assert {"edge: lr highest of 3", "lr inside 3", "SymLoRA", "LoRA"} <= set(texts(figure))
+    assert [axes.get_xlabel() for axes in figure.axes[:2]] == ["learning rate"] * 2
+    red = [line for axes in figure.axes for line in axes.lines if line.get_color() == "#d6002a"]
+    assert len(red) == 1 and np.asarray(red[0].get_xdata()).tolist() == [2.5, 2.5]
+    diamonds = [line for axes in figure.axes for line in axes.lines if line.get_marker() == "D"]
+    assert len(diamonds) == 1
+
+
+def test_of_equal_points_the_chosen_one_is_the_optimum_and_one_point_is_no_grid() -> None:
+    rows = [run_row("symlora", lr, 16, 0.6) for lr in (1e-3, 2e-3, 4e-3)] + [run_row("symlora", 2e-3, 16, 0.6, seed=1)]
+    points = grid_points(choose(frame_of(rows), {}), "m", "p")
+    assert list(points.loc[points["optimum"], "lr"]) == [2e-3]
+    assert grid_points(choose(frame_of([run_row("symlora", 1e-3, 16, 0.6)]), {}), "m", "p").empty
+
+
+def test_without_a_held_out_slice_the_grid_says_that_it_is_of_validation() -> None:
+    rows = [run_row("lora", lr, 16, lr * 100, criterion=math.nan) for lr in (1e-3, 2e-3)]
+    points = grid_points(choose(frame_of(rows), {}), "m", "p")
+    assert set(points["on"]) == {"validation"} and list(points["value"]) == pytest.approx([10.0, 20.0])
+    assert "Score in points on the validation, seed 0." in " ".join(texts(grid_panel(points, "")))
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def test_write_all_writes_the_same_bytes_again_and_what_the_csv_says(tmp_path: Path) -> None:
+    root, out = copy_runs(tmp_path / "runs", "rte"), tmp_path / "figures"
+    stale = out / "short-minilm" / "grid.png"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"of an earlier call")
+    written = write_all(root, out)
+    folder = out / "short-minilm"
+    stems = ("figure1-query", "figure1-value", "companion", "differences")
+    wanted = {f"{stem}.{kind}" for stem in stems for kind in ("png", "pdf")}
+    wanted |= {"figure1.csv", "companion.csv", "differences.csv"}
+    assert {path.name for path in folder.iterdir()} == {path.name for path in written} == wanted
+    assert {path.parent for path in written} == {folder}
+    frame = read_drawn(folder / "figure1.csv")
+    runs = collect(root).runs
+    fresh = cells(choose(runs, {}), read_norms(runs).frame, *SECTION)
+    assert frame["delta_frobenius"].to_list() == fresh["delta_frobenius"].to_list()  # to the last bit
+    note = runs["note"].iloc[0]
+    again = save(
+        difference_plot(read_drawn(folder / "differences.csv"), "MiniLM, protocol short", note), tmp_path / "x"
+    )
+    for path in again:
+        assert path.read_bytes() == (folder / f"differences{path.suffix}").read_bytes()
+    pdf = (folder / "figure1-query.pdf").read_bytes()
+    assert b"CreationDate" not in pdf and b"/Type3" not in pdf and b"CIDFontType2" in pdf
+    assert str(Path.home()).encode() not in pdf
+
+
+def test_as_paper_is_written_beside_and_every_section_has_its_folder(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("symlora.report.figures.save", lambda figure, stem: [stem.with_suffix(".png")])
+    for name in ("figure1", "companion", "difference_plot"):
+        monkeypatch.setattr(f"symlora.report.figures.{name}", lambda *arguments: Figure())
+    root = copy_runs(tmp_path / "runs", "mrpc")
+    for path in list(root.rglob("run.json")):
+        target = Path(str(path.parent).replace("/short/", "/other/"))
+        shutil.copytree(path.parent, target)
+        record = json.loads(path.read_text())
+        record["config"]["protocol"]["name"] = "other"
+        (target / "run.json").write_text(json.dumps(record))
+    written, bad = draw_all(collect(root), tmp_path / "out", best={}, settings=load_settings(), as_paper=True)
+    assert bad == ()
+    assert {path.parent.name for path in written} == {"short-minilm", "other-minilm"}
+    names = {path.name for path in written if path.parent.name == "short-minilm"}
+    assert {"figure1-query.png", "figure1-query-as-paper.png", "figure1-value-as-paper.png"} <= names
+
+
+def test_without_runs_it_says_what_makes_some(tmp_path: Path) -> None:
+    with pytest.raises(SymloraError, match="make glue"):
+        write_all(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(SymloraError, match="out/short-minilm cannot be written"):
+        write_all(copy_runs(tmp_path / "runs", "mrpc"), tmp_path / "out")
+
+
+# --- small parts --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.0312, "0.031"), (4.721, "4.72"), (38.14, "38.1"), (412.4, "412"), (11_341, "11.3k"), (-0.6, "−0.60")],
+)
+def test_short_numbers(value: float, text: str) -> None:
+    assert short(value) == text
+
+
+def test_limits_and_centre_of_empty_constant_and_one_sided_values() -> None:
+    nothing = np.full((2, 2), np.nan)
+    assert finite_limits(nothing) == finite_limits() == (0.0, 1.0)
+    low, high = finite_limits(np.array([[3.0]]))
+    assert low < 3.0 < high
+    scale = centred(1.0, np.array([[1.2, np.nan, 1.1]]))
+    assert (scale.vmin, scale.vcenter, scale.vmax) == pytest.approx((0.8, 1.0, 1.2))
+
+
+def test_ink_stands_out() -> None:
+    assert ink((1.0, 1.0, 1.0)) == ink((1.0, 1.0, 0.0)) == "black"
+    assert ink((0.0, 0.0, 0.0)) == ink((0.0, 0.0, 0.6)) == "white"
+    assert minus("-1e-3") == "−1e−3"

@@ -1,0 +1,384 @@
+"""The tables of small made-up results, cell by cell; the paper's own rows; the four formats; the command line."""
+
+import csv
+import importlib.util
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from report_runs import write_record, write_run
+from scipy import stats as scipy_stats
+
+from symlora.config import CONFIG_DIR
+from symlora.report.formats import to_csv, to_latex, to_markdown
+from symlora.report.table import Cell, Section, Table, gap
+from symlora.report.write import Report, Sources, build, write_tables
+
+ROOT = CONFIG_DIR.parent
+SHORT = "Ours: MiniLM, protocol short"
+PAPER = "Ours: RoBERTa-base, protocol paper"
+
+
+def _build(root: Path, tasks: tuple[str, ...] = ("rte",), **places: Path) -> Report:
+    """The report with the project's settings but fewer resamples, and no leaderboard or selection but those given."""
+    settings = root / "report.yaml"
+    text = (CONFIG_DIR / "report.yaml").read_text()
+    assert "resamples: 10000" in text
+    settings.write_text(text.replace("resamples: 10000", "resamples: 1000"))
+    nowhere = root / "nowhere"
+    return build(root, tasks, Sources(**{"leaderboard": nowhere, "best": nowhere, "settings": settings, **places}))
+
+
+def _row(report: Report, name: str, section: str, *begins: str) -> dict[str, str]:
+    """The one row that begins with these cells, by header; a second column of one name gets a 2."""
+    table = next(table for table in report.tables if table.name == name)
+    (found,) = [part for part in table.sections if part.title == section]
+    (row,) = [row for row in found.rows if tuple(cell.text for cell in row[: len(begins)]) == begins]
+    names = [f"{name}2" if name in table.header[:i] else name for i, name in enumerate(table.header)]
+    return dict(zip(names, (cell.text for cell in row), strict=True))
+
+
+def _seeds(root: Path, method: str, rights: list[int], task: str = "rte", **given: object) -> None:
+    for seed, right in enumerate(rights):
+        write_run(root, method, task, seed=seed, right=right, **given)
+
+
+# Table 1.
+
+
+def test_the_paper_as_printed_and_without_truncation(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    report = _build(tmp_path)
+    printed = "The paper, RoBERTa-base: as printed (arXiv 2504.03719, table 1)"
+    again = "The same, from published numbers without truncation, in points"
+    table = report.tables[0]
+    assert [section.title for section in table.sections] == [printed, again, PAPER, SHORT]
+    tasks = ["MNLI", "SST-2", "MRPC", "CoLA", "QNLI", "QQP", "RTE", "STS-B"]
+    assert [[row[0].text for row in section.rows] for section in table.sections[:2]] == [tasks, tasks]
+    assert list(_row(report, "table1", printed, "RTE").values()) == [
+        *("RTE", "accuracy", "0.86", "0.85 ± 4.1", "not printed", "0.78 ± 1.5")
+    ]
+    assert _row(report, "table1", printed, "CoLA")["SymLoRA, test"] == "0.60*"
+    assert _row(report, "table1", again, "QQP")["LoRA, validation"] == "90.8 ± 0.1"  # printed as 0.90
+    assert _row(report, "table1", again, "MRPC")["LoRA, validation"] == "89.7 ± 0.7 (from MNLI)"
+    mrpc = _row(report, "table1", again, "MRPC")
+    wilson = scipy_stats.binomtest(round(0.885 * 408), 408).proportion_ci(method="wilson")
+    assert mrpc["SymLoRA, validation"] == f"88.0 to 89.0, ± {50 * (wilson.high - wilson.low):.1f}"  # printed: ± 1.5
+    half = 50 * (
+        math.tanh(math.atanh(0.905) + 1.959964 / 1497**0.5) - math.tanh(math.atanh(0.905) - 1.959964 / 1497**0.5)
+    )
+    assert _row(report, "table1", again, "STS-B")["SymLoRA, validation"] == f"90.0 to 91.0, ± {half:.1f}"
+    assert _row(report, "table1", again, "CoLA")["SymLoRA, validation"] == "63.0 to 64.0"
+
+
+def test_a_mean_with_what_it_is_over(tmp_path: Path) -> None:
+    _seeds(tmp_path, "lora", [70, 72, 74])
+    _seeds(tmp_path, "symlora", [87, 87, 87, 88])
+    row = _row(_build(tmp_path), "table1", SHORT, "RTE")
+    half = scipy_stats.t.ppf(0.975, 2) * 2 / math.sqrt(3)
+    assert row["LoRA, validation"] == f"72.0 ± {half:.1f} (n = 3, 1 missing)"
+    half = scipy_stats.t.ppf(0.975, 3) * 0.5 / math.sqrt(4)
+    assert row["SymLoRA, validation"] == f"87.2 ± {half:.1f} (n = 4)"  # 87.25: half to even
+
+
+def test_failed_and_chance_level_runs_are_told_and_one_seed_has_no_interval(tmp_path: Path) -> None:
+    _seeds(tmp_path, "lora", [70, 55])
+    write_run(tmp_path, "lora", seed=2, status="failed")
+    write_run(tmp_path, "symlora", right=70)
+    row = _row(_build(tmp_path), "table1", SHORT, "RTE")
+    assert row["LoRA, validation"].endswith(" (n = 2, 1 at chance, 1 failed)")
+    assert row["LoRA, validation"].startswith("62.5 ± ")
+    assert row["SymLoRA, validation"] == "70.0 (n = 1, 2 missing)"
+
+
+def test_another_encoder_fills_no_cell_of_the_papers(tmp_path: Path) -> None:
+    _seeds(tmp_path, "lora", [70, 71])
+    _seeds(tmp_path, "symlora", [70, 71])
+    report = _build(tmp_path)
+    row = _row(report, "table1", PAPER, "RTE")
+    assert row["LoRA, validation"] == row["SymLoRA, validation"] == "no run"
+    (section,) = [part for part in report.tables[0].sections if part.title == SHORT]
+    assert section.notes == ("A made-up encoder.",)
+    assert report.tally.empty_cells == 2 and any("RoBERTa-base" in text for text in report.tally.cells)
+
+
+def test_protocols_are_sections_too(tmp_path: Path) -> None:
+    write_run(tmp_path, right=70)
+    write_run(tmp_path, right=80, protocol="short_holdout", held_out=0.5)
+    report = _build(tmp_path)
+    other = "Ours: MiniLM, protocol short_holdout"
+    assert _row(report, "table1", SHORT, "RTE")["SymLoRA, validation"] == "70.0 (n = 1)"
+    assert _row(report, "table1", other, "RTE")["SymLoRA, validation"] == "80.0 (n = 1)"
+
+
+def test_the_grids_runs_take_no_part_in_the_mean(tmp_path: Path) -> None:
+    for lr, right in ((1e-3, 99), (2e-3, 60), (4e-3, 98)):
+        write_run(tmp_path, "symlora", lr=lr, right=right, held_out=0.5)
+    write_run(tmp_path, "symlora", lr=2e-3, right=62, held_out=0.5, seed=1)
+    row = _row(_build(tmp_path), "table1", SHORT, "RTE")
+    assert row["SymLoRA, validation"].startswith("61.0 ± ")
+
+
+def test_a_test_score_comes_from_the_leaderboard_alone(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs")
+    board = tmp_path / "leaderboard"
+    board.mkdir()
+    entry = (
+        "{protocol: short, model: minilm, method: symlora, task: rte, date: 2026-12-01, url: 'https://example.org', "
+    )
+    (board / "mine.yaml").write_text(f"- {entry} score: 68.05}}\n- {entry} score: 68.1}}\n")
+    report = _build(tmp_path / "runs", leaderboard=board)
+    row = _row(report, "table1", SHORT, "RTE")
+    assert row["SymLoRA, test"] == "68.0 (2026-12-01)" and row["LoRA, test"] == "no score"
+    assert [problem.place for problem in report.tally.bad] == ["leaderboard/mine.yaml, entry 2"]
+
+
+# Table 2.
+
+
+def test_the_tests_of_one_task(tmp_path: Path) -> None:
+    _seeds(tmp_path, "lora", [70, 72, 74])
+    _seeds(tmp_path, "symlora", [70, 73, 74])
+    row = _row(_build(tmp_path), "table2", SHORT, "RTE", "SymLoRA")
+    s = math.sqrt(1 / 3)
+    half = scipy_stats.t.ppf(0.95, 2) * s / math.sqrt(3)
+    p = scipy_stats.t.sf((1 - 1 / 3) / (s / math.sqrt(3)), 2)
+    assert (row["n"], row["Mean"], row["s"]) == ("3", "72.3", "2.1")
+    assert (row["Difference"], row["90 %, seeds"]) == ("0.3", f"{1 / 3 - half:.1f} to {1 / 3 + half:.1f}")
+    assert (row["Verdict"], row["p TOST"], row["Holm"]) == ("inconclusive", f"{p:.3f}", f"{p:.3f}")
+    assert (row["p sign flip"], row["Holm2"], row["p McNemar"]) == ("1.000", "1.000", "1.000")
+    assert (row["lr"], row["Batch"], row["In its grid"]) == ("4e-3", "16", "no grid")
+    low, high = map(float, row["95 %, seeds and rows"].split(" to "))
+    assert low <= 0.0 and 0.3 < high < 4.0
+    assert int(row["Needed"]) > 3
+    assert _row(_build(tmp_path), "table2", SHORT, "RTE", "LoRA")["Difference"] == "reference"
+
+
+@pytest.mark.parametrize(
+    ("ours", "verdict", "mcnemar"),
+    [([70, 72, 74], "equivalent", "1.000"), ([75, 77, 80], "better", "0.062"), ([65, 67, 68], "worse", "0.062")],
+)
+def test_verdicts(tmp_path: Path, ours: list[int], verdict: str, mcnemar: str) -> None:
+    _seeds(tmp_path, "lora", [70, 72, 74])
+    _seeds(tmp_path, "symlora", ours)
+    row = _row(_build(tmp_path), "table2", SHORT, "RTE", "SymLoRA")
+    assert (row["Verdict"], row["p McNemar"], row["Needed"]) == (verdict, mcnemar, "–")  # 5 rows: 2 · 0.5^5
+
+
+def test_two_methods_at_chance_are_no_tie(tmp_path: Path) -> None:
+    _seeds(tmp_path, "lora", [60, 60, 60])
+    _seeds(tmp_path, "symlora", [60, 60, 60])
+    row = _row(_build(tmp_path), "table2", SHORT, "RTE", "SymLoRA")
+    assert row["Verdict"] == "equivalent (chance)" and row["Mean"] == "60.0 (chance)"
+
+
+def test_only_seeds_that_both_have_are_compared(tmp_path: Path) -> None:
+    _seeds(tmp_path, "lora", [70, 72, 74, 99])
+    _seeds(tmp_path, "symlora", [71, 73])
+    write_run(tmp_path, "symlora", seed=2, status="failed")
+    row = _row(_build(tmp_path), "table2", SHORT, "RTE", "SymLoRA")
+    assert (row["n"], row["Difference"]) == ("2 (1 failed, 1 missing)", "1.0")
+
+
+def test_holm_is_over_the_tasks_of_a_section(tmp_path: Path) -> None:
+    _seeds(tmp_path, "lora", [70, 72, 74, 75, 76, 70])
+    _seeds(tmp_path, "symlora", [75, 77, 79, 81, 81, 75])
+    _seeds(tmp_path, "lora", [70, 72, 74, 75, 76, 70], "mrpc")
+    _seeds(tmp_path, "symlora", [71, 71, 75, 74, 77, 69], "mrpc")
+    _seeds(tmp_path, "lora", [70], "cola")  # one seed: in no family
+    _seeds(tmp_path, "symlora", [70], "cola")
+    report = _build(tmp_path, ("rte", "mrpc", "cola"))
+    rte, mrpc = (_row(report, "table2", SHORT, task, "SymLoRA") for task in ("RTE", "MRPC"))
+    assert (rte["p sign flip"], rte["Holm2"]) == ("0.031", "0.062")  # 2/64, times two tasks
+    assert (mrpc["p sign flip"], mrpc["Holm2"]) == ("1.000", "1.000")
+    cola = _row(report, "table2", SHORT, "CoLA", "SymLoRA")
+    assert (cola["Verdict"], cola["p sign flip"], cola["p McNemar"]) == ("one seed", "–", "–")
+
+
+def test_other_rows_under_the_same_name_are_not_compared_row_by_row(tmp_path: Path) -> None:
+    _seeds(tmp_path, "lora", [70, 72])
+    _seeds(tmp_path, "symlora", [70, 72], majority=50)
+    row = _row(_build(tmp_path), "table2", SHORT, "RTE", "SymLoRA")
+    assert (row["p McNemar"], row["95 %, seeds and rows"], row["Difference"]) == ("–", "–", "0.0")
+
+
+def test_correlations_get_a_two_level_interval_and_no_mcnemar(tmp_path: Path) -> None:
+    _seeds(tmp_path, "lora", [90, 92], "stsb")
+    _seeds(tmp_path, "symlora", [80, 82], "stsb")
+    row = _row(_build(tmp_path, ("stsb",)), "table2", SHORT, "STS-B", "SymLoRA")
+    low, high = map(float, row["95 %, seeds and rows"].split(" to "))
+    assert low < float(row["Difference"]) < high < 0 and row["p McNemar"] == "–"
+
+
+# Tables 3 and 4.
+
+
+def test_costs(tmp_path: Path) -> None:
+    _seeds(tmp_path, "lora", [70, 72])
+    write_run(tmp_path, "symlora", status="failed")
+    report = _build(tmp_path)
+    assert list(_row(report, "table3", SHORT, "RTE", "LoRA").values()) == [
+        *("RTE", "LoRA", "2", "200", "50", "250", "2", "1.00", "12", "–", "a processor")
+    ]
+    assert _row(report, "table3", SHORT, "RTE", "SymLoRA")["n"] == "failed"
+
+
+def test_best_last_and_held_out_side_by_side(tmp_path: Path) -> None:
+    _seeds(tmp_path, "lora", [70, 72], best=76, last=69, held_out=0.8)
+    _seeds(tmp_path, "symlora", [70], best=70, last=66)
+    report = _build(tmp_path)
+    row = _row(report, "table4", SHORT, "RTE", "LoRA")
+    columns = ("Best epoch", "Last epoch", "Held-out epoch", "Best − last", "Best − held-out")
+    assert [row[name] for name in columns] == ["76.0", "69.0", "71.0", "7.0", "5.0"]
+    wilson = scipy_stats.binomtest(70, 100).proportion_ci(method="wilson")
+    assert row["Rows, one model"] == f"{100 * wilson.low:.1f} to {100 * wilson.high:.1f}"
+    assert (row["Chance"], row["Median"], row["At chance"]) == ("60.0", "71.0", "0")
+    row = _row(report, "table4", SHORT, "RTE", "SymLoRA")
+    assert [row[name] for name in columns] == ["70.0", "66.0", "–", "4.0", "–"] and row["Missing"] == "1"
+
+
+# What is missing, failed or bad.
+
+
+def test_the_footer_counts_and_names(tmp_path: Path) -> None:
+    _seeds(tmp_path, "lora", [70, 72, 74])
+    _seeds(tmp_path, "symlora", [70, 72])
+    write_run(tmp_path, "lora", "mrpc", status="failed")
+    write_record(write_run(tmp_path, "symlora", "mrpc"), {"schema_version": 9})
+    report = _build(tmp_path, ("rte", "mrpc"))
+    counts = report.tally
+    assert (counts.found, counts.finished, len(counts.failed), len(counts.bad)) == (7, 5, 1, 1)
+    assert (counts.missing_seeds, counts.empty_cells, counts.complete) == (1, 5, False)  # 4 of RoBERTa's, 1 left out
+    for table in report.tables:
+        text = "\n".join(table.footers)
+        assert "Runs: 7 found: 5 finished, 1 failed, 1 left out. Missing: 1 seed, 5 cells" in text
+        assert "Failed: short/minilm/lora/mrpc/" in text and "Diverged" in text
+        assert "Left out: short/minilm/symlora/mrpc/" in text and "schema version 9" in text
+        assert "Missing seeds: MiniLM, protocol short, SymLoRA on RTE: 2." in text
+        assert "Made by commit: 0123456789." in text and "torch 9.9" in text and "a processor, fp32" in text
+    assert _row(report, "table2", SHORT, "MRPC", "LoRA")["n"] == "0 (1 failed)"
+
+
+def test_the_committed_runs_give_the_numbers_of_the_readme() -> None:
+    report = build(ROOT / "results" / "runs")
+    cola, rte = (_row(report, "table1", SHORT, task) for task in ("CoLA", "RTE"))
+    assert cola["LoRA, validation"].startswith("25.4 ± ") and cola["SymLoRA, validation"].startswith("21.7 ± ")
+    assert rte["LoRA, validation"].startswith("52.1 ± ") and "at chance" in rte["SymLoRA, validation"]
+    assert report.tally.bad == () and report.tally.failed == ()
+    row = _row(report, "table3", SHORT, "CoLA", "SymLoRA")
+    assert (row["Adapter"], row["Head"], row["All trained"]) == ("36,972", "148,610", "185,582")
+
+
+# Formats.
+
+
+def _table() -> Table:
+    rows = ((Cell("a_b|c"), Cell("87.2 ± 0.8", 87.25, 0.75)), (Cell("50 %"), gap("no run")))
+    return Table(
+        "t",
+        "Table 9. Odds & ends",
+        "In `code_x` and 95 %.",
+        ("Name", "Mean"),
+        1,
+        (Section("S_1", ("n*te",), rows),),
+        ("f<g",),
+    )
+
+
+def test_markdown() -> None:
+    assert to_markdown(_table()).splitlines() == [
+        *("## Table 9. Odds & ends", "", "In `code_x` and 95 %.", "", "### S\\_1", "", "n\\*te", ""),
+        *("| Name | Mean |", "| --- | ---: |", "| a\\_b\\|c | 87.2 ± 0.8 |", "| 50 % | _no run_ |", "", "- f&lt;g"),
+    ]
+
+
+def test_latex() -> None:
+    text = to_latex(_table())
+    assert r"a\_b|c & 87.2 $\pm$ 0.8 \\" in text and r"50 \% & no run \\" in text
+    assert r"\caption{Odds \& ends}" in text and r"\multicolumn{2}{l}{\textit{S\_1}} \\" in text
+    assert text.count("{") == text.count("}") and r"\begin{tabular}{lr}" in text
+    assert all(text.count(rule) == 1 for rule in (r"\toprule", r"\bottomrule"))
+
+
+def test_csv_holds_unrounded_numbers() -> None:
+    rows = list(csv.reader(io.StringIO(to_csv(_table()))))
+    assert rows == [
+        ["Section", "Name", "Mean", "Mean ±"], ["S_1", "a_b|c", "87.25", "0.75"], ["S_1", "50 %", "no run", ""]
+    ]  # fmt: skip
+
+
+def test_every_format_of_every_table_is_whole(tmp_path: Path) -> None:
+    _seeds(tmp_path / "runs", "lora", [70, 72])
+    _seeds(tmp_path / "runs", "symlora", [70, 72])
+    written = write_tables(_build(tmp_path / "runs"), tmp_path / "out")
+    assert {path.name for path in written} == {
+        f"table{i}.{kind}" for i in range(1, 5) for kind in ("md", "tex", "csv", "html")
+    }
+    for path in written:
+        text = path.read_text()
+        assert "no run" in text or "reference" in text or "LoRA" in text
+        if path.suffix == ".csv":
+            widths = {len(row) for row in csv.reader(io.StringIO(text))}
+            assert len(widths) == 1
+        if path.suffix == ".tex":  # nothing that LaTeX would stumble on
+            assert text.isascii(), [c for c in text if not c.isascii()]
+
+
+def test_a_row_of_another_width_is_refused() -> None:
+    with pytest.raises(ValueError, match="1 cells under 2 columns"):
+        Table("t", "", "", ("a", "b"), 1, (Section("s", (), ((Cell("1"),),)),))
+
+
+# The command line.
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    spec = importlib.util.spec_from_file_location("report_script", ROOT / "scripts" / "report.py")
+    assert spec is not None and spec.loader is not None
+    module: ModuleType = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*words: object) -> None:
+        monkeypatch.setattr("sys.argv", ["report.py", *map(str, words)])
+        module.main()
+
+    return run
+
+
+def test_table1_is_written_and_strict_fails_after_writing(
+    tmp_path: Path, command: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    _seeds(runs, "lora", [70, 72], model="roberta-base", protocol="paper")
+    _seeds(runs, "symlora", [70, 72], model="roberta-base", protocol="paper")
+    arguments = ("table1", "--results-dir", runs, "--out", out)
+    command(*arguments, "--tasks", "rte", "--strict")  # nothing is missing
+    assert "4 found: 4 finished" in capsys.readouterr().out
+    command(*arguments)
+    (out / "tables" / "table1.md").unlink()
+    with pytest.raises(SystemExit, match="--strict"):
+        command(*arguments, "--strict")  # seven tasks are
+    assert (out / "tables" / "table1.md").is_file()
+    write_record(write_run(runs, "lora", seed=7, model="roberta-base", protocol="paper"), {})
+    with pytest.raises(SystemExit, match="--strict"):
+        command(*arguments, "--tasks", "rte", "--strict")
+    assert "left out: paper/roberta-base/lora/rte/" in capsys.readouterr().out
+
+
+def test_the_command_line_explains_itself(command: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command("--help")
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0 and all(
+        name in text for name in ("table1", "figure1", "audit", "report", "--strict")
+    )
+
+
+def test_audit_needs_no_run(tmp_path: Path, command: Callable[..., None]) -> None:
+    command("audit", "--out", tmp_path, "--results-dir", tmp_path / "nowhere")
+    assert (tmp_path / "audit.md").read_text().startswith("# ")
+    assert "<h2>" in (tmp_path / "audit.html").read_text()
