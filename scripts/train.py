@@ -14,7 +14,8 @@ from symlora.config import Config, resolve
 from symlora.errors import SymloraError
 from symlora.hub import go_offline_if_unreachable
 from symlora.reporter import Reporter
-from symlora.results import FAILED_FILE, RUN_FILE, finished_record, is_finished, run_folder
+from symlora.results import finished_record, run_folder
+from symlora.sweep.worker import failure
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -23,12 +24,13 @@ def train(config: Config) -> dict[str, Any]:
         Reporter(config).skipped(run_folder(config), record)
         return record
     go_offline_if_unreachable()
-    from symlora.run import run  # torch, transformers and peft: seconds that no typing error need wait for
+    # torch, transformers and peft take seconds that no typing error need wait for
+    from symlora.run import run
+    from symlora.training.distributed import launched_processes
 
-    folder, record = run(config, Reporter(config))
+    folder, record = run(config, Reporter(config, quiet=launched_processes().rank > 0))
     if record["status"] == "failed":
-        place = folder / (FAILED_FILE if is_finished(folder) else RUN_FILE)
-        raise SymloraError(f"the run failed: {record['error']} (traceback in {place})")
+        raise SymloraError(failure(folder, record))
     return record
 
 

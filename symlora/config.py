@@ -19,6 +19,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+import symlora.sweep  # noqa: F401  # what configs/ may name: the resolver cuda_device, hydra/launcher=packed
 from symlora.errors import SymloraError
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"

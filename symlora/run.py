@@ -20,6 +20,7 @@ from symlora.model.source import find, load_tokenizer, weights_sha256
 from symlora.norms import adapter_norms
 from symlora.provenance import EnergyMeter, peak_memory_bytes, provenance
 from symlora.reporter import Reporter
+from symlora.training.distributed import connected, launched_processes
 from symlora.training.loop import HELD_OUT, Fit, fit_pack, predict, predictions_of
 
 
@@ -45,7 +46,12 @@ def run_pack(configs: Sequence[Config], reporters: Sequence[Reporter]) -> list[t
         ValueError: These runs cannot share a pass (symlora.model.pack).
 
     Any other error in training leaves folders whose run.json says `failed`, with the traceback.
+
+    Started by torchrun or accelerate launch, one run is trained by all processes (symlora.training.distributed); the
+    first writes the folder.
     """
+    if launched_processes().size > 1 and len(configs) > 1:
+        raise SymloraError("several processes (torchrun, accelerate launch) train one run, not a pack: leave -m out.")
     done: dict[int, tuple[Path, dict[str, Any]]] = {}
     for number, (config, reporter) in enumerate(zip(configs, reporters, strict=True)):
         finished = results.finished_record(config)
@@ -72,7 +78,8 @@ def _train(configs: Sequence[Config], reporters: Sequence[Reporter]) -> list[tup
                 unfinished.callback(results.discard, works[-1])
             records = _fit(configs, works, folders, reporters)
             for folder, record in zip(folders, records, strict=True):
-                results.publish(works[len(finished)], folder)
+                if launched_processes().rank == 0:
+                    results.publish(works[len(finished)], folder)
                 reporters[len(finished)].finished(folder, record)
                 finished.append((folder, record))
         except (OSError, SafetensorError) as error:  # a full disk, a folder that went away
@@ -120,13 +127,16 @@ def _fit(
     energy = EnergyMeter(device)
     fits: Sequence[Fit | Exception]
     try:
-        fits = fit_pack(
-            configs,
-            trained_on,
-            pack,
-            lambda number, progress: reporters[number].step(progress),
-            lambda number, epoch: reporters[number].epoch(epoch),
-        )
+        processes = launched_processes()
+        with connected(processes, device):
+            fits = fit_pack(
+                configs,
+                trained_on,
+                pack,
+                lambda number, progress: reporters[number].step(progress),
+                lambda number, epoch: reporters[number].epoch(epoch),
+                processes,
+            )
     except (SymloraError, OSError, SafetensorError):
         raise
     except Exception as error:  # out of memory, a fault of ours: a run that failed is a result too
@@ -136,6 +146,7 @@ def _fit(
         "peak_memory_bytes": peak_memory_bytes(device),
         "energy_kwh": None if (kwh := energy.kwh()) is None else kwh / len(configs),
         "packed_runs": len(configs),
+        "processes": launched_processes().size,
     }
     for config, work, record, model, result in zip(configs, works, records, models, fits, strict=True):
         try:

@@ -80,9 +80,14 @@ def gather(data: TokenizedSplit, rows: Rows, sizes: tuple[int, ...] | None = Non
     )
 
 
-def pack_batch(data: TokenizedSplit, orders: Sequence[Rows], batch_size: int, step: int) -> Batch:
-    """The batches of several runs at one step of an epoch, end to end; each run has its own order of the rows."""
-    parts = [order[step * batch_size : (step + 1) * batch_size] for order in orders]
+def pack_batch(
+    data: TokenizedSplit, orders: Sequence[Rows], batch_size: int, step: int, share: slice = slice(None)
+) -> Batch:
+    """The batches of several runs at one step of an epoch, end to end; each run has its own order of the rows.
+
+    `share` takes a part of every run's batch, for one of several processes; it may be empty.
+    """
+    parts = [order[step * batch_size : (step + 1) * batch_size][share] for order in orders]
     return gather(data, np.concatenate(parts), tuple(len(part) for part in parts))
 
 

@@ -1,6 +1,7 @@
 """Puts a run's model together: pre-trained encoder, head, adapter, precision."""
 
 import copy
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,13 +266,16 @@ def _train_head_only(model: Any) -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that `auto`, `cpu`, `cuda` or `cuda:<number>` names.
+    """The device that `auto`, `cpu`, `cuda` or `cuda:<number>` names; `auto` heeds torchrun's LOCAL_RANK.
 
     Raises:
         SymloraError: It does not exist here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        gpu = (
+            torch.device("cuda", int(os.environ["LOCAL_RANK"])) if "LOCAL_RANK" in os.environ else torch.device("cuda")
+        )
+        return gpu if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:

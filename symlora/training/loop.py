@@ -19,6 +19,7 @@ from symlora.metrics import compute
 from symlora.model.build import RunModel
 from symlora.model.encoder import Encoder
 from symlora.model.pack import Pack
+from symlora.training.distributed import ALONE, Processes
 from symlora.training.optimizer import AdamW, linear_schedule
 
 HELD_OUT = "held_out"  # name of the slice of the training split that chooses the epoch
@@ -109,6 +110,7 @@ def fit_pack(
     pack: Pack,
     on_step: Callable[[int, Progress], None] = lambda run, progress: None,
     on_epoch: Callable[[int, Epoch], None] = lambda run, epoch: None,
+    processes: Processes = ALONE,
 ) -> list[Fit]:
     """Trains K runs at once on `data["train"]` and scores every other split after each epoch.
 
@@ -121,6 +123,7 @@ def fit_pack(
         pack: Trained in place; afterwards its models hold the last epoch's parameters. Diverged runs have left it.
         on_step: Called for each run (by its number in `configs`) after every step.
         on_epoch: Called for each run after every epoch.
+        processes: Which part of every batch this process takes, where several train together.
 
     Returns:
         One entry a run; `error` is set where it diverged.
@@ -138,8 +141,10 @@ def fit_pack(
         pack.encoder.train()
         orders = {run.number: epoch_order(len(train), run.config.seed, epoch - 1) for run in runs}
         for step in range(per_epoch):
-            batch = pack_batch(train, [orders[run.number] for run in runs], first.train.batch_size, step)
-            values = _step(runs, batch, pack, epoch)
+            rows = [orders[run.number] for run in runs]
+            batch = pack_batch(train, rows, first.train.batch_size, step, slice(processes.rank, None, processes.size))
+            whole = min(first.train.batch_size, len(train) - step * first.train.batch_size)
+            values = _step(runs, batch, pack, epoch, whole, processes)
             for run, value in zip(runs, values, strict=True):
                 on_step(run.number, Progress(epoch, run.steps_done, run.steps, value, run.score))
             runs = _leave_out(runs, pack, [run for run in runs if run.result.error is not None])
@@ -197,20 +202,30 @@ class _Run:
             self.result.state[rule] = state
 
 
-def _step(runs: list[_Run], batch: Batch, pack: Pack, epoch: int) -> list[float]:
-    """One optimizer step of every run; the runs' losses. Each loss reaches its own run's parameters alone."""
-    labels = batch.labels.to(pack.encoder.device)
-    sizes = list(batch.sizes)
-    parts = zip(torch.split(pack.encoder(batch), sizes), torch.split(labels, sizes), strict=True)
-    losses = torch.stack([loss_of(logits, own) for logits, own in parts])
-    losses.sum().backward()  # type: ignore[no-untyped-call]
+def _step(
+    runs: list[_Run], batch: Batch, pack: Pack, epoch: int, whole: int, processes: Processes = ALONE
+) -> list[float]:
+    """One optimizer step of every run; the runs' losses. Each loss reaches its own run's parameters alone.
+
+    `whole` is the number of rows of a run's batch over all processes.
+    """
+    device = pack.encoder.device
+    losses, tokens = torch.zeros(len(runs), device=device), torch.tensor(batch.tokens(), device=device)
+    if len(batch.rows):
+        labels, sizes = batch.labels.to(device), list(batch.sizes)
+        parts = zip(torch.split(pack.encoder(batch), sizes), torch.split(labels, sizes), strict=True)
+        losses = torch.stack([loss_of(logits, own) * (len(own) / whole) for logits, own in parts])
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+    losses = losses.detach()
+    processes.add_up([losses, tokens])
     values: list[float] = losses.tolist()
-    for run, value, sentences, tokens in zip(runs, values, batch.sizes, batch.tokens(), strict=True):
+    for run, value, count in zip(runs, values, tokens.tolist(), strict=True):
         run.steps_done += 1
         if math.isfinite(value):
+            processes.add_up_gradients(run.parameters)
             run.update()
-            run.losses += value * sentences
-            run.result.tokens += tokens
+            run.losses += value * whole
+            run.result.tokens += count
         else:
             run.result.error = Diverged(
                 f"the loss is {value} at step {run.steps_done} of {run.steps} (epoch {epoch}); try a smaller train.lr"

@@ -1,0 +1,88 @@
+"""What is refused before a sweep of the study begins: Hydra callbacks named in configs/sweep.
+
+A callback, because it sees a command under any launcher. Hydra turns an Exception of a callback into a warning;
+SystemExit ends the command.
+"""
+
+import sys
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+GROUPS = ("protocol", "model", "task", "method")
+
+
+def swept(params: Mapping[str, Any] | None, overrides: list[str]) -> dict[str, list[str]]:
+    """The values that each key takes in a multirun; the command line wins over the sweep's own file, as in Hydra.
+
+    Args:
+        params: `hydra.sweeper.params`.
+        overrides: The command line's, without Hydra's own.
+    """
+    given = [f"{key}={value}" for key, value in (params or {}).items()] + overrides
+    values: dict[str, list[str]] = {}
+    for override in OverridesParser.create().parse_overrides(given):
+        if override.is_delete():
+            continue
+        if override.is_sweep_override():
+            values[override.get_key_element()] = list(override.sweep_string_iterator())
+        else:
+            values[override.get_key_element()] = [override.get_value_element_as_str()]
+    return values
+
+
+def _swept(config: DictConfig) -> dict[str, list[str]]:
+    return swept(config.hydra.sweeper.get("params"), list(config.hydra.overrides.task))
+
+
+class OneSeed(Callback):
+    """Of `sweep=grid`: a grid has one seed, and is one protocol's."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Called by Hydra.
+
+        Raises:
+            SystemExit: There are several.
+        """
+        values = _swept(config)
+        seeds = values.get("seed", ["0"])
+        if len(values.get("protocol", [])) > 1:
+            sys.exit("error: sweep=grid with several protocols: each has a grid of its own. Give one a command.")
+        if len(seeds) > 1:
+            sys.exit(
+                f"error: sweep=grid with {len(seeds)} seeds: a grid is never multiplied with seeds. Give one "
+                "(seed=0), then `make select`, then `make seeds N=<seeds>`."
+            )
+
+
+class HasBest(Callback):
+    """Of `sweep=seeds`: configs/best has what was selected for every method and task asked for."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Called by Hydra.
+
+        Raises:
+            SystemExit: Something was not selected yet.
+        """
+        values = _swept(config)
+        choices = config.hydra.runtime.choices
+        wanted = product(*(values.get(group, [choices[group]]) for group in GROUPS))
+        folders = [
+            Path(urlsplit(source.path).path)
+            for source in config.hydra.runtime.config_sources
+            if source.schema == "file"
+        ]
+        for protocol, model, task, method in wanted:
+            name = f"best/{protocol}/{model}/{method}-{task}.yaml"
+            if not any((folder / name).is_file() for folder in folders):
+                sys.exit(
+                    f"error: there is no configs/{name}: nothing was selected for method={method} task={task} yet. "
+                    f"Run `make select TASK={task} MODEL={model} PROTOCOL={protocol}`, after `make sweep` with "
+                    "the same."
+                )

@@ -1,0 +1,130 @@
+"""How far all packs are, wherever they run: workers append lines to one file, and the launching process prints.
+
+A file, because it is the one thing that processes, Slurm jobs and Ray tasks on a shared disk have in common. Where it
+cannot be written to, nothing is printed between start and end, and nothing else is lost.
+"""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from symlora.sweep.packing import Pack
+
+SHARE_EVERY = 5.0  # seconds between two words of a worker on how far its pack is
+PRINT_EVERY = 60.0  # seconds between two lines of the launching process while no pack starts or ends
+POLL = 0.5
+
+
+class Progress:
+    """The workers' end.
+
+    Args:
+        path: The file; its folder exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self._last = 0.0
+
+    def say(self, pack: int, event: str, **more: Any) -> None:
+        """Appends one line, in one write, so that lines of several workers do not mix."""
+        try:
+            with open(self.path, "a") as file:
+                file.write(json.dumps({"pack": pack, "event": event, "at": time.time(), **more}) + "\n")
+        except OSError:
+            pass
+
+    def share(self, pack: int, share: float) -> None:
+        """The share of its steps that a pack has done; most calls say nothing."""
+        if time.monotonic() - self._last >= SHARE_EVERY:
+            self._last = time.monotonic()
+            self.say(pack, "share", share=share)
+
+
+class Watcher:
+    """The launching process' end: prints a line when a pack starts or ends, and from time to time between.
+
+    Args:
+        packs: All packs.
+        path: The file that the workers write.
+    """
+
+    def __init__(self, packs: Sequence[Pack], path: Path) -> None:
+        self._packs = packs
+        self._path = path
+        self._offset = 0
+        self._started: dict[int, float] = {}
+        self._done = [0.0] * len(packs)
+        self._ended = 0
+        self._last_line = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Watcher":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.read()
+        self._path.unlink(missing_ok=True)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(POLL):
+            self.read()
+            if time.monotonic() - self._last_line > PRINT_EVERY and self._started:
+                self._print(f"  {self.share:.0%} done")
+
+    def read(self) -> None:
+        """Takes in what the workers have written since."""
+        try:
+            with open(self._path) as file:
+                file.seek(self._offset)
+                text = file.read()
+        except OSError:
+            return
+        whole = text[: text.rfind("\n") + 1]  # the rest is still being written
+        self._offset += len(whole.encode())
+        for line in whole.splitlines():
+            self._take(json.loads(line))
+
+    def _take(self, said: dict[str, Any]) -> None:
+        number, pack = said["pack"], self._packs[said["pack"]]
+        name = f"pack {number + 1}/{len(self._packs)}"
+        if said["event"] == "share":
+            self._done[number] = said["share"]
+        elif said["event"] == "started":
+            self._started[number] = said["at"]
+            runs = f"{len(pack.jobs)} run{'s' * (len(pack.jobs) > 1)}"
+            self._print(f"{name} started: {pack.title}: {runs}, about {pack.step_tokens:,.0f} tokens a step")
+        else:
+            self._done[number] = 1.0
+            self._ended += 1
+            failed = f", {said['failed']} failed" if said["failed"] else ""
+            self._print(f"{name} finished in {clock(said['at'] - self._started[number])}{failed}")
+
+    @property
+    def share(self) -> float:
+        """Done of all packs, by tokens."""
+        total = sum(pack.cost for pack in self._packs)
+        return sum(done * pack.cost for done, pack in zip(self._done, self._packs, strict=True)) / total
+
+    def _print(self, text: str) -> None:
+        self._last_line = time.monotonic()
+        left = ""
+        if 0 < self.share < 1:
+            seconds = (time.time() - min(self._started.values())) * (1 / self.share - 1)
+            left = f"; about {clock(seconds)} left over all packs"
+        print(text + left, file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people say them."""
+    minutes, rest = divmod(round(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

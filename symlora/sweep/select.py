@@ -1,0 +1,189 @@
+"""The best grid point of each method and task, from run folders to configs/best.
+
+Scores are those that the protocol allows a choice by: the held-out slice at the held-out epoch where it sets one aside,
+else validation at the protocol's own epoch (which flatters the score, as LoRA's recipe does). Ties go to the smaller
+learning rate, then to the larger batch: the more cautious training. A failed run, or one whose score is not defined, is
+a point that was tried, and is never chosen.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from symlora.config import Config, config_hash
+from symlora.errors import SymloraError
+
+AXES = ("lr", "batch_size")
+HELD_OUT = "held_out"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A grid point and its score; None where the run failed or the score is not defined."""
+
+    lr: float
+    batch_size: int
+    score: float | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best point of one method on one task.
+
+    Attributes:
+        method: Name.
+        task: Name.
+        metric: What was compared.
+        rule: Where it was read.
+        points: All that were tried, by learning rate and batch size.
+        others: Runs of the same method and task with other settings, which are no points of this grid.
+    """
+
+    method: str
+    task: str
+    metric: str
+    rule: str
+    points: tuple[Point, ...]
+    others: int = 0
+
+    @property
+    def best(self) -> Point:
+        """By score; then the smaller learning rate, then the larger batch.
+
+        Raises:
+            SymloraError: No point has a score.
+        """
+        scored = [point for point in self.points if point.score is not None]
+        if not scored:
+            raise SymloraError(
+                f"{self.method} on {self.task}: none of {len(self.points)} grid points has a score. `make sweep "
+                f"TASK={self.task}` trains the grid; failed runs say why in their run.json."
+            )
+        return min(scored, key=lambda point: (-(point.score or 0.0), point.lr, -point.batch_size))
+
+    def values(self, axis: str) -> list[float]:
+        """The values tried on an axis (`lr` or `batch_size`), rising."""
+        return sorted({getattr(point, axis) for point in self.points})
+
+    def edge(self, axis: str) -> str:
+        """Where the best point lies on an axis: `inside`, `lowest`, `highest`, or `only value`."""
+        values, value = self.values(axis), getattr(self.best, axis)
+        if len(values) == 1:
+            return "only value"
+        return "lowest" if value == values[0] else "highest" if value == values[-1] else "inside"
+
+    def widened(self, axis: str) -> list[float]:
+        """One more value beyond the edge on which the best point lies, a step of the grid further; else none."""
+        values, edge = self.values(axis), self.edge(axis)
+        if edge == "lowest":
+            beyond = values[0] * values[0] / values[1]
+        elif edge == "highest":
+            beyond = values[-1] * values[-1] / values[-2]
+        else:
+            return []
+        if axis == "batch_size":
+            return [round(beyond)] if round(beyond) >= 1 and round(beyond) not in values else []
+        return [float(f"{beyond:.3g}")]
+
+
+def choose(config: Config, records: Iterable[Mapping[str, Any]]) -> Choice:
+    """The grid of one method and task.
+
+    Args:
+        config: The run as its protocol and the command line have it; the grid changes its learning rate and batch size.
+        records: Contents of run.json files (symlora.results.scan), of any runs.
+    """
+    wanted = (config.protocol.name, config.model.name, config.method.name, config.task.name)
+    held_out = config.protocol.selection == HELD_OUT
+    split = HELD_OUT if held_out else config.task.validation[0]
+    points: dict[tuple[float, int], Point] = {}
+    others = 0
+    for record in records:
+        run = record["config"]
+        if tuple(run[group]["name"] for group in ("protocol", "model", "method", "task")) != wanted:
+            continue
+        if run["seed"] != config.seed:
+            continue
+        lr, batch_size = run["train"]["lr"], run["train"]["batch_size"]
+        at_point = dataclasses.replace(config, train=dataclasses.replace(config.train, lr=lr, batch_size=batch_size))
+        if record["config_hash"] != config_hash(at_point):
+            others += 1
+            continue
+        score = None
+        if record["status"] == "finished":
+            score = record["selections"][config.protocol.selection]["metrics"][split][config.task.score]
+        points[lr, batch_size] = Point(lr, batch_size, score)
+    return Choice(
+        method=config.method.name,
+        task=config.task.name,
+        metric=config.task.score,
+        rule=f"{split} at the {config.protocol.selection} epoch, seed {config.seed}",
+        points=tuple(points[key] for key in sorted(points)),
+        others=others,
+    )
+
+
+def unequal(choices: Sequence[Choice]) -> list[str]:
+    """A warning for every task whose methods were not tried at the same points."""
+    warnings = []
+    for task in dict.fromkeys(choice.task for choice in choices):
+        grids = {
+            choice.method: {(p.lr, p.batch_size) for p in choice.points} for choice in choices if choice.task == task
+        }
+        if len({frozenset(grid) for grid in grids.values()}) > 1:
+            counts = ", ".join(f"{method} {len(grid)}" for method, grid in grids.items())
+            warnings.append(
+                f"WARNING: {task}: the methods were not tried at the same grid points ({counts}). The comparison is "
+                f"not fair until `make sweep TASK={task}` has finished for all."
+            )
+    return warnings
+
+
+def write(choice: Choice, path: Path) -> None:
+    """Writes the values as a configuration that `sweep=seeds` takes; the same choice gives the same file."""
+    best = choice.best
+    edges = ", ".join(f"train.{axis} {_edge(choice, axis)}" for axis in AXES)
+    lines = [
+        "# @package _global_",
+        f"# Written by `make select`: {choice.method} on {choice.task}, the best of {len(choice.points)} grid points",
+        f"# by {choice.metric} on {choice.rule}; ties: smaller lr, then larger batch.",
+        f"# On its grid: {edges}.",
+        "#",
+        "#        lr  batch   score",
+    ]
+    lines += [
+        f"#   {point.lr:>7g}  {point.batch_size:>5}  {_score(point.score)}{'  *' if point == best else ''}".rstrip()
+        for point in choice.points
+    ]
+    lines += ["train:", f"  lr: {best.lr!r}", f"  batch_size: {best.batch_size}", ""]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text("\n".join(lines))
+    temporary.replace(path)
+
+
+def _edge(choice: Choice, axis: str) -> str:
+    values = ", ".join(f"{value:g}" for value in choice.values(axis))
+    return f"{choice.edge(axis)} of {values}" if choice.edge(axis) != "inside" else f"inside {values}"
+
+
+def _score(score: float | None) -> str:
+    return " failed" if score is None else f"{100 * score:7.2f}"
+
+
+def table(choices: Sequence[Choice]) -> str:
+    """What was chosen: one line a method and task, scores in points."""
+    numbers = f"{'points':>6} {'failed':>6} {'best':>7} {'lr':>8} {'batch':>5}"
+    lines = [f"{'task':6} {'method':8} {'metric':20} {numbers}  on the grid"]
+    for choice in choices:
+        best = choice.best
+        failed = sum(point.score is None for point in choice.points)
+        edges = "; ".join(f"{axis} {_edge(choice, axis)}" for axis in AXES)
+        lines.append(
+            f"{choice.task:6} {choice.method:8} {choice.metric:20} {len(choice.points):>6} {failed:>6} "
+            f"{_score(best.score)} {best.lr:>8g} {best.batch_size:>5}  {edges}"
+        )
+    rules = " / ".join(dict.fromkeys(choice.rule for choice in choices))
+    return "\n".join([*lines, f"Compared by the score on {rules}."])

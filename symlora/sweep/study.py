@@ -1,0 +1,129 @@
+"""The study as commands: grid, selection, seeds. Each stage is a Hydra multirun, or reads what one left behind."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from symlora.config import CONFIG_DIR, Config
+from symlora.errors import SymloraError
+from symlora.results import read_run, run_folder, scan
+from symlora.sweep.jobs import BEST_DIR, best_file, expand
+from symlora.sweep.select import AXES, Choice, choose
+from symlora.sweep.status import Run, look
+
+METHODS = ("symlora", "lora")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is studied; all but the numbers are names of files in configs/.
+
+    Attributes:
+        tasks: Names of tasks.
+        model: Encoder.
+        protocol: Protocol.
+        seeds: Runs of each winner, seeds 0 to seeds - 1.
+        methods: Names of methods, all with the same grid.
+        args: More overrides, as on the command line of scripts/train.py; the same for every stage.
+        best_dir: Where selections are written.
+    """
+
+    tasks: Sequence[str]
+    model: str
+    protocol: str
+    seeds: int = 5
+    methods: Sequence[str] = METHODS
+    args: Sequence[str] = ()
+    best_dir: Path = BEST_DIR
+
+    @property
+    def common(self) -> list[str]:
+        """Overrides of every stage."""
+        return [f"model={self.model}", f"protocol={self.protocol}", *self.args]
+
+    def grid(self, *points: str) -> list[str]:
+        """Overrides of the grid; `points` take the place of the protocol's values."""
+        return ["sweep=grid", *_lists(self.tasks, self.methods), *self.common, *points]
+
+    def repeats(self) -> list[str]:
+        """Overrides of the seeds."""
+        return ["sweep=seeds", *_lists(self.tasks, self.methods), f"seed=range({self.seeds})", *self.common]
+
+    def chosen(self) -> list[Choice]:
+        """The best grid point of each method and task, from the run folders."""
+        configs = expand(*_lists(self.tasks, self.methods), *self.common)
+        records = [record for _, record in scan(Path(configs[0].results_dir))]
+        return [choose(config, records) for config in configs]
+
+    def best_file(self, choice: Choice) -> Path:
+        """Where a choice is written."""
+        return best_file(self.protocol, self.model, choice.method, choice.task, self.best_dir)
+
+    def missing(self) -> list[Config]:
+        """Grid points of which there is no record at all, not even of a failure."""
+        return [config for config in expand(*self.grid()) if read_run(run_folder(config)) is None]
+
+    def widened(self, choices: Sequence[Choice], axes: Sequence[str] = ("lr",)) -> list[list[str]]:
+        """Grids beyond the edges on which some method's best point lies: the same new points for all methods.
+
+        Args:
+            choices: What was chosen.
+            axes: `lr`, `batch_size` or both. A grid of two batch sizes always has its best on an edge.
+        """
+        commands = []
+        for task in dict.fromkeys(choice.task for choice in choices):
+            here = [choice for choice in choices if choice.task == task]
+            tried = {axis: sorted({v for choice in here for v in choice.values(axis)}) for axis in AXES}
+            for axis in axes:
+                new = sorted({value for choice in here for value in choice.widened(axis)})
+                if not new:
+                    continue
+                other = next(name for name in AXES if name != axis)
+                points = [f"train.{name}={_numbers(values)}" for name, values in ((axis, new), (other, tried[other]))]
+                commands.append(Study([task], self.model, self.protocol, 1, self.methods, self.args).grid(*points))
+                tried[axis] = sorted({*tried[axis], *new})
+        return commands
+
+    def runs(self, now: float | None = None) -> list[Run]:
+        """Every run of the study and its state."""
+        now = time.time() if now is None else now
+        found = [look("grid", config, now) for config in expand(*self.grid())]
+        for task in self.tasks:
+            for method in self.methods:
+                if best_file(self.protocol, self.model, method, task, self.best_dir).is_file():
+                    only = Study([task], self.model, self.protocol, self.seeds, [method], self.args)
+                    found += [look("seeds", config, now) for config in expand(*only.repeats())]
+                else:
+                    found += [Run("seeds", task, method, None)] * self.seeds
+        return found
+
+
+def multirun(overrides: Sequence[str]) -> int:
+    """Runs `python scripts/train.py -m <overrides>`; the exit status."""
+    command = [sys.executable, str(CONFIG_DIR.parent / "scripts" / "train.py"), "-m", *overrides]
+    return subprocess.run(command, check=False).returncode
+
+
+def require_grid(study: Study) -> None:
+    """Sees to it that every grid point was tried.
+
+    Raises:
+        SymloraError: Some have no record.
+    """
+    missing = study.missing()
+    if missing:
+        raise SymloraError(
+            f"{len(missing)} grid points have no run folder, the first {run_folder(missing[0])}: the sweep's own "
+            "messages say why. The same command goes on where it stopped."
+        )
+
+
+def _lists(tasks: Sequence[str], methods: Sequence[str]) -> list[str]:
+    return [f"task={','.join(tasks)}", f"method={','.join(methods)}"]
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)

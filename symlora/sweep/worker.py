@@ -1,0 +1,118 @@
+"""What runs in a worker: one pack, from its number to the outcome of each of its runs."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+
+from symlora.config import Config
+from symlora.hub import go_offline_if_unreachable
+from symlora.reporter import Reporter
+from symlora.results import FAILED_FILE, RUN_FILE, is_finished
+from symlora.sweep.devices import VARIABLE
+from symlora.sweep.packing import Pack
+from symlora.sweep.progress import Progress
+
+if TYPE_CHECKING:
+    from symlora.training.loop import Progress as Step
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        index: The job's place among those that Hydra asked for.
+        score: The run's score; None where it is not defined, or the job failed.
+        error: Why it failed; None where it did not.
+    """
+
+    index: int
+    score: float | None = None
+    error: str | None = None
+
+
+def outcome(index: int, folder: Path, record: dict[str, Any]) -> Outcome:
+    """The outcome that a run's record tells of."""
+    if record["status"] == "finished":
+        return Outcome(index, score=record["score"]["value"])
+    return Outcome(index, error=failure(folder, record))
+
+
+def failure(folder: Path, record: dict[str, Any]) -> str:
+    """What a failed run's user is told."""
+    place = folder / (FAILED_FILE if is_finished(folder) else RUN_FILE)
+    return f"the run failed: {record['error']} (traceback in {place})"
+
+
+@dataclass
+class PackTask:
+    """Hydra's task function of a worker: trains the pack whose number is the job's.
+
+    Attributes:
+        packs: All packs of the multirun.
+        progress: Where to say how far it is.
+        threads: Of torch; None leaves them.
+        devices: GPUs to be given out in turn, where Hydra's configuration does not (`hydra.job.env_set`).
+    """
+
+    packs: Sequence[Pack]
+    progress: Progress
+    threads: int | None = None
+    devices: Sequence[str] = ()
+
+    def __call__(self, cfg: Any) -> list[Outcome]:
+        """Trains one pack. What goes wrong with it is told in its outcomes, and stops no other pack."""
+        hydra = HydraConfig.get()
+        number = int(hydra.job.num)
+        pack = self.packs[number]
+        if self.devices and VARIABLE not in hydra.job.env_set:
+            os.environ[VARIABLE] = self.devices[number % len(self.devices)]
+        self.progress.say(number, "started")
+        try:
+            outcomes = self._train(number, pack)
+        except Exception as error:  # bad data, no disk left, a fault of ours
+            if type(error).__name__ != "SymloraError":
+                traceback.print_exc(file=sys.stderr)
+            outcomes = [Outcome(job.index, error=str(error) or type(error).__name__) for job in pack.jobs]
+        failed = sum(outcome.error is not None for outcome in outcomes)
+        self.progress.say(number, "finished", failed=failed)
+        return outcomes
+
+    def _train(self, number: int, pack: Pack) -> list[Outcome]:
+        go_offline_if_unreachable()
+        import torch
+
+        from symlora.run import run_pack
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        configs = [job.config for job in pack.jobs]
+        reporters = [PackReporter(config, self.progress, number) for config in configs]
+        try:
+            trained = run_pack(configs, reporters)
+        except ValueError:  # a method whose modules cannot be stacked (symlora.model.pack): one run after another
+            if len(configs) == 1:
+                raise
+            alone = zip(configs, reporters, strict=True)
+            trained = [run_pack([config], [reporter])[0] for config, reporter in alone]
+        return [outcome(job.index, *ran) for job, ran in zip(pack.jobs, trained, strict=True)]
+
+
+class PackReporter(Reporter):
+    """Says how far the pack is, and prints nothing; W&B is mirrored as ever."""
+
+    def __init__(self, config: Config, progress: Progress, number: int) -> None:
+        super().__init__(config, quiet=True)
+        self._progress = progress
+        self._number = number
+
+    def step(self, progress: "Step") -> None:
+        """After every step."""
+        super().step(progress)
+        self._progress.share(self._number, progress.step / progress.steps)

@@ -1,0 +1,71 @@
+"""What a run will cost, and whether it can share a pass: read from its data and its encoder before anything is trained.
+
+Reading the data here also fills the cache of tokens, once, before several workers want it.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from symlora.config import Config
+from symlora.errors import SymloraError
+from symlora.hub import go_offline_if_unreachable
+from symlora.sweep.packing import Job
+from symlora.sweep.worker import Outcome
+
+
+def describe(configs: Mapping[int, Config]) -> tuple[list[Job], dict[int, Outcome]]:
+    """The jobs, and the outcome of those whose data or encoder cannot be had.
+
+    Args:
+        configs: By the job's place in the multirun.
+    """
+    go_offline_if_unreachable()
+    from symlora.run import prepare_data
+
+    sizes: dict[str, tuple[float, int] | SymloraError] = {}
+    jobs: list[Job] = []
+    failed: dict[int, Outcome] = {}
+    for index, config in configs.items():
+        content = dataclasses.asdict(config)
+        parts = [content[name] for name in ("task", "data", "model", "protocol", "predict_test")]
+        key = json.dumps(parts, sort_keys=True)
+        if key not in sizes:
+            try:
+                train = prepare_data(config)[1]["train"]
+                sizes[key] = (float(train.lengths.mean()), len(train))
+            except SymloraError as error:
+                sizes[key] = error
+        size = sizes[key]
+        if isinstance(size, SymloraError):
+            failed[index] = Outcome(index, error=str(size))
+        else:
+            jobs.append(Job(index, config, *size, packable=packable(config)))
+    return jobs, failed
+
+
+def packable(config: Config) -> bool:
+    """Whether runs like this one can share a pass: the encoder is frozen and runs on flat batches."""
+    from symlora.model.encoder import FLAT_MODEL_TYPES
+
+    return config.method.trains != "all" and model_type(config) in FLAT_MODEL_TYPES
+
+
+def model_type(config: Config) -> str | None:
+    """The encoder's kind, as its config.json has it; None where that cannot be read (loading it will tell why)."""
+    known = config.model.shape.get("model_type")
+    if known is not None:
+        return str(known)
+    from symlora.model.source import find
+
+    source = find(config.model)
+    try:
+        if source.revision is None:
+            found = json.loads((Path(source.name_or_path) / "config.json").read_text()).get("model_type")
+            return None if found is None else str(found)
+        from transformers import AutoConfig
+
+        return str(AutoConfig.from_pretrained(source.name_or_path, **source.arguments).model_type)
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,176 @@
+"""Which runs share a pass, how packs are filled and spread, and which GPU a job gets. Under a second."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import run_config
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from symlora.config import Config, compose
+from symlora.errors import SymloraError
+from symlora.sweep import inner
+from symlora.sweep.devices import cuda_device, visible_devices
+from symlora.sweep.packing import Job, Pack, plan, shared
+from symlora.sweep.progress import Progress, Watcher, clock
+from symlora.sweep.workload import model_type, packable
+
+
+def jobs(*configs: Config, tokens: float = 64.0, rows: int = 1000, packable: bool = True) -> list[Job]:
+    return [Job(index, config, tokens, rows, packable) for index, config in enumerate(configs)]
+
+
+def sizes(packs: list[Pack]) -> list[int]:
+    return [len(pack.jobs) for pack in packs]
+
+
+TINY = Path("tiny")
+
+
+def test_runs_that_differ_in_what_concerns_trained_modules_alone_share_a_pass() -> None:
+    base = run_config(TINY)
+    same = [run_config(TINY, seed=3), run_config(TINY, lr=1e-2), run_config(TINY, head_lr=1e-3)]
+    same += [
+        run_config(TINY, weight_decay=0.0),
+        run_config(TINY, warmup_ratio=0.5),
+        run_config(TINY, max_grad_norm=0.0),
+    ]
+    decayed = run_config(TINY)
+    decayed.method.lambda_decay = "one"
+    assert {shared(config) for config in [*same, decayed]} == {shared(base)}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.batch_size", 32),
+        ("train.epochs", 7),
+        ("train.model_dropout", 0.3),
+        ("task.name", "mrpc"),
+        ("model.name", "other"),
+        ("model.path", "elsewhere"),
+        ("method.name", "lora"),
+        ("method.peft_config", {"r": 4}),
+        ("protocol.held_out", 0.2),
+        ("data.max_length", 64),
+        ("data.train_limit", 64),
+        ("precision", "bf16"),
+        ("device", "cpu"),
+        ("init_from", "parent"),
+        ("predict_test", True),
+        ("results_dir", "elsewhere"),
+    ],
+)
+def test_other_differences_keep_runs_apart(key: str, value: Any) -> None:
+    base, other = run_config(TINY), run_config(TINY)
+    *path, name = key.split(".")
+    holder = getattr(other, path[0]) if path else other
+    assert getattr(holder, name) != value
+    setattr(holder, name, value)
+    assert shared(base) != shared(other)
+    assert sizes(plan(jobs(base, other), 1e9, 1)) == [1, 1]
+
+
+def test_full_fine_tuning_and_encoders_without_flat_batches_train_alone(tmp_path: Path) -> None:
+    for kind in ("bert", "deberta-v2"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "config.json").write_text(json.dumps({"model_type": kind}))
+        (tmp_path / kind / "model.safetensors").touch()
+    assert packable(run_config(tmp_path / "bert")) and packable(run_config(tmp_path / "bert", "lora"))
+    assert not packable(run_config(tmp_path / "bert", "full"))
+    assert model_type(run_config(tmp_path / "deberta-v2")) == "deberta-v2"
+    assert not packable(run_config(tmp_path / "deberta-v2"))
+    assert model_type(compose("model=minilm")) == "bert"  # from the model's own file, without looking for it
+    configs = [run_config(TINY, seed=seed) for seed in range(3)]
+    assert sizes(plan(jobs(*configs, packable=False), 1e9, 1)) == [1, 1, 1]
+
+
+def test_packs_are_filled_up_to_the_budget_and_evenly() -> None:
+    configs = [run_config(TINY, seed=seed, batch_size=16) for seed in range(10)]
+    packs = plan(jobs(*configs, tokens=64.0), 4096, 1)  # 1024 a run: four fit
+    assert sizes(packs) == [4, 3, 3] or sorted(sizes(packs)) == [3, 3, 4]
+    assert max(pack.step_tokens for pack in packs) <= 4096
+    assert sizes(plan(jobs(*configs, tokens=64.0), 100, 1)) == [1] * 10  # larger than the budget by itself
+    # A batch is never larger than the data.
+    assert jobs(run_config(TINY, batch_size=16), rows=4)[0].step_tokens == 4 * 64
+
+
+def test_no_worker_idles_where_there_are_jobs() -> None:
+    configs = [run_config(TINY, seed=seed) for seed in range(8)]
+    assert sizes(plan(jobs(*configs), 1e9, 1)) == [8]
+    assert sizes(plan(jobs(*configs), 1e9, 2)) == [4, 4]
+    assert sizes(plan(jobs(*configs), 1e9, 8)) == [1] * 8
+    assert sizes(plan(jobs(*configs[:3]), 1e9, 2)) == [2, 1]  # a third pack would end no earlier
+    assert sizes(plan(jobs(*configs[:2]), 1e9, 5)) == [1, 1]
+
+
+def test_the_longest_pack_comes_first() -> None:
+    short = [run_config(TINY, seed=seed) for seed in range(2)]
+    long = [run_config(TINY, epochs=9)]
+    packs = plan(jobs(*short, *long), 1e9, 1)
+    assert [pack.jobs[0].config.train.epochs for pack in packs] == [9, 1]
+
+
+@given(
+    batches=st.lists(st.sampled_from([4, 8, 16]), min_size=1, max_size=12),
+    max_tokens=st.integers(1, 5000),
+    workers=st.integers(1, 5),
+)
+def test_every_job_is_in_one_pack_within_the_budget(batches: list[int], max_tokens: int, workers: int) -> None:
+    todo = jobs(*(run_config(TINY, seed=seed, batch_size=size) for seed, size in enumerate(batches)))
+    packs = plan(todo, max_tokens, workers)
+    assert sorted(job.index for pack in packs for job in pack.jobs) == list(range(len(todo)))
+    assert all(pack.step_tokens <= max_tokens or len(pack.jobs) == 1 for pack in packs)
+    assert all(len({job.config.train.batch_size for job in pack.jobs}) == 1 for pack in packs)
+    assert len(packs) >= min(workers, len(todo))
+
+
+def test_gpus_are_given_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5, 7")
+    assert [cuda_device(job) for job in range(4)] == ["3", "5", "7", "3"]
+    cfg = OmegaConf.create({"job": {"num": 4, "device": "${cuda_device:${job.num}}"}})
+    assert cfg.job.device == "5"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a,GPU-b")
+    assert cuda_device(1) == "GPU-b"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert cuda_device(0) == "" and visible_devices() == []
+
+
+def test_without_the_variable_torch_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [cuda_device(job) for job in range(3)] == ["0", "1", "0"]
+
+
+def test_wrong_settings_of_the_inner_launcher_are_named() -> None:
+    with pytest.raises(SymloraError, match=r"hydra.launcher.inner=slurm: unknown.*joblib"):
+        inner.node("slurm", {})
+    with pytest.raises(SymloraError, match=r"inner_config.*n_threads"):
+        inner.node("basic", {"n_threads": 2})
+    assert inner.at_once("basic", inner.node("basic", {}), 4) == 1
+
+
+def test_progress_is_told_over_all_packs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configs = [run_config(TINY, seed=seed) for seed in range(3)]
+    packs = plan(jobs(*configs), 1e9, 2)
+    path = tmp_path / "progress.jsonl"
+    workers = [Progress(path), Progress(path)]
+    with Watcher(packs, path) as watcher:
+        workers[0].say(0, "started")
+        workers[0].share(0, 0.5)
+        workers[1].say(1, "started")
+        workers[1].say(1, "finished", failed=1)
+        watcher.read()
+        assert watcher.share == pytest.approx((2 * 0.5 + 1) / 3)
+        workers[0].say(0, "finished", failed=0)
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 4 and not path.exists()
+    assert "pack 1/2 started: symlora on rte, batch 4: 2 runs, about 512 tokens a step" in printed[0]
+    assert "pack 2/2 finished in 0 s, 1 failed; about 0 s left over all packs" in printed[2]
+    assert [clock(seconds) for seconds in (3.2, 75, 7260)] == ["3 s", "1 min 15 s", "2 h 01 min"]
+    Progress(tmp_path / "nowhere" / "file").say(0, "started")  # costs no run

@@ -1,0 +1,264 @@
+"""The study beside the training: which runs a sweep stands for, what is selected, widened, refused, and still to do."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from symlora.config import CONFIG_DIR, Config, compose, config_hash
+from symlora.errors import SymloraError
+from symlora.results import RUN_FILE, SCHEMA_VERSION, recorded_config, run_folder, write_json
+from symlora.sweep.guard import HasBest, OneSeed, swept
+from symlora.sweep.jobs import best_file, expand, tasks_of
+from symlora.sweep.select import Choice, Point, choose, table, unequal, write
+from symlora.sweep.status import STALE_SECONDS, Costs, Run, look, time_left
+from symlora.sweep.status import table as status_table
+from symlora.sweep.study import Study, require_grid
+
+COMMON = ("task=rte", "model=minilm", "protocol=short_holdout")
+
+
+def record(config: Config, score: float | None, *, status: str = "finished", seconds: float = 10.0) -> dict[str, Any]:
+    """A run.json with what selection and status read; validation says the opposite of the held-out slice."""
+    metrics = {"held_out": {"accuracy": score}, "validation": {"accuracy": None if score is None else 1 - score}}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": status,
+        "config_hash": config_hash(config),
+        "config": recorded_config(config),
+        "selections": {rule: {"epoch": 1, "metrics": metrics} for rule in ("best", "last", "held_out")},
+        "cost": {"seconds": seconds},
+    }
+
+
+def place(config: Config, score: float | None, **more: Any) -> None:
+    run_folder(config).mkdir(parents=True)
+    write_json(run_folder(config) / RUN_FILE, record(config, score, **more))
+
+
+def grid(points: Mapping[tuple[float, int], float | None]) -> Choice:
+    records = []
+    for (lr, batch_size), score in points.items():
+        run = copy.deepcopy(base())
+        run.train.lr, run.train.batch_size = lr, batch_size
+        records.append(record(run, score, status="finished" if score is not None else "failed"))
+    return choose(base(), records)
+
+
+@cache
+def base() -> Config:
+    return compose(*COMMON)
+
+
+# The grid that was fixed before its runs (configs/protocol/short_holdout.yaml); another command line would not name the
+# same folders.
+def test_the_grid_is_the_one_that_was_fixed() -> None:
+    configs = expand("sweep=grid", *COMMON)
+    points = {(c.method.name, c.train.batch_size, c.train.lr) for c in configs}
+    assert (
+        points == {(m, b, lr) for m in ("symlora", "lora") for b in (16, 32) for lr in (1e-3, 2e-3, 4e-3, 8e-3)}
+        and len(configs) == 16
+    )
+    assert {config.seed for config in configs} == {0}
+    plain = compose(*COMMON, "method=lora", "train.batch_size=32", "train.lr=8e-3", "seed=0")
+    assert run_folder(plain) in {run_folder(config) for config in configs}
+
+
+@pytest.mark.parametrize("protocol", sorted(path.stem for path in (CONFIG_DIR / "protocol").glob("*.yaml")))
+def test_every_protocol_has_a_grid(protocol: str) -> None:
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        cfg = hydra_compose("config", [f"protocol={protocol}", "sweep=grid"], return_hydra_config=True)
+    values = swept(cfg.hydra.sweeper.params, [])
+    assert values["method"] == ["symlora", "lora"] and values["seed"] == ["0"]
+    assert len(values["train.lr"]) > 1 and values["train.batch_size"]
+    assert cfg.hydra.launcher._target_.endswith("SymloraPackedLauncher")
+
+
+def test_a_sweep_is_expanded_as_the_command_line_says() -> None:
+    configs = expand(
+        "sweep=grid", *COMMON, "method=lora", "train.lr=3e-3", "method.peft_config.r=2,4", "precision=fp32"
+    )
+    assert {(c.train.lr, c.method.peft_config["r"], c.precision) for c in configs} == {
+        (3e-3, 2, "fp32"),
+        (3e-3, 4, "fp32"),
+    }
+    assert swept({"seed": "range(5)"}, ["seed=range(2)"]) == {"seed": ["0", "1"]}
+    with pytest.raises(SymloraError, match="no_such"):
+        expand("sweep=grid", "train.no_such=1")
+
+
+def test_tasks_are_the_recipes_own() -> None:
+    assert tasks_of("short_holdout") == ["cola", "rte", "mrpc", "stsb"]
+    assert len(tasks_of("holdout")) == 8 and "wnli" not in tasks_of("paper")
+    with pytest.raises(SymloraError, match="protocol=nine: unknown"):
+        tasks_of("nine")
+
+
+def test_the_best_point_is_chosen_on_the_held_out_slice() -> None:
+    choice = grid({(1e-3, 16): 0.5, (2e-3, 16): 0.7, (4e-3, 16): 0.6})
+    assert (choice.best.lr, choice.best.score) == (2e-3, 0.7)
+    assert choice.edge("lr") == "inside" and choice.edge("batch_size") == "only value"
+    assert choice.rule == "held_out at the held_out epoch, seed 0"
+
+
+def test_without_a_held_out_slice_validation_decides() -> None:
+    config = compose("task=rte", "model=minilm", "protocol=paper")
+    runs = [compose("task=rte", "model=minilm", "protocol=paper", f"train.lr={lr}") for lr in (1e-3, 2e-3)]
+    choice = choose(config, [record(run, score) for run, score in zip(runs, (0.2, 0.9), strict=True)])
+    assert choice.best.lr == 1e-3 and choice.best.score == pytest.approx(0.8)  # `record` turns validation round
+
+
+def test_ties_go_to_the_smaller_rate_then_the_larger_batch() -> None:
+    choice = grid({(2e-3, 16): 0.7, (1e-3, 16): 0.7, (1e-3, 32): 0.7, (4e-3, 32): 0.1})
+    assert (choice.best.lr, choice.best.batch_size) == (1e-3, 32)
+    assert (choice.edge("lr"), choice.edge("batch_size")) == ("lowest", "highest")
+
+
+def test_failed_runs_are_points_and_never_chosen() -> None:
+    choice = grid({(1e-3, 16): 0.1, (2e-3, 16): None, (4e-3, 16): None})
+    assert len(choice.points) == 3 and choice.best.lr == 1e-3 and "     2 " in table([choice])
+    with pytest.raises(SymloraError, match="none of 1 grid points has a score.*make sweep TASK=rte"):
+        _ = grid({(1e-3, 16): None}).best
+
+
+def test_other_settings_and_seeds_are_no_points() -> None:
+    config = compose(*COMMON)
+    other = compose(*COMMON, "method.peft_config.r=4", "train.lr=1e-3")
+    seed = compose(*COMMON, "seed=1", "train.lr=1e-3")
+    choice = choose(config, [record(run, 0.9) for run in (other, seed, compose(*COMMON, "train.lr=4e-3"))])
+    assert [point.lr for point in choice.points] == [4e-3] and choice.others == 1
+
+
+def test_widening_goes_one_step_beyond_the_edge() -> None:
+    low, high = {(1e-3, 16): 0.9, (2e-3, 16): 0.1}, {(1e-3, 16): 0.1, (4e-3, 32): 0.9}
+    assert grid(low).widened("lr") == [5e-4]
+    assert grid(high).widened("lr") == [1.6e-2] and grid(high).widened("batch_size") == [64]
+    assert grid({(1e-3, 16): 0.1, (2e-3, 16): 0.9, (4e-3, 16): 0.2}).widened("lr") == []
+    assert grid({(1e-3, 16): 0.1}).widened("lr") == []
+
+
+def test_all_methods_are_widened_alike() -> None:
+    study = Study(["rte"], "minilm", "short_holdout", args=["device=cpu"])
+    points = (Point(1e-3, 16, 0.9), Point(2e-3, 16, 0.1))
+    inside = (Point(1e-3, 16, 0.1), Point(2e-3, 16, 0.9), Point(4e-3, 16, 0.1))
+    choices = [Choice("symlora", "rte", "accuracy", "", points), Choice("lora", "rte", "accuracy", "", inside)]
+    (command,) = study.widened(choices)
+    assert {"task=rte", "method=symlora,lora", "train.lr=0.0005", "train.batch_size=16", "device=cpu"} <= set(command)
+    assert {(c.method.name, c.train.lr) for c in expand(*command)} == {("symlora", 5e-4), ("lora", 5e-4)}
+    assert study.widened([choices[1]]) == []
+
+
+def test_unequal_budgets_are_warned_of() -> None:
+    one = Choice("symlora", "rte", "accuracy", "", (Point(1e-3, 16, 0.9),))
+    same = Choice("lora", "rte", "accuracy", "", (Point(1e-3, 16, None),))
+    more = Choice("lora", "rte", "accuracy", "", (Point(1e-3, 16, 0.1), Point(2e-3, 16, 0.2)))
+    assert unequal([one, same]) == []
+    assert "symlora 1, lora 2" in unequal([one, more])[0]
+
+
+def test_the_choice_is_a_configuration_that_the_seeds_take(tmp_path: Path) -> None:
+    choice = grid({(1e-3, 16): 0.5, (7e-3, 32): 0.75, (2e-3, 16): None})
+    path = best_file("short_holdout", "minilm", "symlora", "rte", tmp_path / "best")
+    write(choice, path)
+    text = path.read_text()
+    assert "the best of 3 grid points" in text and "train.lr highest of 0.001, 0.002, 0.007" in text
+    assert "     0.007     32    75.00  *" in text and "failed" in text
+    write(choice, path)
+    assert path.read_text() == text and len(list(path.parent.iterdir())) == 1
+    common = [*COMMON, "method=symlora", f"hydra.searchpath=[file://{tmp_path}]"]
+    configs = expand("sweep=seeds", "seed=range(3)", *common)
+    assert [(c.seed, c.train.lr, c.train.batch_size) for c in configs] == [(s, 7e-3, 32) for s in range(3)]
+    plain = compose(*COMMON, "train.lr=7e-3", "train.batch_size=32")
+    assert run_folder(configs[0]) == run_folder(plain)  # the grid's own run is seed 0
+
+
+def multirun_config(*overrides: str) -> Any:
+    """What a callback is handed at the start of a multirun; compose() refuses sweeps, Hydra's command line does not."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    fixed = [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        cfg = hydra_compose("config", fixed, return_hydra_config=True)
+    cfg.hydra.overrides.task = [text for text in overrides if not text.startswith("hydra")]
+    return cfg
+
+
+def test_grid_and_seeds_are_never_multiplied() -> None:
+    OneSeed().on_multirun_start(multirun_config("sweep=grid", *COMMON, "seed=3"))
+    with pytest.raises(SystemExit, match="2 seeds.*never multiplied"):
+        OneSeed().on_multirun_start(multirun_config("sweep=grid", *COMMON, "seed=0,1"))
+    with pytest.raises(SystemExit, match="several protocols"):
+        OneSeed().on_multirun_start(multirun_config("sweep=grid", "protocol=paper,holdout"))
+
+
+def test_seeds_need_a_selection(tmp_path: Path) -> None:
+    command = ("sweep=seeds", "protocol=smoke", "model=minilm", "task=rte", f"hydra.searchpath=[file://{tmp_path}]")
+    path = best_file("smoke", "minilm", "symlora", "rte", tmp_path / "best")
+    path.parent.mkdir(parents=True)
+    path.write_text("# @package _global_\n")
+    with pytest.raises(SystemExit, match="best/smoke/minilm/lora-rte.yaml.*make select TASK=rte MODEL=minilm"):
+        HasBest().on_multirun_start(multirun_config(*command))
+    HasBest().on_multirun_start(multirun_config(*command, "method=symlora"))
+
+
+def test_status_counts_what_is_done(tmp_path: Path) -> None:
+    study = Study(["rte"], "minilm", "short_holdout", 5, args=[f"results_dir={tmp_path}"], best_dir=tmp_path / "best")
+    configs = expand(*study.grid())
+    for config in configs[:3]:
+        place(config, 0.5, seconds=100.0)
+    place(configs[3], None, status="failed")
+    now = 2e9
+    for config, age in ((configs[4], 40.0), (configs[5], STALE_SECONDS + 60)):
+        work = run_folder(config).with_name(".seed-0.0a1b2c3d")
+        work.mkdir(parents=True)
+        write_json(work / RUN_FILE, record(config, None, status="running"))
+        os.utime(work / RUN_FILE, (now - age, now - age))
+    runs = study.runs(now)
+    states = [run.state for run in runs if run.stage == "grid"]
+    assert [states.count(s) for s in ("finished", "running", "failed", "missing")] == [3, 1, 1, 11]
+    assert len([run for run in runs if run.stage == "seeds" and run.folder is None]) == 10
+    assert len(study.missing()) == 12
+    with pytest.raises(SymloraError, match="12 grid points have no run folder"):
+        require_grid(study)
+    costs = Costs.of([record(config, 0.5, seconds=100.0) for config in configs[:3]])
+    assert time_left(runs, costs, 2) == ((11 * 100 + 60 + 10 * 100) / 2, 0)
+    printed = status_table(runs, costs, 2)
+    assert "waits for make select" in printed and "About 18 min 00 s left with 2 workers" in printed
+
+    choices = [choice for choice in study.chosen() if choice.points]
+    write(choices[0], study.best_file(choices[0]))
+    assert len([run for run in study.runs(now) if run.stage == "seeds" and run.folder is None]) == 5
+
+
+def test_a_run_of_both_stages_is_counted_once_and_the_unknown_is_said(tmp_path: Path) -> None:
+    shared = tmp_path / "seed-0"
+    runs = [Run("grid", "rte", "lora", shared), Run("seeds", "rte", "lora", shared), Run("grid", "cola", "lora", None)]
+    costs = Costs({("rte", "symlora"): [30.0]})
+    assert time_left(runs, costs, 1) == (30.0, 1)
+    assert "Not counted: 1 runs" in status_table(runs, costs, 1)
+    done = [Run("grid", "rte", "lora", shared, "finished")]
+    assert "Nothing is left to do." in status_table(done, costs, 1)
+
+
+def test_a_forced_repeat_does_not_hide_a_finished_run(tmp_path: Path) -> None:
+    config = compose(*COMMON, f"results_dir={tmp_path}")
+    place(config, 0.5)
+    work = run_folder(config).with_name(".seed-0.0a1b2c3d")
+    work.mkdir()
+    write_json(work / RUN_FILE, record(config, None, status="running"))
+    assert look("grid", config, 0.0).state == "finished"
+
+
+def test_scripts_have_no_name_of_the_standard_library() -> None:
+    """scripts/ is first on the path of each of them: a select.py there would be imported for Python's own."""
+    names = {path.stem for path in (CONFIG_DIR.parent / "scripts").glob("*.py")}
+    assert not names & set(sys.stdlib_module_names)
