@@ -40,7 +40,10 @@ def random_encoder(config: Config, where: Path, layers: int, width: int | None =
         width: n; heads of 64 and a feed-forward of 4n come with it, as in BERT. None keeps the model's.
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers.utils import logging
 
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     path = where / f"{config.model.name}-{layers}x{width or 'own'}-{len(config.task.labels)}"
     if not path.exists():
         source = find(config.model)
