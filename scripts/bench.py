@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from symlora.errors import SymloraError
 from symlora.hub import go_offline_if_unreachable
@@ -43,8 +44,9 @@ def main() -> None:
     go_offline_if_unreachable()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-    from symlora.bench.measure import Settings, planned, run
+    from symlora.bench.measure import planned, run
     from symlora.bench.record import derive
+    from symlora.bench.settings import Settings
     from symlora.bench.table import text
     from symlora.results import write_json
 
@@ -58,7 +60,7 @@ def main() -> None:
         "growth": ((), ()) if given.no_growth else None,
     }
     quick = {"tasks": ("rte", "cola"), "runs": (1, 8), "rounds": 2, "steps": 2, "min_seconds": 0.3}
-    values = {**(quick | {"growth": ((16, 64), (2, 6))} if given.quick else {})}
+    values: dict[str, Any] = {**(quick | {"growth": ((16, 64), (2, 6))} if given.quick else {})}
     values |= {key: value for key, value in chosen.items() if value is not None}
     same = ("method", "model", "model_path", "device", "precision", "cores")
     settings = Settings(**values, **{key: getattr(given, key) for key in same})

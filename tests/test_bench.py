@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,15 @@ import torch
 from conftest import TinyFactory, made_up, run_config
 from torch.utils.flop_counter import FlopCounterMode
 
-from symlora.bench import flops, growth, measure, record, table, work
+from symlora.bench import growth, measure, record, table, work, workers
 from symlora.bench.baseline import Baseline
 from symlora.bench.flops import Shape, needed
-from symlora.bench.measure import Settings
 from symlora.bench.ours import Ours
 from symlora.bench.peak import matmul_rates
+from symlora.bench.settings import Settings, cases, task_config
 from symlora.bench.work import Case, Done, Load, Work, measuring_rows, random_rows
 from symlora.bench.workers import Group, Sample, wall
+from symlora.data.batches import pack_batch
 from symlora.data.tokens import TokenizedSplit
 from symlora.errors import SymloraError
 from symlora.results import write_json
@@ -55,7 +55,7 @@ class _Tokenizer:
 
 
 @pytest.mark.parametrize("method", ["lora", "symlora"])
-@pytest.mark.parametrize("model_type", ["bert", "roberta", "electra", "distilbert"])
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert"])
 def test_flops_are_those_that_torch_counts(tiny: TinyFactory, method: str, model_type: str) -> None:
     rows = made_up([6] * 4)  # of one length: attention pads nothing
     ours = Ours(load_of(tiny(model_type), case(method=method), rows), CPU)
@@ -128,22 +128,19 @@ def test_every_pack_goes_through_the_same_batches(runs: int) -> None:
 def test_both_sides_train_the_same_parameters_on_the_same_rows(
     tiny: TinyFactory, padding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from symlora.bench import ours as ours_module
-
     folder, rows = tiny("bert"), made_up(LENGTHS)
     ours = Ours(load_of(folder, case(), rows), CPU)
     baseline = Baseline(load_of(folder, case("baseline", padding=padding), rows), CPU, _Tokenizer())
     assert ours.trained() == baseline.trained() and any("pooler" in name for name in ours.trained())
 
     batches: list[list[int]] = []
-    real_batch = ours_module.pack_batch
 
     def seen_by_ours(*arguments: Any) -> Any:
-        batch = real_batch(*arguments)
+        batch = pack_batch(*arguments)
         batches.append(torch.split(batch.input_ids, batch.lengths.tolist())[0].tolist())
         return batch
 
-    monkeypatch.setattr(ours_module, "pack_batch", seen_by_ours)
+    monkeypatch.setattr("symlora.bench.ours.pack_batch", seen_by_ours)
     found = ours.run(3, 2)
     seen: list[torch.Tensor] = []
     collate = baseline.collate
@@ -165,21 +162,21 @@ def test_both_sides_train_the_same_parameters_on_the_same_rows(
         2 * sum(LENGTHS),
         24,
     )
-    assert replace_loss(theirs) == replace_loss(found) and seconds > 0
+    assert work_of(theirs) == work_of(found) and seconds > 0
     assert others == batches
     widths = {mask.shape[1] for mask in seen}
     assert widths == {20} if padding == "maximum" else max(widths) == max(LENGTHS)
 
 
-def replace_loss(some: Done) -> tuple[Any, ...]:
+def work_of(some: Done) -> tuple[Any, ...]:
     return some.steps, some.run_steps, some.sentences, some.tokens, some.flops
 
 
-def test_both_sides_start_from_one_model_and_so_have_alike_losses(tiny: TinyFactory) -> None:
-    folder, rows = tiny("bert", head=True), made_up(LENGTHS)  # with a head in the file, nothing is drawn
+def test_both_sides_start_from_one_model(tiny: TinyFactory) -> None:
+    folder, rows = tiny("bert", head=True), made_up(LENGTHS[:4])  # one step; with a head in the file, none is drawn
     one = Ours(load_of(folder, case(), rows), CPU)
     other = Baseline(load_of(folder, case("baseline", padding="maximum"), rows), CPU)
-    assert other.run(0, 1)[0].loss == pytest.approx(one.run(0, 1).loss, abs=1e-3)
+    assert other.run(0, 1)[0].loss == pytest.approx(one.run(0, 1).loss, rel=1e-5)
 
 
 def test_dropout_is_on_where_the_case_says_so(tiny: TinyFactory) -> None:
@@ -195,7 +192,7 @@ def test_dropout_is_on_where_the_case_says_so(tiny: TinyFactory) -> None:
 def test_a_pack_counts_every_run(tiny: TinyFactory) -> None:
     ours = Ours(load_of(tiny("bert"), case(method="symlora", runs=6), made_up(LENGTHS)), CPU)
     found = ours.run(0, 2)
-    assert replace_loss(found) == (2, 12, 48, 4 * sum(LENGTHS), 48)
+    assert work_of(found) == (2, 12, 48, 4 * sum(LENGTHS), 48)
 
 
 def test_a_loss_that_is_not_finite_voids_the_measurement() -> None:
@@ -204,20 +201,27 @@ def test_a_loss_that_is_not_finite_voids_the_measurement() -> None:
         work.done(some, [np.arange(4)], 1, 1, float("nan"))
 
 
-def test_workers_work_together_and_say_what_failed(tiny: TinyFactory) -> None:
-    load = load_of(tiny("bert"), case(), made_up(LENGTHS))
+def test_workers_work_together_and_say_what_failed() -> None:
     group = Group(2, 1, "cpu")
     try:
-        ready = group.ask("load", load)
-        samples = group.ask("run", load.case.name, 1, 2)
-        assert len(samples) == 2 and all(sample.done.steps == 6 for sample in samples)
-        assert all(r.peak_bytes is None or r.peak_bytes > 0 for r in ready)
-        assert max(s.started for s in samples) < min(s.stopped for s in samples)  # at the same time
         assert [answer["threads"] for answer in group.ask("about")] == [1, 1]
+        assert len(group.ask("peak", 8, 16, "fp32")) == 2
+        assert len(group.ask("peak", 8, 16, "fp32", only_first=True)) == 1
         with pytest.raises(SymloraError, match="KeyError: 'unknown'"):
-            group.ask("run", "unknown", 1, 1)
+            group.ask("run", "unknown", 1, 1, only_first=True)
     finally:
         group.close()
+
+
+@pytest.mark.parametrize("some", [case(runs=2), case("baseline", padding="maximum")], ids=lambda some: some.side)
+def test_a_worker_loads_runs_and_forgets(tiny: TinyFactory, some: Case) -> None:
+    worker = workers._Worker(CPU, None)
+    ready = worker.load(1, load_of(tiny("bert"), some, made_up(LENGTHS)))
+    assert ready.peak_bytes is None or ready.peak_bytes >= 0
+    sample = worker.run(1, some.name, 1, 2)
+    assert sample.done.run_steps == {1: 6, 2: 8}[some.runs] and sample.stopped > sample.started
+    worker.clear(1)
+    assert not worker.cases
 
 
 def test_wall_time_is_from_the_first_start_to_the_last_end() -> None:
@@ -242,7 +246,7 @@ def test_growth_makes_encoders_of_any_depth_and_width(minilm_dir: Path, tmp_path
     assert [load.case.name for load in found["layers"]] == ["layers 1", "layers 2"]
     path = found["layers"][1].config.model.path
     assert path is not None and AutoConfig.from_pretrained(path).num_hidden_layers == 2
-    config = measure.task_config(settings, "rte", "lora")
+    config = task_config(settings, "rte", "lora")
     made = AutoConfig.from_pretrained(growth.random_encoder(config, tmp_path, 1, 128))
     assert (made.num_hidden_layers, made.hidden_size, made.intermediate_size) == (1, 128, 512)
     assert random_rows(4, 8, 100).lengths.tolist() == [4] * 8
@@ -373,16 +377,14 @@ def test_record_is_json_and_its_text_says_what_it_stands_on(tmp_path: Path) -> N
 
 
 def test_the_settings_name_every_configuration() -> None:
-    names = [some.name for some in measure.cases(Settings(precision="bf16"), CPU)]
+    names = [some.name for some in cases(Settings(precision="bf16"), CPU)]
     assert names[:2] == [record.PADDED, record.DYNAMIC] and len(set(names)) == len(names)
     assert [f"ours bf16, K = {k}" for k in (1, 4, 8, 16, 32)] == names[2:7]
     assert names[7:] == ["ours fp32, K = 1", "ours fp32, K = 8", "ours fp32, K = 1, no dropout"]
     assert measure.planned(Settings(tasks=("rte",), rounds=1, growth=((), ()), precision="bf16", device="cpu")) == 21
 
 
-def test_formula_module_counts_nothing_twice() -> None:
-    """A row's cost does not depend on the rows beside it, and grows with its length."""
-    shape = flops.Shape(width=16, inner=64, layers=2, classes=2, rank=4)
+def test_a_rows_flops_do_not_depend_on_the_rows_beside_it() -> None:
+    shape = Shape(width=16, inner=64, layers=2, classes=2, rank=4)
     both = needed(shape, np.array([3, 9]))
     np.testing.assert_array_equal(both, [needed(shape, np.array([n]))[0] for n in (3, 9)])
-    assert both[1] > 2 * both[0] and copy.copy(shape) == shape

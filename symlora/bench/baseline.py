@@ -40,7 +40,7 @@ class Baseline:
         self.work, self.device, self.config = load.work, device, load.config
         self.to_maximum = load.case.padding == "maximum"
         self.model = _peft_model(load.config, load.case.dropout)
-        self.pad_id = self.model.config.pad_token_id or 0
+        self.pad_id: int = self.model.config.pad_token_id or 0
         self.collate: Any = default_data_collator
         if not self.to_maximum:
             self.collate = DataCollatorWithPadding(tokenizer or load_tokenizer(find(load.config.model)))
@@ -93,7 +93,7 @@ class Baseline:
         return done(work, [order], steps, 1, loss), clock.seconds
 
 
-def _peft_model(config: Config, dropout: float) -> nn.Module:
+def _peft_model(config: Config, dropout: float) -> Any:
     import peft
     from transformers import AutoModelForSequenceClassification
 
@@ -115,8 +115,7 @@ def _peft_model(config: Config, dropout: float) -> nn.Module:
         target_modules=QUERY_VALUE[model.config.model_type],
         modules_to_save=head_modules(model),
     )
-    wrapped: nn.Module = peft.get_peft_model(model, lora)
-    return wrapped
+    return peft.get_peft_model(model, lora)
 
 
 def _item(work: Work, row: int) -> dict[str, Any]:

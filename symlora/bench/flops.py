@@ -8,6 +8,8 @@ Letters: n width, m width of the feed-forward, L layers, r rank, c classes; a ro
     adapters          4nr for each token that a query or value is made of
     head              2n² + 2nc
 
+(Embeddings are looked up; ELECTRA's and ALBERT's projection of them is left out.)
+
 Backward: frozen matrices need the gradient of their input alone, as much again (attention twice as much, for both of
 its matmuls have two inputs); adapters and head also that of their weights. Nothing flows below layer 0: there Wq, Wk
 and Wv have no backward, keys none at all. So a step costs about 2F and not the 3F of full fine-tuning.

@@ -5,17 +5,15 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from symlora.bench.flops import Shape, needed
+from symlora.bench.settings import BATCH_SIZE, DROPOUT, Settings, task_config
 from symlora.bench.work import Case, Load, Work, random_rows
 from symlora.config import Config
 from symlora.model.source import find, load_tokenizer
-
-if TYPE_CHECKING:
-    from symlora.bench.measure import Settings
 
 LAYERS_AT = 64  # tokens a row while layers grow: RTE's mean
 
@@ -57,11 +55,9 @@ def random_encoder(config: Config, where: Path, layers: int, width: int | None =
     return path
 
 
-def loads(settings: "Settings", where: Path, precision: str) -> dict[str, list[Load]]:
+def loads(settings: Settings, where: Path, precision: str) -> dict[str, list[Load]]:
     """By part (`length`, `layers`) the cases; their names end with the number that grows."""
     from transformers import AutoConfig
-
-    from symlora.bench.measure import BATCH_SIZE, DROPOUT, task_config
 
     def load(part: str, size: int, length: int, layers: int | None) -> Load:
         config = task_config(settings, settings.tasks[0], settings.method)

@@ -11,69 +11,15 @@ import torch
 
 from symlora.bench import growth
 from symlora.bench.flops import Shape, needed
+from symlora.bench.settings import BATCH_SIZE, Settings, cases, task_config
 from symlora.bench.work import Case, Load, Work, measuring_rows
 from symlora.bench.workers import Group, Ready, Sample, wall
-from symlora.config import Config, compose
 from symlora.model.build import pick_device, pick_precision
 from symlora.model.source import find
 from symlora.sweep.inner import cores
 
 SCHEMA_VERSION = 1
-BATCH_SIZE = 16  # LoRA's scripts have 16 or 32
-DROPOUT = 0.1  # RoBERTa's and BERT's own, of hidden states and of attention probabilities
 BUSY = 0.5  # load average above which timings are not to be trusted
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the command line says.
-
-    Attributes:
-        tasks: Whose sentences.
-        runs: K of the packs.
-        rounds: Times that every configuration is measured.
-        steps: Batches in a pass over the rows.
-        min_seconds: A measurement is repeated passes until about this time is filled.
-        method: Of our side.
-        model: Name of a model's file in configs/model.
-        model_path: A folder with another encoder.
-        model_shape: (layers, width) of an encoder with random weights, on `model`'s tokenizer.
-        device: As in a run's configuration.
-        precision: `auto`, `fp32` or `bf16`.
-        cores: Of the machine, used by each side; None: all.
-        growth: Measure growth with length and layers too.
-    """
-
-    tasks: tuple[str, ...] = ("rte", "mrpc", "stsb", "cola")
-    runs: tuple[int, ...] = (1, 4, 8, 16, 32)
-    rounds: int = 3
-    steps: int = 4
-    min_seconds: float = 1.0
-    method: str = "symlora"
-    model: str = "minilm"
-    model_path: str | None = None
-    model_shape: tuple[int, int] | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    cores: int | None = None
-    growth: tuple[tuple[int, ...], tuple[int, ...]] = ((16, 32, 64, 128), (2, 4, 6, 12))
-
-
-def cases(settings: Settings, device: torch.device) -> list[Case]:
-    """The configurations of one task, in the order in which a round takes them."""
-    fast = pick_precision(settings.precision, device)
-    found = [
-        Case("HF + PEFT, padded to 128", "baseline", "lora", "maximum", "fp32", DROPOUT),
-        Case("HF + PEFT, dynamic padding", "baseline", "lora", "longest", "fp32", DROPOUT),
-    ]
-    method = settings.method
-    found += [Case(f"ours {fast}, K = {k}", "ours", method, "none", fast, DROPOUT, k) for k in settings.runs]
-    if fast != "fp32" and device.type == "cpu":
-        packed = [k for k in settings.runs if k > 1][:2][-1:]  # one pack is enough to see that fp32 gains little
-        found += [Case(f"ours fp32, K = {k}", "ours", method, "none", "fp32", DROPOUT, k) for k in (1, *packed)]
-    if device.type == "cpu":
-        found.append(Case("ours fp32, K = 1, no dropout", "ours", method, "none", "fp32", 0.0))
-    return found
 
 
 @dataclass
@@ -221,22 +167,6 @@ def _sides(settings: Settings, device: torch.device, say: Callable[[str], None])
     finally:
         ours.close()
         baseline.close()
-
-
-def task_config(settings: Settings, task: str, method: str) -> Config:
-    """One run's configuration: real sentences where GLUE_DIR says where they are, else the demo's."""
-    real = bool(os.environ.get("GLUE_DIR"))
-    model = [f"model={settings.model}"]
-    if settings.model_path is not None:
-        model = ["model=local", f"model.name={Path(settings.model_path).name}", f"model.path={settings.model_path}"]
-    return compose(
-        f"task={task}",
-        f"method={method}",
-        *model,
-        f"protocol={'paper' if real else 'demo'}",
-        *("train.lr=5e-4", f"train.batch_size={BATCH_SIZE}", "train.epochs=1", "train.head_lr=null"),
-        f"train.model_dropout={DROPOUT}",
-    )
 
 
 def task_loads(

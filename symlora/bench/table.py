@@ -1,5 +1,6 @@
 """The bench's record as text."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from symlora.bench.record import Spread
@@ -91,7 +92,10 @@ def _bounds(record: dict[str, Any]) -> str:
                 bound["case"] or "",
             )
         )
-    return grid(rows)
+    size = record["encoder"]
+    other = record["device_type"] != "cuda" and (size["layers"], size["width"]) != (6, 384)
+    note = "\n(These bounds were set for MiniLM, 6 layers, 384 wide.)" if other else ""
+    return grid(rows) + note
 
 
 def _number(value: Spread | None, digits: int, factor: float = 1.0) -> str:
@@ -105,7 +109,7 @@ def _range(value: Spread | None, digits: int = 2, factor: float = 1.0) -> str:
     return f"{_number(value, digits, factor)} ({least} to {most})"
 
 
-def grid(rows: list[tuple[str, ...]]) -> str:
+def grid(rows: Sequence[tuple[str, ...]]) -> str:
     """Columns as wide as their widest cell; the first to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(

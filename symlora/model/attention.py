@@ -97,7 +97,7 @@ class FlatLayout:
         return FlatLayout(tuple(groups), rows.to(device), scatter.to(device), padding.to(device))
 
 
-class _Gather(torch.autograd.Function):
+class Gather(torch.autograd.Function):
     """Rows of x by `index`; the backward pass gathers by the inverse index, where torch's would add row by row."""
 
     @staticmethod
@@ -111,7 +111,7 @@ class _Gather(torch.autograd.Function):
         return grads[0].index_select(0, inverse), None, None
 
 
-class _Scatter(torch.autograd.Function):
+class Scatter(torch.autograd.Function):
     """The way back: real rows to their tokens. Padding rows receive the gradient 0."""
 
     @staticmethod
@@ -161,7 +161,7 @@ def flat_attention(
     heads, tokens, size = query.shape[1:]
     scale = size**-0.5 if scaling is None else scaling
     rows = (t[0].transpose(0, 1).reshape(tokens, heads * size) for t in (query * scale, key, value))
-    gathered: list[Tensor] = [_Gather.apply(t, flat_layout.gather, flat_layout.scatter) for t in rows]  # type: ignore[no-untyped-call]
+    gathered: list[Tensor] = [Gather.apply(t, flat_layout.gather, flat_layout.scatter) for t in rows]  # type: ignore[no-untyped-call]
     drop = _dropout_of(module) if dropout > 0.0 else None
     # split and not slices: its backward pass is one concatenation, theirs a tensor of zeros for each slice
     counts = [group.sentences * group.length for group in flat_layout.groups]
@@ -172,7 +172,7 @@ def flat_attention(
         shape = (group.sentences, group.length, heads, size)
         q, k, v = (part.view(shape).transpose(1, 2) for part in parts)
         outputs.append(_attend(q, k, v, group, drop).transpose(1, 2).reshape(-1, heads * size))
-    joined: Tensor = _Scatter.apply(  # type: ignore[no-untyped-call]
+    joined: Tensor = Scatter.apply(  # type: ignore[no-untyped-call]
         torch.cat(outputs), flat_layout.scatter, flat_layout.gather, flat_layout.padding
     )
     return joined.view(1, tokens, heads, size), None

@@ -104,8 +104,9 @@ def scaled_mask(x: Float[Tensor, "*shape"], p: float, generator: torch.Generator
     # random_() alone would leave the sign bit 0, and with it every fourth draw's highest bit.
     words.random_(-(1 << 63), None, generator=generator)
     draws = words.view(torch.int16)[: x.numel()].view(x.shape)
-    kept = draws >= dropped - _LEVELS // 2
-    return kept.to(x.dtype).mul_(_LEVELS / (_LEVELS - dropped))
+    mask = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    torch.ge(draws, dropped - _LEVELS // 2, out=mask)  # 0 or 1 in x's dtype at once, without a pass over booleans
+    return mask.mul_(_LEVELS / (_LEVELS - dropped))
 
 
 def set_dropout(model: nn.Module, p: float) -> None:

@@ -13,12 +13,14 @@ never leaves its run.
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from symlora.model.attention import Gather, Scatter
 from symlora.model.dropout import Dropout, DropoutStreams, scaled_mask
 from symlora.model.encoder import Encoder, head_modules
 
@@ -63,14 +65,12 @@ class Packed(nn.Module):
             return self._alone(x)
         dim, counts = self.streams.counts(x)
         rows, most = (x[0] if dim else x), max(counts)
-        equal = min(counts) == most
-        index, back = (None, None) if equal else _fill(counts, x.device)
-        stacked = rows if index is None else rows.index_select(0, index)
+        fill = None if min(counts) == most else Fill.of(counts, x.device)
+        stacked = rows if fill is None else fill.fill(rows)
         stacked = stacked.view(len(counts), *((1,) if dim else ()), most, *rows.shape[1:])
-        out = self._together(stacked, counts, dim)
-        out = out.flatten(0, 2 if dim else 1)
-        if back is not None:
-            out = out.index_select(0, back)
+        out = self._together(stacked, counts, dim).flatten(0, 2 if dim else 1)
+        if fill is not None:
+            out = fill.take_back(out)
         return out[None] if dim else out
 
     def _alone(self, x: Tensor) -> Tensor:
@@ -139,17 +139,41 @@ def _leaves(members: Sequence[nn.Module]) -> dict[str, list[Tensor]]:
     return found
 
 
-def _fill(counts: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows to gather so that every run has the same number, int64 [K · most], and where each row is then, int64 [R].
+@dataclass(frozen=True)
+class Fill:
+    """Makes the runs' numbers of rows equal, by copies of each run's own first row, and undoes it.
 
-    A run's surplus rows are copies of its first one.
+    Attributes:
+        index: The row at each of the K · most places: int64.
+        back: The place of each row: int64 [R].
+        surplus: Places that hold a copy: int64.
     """
-    number = torch.tensor(counts)
-    starts = torch.cumsum(number, 0) - number
-    column = torch.arange(max(counts))
-    real = column < number[:, None]
-    index = torch.where(real, starts[:, None] + column, starts[:, None]).flatten()
-    return index.to(device), real.flatten().nonzero().flatten().to(device)
+
+    index: Tensor
+    back: Tensor
+    surplus: Tensor
+
+    @staticmethod
+    def of(counts: tuple[int, ...], device: torch.device) -> "Fill":
+        """For runs with so many rows each."""
+        number = torch.tensor(counts)
+        starts = torch.cumsum(number, 0) - number
+        column = torch.arange(max(counts))
+        real = column < number[:, None]
+        index = torch.where(real, starts[:, None] + column, starts[:, None]).flatten()
+        real = real.flatten()
+        places = (index, real.nonzero().flatten(), (~real).nonzero().flatten())
+        return Fill(*(part.to(device) for part in places))
+
+    def fill(self, rows: Tensor) -> Tensor:
+        """[R, …] to [K · most, …]."""
+        out: Tensor = Gather.apply(rows, self.index, self.back)  # type: ignore[no-untyped-call]
+        return out
+
+    def take_back(self, filled: Tensor) -> Tensor:
+        """[K · most, …] to [R, …]."""
+        out: Tensor = Scatter.apply(filled, self.back, self.index, self.surplus)  # type: ignore[no-untyped-call]
+        return out
 
 
 class Pack:
