@@ -144,5 +144,10 @@ def publish(work: Path, folder: Path) -> None:
     old = folder.with_name(f".{folder.name}.old.{secrets.token_hex(4)}")
     if folder.exists():
         os.rename(folder, old)
-    os.rename(work, folder)
+    try:
+        os.rename(work, folder)
+    except OSError:
+        if old.exists():
+            os.rename(old, folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 import shutil
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,11 +16,12 @@ from symlora.data.tokens import TokenizedSplit, tokenize
 from symlora.errors import SymloraError
 from symlora.model.build import RunModel, build_pack, pick_device, pick_precision
 from symlora.model.source import find, load_tokenizer, weights_sha256
-from symlora.norms import adapter_norms
 from symlora.provenance import EnergyMeter, peak_memory_bytes, provenance
 from symlora.reporter import Reporter
+from symlora.run_files import keep
+from symlora.sweep.packing import shared
 from symlora.training.distributed import connected, launched_processes
-from symlora.training.loop import HELD_OUT, Fit, fit_pack, predict, predictions_of
+from symlora.training.loop import HELD_OUT, Fit, fit_pack
 
 
 def run(config: Config, reporter: Reporter) -> tuple[Path, dict[str, Any]]:
@@ -52,6 +52,10 @@ def run_pack(configs: Sequence[Config], reporters: Sequence[Reporter]) -> list[t
     """
     if launched_processes().size > 1 and len(configs) > 1:
         raise SymloraError("several processes (torchrun, accelerate launch) train one run, not a pack: leave -m out.")
+    if len({shared(config) for config in configs}) > 1:
+        raise ValueError(
+            "these runs differ in more than seed, rates, decay, warm-up and clipping: they cannot share a pass"
+        )
     done: dict[int, tuple[Path, dict[str, Any]]] = {}
     for number, (config, reporter) in enumerate(zip(configs, reporters, strict=True)):
         finished = results.finished_record(config)
@@ -68,32 +72,47 @@ def run_pack(configs: Sequence[Config], reporters: Sequence[Reporter]) -> list[t
 def _train(configs: Sequence[Config], reporters: Sequence[Reporter]) -> list[tuple[Path, dict[str, Any]]]:
     folders = [results.run_folder(config) for config in configs]
     finished: list[tuple[Path, dict[str, Any]]] = []
+    lost: SymloraError | None = None
     with ExitStack() as unfinished:
         for reporter in reporters:
             unfinished.callback(reporter.close)
         works = []
+        place = folders[0]
         try:
-            for folder in folders:
-                works.append(results.begin(folder))
+            for place in folders:
+                works.append(results.begin(place))
                 unfinished.callback(results.discard, works[-1])
-            records = _fit(configs, works, folders, reporters)
-            for folder, record in zip(folders, records, strict=True):
-                if launched_processes().rank == 0:
-                    results.publish(works[len(finished)], folder)
-                reporters[len(finished)].finished(folder, record)
-                finished.append((folder, record))
-        except (OSError, SafetensorError) as error:  # a full disk, a folder that went away
-            raise SymloraError(
-                f"{folders[len(finished)]} could not be finished: {error}. If the disk is full or read-only, free "
-                "space or set results_dir."
-            ) from error
+            for place, work, reporter, record in zip(
+                folders, works, reporters, _fit(configs, works, folders, reporters), strict=True
+            ):
+                try:  # what goes wrong in keeping one run must not cost the others
+                    if isinstance(record, Exception):
+                        raise record
+                    if launched_processes().rank == 0:
+                        results.publish(work, place)
+                except (OSError, SafetensorError) as error:
+                    lost = lost or _not_kept(place, error)
+                    continue
+                reporter.finished(place, record)
+                finished.append((place, record))
+        except (OSError, SafetensorError) as error:
+            raise _not_kept(place, error) from error
+    if lost is not None:
+        raise lost
     return finished
+
+
+def _not_kept(folder: Path, error: Exception) -> SymloraError:
+    """A full disk, a folder that went away."""
+    return SymloraError(
+        f"{folder} could not be finished: {error}. If the disk is full or read-only, free space or set results_dir."
+    )
 
 
 def _fit(
     configs: Sequence[Config], works: Sequence[Path], folders: Sequence[Path], reporters: Sequence[Reporter]
-) -> Iterator[dict[str, Any]]:
-    """Trains, and yields the record of each run when everything of it is in its work folder."""
+) -> Iterator[dict[str, Any] | OSError | SafetensorError]:
+    """Trains, and yields the record of each run when everything of it is in its work folder; or why it is not."""
     first = configs[0]
     device = pick_device(first.device)
     precision = "fp32" if first.method.trains == "all" else pick_precision(first.precision, device)
@@ -150,30 +169,11 @@ def _fit(
     }
     for config, work, record, model, result in zip(configs, works, records, models, fits, strict=True):
         try:
-            if isinstance(result, Exception):
-                raise result
-            if result.error is not None:
-                raise result.error
-            model.load_state(result.state[config.protocol.selection])
-            model.save(work / "adapter")
-            record |= _scores(config, result)
-            write_predictions(work / "predictions.parquet", predictions(config, result, model, tokens))
-            write_norms(work / "norms.parquet", model)
-        except (SymloraError, OSError, SafetensorError):
-            raise
-        except Exception as error:  # diverged, or a fault of ours
-            record |= {
-                "status": "failed",
-                "error": f"{type(error).__name__}: {error}",
-                "traceback": "".join(traceback.format_exception(error)),
-            }
+            keep(config, work, record, model, result, tokens, cost)
+        except (OSError, SafetensorError) as error:
+            yield error
         else:
-            record["adapter_bytes"] = sum(path.stat().st_size for path in (work / "adapter").glob("*.safetensors"))
-            record["status"] = "finished"
-            record["cost"] = {**cost, "train_seconds": result.train_seconds, "tokens": result.tokens}
-        write_config(work / "config.yaml", record["config"])
-        results.write_json(work / results.RUN_FILE, record)
-        yield record
+            yield record
 
 
 def check_vocabulary(config: Config, model: RunModel, tokens: Mapping[str, TokenizedSplit]) -> None:
@@ -235,82 +235,3 @@ def _described(split: Split, tokens: TokenizedSplit) -> dict[str, Any]:
         "truncated_rows": tokens.truncated,
         "mean_tokens": float(tokens.lengths.mean()),
     }
-
-
-def _scores(config: Config, result: Fit) -> dict[str, Any]:
-    """What run.json says of the scores: every epoch, and validation at the epoch that each rule takes."""
-    epochs = [vars(epoch) for epoch in result.epochs]
-    selections: dict[str, Any] = {
-        rule: {"epoch": number, "metrics": result.epochs[number - 1].metrics}
-        for rule, number in sorted(result.chosen.items())
-    }
-    decisive, rule = config.task.validation[0], config.protocol.selection
-    return {
-        "epochs": epochs,
-        "selections": selections,
-        "score": {
-            "metric": config.task.score,
-            "split": decisive,
-            "selection": rule,
-            "value": selections[rule]["metrics"][decisive][config.task.score],
-        },
-    }
-
-
-def predictions(
-    config: Config, result: Fit, model: RunModel, tokens: Mapping[str, TokenizedSplit]
-) -> dict[tuple[str, str], Any]:
-    """Logits by (rule, split): those scored in training, and the test splits by the protocol's own rule."""
-    found: dict[tuple[str, str], Any] = {
-        (rule, split): logits for rule, by_split in sorted(result.logits.items()) for split, logits in by_split.items()
-    }
-    rule = config.protocol.selection
-    tests = [name for name in tokens if name in config.task.test]
-    if tests:
-        model.load_state(result.state[rule])
-        found |= {(rule, name): predict(model.encoder, tokens[name]) for name in tests}
-    return {
-        (rule, split): {"idx": tokens[split].idx, "label": tokens[split].labels, "logits": logits}
-        for (rule, split), logits in found.items()
-    }
-
-
-def write_predictions(path: Path, found: dict[tuple[str, str], Any]) -> None:
-    """Columns: selection, split, idx (the hub's), label, prediction (class or score), logits (list of float32)."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    tables: list[pa.Table] = []
-    for (rule, split), part in found.items():
-        logits = part["logits"]
-        rows = len(logits)
-        tables.append(
-            pa.table(
-                {
-                    "selection": pa.array([rule] * rows).dictionary_encode(),
-                    "split": pa.array([split] * rows).dictionary_encode(),
-                    "idx": part["idx"],
-                    "label": part["label"],
-                    "prediction": predictions_of(logits, regression=part["label"].dtype.kind == "f"),
-                    "logits": pa.array(list(logits), pa.list_(pa.float32())),
-                }
-            )
-        )
-    pq.write_table(pa.concat_tables(tables).unify_dictionaries(), path, compression="zstd")
-
-
-def write_norms(path: Path, model: RunModel) -> None:
-    """One row per adapted projection (symlora.norms); no file for methods without an adapter."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = list(adapter_norms(model))
-    if rows:
-        pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
-
-
-def write_config(path: Path, content: dict[str, Any]) -> None:
-    """YAML that OmegaConf reads back with the same types."""
-    from omegaconf import OmegaConf
-
-    OmegaConf.save(OmegaConf.create(content), path)

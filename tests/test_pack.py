@@ -241,8 +241,11 @@ def test_batches_of_a_pack(tiny: TinyFactory) -> None:
     ("kind", "method", "arguments", "message"),
     [
         ("mpnet", "lora", {}, "flat"),
-        ("bert", "lora", {"bias": "all"}, "trained outside"),
-        ("bert", "full", {}, "trained outside"),
+        ("bert", "lora", {"bias": "all"}, "bias=all"),
+        ("bert", "symlora", {"bias": "symlora_only"}, "bias=symlora_only"),
+        ("bert", "lora", {"init_lora_weights": "olora"}, "rewrites"),
+        ("bert", "lora", {"target_modules": ["word_embeddings", "query"]}, "Embedding"),
+        ("bert", "full", {}, "full fine-tuning"),
     ],
 )
 def test_what_cannot_be_packed_says_so(
@@ -254,6 +257,26 @@ def test_what_cannot_be_packed_says_so(
     with pytest.raises(ValueError, match=message):
         build_pack(some, CPU, "fp32")
     build_pack(some[:1], CPU, "fp32")  # alone each of them runs
+
+
+def test_methods_not_known_to_stack_train_alone(tiny: TinyFactory) -> None:
+    """FourierFT writes in place; LILY averages over all its rows, and so over those that fill up."""
+    some = configs(tiny("bert"), "lora", 2)
+    for config in some:
+        config.method.peft_type, config.method.peft_config = "FOURIERFT", {"n_frequency": 8, "target_modules": None}
+    with pytest.raises(ValueError, match="FOURIERFT is not known"):
+        build_pack(some, CPU, "fp32")
+
+
+def test_what_is_trained_and_shared_is_refused(tiny: TinyFactory) -> None:
+    """Two optimizers must not step one tensor."""
+    runs = build_pack(configs(tiny("bert"), "symlora", 2), CPU, "fp32").runs
+    for run in runs:
+        run.encoder.get_parameter("model.bert.encoder.layer.0.attention.self.query.base_layer.bias").requires_grad_(
+            True
+        )
+    with pytest.raises(ValueError, match="belongs to the shared encoder"):
+        Pack(runs)
 
 
 def test_a_packed_module_fills_up_with_the_runs_own_rows(tiny: TinyFactory) -> None:

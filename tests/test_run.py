@@ -25,7 +25,7 @@ from symlora.data.splits import load_splits
 from symlora.errors import SymloraError
 from symlora.metrics import compute
 from symlora.reporter import Reporter
-from symlora.run import run
+from symlora.run import run, run_pack
 
 REPOSITORY = CONFIG_DIR.parent
 SMALL = (
@@ -261,3 +261,31 @@ def test_roberta_path_from_a_folder(tiny_roberta_dir: Path, glue_dir: Path, tmp_
     _, record = train(config)
     assert record["status"] == "finished" and record["data"]["validation"]["rows"] == 277
     assert record["config"]["model"]["path"] == tiny_roberta_dir.name
+
+
+def test_runs_that_differ_in_more_than_a_pack_may_are_refused(tmp_path: Path) -> None:
+    one, other = small(tmp_path, "task=mrpc"), small(tmp_path, "task=mrpc", "train.batch_size=8")
+    with pytest.raises(ValueError, match="cannot share a pass"):
+        run_pack([one, other], [Reporter(one, quiet=True), Reporter(other, quiet=True)])
+
+
+def test_a_run_that_cannot_be_kept_does_not_cost_the_others(
+    minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = [small(tmp_path, "task=mrpc", "train.epochs=1", f"seed={seed}") for seed in range(3)]
+    folders = [results.run_folder(config) for config in some]
+    publish = results.publish
+
+    def full(work: Path, folder: Path) -> None:
+        if folder == folders[1]:
+            raise OSError("no space left")
+        publish(work, folder)
+
+    monkeypatch.setattr(results, "publish", full)
+    with pytest.raises(SymloraError, match="seed-1 could not be finished: no space left"):
+        run_pack(some, [Reporter(config, quiet=True) for config in some])
+    assert [results.is_finished(folder) for folder in folders] == [True, False, True]
+    assert not list((tmp_path / "runs").rglob(".seed-*"))
+    monkeypatch.undo()
+    again = run_pack(some, [Reporter(config, quiet=True) for config in some])
+    assert [record["cost"]["packed_runs"] for _, record in again] == [3, 1, 3]

@@ -210,6 +210,27 @@ def test_seeds_need_a_selection(tmp_path: Path) -> None:
     HasBest().on_multirun_start(multirun_config(*command, "method=symlora"))
 
 
+@pytest.mark.parametrize("point", ["train.lr=1e-3", "train.lr=1e-3,2e-3", "train.batch_size=16"])
+def test_seeds_are_trained_at_what_was_selected(point: str) -> None:
+    with pytest.raises(SystemExit, match="seeds are trained at what"):
+        HasBest().on_multirun_start(multirun_config("sweep=seeds", *COMMON, point))
+
+
+def test_a_grid_of_the_command_line_reaches_neither_selection_nor_seeds(tmp_path: Path) -> None:
+    """`make study ARGS="train.lr=..."`: the points are the grid's, and seeds are never multiplied with them."""
+    args = ["train.lr=1e-4,1e-3", "seed=0", f"results_dir={tmp_path}"]
+    study = Study(["rte"], "minilm", "short_holdout", 3, args=args, best_dir=tmp_path)
+    assert {(c.train.lr, c.train.batch_size) for c in expand(*study.grid())} == {
+        (lr, batch) for lr in (1e-4, 1e-3) for batch in (16, 32)
+    }
+    assert [choice.method for choice in study.chosen()] == ["symlora", "lora"]
+    assert not [text for text in study.repeats() if text.startswith("train.")]
+    assert [text for text in study.repeats() if text.startswith("seed=")] == ["seed=range(3)"]
+    with pytest.raises(SymloraError, match="one run's settings"):
+        Study(["rte"], "minilm", "short_holdout", args=["method.peft_config.r=4,8"]).chosen()
+    assert [text for text in study.grid("train.lr=5e-5") if text.startswith("train.lr")] == ["train.lr=5e-5"]
+
+
 def test_status_counts_what_is_done(tmp_path: Path) -> None:
     study = Study(["rte"], "minilm", "short_holdout", 5, args=[f"results_dir={tmp_path}"], best_dir=tmp_path / "best")
     configs = expand(*study.grid())

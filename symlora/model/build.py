@@ -16,7 +16,7 @@ from symlora.model import attention
 from symlora.model.adapter import add_adapter, initialise_from
 from symlora.model.dropout import DropoutStreams, set_dropout, use_own_dropout
 from symlora.model.encoder import FLAT_MODEL_TYPES, Encoder, head_modules
-from symlora.model.pack import Pack
+from symlora.model.pack import Pack, check_packable
 from symlora.model.source import ModelSource, find, load_failure
 from symlora.seeds import torch_generator
 
@@ -129,6 +129,8 @@ def build_pack(configs: Sequence[Config], device: torch.device, precision: str) 
         ValueError: These runs cannot share a pass (`Pack`).
     """
     first = configs[0]
+    if len(configs) > 1:
+        check_packable(first.method)
     source = find(first.model)
     # For encoders that do not run flat: bf16 sdpa is slow on a CPU (symlora.model.attention).
     slow_sdpa = device.type == "cpu" and precision == "bf16"

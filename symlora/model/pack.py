@@ -20,12 +20,41 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from symlora.adapters.registry import METHODS
+from symlora.config import MethodConfig
 from symlora.model.attention import Gather, Scatter
 from symlora.model.dropout import Dropout, DropoutStreams, scaled_mask
 from symlora.model.encoder import Encoder, head_modules
 
 if TYPE_CHECKING:
     from symlora.model.build import RunModel
+
+
+# PEFT's methods whose packed runs are tested to equal the runs alone (tests/test_pack.py); LORA includes DoRA.
+# Others look at all their rows at once (LILY), write in place (FourierFT, VBLoRA), or were not tried.
+PACKED_TYPES = frozenset({"LORA", "HRA", "MISS", "VERA"})
+OWN_STARTS = (True, False, "gaussian", "orthogonal")  # of LoRA; PiSSA, OLoRA and others rewrite the frozen weight
+
+
+def check_packable(method: MethodConfig) -> None:
+    """Refuses methods whose runs cannot share an encoder.
+
+    Raises:
+        ValueError: They train, or rewrite, what is shared; or their layers do not work on a stack of runs.
+    """
+    why = None
+    arguments = method.peft_config
+    if method.trains == "all":
+        why = "full fine-tuning trains the encoder"
+    elif method.trains == "adapter":
+        if method.peft_type not in PACKED_TYPES | {own.method.upper() for own, _ in METHODS}:
+            why = f"{method.peft_type} is not known to work on a stack of runs"
+        elif arguments.get("bias", "none") != "none":
+            why = f"bias={arguments['bias']} trains biases outside of the adapter"
+        elif arguments.get("init_lora_weights", True) not in OWN_STARTS:
+            why = f"init_lora_weights={arguments['init_lora_weights']} rewrites the frozen weights"
+    if why is not None:
+        raise ValueError(f"method={method.name}: {why}: such runs train alone")
 
 
 class Packed(nn.Module):
@@ -217,6 +246,11 @@ class Pack:
         loose = [n for n, _ in self.runs[0].trainable() if not any(n.startswith(f"{name}.") for name in names)]
         if loose:
             raise ValueError(f"{loose[0]} is trained outside of adapted projections and head: such runs train alone")
+        owners: dict[int, int] = {}
+        for number, run in enumerate(self.runs):
+            for name, parameter in run.trainable():
+                if owners.setdefault(id(parameter), number) != number:
+                    raise ValueError(f"{name} is trained and belongs to the shared encoder: such runs train alone")
         for name in names:
             members = [run.encoder.get_submodule(name) for run in self.runs]
             packed = Packed(members, [run.streams for run in self.runs], streams)
@@ -239,5 +273,7 @@ def trained_modules(run: "RunModel") -> list[tuple[str, nn.Module]]:
     for name, module in run.encoder.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer, _ in found)
         if not inside and (isinstance(module, BaseTunerLayer) or name in prefixes):
+            if isinstance(module, BaseTunerLayer) and not isinstance(module.get_base_layer(), nn.Linear):
+                raise ValueError(f"{name} adapts a {type(module.get_base_layer()).__name__}: such runs train alone")
             found.append((name, module))
     return found

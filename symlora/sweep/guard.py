@@ -62,7 +62,7 @@ class OneSeed(Callback):
 
 
 class HasBest(Callback):
-    """Of `sweep=seeds`: configs/best has what was selected for every method and task asked for."""
+    """Of `sweep=seeds`: configs/best has what was selected for each method and task asked for; nothing overrides it."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Called by Hydra.
@@ -71,6 +71,12 @@ class HasBest(Callback):
             SystemExit: Something was not selected yet.
         """
         values = _swept(config)
+        for key in ("train.lr", "train.batch_size"):
+            if key in values:
+                sys.exit(
+                    f"error: sweep=seeds with {key}: the seeds are trained at what `make select` chose (configs/best). "
+                    "Leave it out."
+                )
         choices = config.hydra.runtime.choices
         wanted = product(*(values.get(group, [choices[group]]) for group in GROUPS))
         folders = [

@@ -59,7 +59,6 @@ class Watcher:
         self._offset = 0
         self._started: dict[int, float] = {}
         self._done = [0.0] * len(packs)
-        self._ended = 0
         self._last_line = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -104,7 +103,6 @@ class Watcher:
             self._print(f"{name} started: {pack.title}: {runs}, about {pack.step_tokens:,.0f} tokens a step")
         else:
             self._done[number] = 1.0
-            self._ended += 1
             failed = f", {said['failed']} failed" if said["failed"] else ""
             self._print(f"{name} finished in {clock(said['at'] - self._started[number])}{failed}")
 

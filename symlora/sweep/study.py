@@ -15,6 +15,7 @@ from symlora.sweep.select import AXES, Choice, choose
 from symlora.sweep.status import Run, look
 
 METHODS = ("symlora", "lora")
+POINT = tuple(f"train.{axis}" for axis in AXES)  # what a grid varies, and a selection decides
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Study:
         protocol: Protocol.
         seeds: Runs of each winner, seeds 0 to seeds - 1.
         methods: Names of methods, all with the same grid.
-        args: More overrides, as on the command line of scripts/train.py; the same for every stage.
+        args: More overrides, as on the command line of scripts/train.py; the same for every stage, but for learning
+            rate, batch size and seed: those are the grid's, and the seeds take what was selected.
         best_dir: Where selections are written.
     """
 
@@ -46,15 +48,26 @@ class Study:
 
     def grid(self, *points: str) -> list[str]:
         """Overrides of the grid; `points` take the place of the protocol's values."""
-        return ["sweep=grid", *_lists(self.tasks, self.methods), *self.common, *points]
+        own = without(self.common, *(point.partition("=")[0] for point in points))
+        return ["sweep=grid", *_lists(self.tasks, self.methods), *own, *points]
 
     def repeats(self) -> list[str]:
         """Overrides of the seeds."""
-        return ["sweep=seeds", *_lists(self.tasks, self.methods), f"seed=range({self.seeds})", *self.common]
+        seeds = f"seed=range({self.seeds})"
+        return ["sweep=seeds", *_lists(self.tasks, self.methods), *without(self.common, *POINT, "seed"), seeds]
 
     def chosen(self) -> list[Choice]:
-        """The best grid point of each method and task, from the run folders."""
-        configs = expand(*_lists(self.tasks, self.methods), *self.common)
+        """The best grid point of each method and task, from the run folders.
+
+        Raises:
+            SymloraError: Something else than the grid's points is swept.
+        """
+        configs = expand(*_lists(self.tasks, self.methods), *without(self.common, *POINT))
+        if len(configs) > len(self.tasks) * len(self.methods):
+            raise SymloraError(
+                f"a selection is one run's settings a method and task, but {' '.join(self.args)} has lists of others "
+                "than train.lr and train.batch_size. Give one value each."
+            )
         records = [record for _, record in scan(Path(configs[0].results_dir))]
         return [choose(config, records) for config in configs]
 
@@ -99,6 +112,11 @@ class Study:
                 else:
                     found += [Run("seeds", task, method, None)] * self.seeds
         return found
+
+
+def without(overrides: Sequence[str], *keys: str) -> list[str]:
+    """The overrides of other keys. The points of a grid are given with it, and must not reach selection and seeds."""
+    return [override for override in overrides if override.partition("=")[0].lstrip("+") not in keys]
 
 
 def multirun(overrides: Sequence[str]) -> int:

@@ -22,6 +22,7 @@ def describe(configs: Mapping[int, Config]) -> tuple[list[Job], dict[int, Outcom
         configs: By the job's place in the multirun.
     """
     go_offline_if_unreachable()
+    from symlora.model.build import pick_device
     from symlora.run import prepare_data
 
     sizes: dict[str, tuple[float, int] | SymloraError] = {}
@@ -38,6 +39,10 @@ def describe(configs: Mapping[int, Config]) -> tuple[list[Job], dict[int, Outcom
             except SymloraError as error:
                 sizes[key] = error
         size = sizes[key]
+        try:
+            pick_device(config.device)
+        except SymloraError as error:
+            size = error
         if isinstance(size, SymloraError):
             failed[index] = Outcome(index, error=str(size))
         else:
@@ -48,8 +53,13 @@ def describe(configs: Mapping[int, Config]) -> tuple[list[Job], dict[int, Outcom
 def packable(config: Config) -> bool:
     """Whether runs like this one can share a pass: the encoder is frozen and runs on flat batches."""
     from symlora.model.encoder import FLAT_MODEL_TYPES
+    from symlora.model.pack import check_packable
 
-    return config.method.trains != "all" and model_type(config) in FLAT_MODEL_TYPES
+    try:
+        check_packable(config.method)
+    except ValueError:
+        return False
+    return model_type(config) in FLAT_MODEL_TYPES
 
 
 def model_type(config: Config) -> str | None:
