@@ -89,6 +89,11 @@ def _flip_a_prediction(folder: Path) -> None:
     table.to_parquet(path)
 
 
+def _hide_labels(folder: Path) -> None:
+    path = folder / "predictions.parquet"
+    pq.read_table(path).to_pandas().assign(label=-1).to_parquet(path)
+
+
 def _score(value: Any) -> Callable[[dict[str, Any]], None]:
     def change(record: dict[str, Any]) -> None:
         record["selections"]["best"]["metrics"]["validation"]["accuracy"] = value
@@ -115,6 +120,12 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "broken parquet": (lambda folder: (folder / "predictions.parquet").write_text("x"), "cannot be read"),
     "short predictions": (_drop_rows, "50 rows (50 different) of validation under last; the split has 100"),
     "a row twice": (_repeat_a_row, "100 rows (99 different)"),
+    "seed no number": (_edit(lambda record: record["config"].update(seed="abc")), "lacks something"),
+    "no split": (_edit(lambda record: record["config"]["task"].update(validation=[])), "lacks something"),
+    "rate as text": (_edit(lambda record: record["config"]["train"].update(lr="4e-3")), "lr='4e-3', not a number"),
+    "no hash": (_edit(lambda record: record.update(config_hash=None)), "configuration=None, not text"),
+    "time as text": (_edit(lambda record: record["cost"].update(seconds="long")), "seconds='long', not a number"),
+    "hidden labels": (_hide_labels, "cannot be scored on validation"),
     "other predictions": (_flip_a_prediction, "its predictions give accuracy 0.69"),
 }
 
@@ -127,7 +138,13 @@ def test_a_bad_folder_is_named_left_out_and_counted(tmp_path: Path, spoil: Calla
     assert found.found == 2 and list(found.runs["folder"]) == [good]
     (problem,) = found.bad
     assert problem.place == bad.relative_to(tmp_path).as_posix()
-    assert reason in problem.reason
+    assert reason in problem.reason and str(tmp_path) not in problem.reason
+
+
+def test_a_run_folder_may_be_the_results_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path).rename(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    assert len(collect(Path("run")).runs) == 1
 
 
 def test_of_two_folders_of_one_run_the_one_in_its_place_is_kept(tmp_path: Path) -> None:
@@ -278,7 +295,15 @@ def test_leaderboard_entries_are_checked_one_by_one(tmp_path: Path) -> None:
 def test_settings_are_checked(tmp_path: Path) -> None:
     text = (CONFIG_DIR / "report.yaml").read_text()
     path = tmp_path / "report.yaml"
-    for old, new in (("margin: 1.0", "margin: -1.0"), ("alpha: 0.05", "alpha: 5"), ("power", "pwer"), ("seed: 0", "")):
+    for old, new in (
+        ("margin: 1.0", "margin: -1.0"),
+        ("alpha: 0.05", "alpha: 5"),
+        ("power", "pwer"),
+        ("seed: 0", ""),
+        ("margin: 1.0", "margin: .inf"),
+        ("alpha: 0.05", "alpha: 0.6"),
+        (text, "5"),
+    ):
         assert old in text
         path.write_text(text.replace(old, new))
         with pytest.raises(SymloraError, match="report.yaml"):

@@ -168,17 +168,20 @@ def test_unequal_budgets_are_warned_of() -> None:
 
 def test_the_choice_is_a_configuration_that_the_seeds_take(tmp_path: Path) -> None:
     choice = grid({(1e-3, 16): 0.5, (7e-3, 32): 0.75, (2e-3, 16): None})
-    path = best_file("short_holdout", "minilm", "symlora", "rte", tmp_path / "best")
+    path = best_file("holdout", "minilm", "symlora", "rte", tmp_path / "best")
     write(choice, path)
     text = path.read_text()
     assert "the best of 3 grid points" in text and "train.lr highest of 0.001, 0.002, 0.007" in text
     assert "     0.007     32    75.00  *" in text and "failed" in text
     write(choice, path)
     assert path.read_text() == text and len(list(path.parent.iterdir())) == 1
-    common = [*COMMON, "method=symlora", f"hydra.searchpath=[file://{tmp_path}]"]
+    holdout = [
+        "protocol=holdout" if part.startswith("protocol=") else part for part in COMMON
+    ]  # nothing is chosen there
+    common = [*holdout, "method=symlora", f"hydra.searchpath=[file://{tmp_path}]"]
     configs = expand("sweep=seeds", "seed=range(3)", *common)
     assert [(c.seed, c.train.lr, c.train.batch_size) for c in configs] == [(s, 7e-3, 32) for s in range(3)]
-    plain = compose(*COMMON, "train.lr=7e-3", "train.batch_size=32")
+    plain = compose(*holdout, "train.lr=7e-3", "train.batch_size=32")
     assert run_folder(configs[0]) == run_folder(plain)  # the grid's own run is seed 0
 
 

@@ -136,6 +136,18 @@ def test_a_test_score_comes_from_the_leaderboard_alone(tmp_path: Path) -> None:
     assert [problem.place for problem in report.tally.bad] == ["leaderboard/mine.yaml, entry 2"]
 
 
+def test_a_test_score_without_a_row_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs")
+    board = tmp_path / "leaderboard"
+    board.mkdir()
+    (board / "mine.yaml").write_text(
+        "- {protocol: short, model: minlim, method: symlora, task: rte, date: 2026-12-01, url: 'https://example.org', "
+        "score: 68.1}\n"
+    )
+    (problem,) = _build(tmp_path / "runs", leaderboard=board).tally.bad
+    assert "minlim" in problem.place and "no row of table 1" in problem.reason
+
+
 # Table 2.
 
 
@@ -159,7 +171,11 @@ def test_the_tests_of_one_task(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("ours", "verdict", "mcnemar"),
-    [([70, 72, 74], "equivalent", "1.000"), ([75, 77, 80], "better", "0.062"), ([65, 67, 68], "worse", "0.062")],
+    [
+        ([70, 72, 74], "equivalent (no spread)", "1.000"),
+        ([75, 77, 80], "better", "0.062"),
+        ([65, 67, 68], "worse", "0.062"),
+    ],
 )
 def test_verdicts(tmp_path: Path, ours: list[int], verdict: str, mcnemar: str) -> None:
     _seeds(tmp_path, "lora", [70, 72, 74])
@@ -307,6 +323,14 @@ def test_csv_holds_unrounded_numbers() -> None:
     rows = list(csv.reader(io.StringIO(to_csv(_table()))))
     assert rows == [
         ["Section", "Name", "Mean", "Mean ±"], ["S_1", "a_b|c", "87.25", "0.75"], ["S_1", "50 %", "no run", ""]
+    ]  # fmt: skip
+
+
+def test_csv_keeps_what_a_number_does_not_say() -> None:
+    row = (Cell("MNLI"), Cell("86.0 to 87.0, ± 0.5", 86.5, 0.48))
+    table = Table("t", "", "", ("Task", "Mean"), 1, (Section("s", (), (row,)),))
+    assert list(csv.reader(io.StringIO(to_csv(table)))) == [
+        ["Section", "Task", "Mean", "Mean ±", "Mean, as shown"], ["s", "MNLI", "86.5", "0.48", "86.0 to 87.0, ± 0.5"]
     ]  # fmt: skip
 
 

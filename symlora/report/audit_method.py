@@ -160,8 +160,9 @@ def start(published: Published) -> Finding:
             f"({best.method})."
         ),
         verdict=(
-            f"SymLoRA's RTE validation score of {ours} lies {ours - without:.1f} points above LoRA without the MNLI "
-            f"start, with a ± of {cell.half_width} over examples, and {lora - ours:.1f} below LoRA with it. "
+            f"SymLoRA's RTE validation score of {ours} (its decimals are cut off) lies at least {ours - without:.1f} "
+            f"points above LoRA without the MNLI start, with a ± of {cell.half_width} over examples, and at most "
+            f"{lora - ours:.1f} below LoRA with it. "
             + (
                 "The paper does not say where it started; a comparison with LoRA needs the same start for both."
                 if ours - without > (cell.half_width or 0)
@@ -197,10 +198,10 @@ def alpha(published: Published) -> Finding:
         verdict=(
             "The scripts agree with the paper."
             if agrees
-            else "SymLoRA follows LoRA's paper, not its scripts, which go with the released adapter: they scale ΔW "
+            else "True of LoRA's paper, not of its scripts, which go with the released adapter: they scale ΔW "
             f"{scripts / claimed:g} times as much. A comparison must say which of them its LoRA runs use."
         ),
-        status="holds" if agrees else "does not hold",
+        status="holds" if agrees else "undecided" if paper == claimed else "does not hold",
         source=f"{published.facts['alpha_paper'].source}; {published.facts['alpha_scripts'].source} (read)",
     )
 

@@ -172,7 +172,7 @@ def selection(published: Published) -> Finding:
         p = checks.two_sided_p(z)
         corrected = min(1.0, p * len(tasks))
         if z > 0 and corrected < 0.05:
-            drops.append(f"{NAMES[task]} (z = {z:.1f}, p = {p:.1g})")
+            drops.append(f"{NAMES[task]} (z = {z:.1f}, corrected p = {corrected:.1g})")
         rows.append(
             (
                 NAMES[task],
@@ -180,7 +180,7 @@ def selection(published: Published) -> Finding:
                 f"{j:,} of {m:,}",
                 f"{100 * (k / n - j / m):.1f}",
                 f"{z:.1f}",
-                f"{corrected:.2g}",
+                f"{corrected:.2g}" if z > 0 else "no drop",
             )
         )
     return Finding(

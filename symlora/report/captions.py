@@ -14,8 +14,8 @@ def table1(settings: Settings) -> Frame:
         f"{_level(settings)} t interval over n seeds (none for one seed), on validation, at the epoch that the "
         "protocol's own rule takes. Failed runs are counted and not averaged. “At chance” counts runs whose score is "
         "not above that of a constant prediction (accuracy: the majority class; correlations: 0); they are averaged "
-        "like the others. Test scores come from results/leaderboard alone. Two intervals that overlap say nothing "
-        "about a tie: table 2 tests that."
+        "like the others. On MNLI ours is the matched half; the paper's ± pool both. Test scores come "
+        "from results/leaderboard alone. Two intervals that overlap say nothing about a tie: table 2 tests that."
     )
     header = ("Task", "Metric", "LoRA, validation", "SymLoRA, validation", "LoRA, test", "SymLoRA, test")
     return "Table 1. LoRA and SymLoRA on GLUE", caption, header, 2
@@ -28,14 +28,18 @@ def table2(settings: Settings) -> Frame:
         "In points, validation, each method at its own chosen configuration. n: seeds with a score; s: standard "
         f"deviation over them (n − 1); then the {level} t interval of the mean over seeds. “In its grid”: where the "
         "chosen learning rate and batch size lie among the run folders of the lowest seed (an axis of two values has "
-        "no inside, and is not called an edge). Difference: method − LoRA, mean over the seeds that both have, with "
+        "no inside, and is not called an edge). The run by which a point of a grid was chosen is one of its n seeds, "
+        "which favours a method's mean a little. Difference: method − LoRA, mean over the seeds that both have, with "
         f"its {inner} t interval, which belongs to the verdict of the paired "
         f"equivalence test (TOST) with margin ±{settings.margin:g}, set before the runs: equivalent if the interval "
-        "lies within the margin; else better or worse if it excludes 0; else inconclusive. “Not significant” is never "
-        "“tied”. “(chance)”: a seed of either is not above chance, and the verdict says little. p values: TOST (small "
+        f"lies within the margin; else better or worse if it excludes 0 (each at {settings.alpha:g}, one-sided); else "
+        "inconclusive. A verdict is of one task, before Holm. “Not significant” is never “tied”. “(chance)”: a seed of "
+        "either is not above chance, and the verdict says little; “(no spread)”: all differences are equal, as happens "
+        "with few seeds on a small split, and the interval of width 0 is no evidence. p values: TOST (small "
         "speaks for equivalence); exact sign flip over seeds (small speaks for a difference; with 5 seeds it cannot "
         "fall below 0.0625); each also after Holm over the section's tasks; McNemar over rows, for the two models of "
-        f"the lowest seed alone. Seeds and rows: {level} two-level bootstrap of the difference. Needed, where "
+        f"the lowest seed alone. Seeds and rows: {level} two-level bootstrap of the difference, too narrow for few "
+        "seeds. Needed, where "
         f"inconclusive: paired seeds that give the equivalence test a power of {settings.power:g} if the true "
         "difference is 0 and s of the differences is as estimated, which for few seeds is rough."
     )

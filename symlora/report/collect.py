@@ -20,6 +20,13 @@ from symlora.results import RUN_FILE, SCHEMA_VERSION
 
 RULES = ("best", "last", "held_out")  # how an epoch is chosen, symlora.training.loop
 
+_WORDS = (
+    "protocol", "model", "method", "task", "configuration", "metric", "split", "selection", "precision", "device",
+    "commit", "error",
+)  # fmt: skip
+_NUMBERS = ("lr", "batch_size", "epochs", "adapter", "head", "encoder", "total")
+_COSTS = ("adapter_bytes", "seconds", "peak_memory_bytes", "energy_kwh")  # None where the machine does not tell
+
 # One row a run. Scores are fractions, in [-1, 1], of the metric that Table 1 reports, on the deciding validation split.
 COLUMNS = {
     "protocol": "which rules the run follows",
@@ -148,12 +155,12 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _row(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     try:
-        row = _described(folder, record)
+        row = _typed(_described(folder, record))
         if record["status"] == "finished":
             row |= _scored(folder, record)
         elif record["status"] != "failed":
             raise Unusable(f"status is {record['status']!r}, neither finished nor failed")
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise Unusable(f"{RUN_FILE} lacks something that every run has ({type(error).__name__}: {error})") from None
     return row
 
@@ -185,6 +192,20 @@ def _described(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         "error": record.get("error") or "",
         "folder": folder,
     }
+
+
+def _typed(row: dict[str, Any]) -> dict[str, Any]:
+    """The row, once what tables compute with is of the kind they expect."""
+    number = (int, float)
+    for names, kinds, wanted in (
+        (_WORDS, (str,), "text"),
+        (_NUMBERS, number, "a number"),
+        (_COSTS, number, "a number"),
+    ):
+        for name in names:
+            if not isinstance(row[name], kinds) and not (row[name] is None and names is _COSTS):
+                raise Unusable(f"{RUN_FILE} gives {name}={row[name]!r:.80}, not {wanted}")
+    return row
 
 
 def _note(config: dict[str, Any]) -> str:
@@ -242,9 +263,9 @@ def _without_repeats(rows: list[dict[str, Any]], root: Path) -> tuple[list[dict[
 
 def _in_its_place(row: dict[str, Any]) -> bool:
     folder: Path = row["folder"]
-    *parents, slug, seed = folder.parts[-6:]
     names = [str(row[key]) for key in ("protocol", "model", "method", "task")]
-    return [*parents, seed] == [*names, f"seed-{row['seed']}"] and slug.endswith(str(row["configuration"]))
+    *parents, slug, seed = ("", "", *folder.parts[-6:])  # a run folder may itself be given as the results folder
+    return [*parents[-4:], seed] == [*names, f"seed-{row['seed']}"] and slug.endswith(str(row["configuration"]))
 
 
 def _below(folder: Path, root: Path) -> str:

@@ -102,7 +102,8 @@ def limit(frame: pd.DataFrame) -> float:
 def _draw_task(axes: Axes, row: int, mine: pd.DataFrame, reach: float) -> None:
     first = mine.iloc[0]
     verdict = str(first["verdict"])
-    colour = COLOURS.get(verdict, "0.25")
+    told = verdict in COLOURS and not first["at_chance"]  # methods that learned nothing are neither tied nor worse
+    colour = COLOURS[verdict] if told else "0.25"
     if first["n"]:
         axes.plot(mine["difference"], [row + 0.24] * len(mine), "o", ms=2.6, color=colour, alpha=0.6, mew=0)
         axes.plot([first["mean"]], [row], "o", ms=5, color=colour, zorder=4)
@@ -115,7 +116,7 @@ def _draw_task(axes: Axes, row: int, mine: pd.DataFrame, reach: float) -> None:
     details = [f"n = {first['n']}"] if first["n"] > 1 else []
     details += ["at chance"] if first["at_chance"] else []
     count = f" ({', '.join(details)})" if details else ""
-    weight = "bold" if verdict in COLOURS else "normal"
+    weight = "bold" if told else "normal"
     axes.annotate(
         verdict + count,
         (1.03, row),

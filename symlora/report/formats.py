@@ -56,11 +56,16 @@ def to_latex(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """One line a row, the section first; numbers unrounded, and what follows a ± in a column of its own."""
-    halves = [any(row[i].half is not None for row in _rows(table)) for i in range(len(table.header))]
+    """One line a row, the section first; numbers unrounded, and what follows a ± in a column of its own.
+
+    A column of which some number says more in the other formats (a range, seeds that failed) has its text beside it.
+    """
+    columns = range(len(table.header))
+    halves = [any(row[i].half is not None for row in _rows(table)) for i in columns]
+    texts = [any(_says_more(row[i]) for row in _rows(table)) for i in columns]
     header = ["Section"]
     for i, name in enumerate(_unique(table.header)):
-        header += [name, f"{name} ±"] if halves[i] else [name]
+        header += [name, *[f"{name} ±"] * halves[i], *[f"{name}, as shown"] * texts[i]]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)
@@ -71,6 +76,8 @@ def to_csv(table: Table) -> str:
                 line.append(cell.text if cell.value is None else f"{cell.value:.10g}")
                 if halves[i]:
                     line.append("" if cell.half is None else f"{cell.half:.10g}")
+                if texts[i]:
+                    line.append(cell.text)
             writer.writerow(line)
     return out.getvalue()
 
@@ -109,6 +116,10 @@ FORMATS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
 
 def _rows(table: Table) -> Iterable[tuple[Cell, ...]]:
     return (row for section in table.sections for row in section.rows)
+
+
+def _says_more(cell: Cell) -> bool:
+    return cell.value is not None and re.fullmatch(r"<?-?[\d.,]+(e-?\d+)?( ± [\d.]+)?", cell.text) is None
 
 
 def _unique(names: Iterable[str]) -> list[str]:

@@ -14,7 +14,7 @@ One score for each (protocol, model, method, task).
 """
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from typing import Any
 import yaml
 
 from symlora.config import CONFIG_DIR
+from symlora.report.choice import Key
 from symlora.report.collect import Problem
+from symlora.report.names import CLAIMED, REFERENCE, TASKS
 
 KEYS = ("protocol", "model", "method", "task", "score", "date", "url")
 Scores = dict[tuple[str, str, str, str], "TestScore"]
@@ -52,6 +54,15 @@ def load_leaderboard(folder: Path) -> tuple[Scores, tuple[Problem, ...]]:
                 key = (entry["protocol"], entry["model"], entry["method"], entry["task"])
                 scores[key] = TestScore(float(entry["score"]), entry["date"], entry["url"])
     return scores, tuple(problems)
+
+
+def unshown(scores: Scores, chosen: Container[Key], tasks: Container[str]) -> Iterator[Problem]:
+    """Scores that no cell of Table 1 has room for: a name that is misspelt, or runs that are not there."""
+    for protocol, model, method, task in scores:
+        room = method in (REFERENCE, CLAIMED) and (model, protocol, task, method) in chosen
+        if not room and (task in tasks or task not in TASKS):
+            place = f"leaderboard: {protocol}, {model}, {method}, {task}"
+            yield Problem(place, "a test score that no row of table 1 belongs to")
 
 
 def _entries(path: Path) -> Iterator[tuple[str, Any]]:

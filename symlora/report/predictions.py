@@ -58,7 +58,10 @@ def checked_labels(folder: Path, record: dict[str, Any], metric: str, deciding: 
                 )
             if split == deciding:
                 labels = part["label"].to_numpy()
-                again = METRICS[metric](part["prediction"].to_numpy(), labels)
+                try:
+                    again = METRICS[metric](part["prediction"].to_numpy(), labels)
+                except ValueError as error:
+                    raise Unusable(f"{PREDICTIONS_FILE} cannot be scored on {split} under {rule}: {error}") from None
                 if not math.isclose(again, metrics[metric], abs_tol=1e-6):
                     raise Unusable(
                         f"its predictions give {metric} {again:.6f} on {split} under {rule}, not {metrics[metric]}"
@@ -74,9 +77,12 @@ def _predictions(folder: Path) -> pd.DataFrame:
 
     columns = ["selection", "split", "idx", "label", "prediction"]
     try:
-        table: pd.DataFrame = pq.read_table(folder / PREDICTIONS_FILE, columns=columns).to_pandas()
+        # Read as bytes, so that no message names a folder of this machine.
+        content = pa.BufferReader((folder / PREDICTIONS_FILE).read_bytes())
+        table: pd.DataFrame = pq.read_table(content, columns=columns).to_pandas()
     except FileNotFoundError:
         raise Unusable(f"it has no {PREDICTIONS_FILE}") from None
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise Unusable(f"{PREDICTIONS_FILE} cannot be read ({str(error).splitlines()[0]})") from None
+        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+        raise Unusable(f"{PREDICTIONS_FILE} cannot be read ({reason})") from None
     return table

@@ -37,23 +37,24 @@ def load_settings(path: Path = CONFIG_DIR / "report.yaml") -> Settings:
     """
     try:
         content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise SymloraError(f"{path} cannot be read: {error}") from error
     known = {field.name: field.type for field in dataclasses.fields(Settings)}
     if not isinstance(content, dict) or set(content) != set(known):
-        wrong = sorted(set(content or ()) ^ set(known))
+        wrong = sorted(map(str, set(content if isinstance(content, dict) else ()) ^ set(known)))
         raise SymloraError(
             f"{path}: give exactly the keys {', '.join(known)} (missing or unknown: {', '.join(wrong)})."
         )
     settings = Settings(**content)
-    for key in ("level", "alpha", "power"):
+    for key, most in (("level", 1.0), ("alpha", 0.5), ("power", 1.0)):
         value = getattr(settings, key)
-        if not isinstance(value, float) or not 0.0 < value < 1.0:
-            raise SymloraError(f"{path}: {key}={value!r}: give a share between 0 and 1.")
-    if not isinstance(settings.margin, (int, float)) or not settings.margin > 0.0:
-        raise SymloraError(f"{path}: margin={settings.margin!r}: give points above 0.")
+        if not isinstance(value, float) or not 0.0 < value < most:
+            raise SymloraError(f"{path}: {key}={value!r}: give a share between 0 and {most:g}.")
+    margin = settings.margin
+    if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0.0 < margin < float("inf"):
+        raise SymloraError(f"{path}: margin={margin!r}: give points above 0.")
     for key, least in (("resamples", 100), ("seed", 0)):
         value = getattr(settings, key)
-        if not isinstance(value, int) or value < least:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise SymloraError(f"{path}: {key}={value!r}: give a whole number, {least} or more.")
     return settings

@@ -209,6 +209,8 @@ def _compared(cell: Chosen, reference: Chosen, pair: Paired | None, holm: tuple[
         needed = words(">10,000") if pair.needed is None else number(pair.needed)  # where seeds_needed stops looking
     if equal and any(side.finished["at_chance"].any() for side in (cell, reference)):
         verdict = Cell(f"{equal.verdict} (chance)", kind="flag")  # two methods that learned nothing are no tie
+    elif equal and equal.difference.half_width == 0:
+        verdict = Cell(f"{equal.verdict} (no spread)", kind="flag")
     return (
         point(pair.difference.estimate),
         bounds(equal.difference if equal else None),

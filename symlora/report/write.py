@@ -15,7 +15,7 @@ from symlora.report.collect import Collected, Problem, collect
 from symlora.report.comparison import Paired, compare_all
 from symlora.report.footers import Tally, footers, tally
 from symlora.report.formats import FORMATS, to_html
-from symlora.report.leaderboard import load_leaderboard
+from symlora.report.leaderboard import load_leaderboard, unshown
 from symlora.report.names import CLAIMED, REFERENCE, TASKS, section_name
 from symlora.report.published import read_published
 from symlora.report.settings import Settings, load_settings
@@ -85,7 +85,7 @@ def build(results_dir: Path, tasks: Sequence[str] = tuple(TASKS), sources: Sourc
     test, problems = load_leaderboard(places.leaderboard)
     chosen = choose(collected.runs, read_best(places.best), tuple(tasks))
     pairs = compare_all(chosen, settings)
-    counted = tally(collected, chosen, problems)
+    counted = tally(collected, chosen, (*problems, *unshown(test, chosen, tasks)))
     below = footers(counted, collected.runs, settings)
     made = (
         table1(published, chosen, test, settings),
@@ -136,7 +136,8 @@ def write_symmetry(report: Report, out: Path, checkpoint: Path | None = None) ->
     """
     from symlora.report.symmetry import summary, symmetry_markdown, symmetry_of_checkpoint, symmetry_of_runs
 
-    found = symmetry_of_runs(report.collected.runs, report.settings.seed)
+    own = [cell.runs for cell in report.chosen.values() if len(cell.runs)]  # as in the tables: a grid's other runs not
+    found = symmetry_of_runs(pd.concat(own) if own else report.collected.runs, report.settings.seed)
     if checkpoint is not None:
         released = symmetry_of_checkpoint(checkpoint, seed=report.settings.seed)
         found = replace(found, frame=pd.concat([found.frame, released], ignore_index=True))
