@@ -58,7 +58,7 @@ study: .venv/.ready ## Grid, selection and seeds of TASKS="rte mrpc" (all of the
 status: .venv/.ready ## Runs of the study that are finished, running, failed or missing, and the time left
 	@$(RUN) scripts/status.py $(STUDY) --seeds $(N) $(ARGS)
 
-bench: .venv/.ready ## Speed, memory and share of the peak beside Hugging Face's Trainer + PEFT, 8 minutes (ARGS=--quick)
+bench: .venv/.ready ## Speed, memory and share of the peak beside Hugging Face's Trainer + PEFT, about 20 minutes (ARGS=--quick: few)
 	@$(RUN) scripts/bench.py $(ARGS)
 
 runs: .venv/.ready ## List the runs in results/runs: mean and spread over the seeds
