@@ -16,10 +16,10 @@ unexport PYTHONDONTWRITEBYTECODE
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo glue bench runs table1 figure1 audit report sweep select seeds study status config test lint format lock
+.PHONY: help setup demo glue methods bench runs verify-results table1 figure1 audit report sweep select seeds study status submission docs-check config test faults lint format lock
 
 help: ## This list
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo
 	@echo '  make glue TASK=<cola|sst2|mrpc|stsb|qqp|mnli|qnli|rte|wnli> [METHOD=symlora|lora|head|full]'
 	@echo '            [MODEL=roberta-base|bert-base|minilm] [PROTOCOL=paper|holdout|short|smoke] [SEED=0] [ARGS="key=value ..."]'
@@ -36,6 +36,9 @@ demo: .venv/.ready ## SymLoRA and LoRA on three demo tasks, 3 seeds: about 2 to 
 
 glue: .venv/.ready ## Fine-tune on one GLUE task: TASK= METHOD= MODEL= SEED= ARGS=
 	@$(RUN) scripts/train.py task=$(TASK) method=$(METHOD) model=$(MODEL) protocol=$(PROTOCOL) seed=$(SEED) $(ARGS)
+
+methods: .venv/.ready ## Table of the methods, trained parameters on RoBERTa-base (ARGS=--markdown, ARGS="--method symlora")
+	@$(RUN) scripts/methods.py $(ARGS)
 
 # Of the study: the tasks that were named (TASKS, or TASK on the command line), else all of the protocol's recipe; and for
 # MiniLM the short protocol in which validation chooses nothing.
@@ -64,6 +67,9 @@ bench: .venv/.ready ## Speed, memory and share of the peak beside Hugging Face's
 runs: .venv/.ready ## List the runs in results/runs: mean and spread over the seeds
 	@$(RUN) scripts/runs.py
 
+verify-results: .venv/.ready ## Hash every file of every run again: nothing was changed, cut short or lost
+	@$(RUN) scripts/verify_results.py $(ARGS)
+
 table1: .venv/.ready ## Tables 1 to 4 from the runs, into results/tables (ARGS="--strict", --results-dir, --out, --tasks)
 	@$(RUN) scripts/report.py table1 $(ARGS)
 
@@ -76,11 +82,20 @@ audit: .venv/.ready ## What the paper's printed numbers imply, into results/audi
 report: .venv/.ready ## All of these, and the symmetry of the updates, on one page: results/report.html
 	@$(RUN) scripts/report.py report $(ARGS)
 
+submission: .venv/.ready ## Zip of test predictions for the GLUE server: METHOD= MODEL= PROTOCOL= ARGS= (ARGS="--check FILE.zip": checks one)
+	@$(RUN) scripts/submission.py --protocol $(PROTOCOL) --model $(MODEL) --method $(METHOD) $(ARGS)
+
 config: .venv/.ready ## Print the configuration that the same `make glue` would run
 	@$(RUN) scripts/train.py task=$(TASK) method=$(METHOD) model=$(MODEL) protocol=$(PROTOCOL) seed=$(SEED) $(ARGS) --cfg job --resolve
 
 test: .venv/.ready ## The whole test-suite, under 8 minutes on 2 cores
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto
+
+faults: .venv/.ready ## Kills, full disks, damaged files, wrong settings: nothing is lost, about 15 minutes (ARGS="--kills 20 --bad 40": fewer)
+	@PYTHONPATH=tests $(RUN) -m faults $(ARGS)
+
+docs-check: .venv/.ready ## Run or check every command in README.md and docs/, and every link, under 3 minutes
+	@$(RUN) scripts/docs_check.py $(ARGS)
 
 lint: .venv/.ready ## ruff, and mypy --strict on package, scripts and tests
 	@.venv/bin/ruff check .

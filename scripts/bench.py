@@ -30,6 +30,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"), help="of our fast rows")
     parser.add_argument("--cores", type=int, help="cores that each side uses; all if not given")
     parser.add_argument("--no-growth", action="store_true", help="without growth with length and layers")
+    parser.add_argument("--checkpoints", action="store_true", help="only what checkpoints cost, for the first task")
     parser.add_argument("--out", type=Path, default=Path("results/bench"), help="folder, or file ending in .json")
     return parser.parse_args()
 
@@ -64,6 +65,12 @@ def main() -> None:
     values |= {key: value for key, value in chosen.items() if value is not None}
     same = ("method", "model", "model_path", "device", "precision", "cores")
     settings = Settings(**values, **{key: getattr(given, key) for key in same})
+    if given.checkpoints:
+        from symlora.bench.checkpoints import cost
+
+        for runs in given.runs or (1, 8):
+            print(cost(settings, runs, settings.rounds), flush=True)
+        return
     progress = Progress(planned(settings))
     record = derive(run(settings, progress.say))
     path = given.out if given.out.suffix == ".json" else given.out / f"{_slug(record['provenance']['device'])}.json"

@@ -33,4 +33,4 @@ if __name__ == "__main__":
     except SymloraError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("\nInterrupted. Finished runs are kept; the same command goes on with the others.")
+        sys.exit("\nStopped. Finished runs are kept; the same command goes on with the others.")

@@ -1,6 +1,5 @@
 """Trains one adapter on one GLUE task and writes one run folder. `--help` lists every setting."""
 
-import signal
 import sys
 from typing import Any
 
@@ -10,11 +9,12 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from symlora.config import Config, resolve
+from symlora.config import Config, check_files, resolve
 from symlora.errors import SymloraError
 from symlora.hub import go_offline_if_unreachable
 from symlora.reporter import Reporter
 from symlora.results import finished_record, run_folder
+from symlora.signals import Stopped, stop_at_once
 from symlora.sweep.worker import failure
 
 
@@ -29,6 +29,8 @@ def train(config: Config) -> dict[str, Any]:
     from symlora.training.distributed import launched_processes
 
     folder, record = run(config, Reporter(config, quiet=launched_processes().rank > 0))
+    if record["status"] == "busy":
+        raise SymloraError(record["error"])
     if record["status"] == "failed":
         raise SymloraError(failure(folder, record))
     return record
@@ -50,14 +52,17 @@ def main(cfg: DictConfig) -> float | None:
         raise CompactHydraException(f"error: {error}") from None
 
 
-def _stop(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _stop)
+    stop_at_once()
+    for argument in sys.argv[1:]:
+        if argument.lstrip("+").startswith("="):  # Hydra shows a traceback
+            sys.exit(f"error: {argument}: there is no key before the `=`.")
+    try:
+        check_files()
+    except SymloraError as error:
+        sys.exit(f"error: {error}")
     try:
         main()
-    except KeyboardInterrupt:
-        print("\nInterrupted. Finished runs are kept; the interrupted one starts again next time.", file=sys.stderr)
-        sys.exit(130)
+    except Stopped as stopped:
+        print("\nStopped. Finished runs are kept; the same command goes on from the last checkpoint.", file=sys.stderr)
+        sys.exit(stopped.exit_code)

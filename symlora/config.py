@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -27,6 +28,7 @@ METRICS = ("matthews_correlation", "accuracy", "f1", "pearson", "spearmanr")
 SELECTIONS = ("best", "last", "held_out")
 PRECISIONS = ("auto", "fp32", "bf16")
 LAMBDA_DECAYS = ("none", "zero", "one")
+HELD_OUT = "held_out"  # the slice of the training split that a protocol may set aside to choose the epoch
 
 
 @dataclass
@@ -40,6 +42,8 @@ class TaskConfig:
         metrics: Metrics computed on every scored split, named as `evaluate`'s glue metric names them.
         score: The one of `metrics` that Table 1 reports.
         splits: Rows of each split, as published; a split with another count is refused.
+        sha256: First digits of the hash of each split's content, as published, where it is known; another content is
+            warned of.
         validation: The splits scored after each epoch; the first decides.
         test: The splits with hidden labels.
     """
@@ -50,6 +54,7 @@ class TaskConfig:
     metrics: list[str] = field(default_factory=list)
     score: str = MISSING
     splits: dict[str, int] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)
     validation: list[str] = field(default_factory=list)
     test: list[str] = field(default_factory=list)
 
@@ -111,14 +116,25 @@ class MethodConfig:
         trains: `adapter` (a PEFT adapter and the head), `head` (the head alone) or `all` (full fine-tuning).
         peft_type: PEFT's name of the adapter, for example LORA or SYMLORA.
         peft_config: Arguments of that PEFT method's config class.
+        load_in_4bit: Hold the frozen encoder in 4 bits (QLoRA); needs bitsandbytes.
         lambda_decay: What weight decay does to SymLoRA's λ: `none`, toward `zero`, or toward `one`.
+        lr_ratio: End of a parameter's name (`lora_B`) to the multiple of `train.lr` at which it trains (LoRA+).
+        base_parameters: Regular expressions; the encoder's own parameters whose names match train beside the head
+            (`trains: head`; BitFit).
+        equation: For `make methods`.
+        source: Paper, for `make methods`.
     """
 
     name: str = MISSING
     trains: str = "adapter"
     peft_type: str | None = None
     peft_config: dict[str, Any] = field(default_factory=dict)
+    load_in_4bit: bool = False
     lambda_decay: str = "none"
+    lr_ratio: dict[str, float] = field(default_factory=dict)
+    base_parameters: list[str] = field(default_factory=list)
+    equation: str = ""
+    source: str = ""
 
 
 @dataclass
@@ -184,6 +200,19 @@ class LoggerConfig:
 
 
 @dataclass
+class CheckpointConfig:
+    """Exact resume of a run that was stopped (symlora.training.checkpoint).
+
+    Attributes:
+        seconds: Time between two checkpoints; 0 writes one after every step. They take 1 % of the time at most.
+        resume: Take up what a stopped run left; false starts anew.
+    """
+
+    seconds: float = 60.0  # what a kill may cost
+    resume: bool = True
+
+
+@dataclass
 class Config:
     """One run.
 
@@ -207,6 +236,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     data: DataConfig = field(default_factory=DataConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
@@ -219,10 +249,19 @@ class Config:
 
 ConfigStore.instance().store(name="schema", node=Config)
 
+_NAMED = ("task", "method", "model", "protocol")  # groups whose name is a part of the run folder's path
 # What says where and how to run, not what: two configurations that differ only here are the same run.
-_NOT_IDENTITY = ("seed", "logger", "device", "results_dir", "force", "progress", "predict_test")
+_NOT_IDENTITY = ("seed", "logger", "checkpoint", "device", "results_dir", "force", "progress", "predict_test")
 _NOT_IDENTITY_DATA = ("dir", "cache_dir")
 _NOT_IDENTITY_MODEL = ("package", "note", "shape")
+_NOT_IDENTITY_METHOD = ("equation", "source")
+# Keys that came later name a run only when they are set: older runs keep their names.
+_LATER: dict[tuple[str, str], Any] = {
+    ("train", "head_lr"): None,
+    ("method", "load_in_4bit"): False,
+    ("method", "lr_ratio"): {},
+    ("method", "base_parameters"): [],
+}
 
 
 def resolve(cfg: Any) -> Config:
@@ -238,14 +277,32 @@ def resolve(cfg: Any) -> Config:
         SymloraError: A value is missing or out of range; the message names its key.
     """
     try:
+        for group in _NAMED:  # before the recipes, which look names up
+            if name := OmegaConf.select(cfg, f"{group}.name", default=""):
+                _check_name(group, name)
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise SymloraError(_explain(error)) from None
     assert isinstance(config, Config)
+    _check_keys(config)
     check(config)
     _check_facts(config)
     config.protocol.recipe = {}  # its values now stand in `train`; the table of the other tasks is no part of this run
     return config
+
+
+def check_files() -> None:
+    """Reads every file in configs/ as YAML (0.02 s): of a damaged one Hydra would show a traceback.
+
+    Raises:
+        SymloraError: One cannot be read.
+    """
+    for path in sorted(CONFIG_DIR.rglob("*.yaml")):
+        try:
+            yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise SymloraError(f"{path} cannot be read as YAML ({reason}). Restore it (git checkout).") from None
 
 
 def compose(*overrides: str) -> Config:
@@ -261,6 +318,9 @@ def compose(*overrides: str) -> Config:
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             return resolve(hydra_compose("config", overrides=list(overrides)))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        check_files()  # says which
+        raise
     except HydraException as error:
         detail = f" ({error.__cause__})" if error.__cause__ else ""
         raise SymloraError(f"{error}{detail}") from error
@@ -279,16 +339,29 @@ def _check_facts(config: Config) -> None:
                 )
 
 
+def _check_keys(node: Any, above: str = "") -> None:
+    """`+key=value` adds any key to Hydra's object; one that nothing reads must not look as if it had been heeded."""
+    known = {field.name for field in dataclasses.fields(node)}
+    for key, value in vars(node).items():
+        if key not in known:
+            raise SymloraError(f"{above}{key}: there is no such setting. Known here: {', '.join(sorted(known))}.")
+        if dataclasses.is_dataclass(value):
+            _check_keys(value, f"{above}{key}.")
+
+
+def _check_name(group: str, name: Any) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(name)):
+        raise SymloraError(f"{group}.name={name!r} is part of a path: use letters, digits, dots, - and _.")
+
+
 def check(config: Config) -> None:
     """Checks the values that a type alone does not.
 
     Raises:
         SymloraError: A value is out of range or unknown; the message names its key.
     """
-    for group in ("task", "method", "model", "protocol"):
-        name = getattr(config, group).name
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise SymloraError(f"{group}.name={name!r} is part of a path: use letters, digits, dots, - and _.")
+    for group in _NAMED:
+        _check_name(group, getattr(config, group).name)
     for metric in config.task.metrics:
         _one_of("task.metrics", metric, METRICS)
     _one_of("task.score", config.task.score, tuple(config.task.metrics))
@@ -302,6 +375,14 @@ def check(config: Config) -> None:
         raise SymloraError(
             "method.peft_type is unset: name a PEFT method (LORA, SYMLORA, ...), or set method.trains=head or all."
         )
+    if config.method.base_parameters and config.method.trains != "head":
+        raise SymloraError("method.base_parameters goes with method.trains=head.")
+    lora = config.method.peft_type == "LORA" and not config.method.peft_config.get("use_dora", False)
+    if config.method.load_in_4bit and not (config.method.trains == "adapter" and lora):
+        raise SymloraError("method.load_in_4bit goes with method.peft_type=LORA (and no use_dora): see method=qlora.")
+    for name, ratio in config.method.lr_ratio.items():
+        if not 0.0 < ratio < float("inf"):
+            raise SymloraError(f"method.lr_ratio.{name}={ratio}: give a number above 0.")
     train, protocol = config.train, config.protocol
     if not 0.0 < train.lr < float("inf"):
         raise SymloraError(f"train.lr={train.lr}: give a learning rate above 0, for example 4e-4.")
@@ -322,6 +403,7 @@ def check(config: Config) -> None:
         )
     if protocol.selection == "held_out" and protocol.held_out == 0.0:
         raise SymloraError("protocol.selection=held_out needs protocol.held_out above 0 (for example 0.1).")
+    _at_least("checkpoint.seconds", config.checkpoint.seconds, 0.0)
     _one_of("logger.name", config.logger.name, ("none", "wandb"))
     _one_of("logger.mode", config.logger.mode, ("offline", "online", "disabled"))
     _one_of("precision", config.precision, PRECISIONS)
@@ -351,10 +433,11 @@ def identity(config: Config) -> dict[str, Any]:
         del content["data"][key]
     for key in _NOT_IDENTITY_MODEL:
         del content["model"][key]
-    if (
-        config.train.head_lr is None
-    ):  # a key that came later names a run only when it is set: older runs keep their names
-        del content["train"]["head_lr"]
+    for key in _NOT_IDENTITY_METHOD:
+        del content["method"][key]
+    for (group, key), default in _LATER.items():
+        if content[group][key] == default:
+            del content[group][key]
     # Files stand for their content, wherever they are.
     content["model"]["path"] = _digest(config.model.path, "model.safetensors")
     content["init_from"] = _digest(config.init_from, "adapter/adapter_model.safetensors", "adapter_model.safetensors")

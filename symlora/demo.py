@@ -13,7 +13,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
 
 from symlora.config import compose
+from symlora.errors import SymloraError
 from symlora.hub import go_offline_if_unreachable
+from symlora.sweep.inner import cores
 
 TASKS = ("mrpc", "qnli", "stsb")
 METHODS = ("symlora", "lora", "head")
@@ -51,7 +53,10 @@ def run_job(job: Job) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     config = compose(*job)
-    return run(config, Reporter(config, quiet=True))[1]
+    record = run(config, Reporter(config, quiet=True))[1]
+    if record["status"] == "busy":
+        raise SymloraError(record["error"])
+    return record
 
 
 def run_all(todo: Sequence[Job], workers: int | None = None) -> list[dict[str, Any]]:
@@ -66,8 +71,7 @@ def run_all(todo: Sequence[Job], workers: int | None = None) -> list[dict[str, A
     from tqdm import tqdm
 
     os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the workers, and read when they import torch
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(workers or cores, len(todo))
+    workers = min(workers or cores(), len(todo))
     terminal = sys.stderr.isatty()
     started = time.perf_counter()
     with ProcessPoolExecutor(max_workers=workers, mp_context=multiprocessing.get_context("spawn")) as pool:

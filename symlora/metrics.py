@@ -146,3 +146,16 @@ def _reals(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Reals, Re
         if len(bad):
             raise ValueError(f"{what} hold {values[bad[0]]} in row {bad[0]} ({len(bad)} of {len(values)} not finite)")
     return predicted.astype(np.float64), true.astype(np.float64)
+
+
+def chance_level(metric: str, labels: npt.NDArray[Any]) -> float:
+    """The score that takes no learning: a constant prediction's.
+
+    Accuracy: the share of the most frequent class among these labels. F1: that of always saying class 1.
+    Correlations (Matthews, Pearson, Spearman): 0. A run whose score is not above this is flagged, never left out.
+    """
+    if metric == "accuracy":
+        return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
+    if metric == "f1":
+        return METRICS["f1"](np.ones(len(labels), np.int64), labels)
+    return 0.0

@@ -8,17 +8,19 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from peft.tuners.lora import LoraLayer
+from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor
 
-from symlora.adapters.symlora import SymLoraLinear, symmetric_update
+from symlora.adapters.base import AdapterLayer
+from symlora.adapters.base_scale import BaseScaleLayer
 from symlora.model.build import RunModel
 
 
 def adapter_norms(model: RunModel) -> Iterator[dict[str, Any]]:
-    """One row per adapted projection; all in float64 from the stored weights.
+    """One row per adapted projection that changes by a matrix; all in float64 from the stored weights.
 
-    ΔW is the low-rank update with its factor α/r, without (λ - 1) W0; for other methods than LoRA and SymLoRA all that
-    the layer adds to W0. Keys:
+    ΔW is the low-rank update with its factor α/r, without (λ - 1) W0; for methods other than LoRA and those with λ all
+    that the layer adds to W0. Keys:
         module, layer (from 0, at the embeddings), projection;
         lambda: λ, 1.0 for methods without one;
         w0_frobenius, lambda_w0_frobenius, delta_frobenius: √Σ w² of W0, λ W0 and ΔW;
@@ -30,12 +32,11 @@ def adapter_norms(model: RunModel) -> Iterator[dict[str, Any]]:
     with torch.no_grad():
         for name, layer in model.adapted_layers():
             adapter = layer.active_adapters[0]
-            w0 = layer.get_base_layer().weight.detach().cpu().double()
-            scale = 1.0
-            container = getattr(layer, "symlora_lambda", {})
-            if adapter in container:
-                scale = float(container[adapter].detach())
+            w0 = dequantize_module_weight(layer.get_base_layer()).detach().cpu().double()
+            scale = layer.base_scale(adapter) if isinstance(layer, BaseScaleLayer) else 1.0
             delta = _update(layer, adapter)
+            if delta is None:
+                continue
             yield {
                 **_place(name),
                 "lambda": scale,
@@ -49,14 +50,18 @@ def adapter_norms(model: RunModel) -> Iterator[dict[str, Any]]:
             }
 
 
-def _update(layer: Any, adapter: str) -> Tensor:
-    if isinstance(layer, SymLoraLinear):  # its get_delta_weight has (λ - 1) W0 in it, beside which ΔW would lose digits
-        q, diag = (container[adapter].detach().cpu().double() for container in (layer.symlora_Q, layer.symlora_diag))
-        return symmetric_update(q, diag, layer.scaling[adapter])
+def _update(layer: Any, adapter: str) -> Tensor | None:
+    if isinstance(layer, BaseScaleLayer):  # get_delta_weight has (λ - 1) W0 in it, beside which ΔW would lose digits
+        return layer.low_rank_weight(adapter, torch.float64).cpu()
     is_lora = isinstance(layer, LoraLayer)  # named first: PEFT's types would make mypy forget that layer is Any
     if is_lora and not layer.use_dora.get(adapter, False):
         delta: Tensor = layer.get_delta_weight(adapter)
         return delta.detach().cpu().double()
+    if isinstance(layer, AdapterLayer):
+        try:
+            return copy.deepcopy(layer).cpu().double().get_delta_weight(adapter).detach()
+        except NotImplementedError:  # a bottleneck adapter is no matrix: no row
+            return None
     # Other methods' get_delta_weight is a rotation (OFT, HRA), a tuple (BOFT) or a part (DoRA). The layer itself says
     # what it does to W0: its columns are the outputs of unit vectors.
     probe = copy.deepcopy(layer).cpu().double().eval()

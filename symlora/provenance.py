@@ -1,5 +1,7 @@
 """What a result came from: code, packages, machine; and what it cost."""
 
+import functools
+import hashlib
 import os
 import platform
 import subprocess
@@ -28,6 +30,17 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+@functools.cache
+def code_sha256() -> str:
+    """Of the source that decides what a step or a score comes to: a stopped run does not go on with other equations."""
+    root = Path(__file__).parent
+    parts = [path for part in ("adapters", "data", "model", "training") for path in (root / part).glob("*.py")]
+    digest = hashlib.sha256()
+    for path in sorted([*parts, root / "metrics.py", root / "seeds.py"]):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def device_name(device: torch.device) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from symlora.config import Config, LoggerConfig, slug
 
 if TYPE_CHECKING:  # torch and transformers take seconds, and a finished run is reported without them
-    from symlora.training.loop import Epoch, Progress
+    from symlora.training.loop import Progress
+    from symlora.training.result import Epoch
 
 PLAIN_EVERY = 30.0  # seconds between two lines within an epoch where there is no terminal
 
@@ -76,7 +77,7 @@ class Reporter:
             self._last_line = time.perf_counter()
             left = (self._last_line - self._started) * (progress.steps / progress.step - 1)
             self._say(
-                f"  step {progress.step:,}/{progress.steps:,}  loss {progress.loss:.3f}  about {_clock(left)} left"
+                f"  step {progress.step:,}/{progress.steps:,}  loss {progress.loss:.3f}  about {clock(left)} left"
             )
 
     def epoch(self, epoch: "Epoch") -> None:
@@ -112,7 +113,10 @@ class Reporter:
             )
             mark = "*" if rule == record["score"]["selection"] else " "
             self._say(f"  {mark} {rule:8} (epoch {chosen['epoch']})  {values}")
-        self._say(f"  {_score(record)}; {_clock(record['cost']['seconds'])}")
+        self._say(f"  {_score(record)}; {clock(record['cost']['seconds'])}")
+        if record["score"]["at_chance"]:
+            chance = record["score"]["chance"]
+            self._say(f"  at chance: a constant prediction gets {chance:.4f}. The run is kept, and marked.")
 
     def close(self) -> None:
         """Ends bar and mirror; safe to call twice."""
@@ -172,7 +176,8 @@ def _number(value: float | None) -> str:
     return "not defined" if value is None or value != value else f"{value:.4f}"
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+def clock(seconds: float) -> str:
+    """Seconds as people say them."""
+    minutes, rest = divmod(round(max(seconds, 0)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

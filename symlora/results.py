@@ -9,21 +9,24 @@
 
 The path is a function of the configuration. A run works in a folder beside its own (`.seed-<k>.<random>`) and
 renames it when it is done, so that a reader never meets half a run. A failed run keeps its folder, with its
-traceback.
+traceback. run.json holds the size and SHA-256 of every other file, and of itself; `make verify-results` checks them.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from symlora.config import Config, slug
 from symlora.errors import SymloraError
+from symlora.files import file_sha256, sync, whole
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
@@ -37,12 +40,14 @@ def run_folder(config: Config) -> Path:
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
-    """The content of run.json; None where there is none, or it is not readable as one of this schema."""
+    """The content of run.json; None where there is none, or it is damaged, or of another schema."""
     try:
         content = json.loads((folder / RUN_FILE).read_text())
     except (OSError, ValueError):
         return None
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
+        return None
+    if "sha256" in content and content["sha256"] != _own_sha256(content):
         return None
     return content
 
@@ -57,7 +62,7 @@ def finished_record(config: Config) -> dict[str, Any] | None:
     """The record of this run if it is finished (with test predictions where they are asked for); else None.
 
     Raises:
-        SymloraError: What stands in its place is no run folder that could be read, and would be lost.
+        SymloraError: What stands in its place is no run folder that could be read, or a damaged one.
     """
     folder = run_folder(config)
     if config.force or not folder.exists():
@@ -65,27 +70,69 @@ def finished_record(config: Config) -> dict[str, Any] | None:
     record = read_run(folder)
     if record is None:
         raise SymloraError(
-            f"{folder} exists, but its {RUN_FILE} cannot be read as one of schema {SCHEMA_VERSION}. Move it away, or "
-            "set force=true to replace it."
+            f"{folder} exists, but its {RUN_FILE} is damaged, or not of schema {SCHEMA_VERSION}. Move it away, or set "
+            "force=true to replace it."
         )
     wanted = record["status"] == "finished" and (record["config"]["predict_test"] or not config.predict_test)
-    return record if wanted else None
+    if not wanted:
+        return None
+    if problems := damage(folder, record):
+        raise SymloraError(f"{folder} is damaged: {problems[0]}. Move it away, or set force=true to train it again.")
+    return record
+
+
+def seal(folder: Path, record: dict[str, Any]) -> None:
+    """Writes run.json, with the size and SHA-256 of every other file in the folder, and of itself."""
+    record["files"] = {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (RUN_FILE, FAILED_FILE)
+    }
+    record["sha256"] = _own_sha256(record)
+    write_json(folder / RUN_FILE, record)
+
+
+def damage(folder: Path, record: dict[str, Any]) -> list[str]:
+    """What is wrong with a run folder's files, a sentence each; nothing where they are as they were written.
+
+    A run.json from before checksums were written has none, and nothing to be checked against.
+    """
+    if "files" not in record:
+        return []
+    problems = [] if record.get("sha256") == _own_sha256(record) else [f"{RUN_FILE} was changed"]
+    for name, written in record["files"].items():
+        path = folder / name
+        try:
+            if path.stat().st_size != written["bytes"]:
+                problems.append(f"{name} has {path.stat().st_size} bytes, not {written['bytes']}")
+            elif file_sha256(path) != written["sha256"]:
+                problems.append(f"the content of {name} was changed")
+        except OSError as error:
+            problems.append(f"{name}: {error.strerror}")
+    return problems
+
+
+def _own_sha256(record: dict[str, Any]) -> str:
+    content = {key: value for key, value in _plain(record).items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def scan(results_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Folder and content of every readable run under a results folder, in the order of their paths."""
+    """Folder and content of every run under a results folder, in the order of their paths; says what is damaged."""
     for path in sorted(results_dir.rglob(RUN_FILE)):
         if not path.parent.name.startswith("."):
             content = read_run(path.parent)
             if content is not None:
                 yield path.parent, content
+            else:
+                print(f"warning: {path} is damaged, or of another schema: left out", file=sys.stderr)
 
 
 def recorded_config(config: Config) -> dict[str, Any]:
     """The configuration as run.json and config.yaml hold it: without folders of this machine, which may name a user."""
     content = dataclasses.asdict(config)
     del content["results_dir"], content["data"]["dir"], content["data"]["cache_dir"]
-    del content["force"], content["progress"]
+    del content["force"], content["progress"], content["checkpoint"]
     for holder, key in ((content["model"], "path"), (content, "init_from")):
         if holder[key] is not None:
             holder[key] = Path(holder[key]).name
@@ -94,13 +141,8 @@ def recorded_config(config: Config) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes JSON that any reader takes (NaN becomes null), whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w") as file:
-        json.dump(_plain(content), file, indent=1, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _plain(value: Any) -> Any:
@@ -131,6 +173,26 @@ def begin(folder: Path) -> Path:
     return work
 
 
+def recover(folder: Path) -> None:
+    """Clears away what a killed process left beside a run folder; for the holder of the run's lock.
+
+    A process may have died between the two renames of `publish`: then the newest run that is whole takes the place.
+    """
+    left = [path for path in folder.parent.glob(f".{folder.name}.*") if path.is_dir()]
+    if not folder.exists():
+        complete = []
+        for path in left:
+            record = read_run(path)
+            sealed = record is not None and record.get("status") == "finished" and "files" in record
+            if record is not None and sealed and not damage(path, record):
+                complete.append(path)
+        if complete:
+            newest = max(complete, key=lambda path: (path / RUN_FILE).stat().st_mtime)
+            os.rename(newest, folder)
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def discard(work: Path) -> None:
     """Removes a folder of `begin`, unless it was published."""
     shutil.rmtree(work, ignore_errors=True)
@@ -141,6 +203,8 @@ def publish(work: Path, folder: Path) -> None:
     if is_finished(folder) and not is_finished(work):
         os.replace(work / RUN_FILE, folder / FAILED_FILE)
         return
+    for path in [*work.rglob("*"), work]:
+        sync(path)
     old = folder.with_name(f".{folder.name}.old.{secrets.token_hex(4)}")
     if folder.exists():
         os.rename(folder, old)
@@ -150,4 +214,5 @@ def publish(work: Path, folder: Path) -> None:
         if old.exists():
             os.rename(old, folder)
         raise
+    sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)

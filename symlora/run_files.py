@@ -5,15 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 from safetensors import SafetensorError
 
 from symlora import results
 from symlora.config import Config
 from symlora.data.tokens import TokenizedSplit
 from symlora.errors import SymloraError
+from symlora.interchange.model_card import write_card
+from symlora.metrics import chance_level
 from symlora.model.build import RunModel
 from symlora.norms import adapter_norms
-from symlora.training.loop import Fit, predict, predictions_of
+from symlora.training.loop import predict
+from symlora.training.result import Fit, predictions_of
 
 
 def keep(
@@ -33,9 +37,12 @@ def keep(
             raise result.error
         model.load_state(result.state[config.protocol.selection])
         model.save(work / "adapter")
-        record |= _scores(config, result)
-        write_predictions(work / "predictions.parquet", predictions(config, result, model, tokens))
+        record |= _scores(config, result, tokens[config.task.validation[0]].labels)
+        found = predictions(config, result, model, tokens)
+        write_predictions(work / "predictions.parquet", found)
         write_norms(work / "norms.parquet", model)
+        if model.peft is not None:
+            write_card(work / "adapter", record, found)
     except (SymloraError, OSError, SafetensorError):
         raise
     except Exception as error:  # diverged, or a fault of ours
@@ -49,17 +56,21 @@ def keep(
         record["status"] = "finished"
         record["cost"] = {**cost, "train_seconds": result.train_seconds, "tokens": result.tokens}
     write_config(work / "config.yaml", record["config"])
-    results.write_json(work / results.RUN_FILE, record)
+    results.seal(work, record)
 
 
-def _scores(config: Config, result: Fit) -> dict[str, Any]:
-    """What run.json says of the scores: every epoch, and validation at the epoch that each rule takes."""
+def _scores(config: Config, result: Fit, labels: npt.NDArray[Any]) -> dict[str, Any]:
+    """What run.json says of the scores: every epoch, and validation at the epoch that each rule takes.
+
+    A score that is not above what a constant prediction gets is marked `at_chance`.
+    """
     epochs = [vars(epoch) for epoch in result.epochs]
     selections: dict[str, Any] = {
         rule: {"epoch": number, "metrics": result.epochs[number - 1].metrics}
         for rule, number in sorted(result.chosen.items())
     }
     decisive, rule = config.task.validation[0], config.protocol.selection
+    value, chance = selections[rule]["metrics"][decisive][config.task.score], chance_level(config.task.score, labels)
     return {
         "epochs": epochs,
         "selections": selections,
@@ -67,7 +78,9 @@ def _scores(config: Config, result: Fit) -> dict[str, Any]:
             "metric": config.task.score,
             "split": decisive,
             "selection": rule,
-            "value": selections[rule]["metrics"][decisive][config.task.score],
+            "value": value,
+            "chance": chance,
+            "at_chance": not value > chance,  # NaN too: a constant prediction has no correlation
         },
     }
 

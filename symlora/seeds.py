@@ -18,7 +18,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-STREAMS: dict[str, int] = {"head": 0, "adapter": 1, "data": 2, "dropout": 3}
+STREAMS: dict[str, int] = {"head": 0, "adapter": 1, "data": 2, "dropout": 3, "step": 4}
 
 
 def seed_sequence(seed: int, stream: str, *path: int) -> np.random.SeedSequence:

@@ -48,8 +48,10 @@ def _line(runs: list[dict[str, Any]]) -> str:
     seconds = f"{fmean(run['cost']['seconds'] for run in finished):8.0f}" if finished else "       -"
     failed = f"  ({len(runs) - len(finished)} failed)" if len(finished) < len(runs) else ""
     undefined = f"  ({len(finished) - len(scores)} without a score)" if len(scores) < len(finished) else ""
+    chance = sum(run["score"].get("at_chance", False) for run in finished)
+    at_chance = f"  ({chance} at chance)" if chance else ""
     return (
         f"{config['task']['name']:6} {config['task']['score']:20} {config['method']['name']:8} {train['lr']:>7g} "
         f"{train['batch_size']:>5} {train['epochs']:>6} {parameters['adapter']:>8,} {parameters['total']:>8,} "
-        f"{len(scores):>5} {mean} {spread} {seconds}  {runs[0]['config_hash']}{failed}{undefined}"
+        f"{len(scores):>5} {mean} {spread} {seconds}  {runs[0]['config_hash']}{failed}{undefined}{at_chance}"
     )

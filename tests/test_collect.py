@@ -12,10 +12,11 @@ from report_runs import read_record, write_record, write_run
 
 from symlora.config import CONFIG_DIR
 from symlora.errors import SymloraError
+from symlora.metrics import chance_level
 from symlora.report.choice import choose, edge, read_best, unequal_grids
 from symlora.report.collect import COLUMNS, collect
 from symlora.report.leaderboard import load_leaderboard
-from symlora.report.predictions import chance_level, load_predictions
+from symlora.report.predictions import load_predictions
 from symlora.report.settings import load_settings
 
 COMMITTED = CONFIG_DIR.parent / "results" / "runs"

@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from conftest import epoch_batches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symlora.config import DataConfig, TaskConfig
 from symlora.data.batches import (
-    epoch_batches,
     epoch_order,
     eval_batches,
     gather,
@@ -37,36 +37,12 @@ from symlora.errors import SymloraError
 from symlora.seeds import STREAMS, numpy_generator, torch_generator
 
 ROOT = Path(__file__).resolve().parents[1]
+TASKS = sorted((ROOT / "configs" / "task").glob("*.yaml"))
 GLUE = Path(os.environ.get("GLUE_DIR") or ROOT.parent / "shared" / "glue")
 relaxed = settings(deadline=None, max_examples=50)  # other work may share the cores
 
-# First digits of each split's content hash. The files they were taken from were byte for byte the hub's.
-SHA256 = {
-    "cola/train": "930b8b65e6e8404b",
-    "cola/validation": "ec9adbd5f938c09a",
-    "cola/test": "62031636d64f86de",
-    "mnli/validation_matched": "e132af2483c201f7",
-    "mnli/validation_mismatched": "7eb0fe10df9e7605",
-    "mnli/test_matched": "7c0573f054562267",
-    "mnli/test_mismatched": "ea3839ee6ce2b75f",
-    "mrpc/train": "4ddcaa7a1715a68f",
-    "mrpc/validation": "db84826b72dd9220",
-    "mrpc/test": "d0ed8665a0e08021",
-    "qnli/validation": "9071ba188ca39c52",
-    "qnli/test": "d4bcd2d02c4e770c",
-    "rte/train": "f15a48fc829502db",
-    "rte/validation": "1768217b50509f0d",
-    "rte/test": "712655edf2747592",
-    "sst2/train": "cd9126dde2700644",
-    "sst2/validation": "30970dc65386e4f2",
-    "sst2/test": "0df2d1dc05bfc51f",
-    "stsb/train": "068b38cd7e91487d",
-    "stsb/validation": "9708c8fe9ba31329",
-    "stsb/test": "38f88c5bcadf1928",
-    "wnli/train": "62ff1d2400aa115e",
-    "wnli/validation": "e8c47d6dda1df8f7",
-    "wnli/test": "c5420c3043ed99bc",
-}
+# AX was put together from another source, and is not held against the hub's: configs/task/mnli.yaml does not name it.
+AX_SHA256 = "7a0f09bcff25ce23"
 
 
 def task_config(name: str) -> TaskConfig:
@@ -86,12 +62,16 @@ def glue(name: str, split: str) -> Split:
 # --- real files ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", SHA256)
-def test_real_split_has_the_published_rows_and_content(place: str) -> None:
-    name, split_name = place.split("/")
+@pytest.mark.parametrize(
+    ("name", "split_name"),
+    [("mnli", "ax"), *((path.stem, split) for path in TASKS for split in task_config(path.stem).sha256)],
+)
+def test_real_split_has_the_published_rows_and_content(
+    name: str, split_name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     task, split = task_config(name), glue(name, split_name)
     assert len(split) == task.splits[split_name] and len(split.texts) == len(task.columns)
-    assert split.sha256.startswith(SHA256[place])
+    assert split.sha256.startswith(task.sha256.get(split_name, AX_SHA256)) and capsys.readouterr().err == ""
     if split_name.startswith("test") and name != "mrpc":
         assert (split.labels == -1).all()
     elif task.labels:
@@ -366,10 +346,15 @@ def test_holdout_is_disjoint_complete_and_stratified(sizes: list[int], fraction:
     rest, heldout = holdout(split, fraction, seed)
     assert sorted([*rest.idx, *heldout.idx]) == split.idx.tolist()
     assert (np.diff(rest.idx) > 0).all() and (np.diff(heldout.idx) > 0).all()
-    for label, size in enumerate(sizes):
-        held = int((heldout.labels == label).sum())
-        assert 1 <= held <= size - 1
-        assert abs(held - fraction * size) < 1 + 1e-9 or held in (1, size - 1)
+    held = np.bincount(heldout.labels, minlength=len(sizes))
+    most = np.array(sizes) - 1  # a class keeps at least one row on either side
+    count = round(fraction * sum(sizes))
+    share = np.array(sizes) * count / sum(sizes)
+    assert ((held >= 1) & (held <= most)).all()
+    assert (held >= np.minimum(np.floor(share), most)).all()  # no class gives way to another
+    assert held.sum() >= min(count, most.sum())
+    if ((share >= 1) & (share <= most)).all():  # otherwise the other classes take over what a small one cannot give
+        assert held.sum() == count and (abs(held - share) < 1).all()
     assert heldout.texts[1] == [split.texts[1][row] for row in (heldout.idx // 3)]
 
 
@@ -555,16 +540,13 @@ lengths_lists = st.lists(st.integers(1, 12), min_size=1, max_size=40)
 @given(lengths_lists, st.integers(1, 50), st.integers(0, 3), st.integers(0, 3))
 def test_an_epoch_covers_each_row_once(lengths: list[int], batch_size: int, seed: int, epoch: int) -> None:
     data = made_tokens(lengths)
-    batches = list(epoch_batches(data, batch_size, seed, epoch))
+    batches = epoch_batches(data, batch_size, seed, epoch)
     steps = steps_per_epoch(len(data), batch_size)
     assert [len(batch.rows) for batch in batches[:-1]] == [batch_size] * (steps - 1) and len(batches) == steps
     for batch in batches:
         check_batch(data, batch)
     order = torch.cat([batch.rows for batch in batches]).tolist()
     assert sorted(order) == list(range(len(data))) and order == epoch_order(len(data), seed, epoch).tolist()
-    for start in {0, steps // 2, steps}:
-        resumed = [batch.rows.tolist() for batch in epoch_batches(data, batch_size, seed, epoch, start)]
-        assert resumed == [batch.rows.tolist() for batch in batches[start:]]
 
 
 @relaxed
@@ -600,8 +582,6 @@ def test_batches_refuse_bad_numbers() -> None:
     data = made_tokens([1, 2])
     with pytest.raises(ValueError, match="batch_size"):
         epoch_batches(data, 0, 0, 0)
-    with pytest.raises(ValueError, match="the epoch has 2 steps"):
-        epoch_batches(data, 1, 0, 0, start_step=3)
     with pytest.raises(ValueError, match="must be 0 or larger"):
         epoch_batches(data, 1, -1, 0)
     with pytest.raises(ValueError, match="max_tokens"):
@@ -624,7 +604,7 @@ def test_streams_of_a_seed_are_separate_and_fixed() -> None:
         for stream in STREAMS
     }
     assert len(set(draws.values())) == len(draws)
-    assert STREAMS == {"head": 0, "adapter": 1, "data": 2, "dropout": 3}  # part of what a seed means
+    assert STREAMS == {"head": 0, "adapter": 1, "data": 2, "dropout": 3, "step": 4}  # part of what a seed means
     generator = torch_generator(0, "adapter")
     torch.rand(100, generator=generator)
     assert tuple(torch.rand(3, generator=torch_generator(0, "head")).tolist()) == draws[0, "head"]

@@ -17,12 +17,12 @@ from symlora.data.batches import eval_batches, gather, pack_batch
 from symlora.data.tokens import TokenizedSplit
 from symlora.model.build import build, build_pack
 from symlora.model.pack import Pack, Packed
-from symlora.training.loop import Diverged, Fit, fit, fit_pack, loss_of, predict, predict_pack
+from symlora.training.loop import fit, fit_pack, loss_of, predict, predict_pack
+from symlora.training.result import Diverged, Fit
 
 CPU = torch.device("cpu")
 UNEQUAL = [5, 3, 12, 4, 8, 8, 3, 15, 7, 3, 4, 9, 5, 5, 14, 3, 3, 6, 11, 10] * 2  # 40 rows: 10 batches of 4
 EQUAL = [7] * 40
-METHODS = ("symlora", "lora", "dora")
 
 
 def configs(folder: Any, method: str, runs: int = 3, **train: Any) -> list[Config]:
@@ -80,9 +80,18 @@ def alike(found: Fit, wanted: Fit, rtol: float = 1e-5) -> None:
         assert a.metrics == b.metrics and a.train_loss == pytest.approx(b.train_loss, rel=rtol)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1], ids=["no dropout", "dropout"])
-@pytest.mark.parametrize("lengths", [EQUAL, UNEQUAL], ids=["equal", "unequal"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "lengths", "dropout"),
+    [
+        ("symlora", EQUAL, 0.0),
+        ("symlora", EQUAL, 0.1),
+        ("symlora", UNEQUAL, 0.0),
+        ("symlora", UNEQUAL, 0.1),
+        ("lora", EQUAL, 0.1),
+        ("lora", UNEQUAL, 0.1),
+        ("dora", UNEQUAL, 0.1),
+    ],
+)
 def test_packed_equals_alone(method: str, lengths: list[int], dropout: float, tiny: TinyFactory) -> None:
     """20 steps of 3 runs: loss within 1e-5, relative. With dropout too, of hidden states, attention and adapter."""
     some = configs(tiny("roberta"), method, model_dropout=dropout)
@@ -102,19 +111,6 @@ def test_packed_equals_alone(method: str, lengths: list[int], dropout: float, ti
 @pytest.mark.parametrize("method", ["symlora", "head"])
 def test_packed_equals_alone_for_every_flat_encoder(kind: str, method: str, tiny: TinyFactory) -> None:
     some, data = configs(tiny(kind), method, epochs=1), data_of(UNEQUAL)
-    fits, losses = trained_together(some, data)
-    for config, found, own in zip(some, fits, losses, strict=True):
-        wanted, alone = trained_alone(config, data)
-        np.testing.assert_allclose(own, alone, rtol=1e-5)
-        alike(found, wanted)
-
-
-@pytest.mark.parametrize("peft_type", ["HRA", "MISS", "VERA"])
-def test_other_methods_of_peft_pack_as_they_are(peft_type: str, tiny: TinyFactory) -> None:
-    some, data = configs(tiny("bert"), "lora", epochs=1, model_dropout=0.0), data_of(UNEQUAL)
-    for config in some:
-        config.method.name = config.method.peft_type = peft_type
-        config.method.peft_config = {"r": 4, "target_modules": None}
     fits, losses = trained_together(some, data)
     for config, found, own in zip(some, fits, losses, strict=True):
         wanted, alone = trained_alone(config, data)
@@ -148,8 +144,7 @@ def gradients(pack: Pack, data: TokenizedSplit, poisoned: int | None) -> list[di
 
 
 @pytest.mark.parametrize("poisoned", [0, 1, 2])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "precision"), [("symlora", "fp32"), ("lora", "bf16"), ("dora", "fp32")])
 def test_a_nan_stays_in_its_run(method: str, precision: str, poisoned: int, tiny: TinyFactory) -> None:
     """Not one bit of the other runs' gradients changes."""
     some, data = configs(tiny("roberta"), method), made_up(UNEQUAL)
@@ -189,6 +184,10 @@ def test_a_run_that_leaves_at_the_end_of_an_epoch(tiny: TinyFactory) -> None:
     fits, _ = trained_together(some, data)
     assert fits[0].error is not None and "after epoch" in str(fits[0].error)
     alike(fits[1], trained_alone(some[1], data)[0])
+    some[1].train.lr = 1e38
+    for together in (some, some[:1]):
+        fits, _ = trained_together(together, data)
+        assert all(found.error is not None and "after epoch" in str(found.error) for found in fits)
 
 
 def test_frozen_weights_are_held_once(tiny: TinyFactory) -> None:

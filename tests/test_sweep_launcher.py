@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ from hydra.errors import CompactHydraException
 
 from symlora import results
 from symlora.config import CONFIG_DIR
+from symlora.locks import locked
+from symlora.signals import Stopped, stop_requested
 from symlora.sweep import worker
+from symlora.training.checkpoint import headers, plans
 
 SCRIPTS = CONFIG_DIR.parent / "scripts"
 BASIC = ("hydra/launcher=packed", "hydra.launcher.inner=basic")
@@ -175,7 +179,7 @@ def test_outcomes_come_in_order_and_failures_stop_nothing(
     times = {folder: (folder / "run.json").stat().st_mtime_ns for folder in before}
     again = multirun(*BASIC, "method=symlora", "train.lr=1e-3,2e-3,4e-3", "seed=0")
     printed = capsys.readouterr().err
-    assert "2 of 3 runs are finished already" in printed and "1 runs in 1 packs" in printed
+    assert "2 of 3 runs are finished already" in printed and "1 run in 1 pack" in printed
     assert [job._return_value for job in again[:2]] == [returns[1]._return_value, returns[3]._return_value]
     finished = [folder for folder, run in results.scan(tmp_path / "runs") if run["status"] == "finished"]
     assert len(finished) == 3
@@ -268,6 +272,77 @@ def test_a_killed_sweep_does_only_what_is_missing(
     returns = multirun(*points, *packs)
     assert all(job.status == JobStatus.COMPLETED for job in returns)
     printed = capsys.readouterr().err
-    assert f"{len(done)} of 4 runs are finished already" in printed and f"{4 - len(done)} runs in" in printed
+    assert f"{len(done)} of 4 runs are finished already" in printed and f"{4 - len(done)} run" in printed
     assert all((folder / "run.json").stat().st_mtime_ns == when for folder, when in done.items())
     assert len(list(results.scan(tmp_path / "runs"))) == 4
+
+
+def test_a_stopped_sweep_goes_on_from_its_checkpoints(
+    multirun: Multirun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of three runs asked for again is no longer the pack; all three are, and end as if never stopped."""
+    points = [*BASIC, "method=symlora", "train.epochs=3", "train.lr=1e-3"]
+    multirun(*points, "seed=0,1,2", f"results_dir={tmp_path / 'reference'}")
+    steps = iter(range(100))
+
+    def at_fifth_step() -> int | None:
+        if next(steps) == 5:
+            signal.raise_signal(signal.SIGTERM)
+        return stop_requested()
+
+    with monkeypatch.context() as patched:
+        patched.setattr("symlora.training.running.stop_requested", at_fifth_step)
+        with pytest.raises(Stopped):
+            multirun(*points, "seed=0,1,2")
+    assert [(len(header.runs), header.trained) for header in headers(tmp_path / "runs")] == [(3, False)]
+    assert not list(results.scan(tmp_path / "runs")) and not list((tmp_path / "runs").rglob(".seed-*"))
+    capsys.readouterr()
+    assert all(job.status == JobStatus.COMPLETED for job in multirun(*points, "seed=2,3,1,0"))
+    assert "3 runs go on in the packs of a sweep that was stopped" in capsys.readouterr().err
+    found = metrics(tmp_path / "runs")
+    wanted = metrics(tmp_path / "reference")
+    assert len(found) == 4 and all(found[folder] == run for folder, run in wanted.items())
+    restarts = {folder.name: run["cost"]["restarts"] for folder, run in results.scan(tmp_path / "runs")}
+    assert restarts == {"seed-0": 1, "seed-1": 1, "seed-2": 1, "seed-3": 0} and not headers(tmp_path / "runs")
+
+
+def test_a_run_of_another_process_is_waited_for(
+    multirun: Multirun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other process gives up; the run is then trained here, once."""
+    points = [*BASIC, "method=lora", "seed=0,1"]
+    folder = next(iter(metrics(_one(multirun, points, tmp_path))))
+    root = tmp_path / "runs"
+    with ExitStack() as stack:
+        stack.enter_context(locked(root, root / folder))
+        monkeypatch.setattr("symlora.sweep.launcher.owner", lambda *_: stack.close())  # while it waits
+        returns = multirun(*points)
+    assert all(job.status == JobStatus.COMPLETED for job in returns)
+    assert "1 runs are trained by other processes; waiting" in capsys.readouterr().err
+    assert len(list(results.scan(root))) == 2
+
+
+def _one(multirun: Multirun, points: list[str], tmp_path: Path) -> Path:
+    multirun(*points[:-1], "seed=0", f"results_dir={tmp_path / 'other'}")
+    return tmp_path / "other"
+
+
+def test_packs_that_never_began_keep_their_runs(
+    multirun: Multirun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep that is killed before its second pack began trains it later as it would have."""
+    points = [*BASIC, "method=lora", "seed=0,1,2,3", "hydra.launcher.max_tokens=300"]  # two runs a pack
+    trained = worker.PackTask._train
+
+    def second_is_lost(self: Any, number: int, pack: Any) -> Any:
+        if number == 1:
+            raise MemoryError("killed")
+        return trained(self, number, pack)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(worker.PackTask, "_train", second_is_lost)
+        multirun(*points)
+    assert len(plans(tmp_path / "runs")) == 1
+    multirun(*points[:-1], "hydra.launcher.max_tokens=1")  # alone, by itself
+    packed = [run["cost"]["packed_runs"] for _, run in results.scan(tmp_path / "runs")]
+    assert packed == [2, 2, 2, 2] and not plans(tmp_path / "runs")

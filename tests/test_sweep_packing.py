@@ -14,10 +14,11 @@ from omegaconf import OmegaConf
 
 from symlora.config import Config, compose
 from symlora.errors import SymloraError
+from symlora.reporter import clock
 from symlora.sweep import inner
 from symlora.sweep.devices import cuda_device, visible_devices
 from symlora.sweep.packing import Job, Pack, plan, shared
-from symlora.sweep.progress import Progress, Watcher, clock
+from symlora.sweep.progress import Progress, Watcher
 from symlora.sweep.workload import model_type, packable
 
 

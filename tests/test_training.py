@@ -9,19 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TinyFactory, made_up, run_config
+from conftest import TinyFactory, epoch_batches, made_up, run_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from symlora.config import Config, TrainConfig
-from symlora.data.batches import epoch_batches
+from symlora.config import Config, MethodConfig, TrainConfig
 from symlora.data.tokens import TokenizedSplit
 from symlora.model.build import RunModel, build
 from symlora.norms import adapter_norms
-from symlora.training import loop
-from symlora.training.loop import Diverged, Epoch, Fit, Progress, fit, loss_of, metrics_of, predict, rules_met
+from symlora.training.loop import Progress, fit, loss_of, predict
 from symlora.training.optimizer import AdamW, linear_schedule
+from symlora.training.result import Diverged, Epoch, Fit, metrics_of, predictions_of, rules_met
 
 CPU = torch.device("cpu")
 relaxed = settings(deadline=None, max_examples=60)
@@ -49,7 +48,7 @@ def test_adamw_is_torchs_where_there_is_no_lambda(decay: float) -> None:
     own = parameters(*decayed, *undecayed)
     references = [(name, nn.Parameter(value.detach().clone())) for name, value in own]
     train = train_config(weight_decay=decay)
-    optimizer = AdamW(own, train, "one")
+    optimizer = AdamW(own, train, MethodConfig(lambda_decay="one"))
     stock = [
         torch.optim.AdamW([value], lr=train.lr, weight_decay=0.0 if name in undecayed else decay, fused=False)
         for name, value in references
@@ -79,7 +78,7 @@ def test_decay_of_lambda_without_gradient(decay: float, lr: float, steps: int, s
     train = train_config(lr=lr, weight_decay=decay, warmup_ratio=warmup)
     for rule in ("none", "zero", "one"):
         scale, other = nn.Parameter(torch.full((1,), start)), nn.Parameter(torch.full((1,), start))
-        optimizer = AdamW([(LAMBDA, scale), ("dense.weight", other)], train, rule)
+        optimizer = AdamW([(LAMBDA, scale), ("dense.weight", other)], train, MethodConfig(lambda_decay=rule))
         schedule = linear_schedule(optimizer, train, steps)
         product, total = 1.0, 0.0
         for _ in range(steps):
@@ -100,7 +99,7 @@ def test_long_decay_empties_or_restores_the_layer() -> None:
     ends = {}
     for rule in ("none", "zero", "one"):
         scale = nn.Parameter(torch.full((1,), -2.0))
-        optimizer = AdamW([(LAMBDA, scale)], train, rule)
+        optimizer = AdamW([(LAMBDA, scale)], train, MethodConfig(lambda_decay=rule))
         for _ in range(200):
             scale.grad = torch.zeros(1)
             optimizer.step()
@@ -316,8 +315,8 @@ def test_losses_in_closed_form() -> None:
 
 def test_predictions_and_metrics(rte: Config, tiny: TinyFactory) -> None:
     logits = np.array([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0]], np.float32)
-    assert loop.predictions_of(logits, regression=False).tolist() == [1, 0, 1]
-    assert loop.predictions_of(logits[:, 1:], regression=True).tolist() == [1.0, 1.0, 3.0]
+    assert predictions_of(logits, regression=False).tolist() == [1, 0, 1]
+    assert predictions_of(logits[:, 1:], regression=True).tolist() == [1.0, 1.0, 3.0]
     assert metrics_of(rte, logits, np.array([1, 1, 1])) == {"accuracy": pytest.approx(2 / 3)}
     stsb = run_config(tiny("bert"), task="stsb")
     scores = metrics_of(stsb, np.array([[1.0], [2.0], [4.0]], np.float32), np.array([1.0, 2.0, 4.0], np.float32))

@@ -2,123 +2,39 @@
 
 A method of our own is three small classes on the three below, in one file:
 
-* a dataclass on `AdapterConfig`: the method's own fields, its `method` name, and how many values it trains a matrix;
+* a dataclass on `LowRankConfig` (or on `AdapterConfig`, where the method has no rank): the method's own fields, its
+  `method` name, and how many values it trains a matrix;
 * a layer on `AdapterLayer`: `start` (the parameters' first values), `change` (what the adapter adds to the output) and
   `get_delta_weight` (what it adds to the weight, for merging);
-* a model on `AdapterModel`: `prefix` and `tuner_layer_cls`.
+* a model on `AdapterModel`: `prefix` and `tuner_layer_cls`, and `before_step`, `after_step` if it acts between steps.
 
 Saving, loading, merging, several adapters, switching, dtypes and devices then work as they do for PEFT's own methods.
 A layer's forward is a function of its parameters and `x` alone (no state written, no branch on a value), so that
 `torch.vmap` over `torch.func.functional_call` trains a stack of adapters at once.
 """
 
-import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
-from peft.config import PeftConfig
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from peft.utils import get_quantization_kwargs, resolve_quantization_backend
-from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as LORA_TARGETS
-from peft.utils.other import get_pattern_key
-from peft.utils.peft_types import PeftType
 from torch import Tensor, nn
 
-# Query and value (LoRA §4.2 adapts these two): PEFT's own table, and the encoders it lacks.
-_OF_BERT = (
-    "albert big_bird camembert data2vec-text ernie megatron-bert roberta-prelayernorm roformer xlm-roberta-xl xmod"
-)
-QUERY_VALUE: dict[str, Any] = {
-    **LORA_TARGETS,
-    **{name: ["query", "value"] for name in _OF_BERT.split()},
-    **{name: ["q_lin", "v_lin"] for name in ("distilbert", "flaubert", "xlm")},
-    **{name: ["q_proj", "v_proj"] for name in ("eurobert", "modernbert-decoder", "nomic_bert")},
-    "modernbert": ["Wqkv"],  # query, key and value in one matrix
-    "mpnet": ["attn.q", "attn.v"],
-}
-
-
-@dataclass
-class AdapterConfig(PeftConfig):
-    """Fields that every method has; names and meanings are PEFT's (`LoraConfig`) wherever PEFT has one.
-
-    Args:
-        r: rank.
-        alpha: the low-rank part is multiplied by alpha / r.
-        target_modules: as in PEFT: names (or their ends), a regular expression, or "all-linear". None takes query
-            and value of the model types in `QUERY_VALUE`.
-        exclude_modules: names or a regular expression of modules to leave out.
-        dropout: probability of dropping an input of the low-rank part; the base path is not dropped.
-        bias: which biases of the base model train: "none", "all", or "<method>_only" (those of adapted modules).
-        modules_to_save: modules trained and saved beside the adapter, for example a new head.
-        init_weights: True starts at the base model's own output; False starts away from it (PEFT's tests want that).
-        layers_to_transform, layers_pattern: adapt only the layers of these numbers.
-        rank_pattern, alpha_pattern: module name (or regular expression) to a rank or alpha other than the default.
-
-    Raises:
-        ValueError: a field is out of range. The message names the field and the value.
-    """
-
-    method: ClassVar[str]  # lower case; the parameters' prefix and PEFT's type name come from it
-
-    r: int = field(default=8, metadata={"help": "Rank."})  # LoRA Table 9 and PEFT's default
-    alpha: float = field(default=8, metadata={"help": "The low-rank part is multiplied by alpha / r."})  # LoRA Table 9
-    target_modules: list[str] | set[str] | str | None = field(
-        default=None, metadata={"help": "Modules to adapt; None takes query and value of a known model type."}
-    )
-    exclude_modules: list[str] | set[str] | str | None = field(default=None, metadata={"help": "Modules to leave out."})
-    dropout: float = field(default=0.0, metadata={"help": "Dropout before the low-rank part."})  # PEFT's default
-    bias: str = field(default="none", metadata={"help": "Biases to train: none, all or <method>_only."})
-    modules_to_save: list[str] | None = field(default=None, metadata={"help": "Other modules to train and save."})
-    init_weights: bool = field(default=True, metadata={"help": "Start at the base model's own output."})
-    layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Layer numbers to adapt."})
-    layers_pattern: list[str] | str | None = field(default=None, metadata={"help": "Name of the list of layers."})
-    rank_pattern: dict[str, int] = field(default_factory=dict, metadata={"help": "Module name to its own rank."})
-    alpha_pattern: dict[str, float] = field(default_factory=dict, metadata={"help": "Module name to its own alpha."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()  # type: ignore[no-untyped-call]
-        self.peft_type = PeftType(self.method.upper())
-        for name, rank in {"r": self.r, **self.rank_pattern}.items():
-            if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-                raise ValueError(f"{self.method}: rank {name!r} must be a whole number of at least 1, got {rank!r}")
-        for name, alpha in {"alpha": self.alpha, **self.alpha_pattern}.items():
-            if not isinstance(alpha, (int, float)) or not (0 < alpha < math.inf):
-                raise ValueError(f"{self.method}: alpha {name!r} must be a finite number above 0, got {alpha!r}")
-        if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
-            raise ValueError(f"{self.method}: dropout must be at least 0 and below 1, got {self.dropout!r}")
-        choices = ("none", "all", f"{self.method}_only")
-        if self.bias not in choices:
-            raise ValueError(f"{self.method}: bias must be one of {', '.join(choices)}, got {self.bias!r}")
-        if isinstance(self.target_modules, list):
-            self.target_modules = set(self.target_modules)
-        if isinstance(self.exclude_modules, list):
-            self.exclude_modules = set(self.exclude_modules)
-        if isinstance(self.target_modules, str) and (self.layers_to_transform, self.layers_pattern) != (None, None):
-            raise ValueError("`layers_to_transform` and `layers_pattern` need `target_modules` to be a list of names")
-        if self.layers_pattern and self.layers_to_transform is None:
-            raise ValueError("`layers_pattern` has no effect without `layers_to_transform`")
-
-    def rank_and_scale(self, module: str) -> tuple[int, float]:
-        """Rank and alpha / r of the module of this full name, after `rank_pattern` and `alpha_pattern`."""
-        rank = self.rank_pattern.get(get_pattern_key(list(self.rank_pattern), module), self.r)
-        return rank, self.alpha_pattern.get(get_pattern_key(list(self.alpha_pattern), module), self.alpha) / rank
-
-    def parameter_count(self, in_features: int, out_features: int) -> int:
-        """How many values one adapted matrix trains at rank `r`."""
-        raise NotImplementedError
+from symlora.adapters.config import QUERY_VALUE, AdapterConfig
+from symlora.adapters.near_names import near_names
 
 
 class AdapterLayer(nn.Module, BaseTunerLayer):
     """A linear layer (..., n_in) -> (..., n_out) and the adapters on it, keyed by name.
 
     A method names its containers: `adapter_layer_names` for what trains, `frozen_layer_names` for what is drawn once,
-    saved, and never trained. `start` fills them; `r`, `scaling` (alpha / r) and `dropout` are filled here.
+    saved, and never trained. `start` fills them; `r`, `scaling` (alpha / r) and `dropout` are filled here. Of the
+    frozen ones, `changing_layer_names` are those that the method's `before_step` or `after_step` writes, in place; they
+    are kept and restored with the trained ones.
 
     Raises:
         ValueError: the module's shape does not suit the method or the rank. The message names module and shape.
@@ -126,6 +42,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     adapter_layer_names: tuple[str, ...] = ()
     frozen_layer_names: ClassVar[tuple[str, ...]] = ()
+    changing_layer_names: ClassVar[tuple[str, ...]] = ()
     other_param_names: tuple[str, ...] = ("r", "scaling", "dropout")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -140,6 +57,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self.quantization_backend = resolve_quantization_backend(self.get_base_layer(), **quantization)
         self.in_features, self.out_features = cast(tuple[int, int], _get_in_out_features(self.get_base_layer()))
         self.shape_text = f"{self.out_features} x {self.in_features}"  # for messages
+        self.module_name = module  # within the model; a few methods start by the layer's number
         self.r: dict[str, int] = {}
         self.scaling: dict[str, float] = {}
         self.dropout = nn.ModuleDict()
@@ -197,9 +115,22 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self._move_adapter_to_device_of_base_layer(adapter_name, device)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        # PEFT rounds to the base's dtype here and widens again afterwards (`autocast_adapter_dtype`): a start taken
+        # from W0 would keep a bfloat16's digits. So float32 stays; `_cast_adapter_dtype` narrows where that is asked.
+        names = self.adapter_layer_names + self.frozen_layer_names
+        given = {name: getattr(self, name)[adapter_name] for name in names if adapter_name in getattr(self, name)}
+        super()._move_adapter_to_device_of_base_layer(adapter_name, device)
+        for name, value in given.items():
+            moved = getattr(self, name)[adapter_name]
+            if moved.is_floating_point() and moved.dtype.itemsize < value.dtype.itemsize == 4:
+                moved.data = value.detach().to(moved.device)
+                moved.requires_grad_(value.requires_grad)
+
     def adapter_input(self, adapter: str, x: Tensor) -> Tensor:
         """`x` in the adapter's dtype, after its dropout."""
-        dtype = getattr(self, self.adapter_layer_names[0])[adapter].dtype
+        trained = next(getattr(self, name) for name in self.adapter_layer_names if adapter in getattr(self, name))
+        dtype = trained[adapter].dtype
         dropped: Tensor = self.dropout[adapter](self._cast_input_dtype(x, dtype))
         return dropped
 
@@ -259,6 +190,59 @@ class AdapterModel(BaseTuner):
 
     tuner_layer_cls: type[AdapterLayer]
     target_module_mapping = QUERY_VALUE
+    trains_alone: ClassVar[str] = ""  # why its runs cannot share a pass over the encoder; empty: they can
+
+    def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:
+        """Called before each training step, for methods that act between steps.
+
+        Args:
+            step: number of the step to come, from 1.
+            steps: number of steps of the whole training.
+            generator: a CPU generator for this step alone: what is drawn follows from the run's seed and the step.
+        """
+
+    def penalty(self) -> Tensor | None:
+        """A scalar to train on beside the loss, computed anew at every step; None: the loss alone."""
+        return None
+
+    def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
+        """Called after each step of the optimizer, before the gradients are cleared.
+
+        Args:
+            step: number of the step just done, from 1.
+            steps: number of steps of the whole training.
+            optimizer: its `state` may be cleared for parameters that start afresh.
+        """
+
+    def parameter_count(self, adapter: str = "default") -> int:
+        """How many values one adapter trains, by its method's formula (`AdapterConfig.parameter_count`)."""
+        config, layers = self.peft_config[adapter], [layer for layer in self.tuner_layers() if adapter in layer.r]
+        return sum(config.parameter_count(layer.in_features, layer.out_features) for layer in layers)
+
+    def tuner_layers(self) -> Iterator[Any]:
+        """The adapted layers (each a `tuner_layer_cls`), in the model's order."""
+        return (module for module in self.model.modules() if isinstance(module, self.tuner_layer_cls))
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        if autocast_adapter_dtype:
+            return
+        for layer in self.tuner_layers():
+            dtype = layer._get_base_layer_device_and_dtype(layer.get_base_layer())[1]
+            containers = [getattr(layer, name) for name in layer.adapter_layer_names + layer.frozen_layer_names]
+            for value in (container[adapter_name] for container in containers if adapter_name in container):
+                if value.is_floating_point() and dtype is not None and dtype.is_floating_point:
+                    value.data = value.data.to(dtype)
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """As PEFT's; where no target matched, the error also lists modules with names near to what was asked for."""
+        try:
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        except ValueError as error:
+            if "not found in the base model" not in str(error) and "No modules were targeted" not in str(error):
+                raise
+            targets = self.peft_config[adapter_name].target_modules
+            raise type(error)(f"{error} {near_names(model, targets)}") from None
 
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
         kind = model_config.get("model_type")

@@ -9,10 +9,45 @@ from typing import Any
 
 from peft.utils.peft_types import PeftType, register_peft_method
 
-from symlora.adapters.base import AdapterConfig, AdapterModel
+from symlora.adapters.asymlora import AsymLoraConfig, AsymLoraModel
+from symlora.adapters.base import AdapterModel
+from symlora.adapters.config import AdapterConfig
+from symlora.adapters.dylora import DyLoraConfig, DyLoraModel
+from symlora.adapters.edora import EdoraConfig, EdoraModel
+from symlora.adapters.houlsby import HoulsbyConfig, HoulsbyModel
+from symlora.adapters.lora2 import Lora2Config, Lora2Model
+from symlora.adapters.loralambda import LoraLambdaConfig, LoraLambdaModel
+from symlora.adapters.loramini import LoraMiniConfig, LoraMiniModel
+from symlora.adapters.lorand import LorandConfig, LorandModel
+from symlora.adapters.loraxs import LoraXsConfig, LoraXsModel
+from symlora.adapters.lorta import LortaConfig, LortaModel
+from symlora.adapters.melora import MeloraConfig, MeloraModel
+from symlora.adapters.prilora import PriLoraConfig, PriLoraModel
+from symlora.adapters.sara import SaraConfig, SaraModel
 from symlora.adapters.symlora import SymLoraConfig, SymLoraModel
+from symlora.adapters.symlora_orthonormal import SymLoraOrthonormalConfig, SymLoraOrthonormalModel
+from symlora.adapters.symmetric import SymmetricConfig, SymmetricModel
+from symlora.adapters.xgblora import XgbLoraConfig, XgbLoraModel
 
-METHODS: tuple[tuple[type[AdapterConfig], type[AdapterModel]], ...] = ((SymLoraConfig, SymLoraModel),)
+METHODS: tuple[tuple[type[AdapterConfig], type[AdapterModel]], ...] = (
+    (AsymLoraConfig, AsymLoraModel),
+    (DyLoraConfig, DyLoraModel),
+    (EdoraConfig, EdoraModel),
+    (HoulsbyConfig, HoulsbyModel),
+    (Lora2Config, Lora2Model),
+    (LoraLambdaConfig, LoraLambdaModel),
+    (LoraMiniConfig, LoraMiniModel),
+    (LorandConfig, LorandModel),
+    (LoraXsConfig, LoraXsModel),
+    (LortaConfig, LortaModel),
+    (MeloraConfig, MeloraModel),
+    (PriLoraConfig, PriLoraModel),
+    (SaraConfig, SaraModel),
+    (SymLoraConfig, SymLoraModel),
+    (SymLoraOrthonormalConfig, SymLoraOrthonormalModel),
+    (SymmetricConfig, SymmetricModel),
+    (XgbLoraConfig, XgbLoraModel),
+)
 
 
 def register() -> None:

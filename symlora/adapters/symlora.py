@@ -24,7 +24,6 @@ Trained values per matrix: (n + 1) r + 1, or (n + 1) r without λ. RoBERTa-base,
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -32,7 +31,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from symlora.adapters.base import AdapterConfig, AdapterLayer, AdapterModel
+from symlora.adapters.base import AdapterModel
+from symlora.adapters.base_scale import BaseScaleLayer
+from symlora.adapters.config import LowRankConfig
 
 
 def symmetric_update(
@@ -52,11 +53,11 @@ def symmetric_update(
 
 
 @dataclass
-class SymLoraConfig(AdapterConfig):
-    """Configuration of SymLoRA: the fields of `AdapterConfig` and two more.
+class SymLoraConfig(LowRankConfig):
+    """Configuration of SymLoRA: the fields of `LowRankConfig` and two more.
 
     Raises:
-        ValueError: as `AdapterConfig`; or init_std is not a finite number above 0.
+        ValueError: as `LowRankConfig`; or init_std is not a finite number above 0.
 
     Args:
         init_std: standard deviation of Q at the start.
@@ -81,19 +82,15 @@ class SymLoraConfig(AdapterConfig):
         return (in_features + 1) * self.r + int(self.train_lambda)
 
 
-class SymLoraLinear(AdapterLayer):
+class SymLoraLinear(BaseScaleLayer):
     """A square linear layer with SymLoRA adapters; see the top of this file.
-
-    With several adapters at work their changes of the weight add: λ is 1 + Σ (λ_k - 1).
-
-    λ is as wide as the other adapter parameters: float32 even on a bfloat16 base, unless `autocast_adapter_dtype` is
-    False. Near 1 a bfloat16 moves in steps of 0.004 (below) and 0.008 (above), more than an optimizer step.
 
     Raises:
         ValueError: the module is not square, or r > n.
     """
 
     adapter_layer_names = ("symlora_Q", "symlora_diag", "symlora_lambda")
+    lambda_name = "symlora_lambda"
     symlora_Q: nn.ParameterDict
     symlora_diag: nn.ParameterDict
     symlora_lambda: nn.ParameterDict
@@ -112,41 +109,19 @@ class SymLoraLinear(AdapterLayer):
             "symlora_Q": torch.randn(n, r) * config.init_std,
             "symlora_diag": torch.zeros(r) if config.init_weights else torch.randn(r),
         }
-        if config.train_lambda:  # (1) and not (): sharded training takes no parameter without a dimension
-            values["symlora_lambda"] = torch.ones(1) if config.init_weights else 1 + 0.1 * (0.5 + torch.rand(1))
+        if config.train_lambda:
+            values["symlora_lambda"] = self.lambda_start(config)
         return values
-
-    def adapted(self, adapters: Sequence[str], x: Tensor, base_out: Tensor) -> Tensor:
-        lambdas = [self.symlora_lambda[name] for name in adapters if name in self.symlora_lambda]
-        if lambdas:
-            total = lambdas[0]
-            for further in lambdas[1:]:
-                total = total + (further - 1)
-            # lerp is b + λ (out - b) near λ = 0 and out - (1 - λ)(out - b) near λ = 1: no digits lost at either end,
-            # base_out itself at λ = 1, and one pass. In λ's dtype, so that a bfloat16 base does not round λ.
-            base_out = base_out.to(total.dtype)
-            bias: Tensor | None = getattr(self.get_base_layer(), "bias", None)
-            base_out = base_out * total if bias is None else torch.lerp(bias.to(total.dtype), base_out, total)
-        return super().adapted(adapters, x, base_out)
 
     def change(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
         Q, diag = self.symlora_Q[adapter], self.symlora_diag[adapter]
         out: Tensor = (self.adapter_input(adapter, x) @ Q * (self.scaling[adapter] * diag)) @ Q.mT
         return out
 
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """(λ - 1) W0 + (α/r) Q diag(Λ) Qᵀ, (n, n), in float32 or wider: all that the adapter adds to W0."""
-        weight = self.original_weight()
-        dtype = torch.promote_types(weight.dtype, torch.float32)
+    def low_rank_weight(self, adapter: str, dtype: torch.dtype) -> Tensor:
+        """(α/r) Q diag(Λ) Qᵀ."""
         Q, diag = self.symlora_Q[adapter].to(dtype), self.symlora_diag[adapter].to(dtype)
-        delta = symmetric_update(Q, diag, self.scaling[adapter])
-        if adapter in self.symlora_lambda:
-            delta = delta + (self.symlora_lambda[adapter].to(dtype) - 1) * weight.to(dtype)
-        return delta
-
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """Only without λ is the change of low rank, and so a LoRA."""
-        return adapter_name not in self.symlora_lambda
+        return symmetric_update(Q, diag, self.scaling[adapter])
 
 
 class SymLoraModel(AdapterModel):

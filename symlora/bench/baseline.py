@@ -97,12 +97,16 @@ def _peft_model(config: Config, dropout: float) -> Any:
     import peft
     from transformers import AutoModelForSequenceClassification
 
-    from symlora.adapters.base import QUERY_VALUE
+    from symlora.adapters.config import QUERY_VALUE
 
     source = find(config.model)
     torch.manual_seed(config.seed)
     model: Any = AutoModelForSequenceClassification.from_pretrained(
-        source.name_or_path, num_labels=len(config.task.labels) or 1, dtype=torch.float32, **source.arguments
+        source.name_or_path,
+        num_labels=len(config.task.labels) or 1,
+        dtype=torch.float32,
+        use_safetensors=True,
+        **source.arguments,
     )
     for module in model.modules():
         if isinstance(module, nn.Dropout):

@@ -106,18 +106,6 @@ def epoch_order(rows: int, seed: int, epoch: int) -> Rows:
     return numpy_generator(seed, "data", epoch).permutation(rows)
 
 
-def epoch_batches(data: TokenizedSplit, batch_size: int, seed: int, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-    """The training batches of one epoch, from `start_step` on (to resume within an epoch).
-
-    Members and order depend on (rows, batch_size, seed, epoch) alone, never on lengths, method or pack.
-    """
-    steps = steps_per_epoch(len(data), batch_size)
-    if not 0 <= start_step <= steps:
-        raise ValueError(f"start_step is {start_step}, the epoch has {steps} steps")
-    order = epoch_order(len(data), seed, epoch)
-    return (gather(data, order[step * batch_size : (step + 1) * batch_size]) for step in range(start_step, steps))
-
-
 def eval_batches(data: TokenizedSplit, max_tokens: int, runs: int = 1) -> Iterator[Batch]:
     """Every row once, longest first, in batches of at most `max_tokens` tokens (a longer row makes its own batch).
 

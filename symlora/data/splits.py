@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from symlora.config import DataConfig, TaskConfig
 
 SCORE_RANGE = (0.0, 5.0)  # STS-B, GLUE's one regression task
+# AX, the diagnostic set that GLUE wants an MNLI model's predictions of, is a config of its own on the hub.
+PLACES = {("mnli", "ax"): ("ax", "test")}
+DEMO_PLACES = {("mnli", "ax"): "test_matched"}  # the demo has no such set: the same sentences again
 SLICE_SEED = 0  # which rows are held out or kept is a fact of the data, the same for every run's seed
 
 Labels = npt.NDArray[np.int64] | npt.NDArray[np.float32]
@@ -94,7 +98,14 @@ def load_splits(task: TaskConfig, data: DataConfig, names: Iterable[str]) -> dic
         if name not in task.splits:
             raise SymloraError(f"{task.name} has no split {name!r}. Choose among: {', '.join(task.splits)}.")
         where, table = _read(task, data, name)
-        split = _checked(table, where, task, name, official=data.source != "demo")
+        official = data.source != "demo"
+        split = _checked(table, where, task, name, official=official)
+        if official and not split.sha256.startswith(task.sha256.get(name, "")):
+            print(
+                f"warning: {where} has as many rows as GLUE's {name} split, but not its content: some text or label is "
+                "another. Scores will not compare with those of others.",
+                file=sys.stderr,
+            )
         if name == "train" and data.train_limit is not None:
             if data.train_limit < 1:
                 raise SymloraError(f"data.train_limit is {data.train_limit}. Set 1 or more, or null for all rows.")
@@ -154,6 +165,7 @@ def _read(task: TaskConfig, data: DataConfig, split: str) -> tuple[str, pa.Table
 
         from symlora.data.demo import demo_split
 
+        split = DEMO_PLACES.get((task.name, split), split)
         rows = data.demo_rows.get(split, data.demo_rows.get(split.split("_")[0]))  # validation_matched: validation
         if rows is None:
             raise SymloraError(f"data.demo_rows has no entry for {split!r}. Add one: its number of rows.")
@@ -165,11 +177,18 @@ def _read(task: TaskConfig, data: DataConfig, split: str) -> tuple[str, pa.Table
     return _folder_table(task, data, Path(data.dir).expanduser(), split)
 
 
+def _place(task: TaskConfig, split: str) -> tuple[str, str]:
+    """The hub's config and split."""
+    return PLACES.get((task.name, split), (task.name, split))
+
+
 def _folder_table(task: TaskConfig, data: DataConfig, root: Path, split: str) -> tuple[str, pa.Table]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    folder = root / task.name
+    rows = task.splits[split]
+    config, split = _place(task, split)
+    folder = root / config
     name = f"{split}-00000-of-00001.parquet"
     for place, holds in ((root, "a folder for each task"), (folder, name)):
         if not place.is_dir():
@@ -181,8 +200,8 @@ def _folder_table(task: TaskConfig, data: DataConfig, root: Path, split: str) ->
     files = sorted(folder.glob(f"{split}-*.parquet"))
     if not files:
         raise SymloraError(
-            f"{folder / name} is missing from this folder ({task.splits[split]:,} rows expected). The hub has it in "
-            f"dataset {data.dataset}, revision {data.revision[:8]}, as {task.name}/{name}: put that file there, or "
+            f"{folder / name} is missing from this folder ({rows:,} rows expected). The hub has it in "
+            f"dataset {data.dataset}, revision {data.revision[:8]}, as {config}/{name}: put that file there, or "
             "leave GLUE_DIR and data.dir unset to use the hub."
         )
     parts = {match[1] for file in files if (match := re.search(r"-of-(\d+)\.parquet$", file.name))}
@@ -214,9 +233,10 @@ def _folder_table(task: TaskConfig, data: DataConfig, root: Path, split: str) ->
 def _hub_table(task: TaskConfig, data: DataConfig, split: str) -> tuple[str, pa.Table]:
     import datasets  # 2 s: only where the hub is used
 
-    where = f"{data.dataset} at {data.revision}, {task.name}/{split}"
+    config, split = _place(task, split)
+    where = f"{data.dataset} at {data.revision}, {config}/{split}"
     try:
-        loaded = datasets.load_dataset(data.dataset, task.name, revision=data.revision, split=split)
+        loaded = datasets.load_dataset(data.dataset, config, revision=data.revision, split=split)
     except Exception as error:  # network, HTTP, cache and format errors share no base class
         raise SymloraError(
             f"{where}: could not be loaded from the hub ({type(error).__name__}: {_first_line(error)}). {OFFLINE_HELP}"
@@ -236,7 +256,7 @@ def _checked(table: pa.Table, where: str, task: TaskConfig, name: str, *, offici
     """The table as a Split, once its columns, row count, class names, types, nulls, labels and idx are as expected."""
     import pyarrow.types as types
 
-    advice = f"Use the hub's own file for {task.name}/{name}."
+    advice = f"Use the hub's own file for {'/'.join(_place(task, name))}."
     expected = [*task.columns, "label", "idx"]
     if sorted(table.column_names) != sorted(expected):
         missing = [column for column in expected if column not in table.column_names]

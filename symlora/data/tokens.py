@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import secrets
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain
@@ -22,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from symlora.errors import SymloraError
+from symlora.files import whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -123,12 +122,8 @@ def save_tokens(path: str | Path, tokens: TokenizedSplit) -> None:
         arrays["token_type_ids"] = np.ascontiguousarray(tokens.token_type_ids)
     metadata = {"format": FORMAT, "truncated": str(tokens.truncated), "sha256": _digest(arrays)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
+    with whole(path) as temporary:
         temporary.write_bytes(save(arrays, metadata=metadata))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_tokens(path: str | Path) -> TokenizedSplit:

@@ -1,17 +1,23 @@
 """Puts an adapter on an encoder, new or started from another run's."""
 
+import json
 import re
+import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.vera import VeraLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from symlora.config import Config
 from symlora.errors import SymloraError
 from symlora.model.encoder import head_modules
+from symlora.results import damage, read_run
 from symlora.seeds import torch_generator
 
 if TYPE_CHECKING:
@@ -25,9 +31,10 @@ def add_adapter(model: Any, config: Config) -> Any:
         SymloraError: Unknown method or argument, a target that matches nothing, a rank that does not fit.
     """
     import peft
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
-    from symlora.adapters.base import QUERY_VALUE
+    from symlora.adapters.base import AdapterModel
+    from symlora.adapters.config import QUERY_VALUE
 
     method = config.method
     config_class = PEFT_TYPE_TO_CONFIG_MAPPING.get(method.peft_type)  # type: ignore[call-overload]
@@ -38,10 +45,16 @@ def add_adapter(model: Any, config: Config) -> Any:
         )
     arguments = dict(method.peft_config)
     if arguments.get("target_modules", "") is None:
-        arguments["target_modules"] = QUERY_VALUE.get(model.config.model_type)  # the same for every method
+        tuner: Any = PEFT_TYPE_TO_TUNER_MAPPING.get(method.peft_type, object)  # type: ignore[call-overload]
+        # Query and value for every method, unless it is one of ours that belongs elsewhere.
+        targets = tuner.target_module_mapping if issubclass(tuner, AdapterModel) else QUERY_VALUE
+        arguments["target_modules"] = targets.get(model.config.model_type)
     _check_arguments(arguments)
+    if method.peft_type == "ADALORA":  # PEFT wants one now; training puts the run's own (symlora.training.hooks)
+        arguments["total_step"] = sys.maxsize
+    beside = _trained_beside(arguments.pop("modules_to_save", None), model)
     try:
-        peft_config = config_class(task_type="SEQ_CLS", modules_to_save=head_modules(model), **arguments)
+        peft_config = config_class(task_type="SEQ_CLS", modules_to_save=[*head_modules(model), *beside], **arguments)
         if peft_config.is_prompt_learning:  # it works in PEFT's outer forward, which flat batches go past
             raise ValueError(f"{method.peft_type} trains inputs and not layers, which this harness does not run")
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -53,12 +66,43 @@ def add_adapter(model: Any, config: Config) -> Any:
             f"method={method.name} does not fit model={config.model.name}: {_first_lines(error)}"
         ) from error
     _check_fit(wrapped, arguments.get("target_modules"), method.name)
+    _train_in_float32(wrapped, beside)
     return wrapped
+
+
+def _trained_beside(names: Any, model: Any) -> list[str]:
+    """Modules of the encoder that train as a whole beside adapter and head: Houlsby's LayerNorms."""
+    if names is None:
+        return []
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise SymloraError(f"method.peft_config.modules_to_save={names}: give a list of names, such as [LayerNorm].")
+    modules = [name for name, _ in model.named_modules()]
+    for name in names:
+        if name in head_modules(model):
+            raise SymloraError(f"method.peft_config.modules_to_save: {name} is of the head, which trains anyway.")
+        if not any(f".{module}".endswith(f".{name}") for module in modules):
+            raise SymloraError(f"method.peft_config.modules_to_save: {name!r} matches nothing in this encoder.")
+    return list(names)
+
+
+def _train_in_float32(wrapped: Any, names: list[str]) -> None:
+    """On an encoder in bfloat16, these modules' own copies train and compute in float32, as adapters and head do."""
+    for name, module in wrapped.named_modules():
+        if isinstance(module, ModulesToSaveWrapper) and any(f".{name}".endswith(f".{part}") for part in names):
+            dtype = next(module.original_module.parameters()).dtype
+            if dtype in (torch.bfloat16, torch.float16):
+                own = module.modules_to_save["default"].float()
+                own.register_forward_pre_hook(lambda _, args: tuple(arg.float() for arg in args))
+                own.register_forward_hook(partial(_narrowed, dtype=dtype))
+
+
+def _narrowed(module: nn.Module, args: Any, output: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return output.to(dtype)
 
 
 def _check_arguments(arguments: dict[str, Any]) -> None:
     """What PEFT would take and then train something else, or nothing."""
-    for key in ("task_type", "inference_mode", "modules_to_save"):
+    for key in ("task_type", "inference_mode", "total_step"):
         if key in arguments:
             raise SymloraError(f"method.peft_config.{key} is set by the harness: leave it out.")
     for key in ("alpha", "lora_alpha"):
@@ -67,9 +111,10 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
     for key in ("dropout", "lora_dropout"):
         if key in arguments and not (_is_number(arguments[key]) and 0 <= arguments[key] < 1):
             raise SymloraError(f"method.peft_config.{key}={arguments[key]}: give a probability below 1.")
-    rank = arguments.get("r", 1)
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise SymloraError(f"method.peft_config.r={rank}: give a whole number of at least 1.")
+    for key in ("r", "init_r"):
+        rank = arguments.get(key, 1)
+        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+            raise SymloraError(f"method.peft_config.{key}={rank}: give a whole number of at least 1.")
 
 
 def _is_number(value: Any) -> bool:
@@ -86,17 +131,51 @@ def _check_fit(wrapped: Any, targets: Any, method: str) -> None:
                 f"{', '.join(sorted({name.rsplit('.', 1)[-1] for name in layers}))}."
             )
     for name, layer in layers.items():
-        weight = getattr(layer.get_base_layer(), "weight", None)
+        if isinstance(layer, VeraLayer):  # r is the width of its random matrices: 1024 on 768 in the paper
+            continue
+        shape: Any = (getattr(layer, "out_features", None), getattr(layer, "in_features", None))  # 4 bits are packed
         ranks = getattr(layer, "r", None)
-        if isinstance(ranks, dict) and weight is not None and max(ranks.values(), default=0) > min(weight.shape):
+        if isinstance(ranks, dict) and None not in shape and max(ranks.values(), default=0) > min(shape):
             raise SymloraError(
-                f"method.peft_config.r={max(ranks.values())} is more than {name} allows: its weight is "
-                f"{tuple(weight.shape)}."
+                f"method.peft_config.r={max(ranks.values())} is more than {name} allows: its weight is {shape}."
             )
+
+
+def set_rank_pattern(wrapped: Any) -> None:
+    """Writes into AdaLoRA's configuration which singular values are left, as it must be when the adapter is saved.
+
+    PEFT saves the triplets that `rank_pattern` names and drops the others. Its own pattern is the last one that
+    training made: it does not fit an earlier epoch's model, nor values that moved again since they were set to 0.
+    """
+    config = wrapped.peft_config["default"]
+    if config.peft_type != "ADALORA":
+        return
+    left = {
+        name: (value != 0).flatten().tolist()
+        for name, value in wrapped.base_model.model.named_parameters()
+        if name.endswith("lora_E.default")
+    }
+    flags = [flag for rows in left.values() for flag in rows]
+    config.rank_pattern = left if any(flags) and not all(flags) else None  # all 0: not trained yet
 
 
 def _first_lines(error: Exception) -> str:
     return " ".join(str(error).split())[:600]
+
+
+# Fields of a PEFT configuration that leave alone what given weights compute. Targets and ranks show in the weights'
+# names and shapes.
+_NOT_OF_THE_FUNCTION = {
+    *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision"),
+    *("runtime_config", "save_projection", "task_type"),
+    # Which modules, and of what shape; PEFT sets fan_in_fan_out by the layer's type.
+    *("exclude_modules", "fan_in_fan_out", "layers_pattern", "layers_to_transform", "modules_to_save"),
+    *("r", "target_modules"),
+    # How training goes: AdaLoRA and LoRA², PRILoRA; and VeRA's start.
+    *("beta1", "beta2", "deltaT", "orth_reg_weight", "target_r", "tfinal", "tinit", "total_step"),
+    *("norm_decay", "pruned_share", "pruning_interval"),
+    "d_initial",
+}
 
 
 def initialise_from(run_model: "RunModel", folder: Path) -> None:
@@ -105,7 +184,8 @@ def initialise_from(run_model: "RunModel", folder: Path) -> None:
     The output layer of the head is not carried over: its classes are another task's (MNLI has three, RTE two).
 
     Raises:
-        SymloraError: No adapter there, or one of another method, rank, alpha or encoder.
+        SymloraError: No adapter there; one of another method, rank, scale, structure or encoder; one that AdaLoRA has
+            pruned; or the method is XGBLoRA.
     """
     from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
@@ -113,13 +193,22 @@ def initialise_from(run_model: "RunModel", folder: Path) -> None:
         raise SymloraError(
             f"init_from={folder}: method={run_model.method.name} has no adapter to start from; use symlora or lora."
         )
+    own = run_model.peft.peft_config["default"]
+    if own.peft_type == "XGBLORA":
+        raise SymloraError(
+            f"init_from={folder}: xgblora cannot start from an adapter: its boosters are those of one whole training, "
+            "and the first restart would overwrite booster 0. Leave init_from out."
+        )
     files = ("adapter_config.json", "adapter_model.safetensors")  # PEFT would also take pickled weights; we do not
     candidates = [p for p in (folder / "adapter", folder) if all((p / file).is_file() for file in files)]
     if not candidates:
         raise SymloraError(
             f"init_from={folder}: {' and '.join(files)} are not there. Give a finished run's folder or an adapter's."
         )
-    own = run_model.peft.peft_config["default"]
+    for run_folder in (folder, folder.parent):  # a run's files have checksums
+        record = read_run(run_folder)
+        if record is not None and (problems := damage(run_folder, record)):
+            raise SymloraError(f"init_from={folder} is damaged: {problems[0]}. Train that run again (force=true).")
     try:
         theirs = type(own).from_pretrained(str(candidates[0]))
         weights = load_peft_weights(str(candidates[0]), device="cpu")
@@ -131,12 +220,17 @@ def initialise_from(run_model: "RunModel", folder: Path) -> None:
         raise SymloraError(
             f"init_from={candidates[0]} is a {theirs.peft_type} adapter; this run trains {own.peft_type}."
         )
-    for key in ("alpha", "lora_alpha", "use_rslora"):
-        if getattr(theirs, key, None) != getattr(own, key, None):  # the same weights would make another ΔW
-            raise SymloraError(
-                f"init_from={candidates[0]} has {key}={getattr(theirs, key)}, this run {getattr(own, key)}. "
-                f"Set (or, for a key not in the YAML, +) method.peft_config.{key}={getattr(theirs, key)}."
-            )
+    if own.peft_type == "ADALORA" and theirs.rank_pattern:
+        raise SymloraError(
+            f"init_from={candidates[0]}: AdaLoRA has pruned this adapter; it has fewer triplets than "
+            f"init_r={own.init_r}. Start from an adapter that is not pruned yet."
+        )
+    key = _other_function(own, theirs)
+    if key is not None:  # the same weights would make another ΔW
+        raise SymloraError(
+            f"init_from={candidates[0]} has {key}={getattr(theirs, key)}, this run {getattr(own, key)}. "
+            f"Set (or, for a key not in the YAML, +) method.peft_config.{key}={getattr(theirs, key)}."
+        )
     # PEFT wants every tensor of the saved format, so the output layer's are this run's own.
     start = get_peft_model_state_dict(run_model.peft, save_embedding_layers=False)
     output = tuple(f".{output_layer(run_model.encoder.model)}.{kind}" for kind in ("weight", "bias"))
@@ -153,6 +247,27 @@ def initialise_from(run_model: "RunModel", folder: Path) -> None:
         raise SymloraError(
             f"init_from={candidates[0]} does not fit this run's adapter: {_first_lines(error)}"
         ) from error
+
+
+def _other_function(own: Any, theirs: Any) -> str | None:
+    """The first field in which two configurations of a method differ so that the same weights compute another ΔW."""
+    # As JSON has them: a saved tuple is a list, a set has no order.
+    ours, saved = (json.loads(json.dumps(config.to_dict(), default=_plain)) for config in (own, theirs))
+    differing = [key for key in ours if ours[key] != saved.get(key) and key not in _NOT_OF_THE_FUNCTION]
+    differing.sort(key="rank_pattern".__eq__)  # last: PRILoRA and SARA make it from other fields, which say more
+    for key in differing:
+        # A start is over once weights are loaded, unless its name changes more: W0 in PiSSA, the forward in MiSS's bat.
+        start = key.startswith("init_") and not any(isinstance(config[key], str) for config in (ours, saved))
+        # SymLoRA's orthonormal Q is put back to the length that init_std gives, step after step.
+        if key == "init_std" and own.peft_type == "SYMLORAORTHONORMAL":
+            start = False
+        if not start and "dropout" not in key:
+            return str(key)
+    return None
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value, key=str) if isinstance(value, (set, frozenset)) else str(value)
 
 
 def output_layer(model: Any) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 from symlora.config import Config, MethodConfig
 from symlora.errors import SymloraError
 from symlora.model import attention
-from symlora.model.adapter import add_adapter, initialise_from
+from symlora.model.adapter import add_adapter, initialise_from, set_rank_pattern
 from symlora.model.dropout import DropoutStreams, set_dropout, use_own_dropout
 from symlora.model.encoder import FLAT_MODEL_TYPES, Encoder, head_modules
 from symlora.model.pack import Pack, check_packable
+from symlora.model.quantization import four_bits, keep_trainable
 from symlora.model.source import ModelSource, find, load_failure
 from symlora.seeds import torch_generator
 
@@ -76,15 +78,23 @@ class RunModel:
             )
         return ParameterCounts(**kinds)
 
+    def moving(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and values of all that training changes: what is trained, and what a method writes between steps."""
+        yield from self.trainable()
+        for layer_name, layer in self.encoder.named_modules():
+            for container in getattr(layer, "changing_layer_names", ()):
+                for adapter, value in getattr(layer, container).items():
+                    yield f"{layer_name}.{container}.{adapter}", value
+
     def state(self) -> dict[str, Tensor]:
-        """A copy of everything trained, on the CPU."""
-        return {name: p.detach().to("cpu", copy=True) for name, p in self.trainable()}
+        """A copy of all that training changes, on the CPU."""
+        return {name: value.detach().to("cpu", copy=True) for name, value in self.moving()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Puts back what `state` returned."""
         with torch.no_grad():
-            for name, parameter in self.trainable():
-                parameter.copy_(state[name])
+            for name, value in self.moving():
+                value.copy_(state[name])
 
     def adapted_layers(self) -> Iterator[tuple[str, Any]]:
         """Names (within the encoder) and PEFT layers of the adapted projections."""
@@ -99,6 +109,7 @@ class RunModel:
     def save(self, folder: Path) -> None:
         """Writes what is trained: a PEFT adapter, the head's tensors alone, or the whole model; always safetensors."""
         if self.peft is not None:
+            set_rank_pattern(self.peft)
             # Embeddings are never trained; left to itself PEFT asks the hub whether the vocabulary grew.
             self.peft.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
             (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, every field "More Information Needed"
@@ -122,7 +133,7 @@ def build_pack(configs: Sequence[Config], device: torch.device, precision: str) 
     Args:
         configs: The runs; they share encoder, task and method, and differ in seed and hyper-parameters.
         device: Where to train.
-        precision: `fp32` or `bf16` (of frozen weights and activations; full fine-tuning is always fp32).
+        precision: `fp32` or `bf16` (of frozen weights and activations; an encoder that trains is always fp32).
 
     Raises:
         SymloraError: The encoder cannot be found or loaded, the adapter does not fit it, or `init_from` does not fit.
@@ -135,13 +146,18 @@ def build_pack(configs: Sequence[Config], device: torch.device, precision: str) 
     # For encoders that do not run flat: bf16 sdpa is slow on a CPU (symlora.model.attention).
     slow_sdpa = device.type == "cpu" and precision == "bf16"
     model, drawn = load_classifier(source, first, "eager" if slow_sdpa else None)
-    if first.method.trains != "all" and precision == "bf16":
+    if encoder_is_frozen(first.method) and precision == "bf16":
         _encoder_to(model, torch.bfloat16)
-    runs = [_run_model(_with_shared_encoder(model), drawn, config, device) for config in configs[:-1]]
-    runs.append(_run_model(model, drawn, configs[-1], device))
+    runs = [run_model(_with_shared_encoder(model), drawn, config, device) for config in configs[:-1]]
+    runs.append(run_model(model, drawn, configs[-1], device))
     for run in runs:  # after every start was drawn, on the CPU: equal seeds give other numbers on other devices
         run.encoder.to(device)
     return Pack(runs)
+
+
+def encoder_is_frozen(method: MethodConfig) -> bool:
+    """Whether nothing of the encoder itself trains (full fine-tuning and BitFit do), so that it may be bfloat16."""
+    return method.trains != "all" and not method.base_parameters
 
 
 def _with_shared_encoder(model: Any) -> Any:
@@ -151,7 +167,7 @@ def _with_shared_encoder(model: Any) -> Any:
     return copy.deepcopy(model, shared)
 
 
-def _run_model(model: Any, drawn: list[str], config: Config, device: torch.device) -> RunModel:
+def run_model(model: Any, drawn: list[str], config: Config, device: torch.device) -> RunModel:
     """One run's head, adapter and dropout on a loaded classifier."""
     _draw(model, drawn, torch_generator(config.seed, "head"))
     if config.train.model_dropout is not None:
@@ -159,8 +175,10 @@ def _run_model(model: Any, drawn: list[str], config: Config, device: torch.devic
     peft_model = None
     if config.method.trains == "adapter":
         peft_model = add_adapter(model, config)
+        if config.model.path is None:  # a folder may hold anything
+            peft_model.peft_config["default"].revision = config.model.revision
     elif config.method.trains == "head":
-        _train_head_only(model)
+        _train_head(model, config.method.base_parameters)
     streams = DropoutStreams([torch_generator(config.seed, "dropout", device=device)])
     use_own_dropout(model, streams)
     encoder = Encoder(model, model.config.pad_token_id or 0, streams)
@@ -190,6 +208,7 @@ def load_classifier(
     logging.disable_progress_bar()
     attention.register()
     labels = config.task.labels
+    quantization = four_bits(config.method.name) if config.method.load_in_4bit else {}
     try:
         hf_config = AutoConfig.from_pretrained(source.name_or_path, **source.arguments)
         hf_config.num_labels = len(labels) or 1
@@ -212,6 +231,7 @@ def load_classifier(
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # a head for another number of classes is drawn anew
                 attn_implementation=attention.NAME if flat else attention_unless_flat,
+                **quantization,
                 **source.arguments,
             )
     except SymloraError:
@@ -231,9 +251,10 @@ def load_classifier(
             f"The weights in {source.name_or_path} do not fit their config.json: {len(foreign)} encoder tensors are "
             f"missing or of another shape, for example {foreign[0]}."
         )
+    keep_trainable(model)
     # PEFT writes this into the adapter's files, where a folder of this machine has no place.
     folder = Path(config.model.path).name if config.model.path else None
-    model.name_or_path = model.config._name_or_path = folder or config.model.hub or config.model.name
+    model.name_or_path = model.config._name_or_path = config.model.hub or folder or config.model.name
     return model, missing
 
 
@@ -261,10 +282,15 @@ def _encoder_to(model: Any, dtype: torch.dtype) -> None:
         base.pooler.float()
 
 
-def _train_head_only(model: Any) -> None:
+def _train_head(model: Any, base_parameters: Sequence[str]) -> None:
+    """Only the head trains, and what of the encoder these expressions match."""
     heads = tuple(f".{name}." for name in head_modules(model))
+    for expression in base_parameters:
+        if not any(re.search(expression, name) for name, _ in model.named_parameters()):
+            raise SymloraError(f"method.base_parameters: {expression!r} matches no parameter of this encoder.")
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(any(part in f".{name}" for part in heads))
+        beside = any(re.search(expression, name) for expression in base_parameters)
+        parameter.requires_grad_(beside or any(part in f".{name}" for part in heads))
 
 
 def pick_device(name: str) -> torch.device:

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from symlora.model.build import RunModel
 
 
-# PEFT's methods whose packed runs are tested to equal the runs alone (tests/test_pack.py); LORA includes DoRA.
+# PEFT's methods whose packed runs are tested to equal the runs alone (tests/test_methods.py); LORA includes DoRA.
 # Others look at all their rows at once (LILY), write in place (FourierFT, VBLoRA), or were not tried.
-PACKED_TYPES = frozenset({"LORA", "HRA", "MISS", "VERA"})
+PACKED_TYPES = frozenset({"ADALORA", "DELORA", "HRA", "IA3", "LORA", "MISS", "VERA"})
 OWN_STARTS = (True, False, "gaussian", "orthogonal")  # of LoRA; PiSSA, OLoRA and others rewrite the frozen weight
 
 
@@ -46,9 +46,16 @@ def check_packable(method: MethodConfig) -> None:
     arguments = method.peft_config
     if method.trains == "all":
         why = "full fine-tuning trains the encoder"
+    elif method.base_parameters:
+        why = "base_parameters trains parts of the encoder"
     elif method.trains == "adapter":
-        if method.peft_type not in PACKED_TYPES | {own.method.upper() for own, _ in METHODS}:
+        own = {config.method.upper(): model for config, model in METHODS}
+        if method.peft_type in own and own[method.peft_type].trains_alone:
+            why = own[method.peft_type].trains_alone
+        elif method.peft_type not in PACKED_TYPES | own.keys():
             why = f"{method.peft_type} is not known to work on a stack of runs"
+        elif method.load_in_4bit:
+            why = "the encoder is held in 4 bits"
         elif arguments.get("bias", "none") != "none":
             why = f"bias={arguments['bias']} trains biases outside of the adapter"
         elif arguments.get("init_lora_weights", True) not in OWN_STARTS:
@@ -155,7 +162,11 @@ class Packed(nn.Module):
 
 
 def _leaves(members: Sequence[nn.Module]) -> dict[str, list[Tensor]]:
-    """For each name, the runs' tensors that must be stacked: what is trained, and what is frozen but not the same."""
+    """For each name, the runs' tensors that must be stacked: what is trained, and what is frozen but not the same.
+
+    What a method changes between steps (`changing_layer_names`) is not the same for long.
+    """
+    changing = tuple(f"{name}." for name in getattr(members[0], "changing_layer_names", ()))
     named = [{**dict(member.named_parameters()), **dict(member.named_buffers())} for member in members]
     found = {}
     for name, first in named[0].items():
@@ -163,7 +174,8 @@ def _leaves(members: Sequence[nn.Module]) -> dict[str, list[Tensor]]:
         shared = (
             all(t is first or t.data_ptr() == first.data_ptr() for t in tensors) or ".original_module." in f".{name}"
         )
-        if first.requires_grad or not (shared or all(torch.equal(t, first) for t in tensors)):
+        moves = first.requires_grad or name.startswith(changing)
+        if moves or not (shared or all(torch.equal(t, first) for t in tensors)):
             found[name] = tensors
     return found
 
@@ -261,8 +273,12 @@ class Pack:
 
 
 def trained_modules(run: "RunModel") -> list[tuple[str, nn.Module]]:
-    """Names (within the Encoder) and modules of what a pack holds once for each run: adapted projections and head."""
+    """Names (within the Encoder) and modules of what a pack holds once for each run.
+
+    Adapted projections, head, and LayerNorms that train beside them.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
 
     model = run.encoder.model
     heads = head_modules(model)
@@ -272,7 +288,8 @@ def trained_modules(run: "RunModel") -> list[tuple[str, nn.Module]]:
     found: list[tuple[str, nn.Module]] = []
     for name, module in run.encoder.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer, _ in found)
-        if not inside and (isinstance(module, BaseTunerLayer) or name in prefixes):
+        beside = isinstance(module, ModulesToSaveWrapper) and isinstance(module.original_module, nn.LayerNorm)
+        if not inside and (isinstance(module, BaseTunerLayer) or beside or name in prefixes):
             if isinstance(module, BaseTunerLayer) and not isinstance(module.get_base_layer(), nn.Linear):
                 raise ValueError(f"{name} adapts a {type(module.get_base_layer()).__name__}: such runs train alone")
             found.append((name, module))

@@ -1,6 +1,5 @@
 """Where a pre-trained encoder's files are: a folder, a Python package, or the hub."""
 
-import hashlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from symlora.config import ModelConfig
 from symlora.errors import OFFLINE_HELP, SymloraError
+from symlora.files import file_sha256
 
 # Where the files are missing, transformers 5 makes most tokenizers all the same, of special tokens alone (5 to 8).
 _NO_WORDS = 16
@@ -105,5 +105,4 @@ def weights_sha256(source: ModelSource) -> str | None:
         )
     if path is None or not Path(path).is_file():
         return None
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(Path(path))

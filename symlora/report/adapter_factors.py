@@ -7,6 +7,7 @@ adapter_model.safetensors), and the naming of LoRA's own code (a file with `….
 import json
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,12 +33,14 @@ class Factors:
         projection: Last part of the module's name.
         left: n_out × r: LoRA's B, SymLoRA's Q diag(Λ).
         right: r × n_in: LoRA's A, SymLoRA's Qᵀ.
+        module: Its full name, as the file has it.
     """
 
     layer: int
     projection: str
     left: Array
     right: Array
+    module: str
 
 
 def read_factors(path: Path) -> list[Factors]:
@@ -53,11 +56,17 @@ def read_factors(path: Path) -> list[Factors]:
     if path.is_dir():
         _check_config(path / CONFIG)
         path = path / WEIGHTS
+    return factors_of(_tensors(path), path)
+
+
+def factors_of(tensors: Mapping[str, Array], path: Path) -> list[Factors]:
+    """The same, of tensors that were read from this file; names that are no factor's are passed over."""
     parts: dict[str, dict[str, Array]] = defaultdict(dict)
-    for name, tensor in _tensors(path).items():
-        key = _KEY.match(name)
-        assert key is not None  # _tensors takes no other names
-        parts[key["module"]][key["part"]] = tensor
+    for name, tensor in tensors.items():
+        if key := _KEY.match(name):
+            if not np.isfinite(tensor).all():
+                raise SymloraError(f"{path}: {name} holds values that are not finite.")
+            parts[key["module"]][key["part"]] = tensor
     if not parts:
         raise SymloraError(f"{path} holds no LoRA or SymLoRA factors (lora_A, lora_B; symlora_Q, symlora_diag).")
     found = [_factors(path, module, tensors) for module, tensors in parts.items()]
@@ -70,7 +79,7 @@ def _check_config(path: Path) -> None:
     except (OSError, ValueError) as error:
         raise SymloraError(f"{path} cannot be read: {error}") from error
     kind = config.get("peft_type") if isinstance(config, dict) else None
-    if kind not in ("LORA", "SYMLORA"):
+    if kind not in ("LORA", "SYMLORA", "SYMLORAORTHONORMAL"):
         raise SymloraError(f"{path}: peft_type is {kind!r}; LORA and SYMLORA have factors that can be read here.")
     if config.get("use_dora"):
         raise SymloraError(f"{path}: use_dora is set; DoRA's change of W0 is more than B A.")
@@ -80,13 +89,9 @@ def _tensors(path: Path) -> dict[str, Array]:
     try:
         with safe_open(path, "np") as file:
             names = [name for name in list(file.keys()) if _KEY.match(name)]
-            found = {name: file.get_tensor(name).astype(np.float64) for name in names}
+            return {name: file.get_tensor(name).astype(np.float64) for name in names}
     except (OSError, SafetensorError, TypeError, ValueError) as error:
         raise SymloraError(f"{path} cannot be read as safetensors of numbers: {error}") from error
-    for name, tensor in found.items():
-        if not np.isfinite(tensor).all():
-            raise SymloraError(f"{path}: {name} holds values that are not finite.")
-    return found
 
 
 def _factors(path: Path, module: str, tensors: dict[str, Array]) -> Factors:
@@ -102,4 +107,4 @@ def _factors(path: Path, module: str, tensors: dict[str, Array]) -> Factors:
     if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
         raise SymloraError(f"{path}: {module} has factors of {left.shape} and {right.shape}, which make no product.")
     number = _LAYER.search(module)
-    return Factors(int(number[1]) + 1 if number else 0, module.rsplit(".", 1)[-1], left, right)
+    return Factors(int(number[1]) + 1 if number else 0, module.rsplit(".", 1)[-1], left, right, module)

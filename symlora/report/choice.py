@@ -53,6 +53,17 @@ class Chosen:
         """Runs that ended without a score; they are counted, not averaged."""
         return len(self.runs) - len(self.finished)
 
+    @property
+    def best(self) -> "pd.Series[Any] | None":
+        """The finished seed that scores highest on what may choose (`measure`), the lowest of equals; None of none."""
+        ranked = self.finished.sort_values([measure(self.finished), "seed"], ascending=[False, True])
+        return None if ranked.empty else ranked.iloc[0]
+
+
+def measure(runs: pd.DataFrame) -> str:
+    """What runs are chosen by: `criterion`, the held-out slice, where there is one, else `score`, on validation."""
+    return "criterion" if runs["criterion"].notna().any() else "score"
+
 
 def choose(runs: pd.DataFrame, best: Best, tasks: tuple[str, ...] = tuple(TASKS)) -> dict[Key, Chosen]:
     """One entry for each section (model and protocol), task and method, those without any run included.
@@ -99,12 +110,12 @@ def _chosen(key: Key, runs: pd.DataFrame, best: Mapping[str, Any] | None) -> Cho
         why += "the only configuration" if len(seeds) == 1 else f"most seeds of {len(seeds)} configurations"
     if len(names) > 1:
         tied = candidates[candidates["configuration"].isin(names)]
-        measure = "criterion" if tied["criterion"].notna().any() else "score"
-        means = tied.groupby(["configuration", "lr", "batch_size"], sort=True)[measure].mean().reset_index()
+        chosen_by = measure(tied)
+        means = tied.groupby(["configuration", "lr", "batch_size"], sort=True)[chosen_by].mean().reset_index()
         # Equal scores: the smaller rate, then the larger batch, as symlora.sweep.select has it.
-        means = means.sort_values([measure, "lr", "batch_size"], ascending=[False, True, False])
+        means = means.sort_values([chosen_by, "lr", "batch_size"], ascending=[False, True, False])
         names = [str(means["configuration"].iloc[0])]
-        on = "held-out slice" if measure == "criterion" else "validation, which flatters it"
+        on = "held-out slice" if chosen_by == "criterion" else "validation, which flatters it"
         why += f", {len(means)} alike; highest on {on}"
     own = runs[runs["configuration"] == names[0]].sort_values("seed", ignore_index=True)
     grid_seed = int(own["seed"].min())

@@ -14,11 +14,13 @@ from typing import Any
 
 import pandas as pd
 
+from symlora.config import HELD_OUT
 from symlora.errors import SymloraError
-from symlora.report.predictions import HELD_OUT, Unusable, chance_level, checked_labels
-from symlora.results import RUN_FILE, SCHEMA_VERSION
+from symlora.metrics import chance_level
+from symlora.report.predictions import Unusable, checked_labels
+from symlora.results import RUN_FILE, SCHEMA_VERSION, damage
 
-RULES = ("best", "last", "held_out")  # how an epoch is chosen, symlora.training.loop
+RULES = ("best", "last", "held_out")  # how an epoch is chosen, symlora.training.result
 
 _WORDS = (
     "protocol", "model", "method", "task", "configuration", "metric", "split", "selection", "precision", "device",
@@ -48,7 +50,7 @@ COLUMNS = {
     "last": "at the last epoch",
     "held_out": "at the epoch that is best on the slice of the training split set aside; NaN without one",
     "criterion": "what hyper-parameters may be chosen by: the score on that slice, at that epoch; NaN without one",
-    "chance": "score that takes no learning, see symlora.report.predictions.chance_level",
+    "chance": "score that takes no learning, see symlora.metrics.chance_level",
     "at_chance": "whether `score` is not above `chance`",
     "adapter": "trained parameters of the adapter",
     "head": "trained parameters of the classification head",
@@ -156,6 +158,8 @@ def _read(folder: Path) -> dict[str, Any]:
 def _row(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     try:
         row = _typed(_described(folder, record))
+        if problems := damage(folder, record):
+            raise Unusable(f"it is damaged: {problems[0]}")
         if record["status"] == "finished":
             row |= _scored(folder, record)
         elif record["status"] != "failed":
@@ -220,7 +224,13 @@ def _note(config: dict[str, Any]) -> str:
 def _grid(config: dict[str, Any]) -> str:
     train = {key: value for key, value in config["train"].items() if key not in ("lr", "batch_size")}
     train.setdefault("head_lr", None)  # a key that older runs lack
-    rest = {key: config[key] for key in ("protocol", "data", "init_from", "method", "precision")}
+    rest = {key: config[key] for key in ("protocol", "data", "init_from", "precision")}
+    # What only describes a method, and keys that older runs lack and that are not set.
+    rest["method"] = {
+        key: value
+        for key, value in config["method"].items()
+        if key not in ("equation", "source") and (value or key not in ("lr_ratio", "base_parameters"))
+    }
     return json.dumps({"train": train, "model": config["model"]["name"], **rest}, sort_keys=True)
 
 

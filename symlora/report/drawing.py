@@ -1,6 +1,5 @@
 """What the figures share: one look, pages measured in inches, heat maps with visible gaps, and reproducible files."""
 
-import os
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+
+from symlora.files import whole
 
 CELL = 0.34  # inches: a number of four characters stays legible in it
 GREY = "0.88"
@@ -54,17 +55,6 @@ def save(figure: Figure, stem: Path) -> list[Path]:
             figure.savefig(temporary, format=kind, dpi=200, metadata=content)
         written.append(path)
     return written
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A place to write to, which becomes `path` when the block ends and vanishes when it raises."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Page:

@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 
 from symlora.config import CONFIG_DIR
 from symlora.errors import SymloraError
+from symlora.files import whole
 from symlora.report.choice import Best, choose, read_best
 from symlora.report.collect import Collected, Problem, collect
 from symlora.report.comparison import compare_all
 from symlora.report.differences import difference_plot, differences
-from symlora.report.drawing import save, whole
+from symlora.report.drawing import save
 from symlora.report.figure1 import AS_PAPER, FROBENIUS, LAMBDAS, RATIO, companion, figure1
 from symlora.report.grid_panel import grid_panel, grid_points
 from symlora.report.names import section_name, section_order

@@ -25,6 +25,7 @@ QUANTITIES = (
     "lambda", "lambda_w0_frobenius", "delta_frobenius", "difference_frobenius", "log10_ratio",
     "lambda_w0_l1", "delta_l1", "difference_l1", "decay_only", "decay_to_zero",
 )  # fmt: skip
+_WITH_LAMBDA = ("LORALAMBDA", "SYMLORA", "SYMLORAORTHONORMAL")
 _CELL = ["projection", "layer"]
 _RUN = ["protocol", "model", "task", "method", "configuration", "seed"]
 
@@ -72,7 +73,7 @@ def read_norms(runs: pd.DataFrame) -> Norms:
 def _decay(record: dict[str, Any]) -> dict[str, float]:
     """decay_only: λ at the kept epoch if the loss said nothing about it; missing for methods without λ."""
     method = record["config"]["method"]
-    if method["peft_type"] != "SYMLORA" or not method["peft_config"].get("train_lambda", True):
+    if method["peft_type"] not in _WITH_LAMBDA or not method["peft_config"].get("train_lambda", True):
         return {"decay_only": math.nan, "decay_to_zero": math.nan}
     kept = record["selections"][record["score"]["selection"]]["epoch"]
     toward_zero = decay_to_zero(record["config"]["train"], record["data"]["train"]["rows"], kept)

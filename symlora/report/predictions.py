@@ -4,14 +4,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from symlora.config import HELD_OUT
 from symlora.metrics import METRICS
 
 PREDICTIONS_FILE = "predictions.parquet"
-HELD_OUT = "held_out"  # name of the slice of the training split (symlora.training.loop, which would import torch)
 
 
 class Unusable(Exception):
@@ -25,19 +24,6 @@ def load_predictions(folder: Path, rule: str, split: str) -> pd.DataFrame:
     return chosen[["idx", "label", "prediction"]].sort_values("idx", ignore_index=True)
 
 
-def chance_level(metric: str, labels: npt.NDArray[Any]) -> float:
-    """The score that takes no learning: a constant prediction's.
-
-    Accuracy: the share of the most frequent class among these labels. F1: that of always saying class 1.
-    Correlations (Matthews, Pearson, Spearman): 0. A run whose score is not above this is flagged, never left out.
-    """
-    if metric == "accuracy":
-        return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
-    if metric == "f1":
-        return METRICS["f1"](np.ones(len(labels), np.int64), labels)
-    return 0.0
-
-
 def checked_labels(folder: Path, record: dict[str, Any], metric: str, deciding: str) -> npt.NDArray[Any]:
     """Labels of the deciding split, once every split has as many predictions as rows and gives the recorded score.
 
@@ -47,6 +33,10 @@ def checked_labels(folder: Path, record: dict[str, Any], metric: str, deciding: 
     table, published = _predictions(folder), record["config"]["task"]["splits"]
     real = record["config"]["data"]["source"] == "glue"
     labels: npt.NDArray[Any] | None = None
+    missing = table[table["prediction"].isna()] if record["config"]["task"].get("labels") else table[:0]
+    if len(missing):  # one of them makes every split's classes floats
+        first = missing.iloc[0]
+        raise Unusable(f"{PREDICTIONS_FILE}, split {first['split']}: the prediction of row {first['idx']} is nan")
     for rule, chosen in record["selections"].items():
         for split, metrics in chosen["metrics"].items():
             part = table[(table["selection"] == rule) & (table["split"] == split)]

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from symlora.errors import SymloraError
+from symlora.interchange.symmetric import stacked, symmetric_core
 from symlora.report.adapter_factors import Array, Factors, read_factors
 from symlora.report.collect import Problem
 from symlora.report.finding import Grid
@@ -71,13 +72,10 @@ def captured_share(delta: Array, rank: int) -> float:
 def symmetric_eigenvalues(left: Array, right: Array) -> Array:
     """Eigenvalues of (D + Dᵀ)/2 for D = left @ right (n × r, r × n), those that can differ from 0: at most 2r.
 
-    D lives in the span of [left, rightᵀ] = U T, where U has orthonormal columns: (D + Dᵀ)/2 = U (T M Tᵀ) Uᵀ with M
-    the exchange of the two halves, halved. So no n × n matrix is made.
+    Taken in the span of the factors (symlora.interchange.symmetric), so that no n × n matrix is made.
     """
-    r = left.shape[1]
-    upper = np.linalg.qr(np.concatenate([left, right.T], axis=1))[1]
-    swapped = np.concatenate([upper[:, r:], upper[:, :r]], axis=1)
-    values: Array = np.linalg.eigvalsh(swapped @ upper.T / 2)
+    upper = np.linalg.qr(stacked(left, right))[1]
+    values: Array = np.linalg.eigvalsh(symmetric_core(upper)).astype(np.float64, copy=False)
     return values
 
 

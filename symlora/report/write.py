@@ -1,6 +1,5 @@
 """From a results folder to files: `make table1`, `make audit`, `make figure1` and `make report` are these functions."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ import pandas as pd
 
 from symlora.config import CONFIG_DIR
 from symlora.errors import SymloraError
+from symlora.files import whole
 from symlora.report import html
 from symlora.report.choice import Chosen, Key, choose, read_best
 from symlora.report.collect import Collected, Problem, collect
@@ -190,11 +190,10 @@ def write_text(path: Path, text: str) -> Path:
     Raises:
         SymloraError: It cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        with whole(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise SymloraError(f"{path} cannot be written: {error.strerror}. Set --out to a writable folder.") from error
     return path

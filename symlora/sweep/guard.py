@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -27,7 +28,9 @@ def swept(params: Mapping[str, Any] | None, overrides: list[str]) -> dict[str, l
     """
     given = [f"{key}={value}" for key, value in (params or {}).items()] + overrides
     values: dict[str, list[str]] = {}
-    for override in OverridesParser.create().parse_overrides(given):
+    hydra = GlobalHydra.instance()
+    loader = hydra.config_loader() if hydra.is_initialized() else None  # tells what `glob(*)` stands for
+    for override in OverridesParser.create(loader).parse_overrides(given):
         if override.is_delete():
             continue
         if override.is_sweep_override():

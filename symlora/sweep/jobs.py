@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from symlora.config import CONFIG_DIR, Config, resolve
+from symlora.config import CONFIG_DIR, Config, check_files, resolve
 from symlora.errors import SymloraError
 from symlora.sweep.guard import GROUPS, swept
 
@@ -28,6 +29,9 @@ def expand(*overrides: str) -> list[Config]:
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             return _expand(overrides)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        check_files()  # says which
+        raise
     except HydraException as error:
         detail = f" ({error.__cause__})" if error.__cause__ else ""
         raise SymloraError(f"{error}{detail}") from error

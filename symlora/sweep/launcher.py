@@ -11,6 +11,7 @@ import copy
 import os
 import secrets
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,11 +26,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from symlora.config import Config, resolve
 from symlora.errors import SymloraError
-from symlora.results import finished_record, read_run, run_folder
+from symlora.locks import owner
+from symlora.results import RUN_FILE, finished_record, read_run, run_folder
+from symlora.signals import check, stopping_gently
 from symlora.sweep import inner as inners
 from symlora.sweep.devices import visible_devices
-from symlora.sweep.packing import MAX_TOKENS_CPU, MAX_TOKENS_GPU, Job, plan
-from symlora.sweep.progress import Progress, Watcher
+from symlora.sweep.packing import MAX_TOKENS_CPU, MAX_TOKENS_GPU, Job, Pack, plan
+from symlora.sweep.progress import POLL, Progress, Watcher
 from symlora.sweep.worker import Outcome, PackTask, outcome
 
 
@@ -129,14 +132,27 @@ class PackedLauncher(Launcher):
                 finished += 1
         if finished:
             _say(f"{finished} of {len(configs)} runs are finished already")
+        self._asked = len({run_folder(config) for config in configs.values()})
         if first:
             from symlora.sweep.workload import describe  # torch and transformers: only where something is to be trained
 
             jobs, failed = describe({index: configs[index] for index in first.values()})
-            outcomes |= failed | self._train(jobs, job_overrides)
+            outcomes |= failed | self._train_all(jobs, job_overrides)
         for index, config in configs.items():
             if index not in outcomes:
                 outcomes[index] = replace(outcomes[first[run_folder(config)]], index=index)
+        return outcomes
+
+    def _train_all(self, jobs: Sequence[Job], job_overrides: Sequence[Sequence[str]]) -> dict[int, Outcome]:
+        """Trains jobs; those that other processes train are waited for, and trained here if they are left undone."""
+        began = time.time()
+        outcomes = self._train(jobs, job_overrides)
+        while busy := [job for job in jobs if outcomes[job.index].busy]:
+            _say(f"{len(busy)} runs are trained by other processes; waiting for them (Ctrl-C is safe)")
+            while all(owner(Path(job.config.results_dir), run_folder(job.config)) for job in busy):
+                time.sleep(POLL)
+            failed = {job.index: ended for job in busy if (ended := _failed_since(job, began)) is not None}
+            outcomes |= failed | self._train([job for job in busy if job.index not in failed], job_overrides)
         return outcomes
 
     def _train(self, jobs: Sequence[Job], job_overrides: Sequence[Sequence[str]]) -> dict[int, Outcome]:
@@ -146,10 +162,13 @@ class PackedLauncher(Launcher):
 
         on_gpu = pick_device(jobs[0].config.device).type != "cpu"
         devices = visible_devices() if on_gpu else []
-        inner = self.inner if self.inner != "auto" else _auto(len(jobs), devices)
+        # By all runs that the command names, finished or not: the last of a stopped sweep trains as the others did.
+        inner = self.inner if self.inner != "auto" else _auto(self._asked, devices)
         settings = inners.node(inner, self.inner_config)
         workers = self.workers or inners.at_once(inner, settings, len(devices))
-        packs = plan(jobs, self.max_tokens or (MAX_TOKENS_GPU if on_gpu else MAX_TOKENS_CPU), workers)
+        stopped, others = stopped_packs(jobs)
+        packs = stopped + plan(others, self.max_tokens or (MAX_TOKENS_GPU if on_gpu else MAX_TOKENS_CPU), workers)
+        note_plan(packs)
         if inner == "joblib":
             settings.n_jobs = min(workers, len(packs))
             settings.batch_size = 1
@@ -158,11 +177,18 @@ class PackedLauncher(Launcher):
         folder = Path(str(self.config.hydra.sweep.dir))
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"packs-{secrets.token_hex(4)}.jsonl"
-        task = PackTask(packs, Progress(path), threads, devices if inner == "joblib" and len(devices) > 1 else ())
-        _say(f"{len(jobs)} runs in {len(packs)} packs, {min(workers, len(packs))} at a time (launcher {inner})")
+        given_out = devices if inner == "joblib" and len(devices) > 1 else ()
+        stop_file = path.with_suffix(".stop").absolute()
+        task = PackTask(packs, Progress(path), threads, given_out, stop_file)
+        if stopped:
+            _say(f"{sum(len(pack.jobs) for pack in stopped)} runs go on in the packs of a sweep that was stopped")
+        _say(
+            f"{len(jobs)} run{'s' * (len(jobs) > 1)} in {len(packs)} pack{'s' * (len(packs) > 1)}, "
+            f"{min(workers, len(packs))} at a time (launcher {inner})"
+        )
         found: dict[int, Outcome] = {}
         lost = "its worker ended before it did"
-        with Watcher(packs, path), _threads_inherited(threads):
+        with Watcher(packs, path), _threads_inherited(threads), stopping_gently(stop_file, announce=True):
             try:
                 for job_return in inners.launch(
                     settings,
@@ -175,7 +201,48 @@ class PackedLauncher(Launcher):
                     found |= {ended.index: ended for ended in job_return.return_value}
             except Exception as error:  # a killed worker, a time limit: each launcher has its own
                 lost = f"{lost} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+            check()  # stopped: what is finished stays, the rest has checkpoints, the stop file stays for slow workers
+            stop_file.unlink(missing_ok=True)
         return {job.index: found.get(job.index) or _from_folder(job, lost) for job in jobs}
+
+
+def stopped_packs(jobs: Sequence[Job]) -> tuple[list[Pack], list[Job]]:
+    """Packs that were stopped, or planned by a sweep that was, as they were; and the jobs in none of them.
+
+    A run's last bits depend on the runs beside it.
+    """
+    from symlora.training.checkpoint import headers, plans
+
+    packs: list[Pack] = []
+    left = {_name(job): job for job in jobs}
+    for root in dict.fromkeys(Path(job.config.results_dir) for job in jobs):
+        kept = headers(root)
+        for runs in [*(header.runs for header in kept), *plans(root)]:
+            mine = [name for name in runs if name in left]
+            if mine and (set(mine) == set(runs) or any(header.serves(mine) for header in kept)):
+                packs.append(Pack(tuple(left.pop(name) for name in mine)))
+    return packs, list(left.values())
+
+
+def note_plan(packs: Sequence[Pack]) -> None:
+    """Keeps which runs are to train together, for the same command after a stop."""
+    from symlora.training.checkpoint import write_plan
+
+    for pack in packs:
+        write_plan(Path(pack.jobs[0].config.results_dir), [_name(job) for job in pack.jobs])
+
+
+def _name(job: Job) -> str:
+    return str(run_folder(job.config).relative_to(Path(job.config.results_dir)))
+
+
+def _failed_since(job: Job, began: float) -> Outcome | None:
+    """The outcome of a run that another process has trained meanwhile, and that failed."""
+    folder = run_folder(job.config)
+    record = read_run(folder)
+    if record is None or record["status"] != "failed" or (folder / RUN_FILE).stat().st_mtime < began:
+        return None
+    return outcome(job.index, folder, record)
 
 
 def _auto(jobs: int, devices: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ A file, because it is the one thing that processes, Slurm jobs and Ray tasks on 
 cannot be written to, nothing is printed between start and end, and nothing else is lost.
 """
 
+import contextlib
 import json
 import sys
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from symlora.reporter import clock
 from symlora.sweep.packing import Pack
 
 SHARE_EVERY = 5.0  # seconds between two words of a worker on how far its pack is
@@ -90,7 +92,8 @@ class Watcher:
         whole = text[: text.rfind("\n") + 1]  # the rest is still being written
         self._offset += len(whole.encode())
         for line in whole.splitlines():
-            self._take(json.loads(line))
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # a full disk cut it
+                self._take(json.loads(line))
 
     def _take(self, said: dict[str, Any]) -> None:
         number, pack = said["pack"], self._packs[said["pack"]]
@@ -104,7 +107,8 @@ class Watcher:
         else:
             self._done[number] = 1.0
             failed = f", {said['failed']} failed" if said["failed"] else ""
-            self._print(f"{name} finished in {clock(said['at'] - self._started[number])}{failed}")
+            took = said["at"] - self._started.setdefault(number, said["at"])
+            self._print(f"{name} finished in {clock(took)}{failed}")
 
     @property
     def share(self) -> float:
@@ -119,10 +123,3 @@ class Watcher:
             seconds = (time.time() - min(self._started.values())) * (1 / self.share - 1)
             left = f"; about {clock(seconds)} left over all packs"
         print(text + left, file=sys.stderr, flush=True)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as people say them."""
-    minutes, rest = divmod(round(max(seconds, 0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

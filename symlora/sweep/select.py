@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from symlora.config import Config, config_hash
+from symlora.config import HELD_OUT, Config, config_hash
 from symlora.errors import SymloraError
 
 AXES = ("lr", "batch_size")
-HELD_OUT = "held_out"
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,11 @@ from statistics import fmean
 from typing import Any
 
 from symlora.config import Config
-from symlora.results import RUN_FILE, read_run, run_folder
-from symlora.sweep.progress import clock
+from symlora.locks import owner
+from symlora.reporter import clock
+from symlora.results import read_run, run_folder
 
 STATES = ("finished", "running", "failed", "missing")
-# A work folder whose newest file is older belongs to a process that was killed: epochs rarely take longer, and a folder
-# is written to when one ends at the latest.
-STALE_SECONDS = 6 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Run:
 
 
 def look(stage: str, config: Config, now: float) -> Run:
-    """The state of one run, from its folder and the work folders beside it.
+    """The state of one run, from its folder and its lock.
 
     Args:
         stage: `grid` or `seeds`.
@@ -49,30 +47,13 @@ def look(stage: str, config: Config, now: float) -> Run:
     folder = run_folder(config)
     record = read_run(folder)
     state, elapsed = "missing", 0.0
-    started = _running_since(folder, now)
     if record is not None and record["status"] == "finished":
         state = "finished"
-    elif started is not None:
-        state, elapsed = "running", now - started
-    elif record is not None:
+    elif (running := owner(Path(config.results_dir), folder)) is not None:
+        state, elapsed = "running", max(0.0, now - running["since"])
+    elif record is not None or folder.exists():  # a damaged one: `scan` says which
         state = "failed"
     return Run(stage, config.task.name, config.method.name, folder, state, elapsed)
-
-
-def _running_since(folder: Path, now: float) -> float | None:
-    """When the run began that is at work beside this folder; None where none is."""
-    begun = []
-    for work in folder.parent.glob(f".{folder.name}.*"):
-        run = read_run(work)
-        if run is None or run["status"] != "running":
-            continue
-        try:
-            newest = max(path.stat().st_mtime for path in work.iterdir())
-            if now - newest < STALE_SECONDS:
-                begun.append((work / RUN_FILE).stat().st_mtime)
-        except (OSError, ValueError):  # it has just taken its place
-            continue
-    return max(begun, default=None)
 
 
 @dataclass
@@ -142,8 +123,10 @@ def table(runs: Sequence[Run], costs: Costs, workers: int) -> str:
     plural = "s" if workers > 1 else ""
     left = (
         f"About {clock(seconds)} left with {workers} worker{plural}, by the seconds of finished runs of the same tasks."
+        if costs.seconds
+        else "How long they take is not known before a run is finished."
     )
-    if unknown:
+    if unknown and costs.seconds:
         left += f" Not counted: {unknown} runs of tasks without a finished run."
     if total["failed"]:
         left += " Failed runs are trained again by the next sweep."

@@ -10,6 +10,7 @@ from pathlib import Path
 from symlora.config import CONFIG_DIR, Config
 from symlora.errors import SymloraError
 from symlora.results import read_run, run_folder, scan
+from symlora.signals import passed_on
 from symlora.sweep.jobs import BEST_DIR, best_file, expand
 from symlora.sweep.select import AXES, Choice, choose
 from symlora.sweep.status import Run, look
@@ -122,7 +123,10 @@ def without(overrides: Sequence[str], *keys: str) -> list[str]:
 def multirun(overrides: Sequence[str]) -> int:
     """Runs `python scripts/train.py -m <overrides>`; the exit status."""
     command = [sys.executable, str(CONFIG_DIR.parent / "scripts" / "train.py"), "-m", *overrides]
-    return subprocess.run(command, check=False).returncode
+    # A session of its own: Ctrl-C reaches it once, through here, and it may take the seconds that a checkpoint needs.
+    process = subprocess.Popen(command, start_new_session=True)
+    with passed_on(process):
+        return process.wait()
 
 
 def require_grid(study: Study) -> None:

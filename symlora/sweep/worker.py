@@ -14,6 +14,7 @@ from symlora.config import Config
 from symlora.hub import go_offline_if_unreachable
 from symlora.reporter import Reporter
 from symlora.results import FAILED_FILE, RUN_FILE, is_finished
+from symlora.signals import Stopped, check, stopping_gently
 from symlora.sweep.devices import VARIABLE
 from symlora.sweep.packing import Pack
 from symlora.sweep.progress import Progress
@@ -30,17 +31,21 @@ class Outcome:
         index: The job's place among those that Hydra asked for.
         score: The run's score; None where it is not defined, or the job failed.
         error: Why it failed; None where it did not.
+        busy: Another process trains it.
     """
 
     index: int
     score: float | None = None
     error: str | None = None
+    busy: bool = False
 
 
 def outcome(index: int, folder: Path, record: dict[str, Any]) -> Outcome:
     """The outcome that a run's record tells of."""
     if record["status"] == "finished":
         return Outcome(index, score=record["score"]["value"])
+    if record["status"] == "busy":
+        return Outcome(index, error=record["error"], busy=True)
     return Outcome(index, error=failure(folder, record))
 
 
@@ -59,12 +64,14 @@ class PackTask:
         progress: Where to say how far it is.
         threads: Of torch; None leaves them.
         devices: GPUs to be given out in turn, where Hydra's configuration does not (`hydra.job.env_set`).
+        stop_file: Where it appears, the launching process was asked to stop.
     """
 
     packs: Sequence[Pack]
     progress: Progress
     threads: int | None = None
     devices: Sequence[str] = ()
+    stop_file: Path | None = None
 
     def __call__(self, cfg: Any) -> list[Outcome]:
         """Trains one pack. What goes wrong with it is told in its outcomes, and stops no other pack."""
@@ -73,9 +80,13 @@ class PackTask:
         pack = self.packs[number]
         if self.devices and VARIABLE not in hydra.job.env_set:
             os.environ[VARIABLE] = self.devices[number % len(self.devices)]
-        self.progress.say(number, "started")
         try:
-            outcomes = self._train(number, pack)
+            with stopping_gently(self.stop_file):
+                check()
+                self.progress.say(number, "started")
+                outcomes = self._train(number, pack)
+        except Stopped:
+            return [Outcome(job.index, error="stopped") for job in pack.jobs]
         except Exception as error:  # bad data, no disk left, a fault of ours
             if type(error).__name__ != "SymloraError":
                 traceback.print_exc(file=sys.stderr)

@@ -7,23 +7,23 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from symlora.config import TrainConfig
+from symlora.config import MethodConfig, TrainConfig
 
 # Hugging Face's Trainer, under LoRA's scripts: neither biases nor LayerNorm weights decay.
 _UNDECAYED = ("bias", "LayerNorm.weight", "layer_norm.weight", "norm.weight")
-_LAMBDA = ".symlora_lambda."
+_LAMBDAS = (".symlora_lambda.", ".loralambda_lambda.")
 
 
 class AdamW(torch.optim.AdamW):
-    """AdamW (decoupled decay: p ← p - lr·wd·p before the step) with a group for λ.
+    """AdamW (decoupled decay: p ← p - lr·wd·p before the step) with a group for λ, and rates in given ratios.
 
-    `lambda_decay` none: λ does not decay. zero: as every other weight, toward 0, which removes W0 from the layer.
-    one: toward the pre-trained model, λ ← λ + lr·wd·(1 - λ), that is, λ - 1 decays.
+    `method.lambda_decay` none: λ does not decay. zero: as every other weight, toward 0, which removes W0 from the
+    layer. one: toward the pre-trained model, λ ← λ + lr·wd·(1 - λ), that is, λ - 1 decays.
 
     Args:
         named: Names and values of what is trained.
         train: Learning rates and decay; betas and epsilon are torch's (0.9, 0.999, 1e-8), as in the Trainer.
-        lambda_decay: `none`, `zero` or `one`.
+        method: Its `lambda_decay` and `lr_ratio`.
         in_head: Tells from its name whether a parameter is the head's.
     """
 
@@ -31,17 +31,19 @@ class AdamW(torch.optim.AdamW):
         self,
         named: Iterable[tuple[str, nn.Parameter]],
         train: TrainConfig,
-        lambda_decay: str,
+        method: MethodConfig,
         in_head: Callable[[str], bool] = lambda name: False,
     ) -> None:
         groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}  # by learning rate, decay and pull toward 1
         for name, parameter in named:
             lr = train.head_lr if train.head_lr is not None and in_head(name) else train.lr
-            decay = 0.0 if name.endswith(_UNDECAYED) else train.weight_decay
+            lr *= next((ratio for part, ratio in method.lr_ratio.items() if f".{part}." in f".{name}."), 1.0)
+            plain = name.replace(".modules_to_save.default", "").removesuffix(".default")  # PEFT's additions
+            decay = 0.0 if plain.endswith(_UNDECAYED) else train.weight_decay
             toward_one = 0.0
-            if _LAMBDA in name:
-                decay = train.weight_decay if lambda_decay == "zero" else 0.0
-                toward_one = train.weight_decay if lambda_decay == "one" else 0.0
+            if any(part in name for part in _LAMBDAS):
+                decay = train.weight_decay if method.lambda_decay == "zero" else 0.0
+                toward_one = train.weight_decay if method.lambda_decay == "one" else 0.0
             groups.setdefault((lr, decay, toward_one), []).append(parameter)
         super().__init__(
             [

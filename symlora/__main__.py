@@ -1,0 +1,5 @@
+"""`python -m symlora` is the command `symlora`."""
+
+from symlora.cli import main
+
+main()

@@ -1,0 +1,161 @@
+"""LoRand: bottleneck adapters whose two projections are sums of low-rank products with a kernel in common.
+
+Yin, Yang, Wang, Yu, Wei and Sun, "1% VS 100%: Parameter-Efficient Low Rank Adapter for Dense Predictions", CVPR 2023.
+
+    h = W0 x + b
+    out = h + W_up σ(W_down h + b_down) + b_up
+    W_down = Σ_i (P_i K_i Q_i)ᵀ,    W_up = Σ_i (P'_i K_i Q'_i)ᵀ,    i = 1 … α
+
+    x, h      (..., n_in), (..., n)   input and output of the projection that ends attention or feed-forward
+    P_i       (n, β)    `lorand_down_P`, all in one (α, n, β)
+    Q_i       (β, m)    `lorand_down_Q`, all in one (α, β, m)
+    K_i       (β, β)    `lorand_K`, all in one (α, β, β), the same below and above
+    P'_i      (m, β)    `lorand_up_P`, all in one (α, m, β)
+    Q'_i      (β, n)    `lorand_up_Q`, all in one (α, β, n)
+    b_down    (m)       `lorand_down_bias`
+    b_up      (n)       `lorand_up_bias`
+    σ         GELU
+    m         inner width, n / `reduction_factor`
+    α, β      `num_branches` and `kernel_size`; no factor α/r here
+
+The paper is about vision: its adapters are in the blocks of a Swin Transformer, of which two sit in each, one at the
+attention and one at the MLP. **Carried over to a text encoder**, they stand where Houlsby's do, after the output
+projections of attention and feed-forward. That is ours, as is every number on text.
+
+All train. Start, as in the public code that was read (class `LoRandv2` of an MMDetection fork; whether it is the
+authors' could not be told, and the paper could not be read here): P, K, Q Kaiming uniform with a = √5, biases uniform
+within ±1/√(number of inputs). So step 0 is not the base model's. That code has α = 2 and β = 2; the defaults below,
+α = 2, β = 8 and m = n/2, are the paper's smallest variant from memory: 1.1 % of RoBERTa-base's encoder.
+
+Not linear in x, so that nothing can be merged.
+
+Trained values per projection: α (2 β (n + m) + β²) + n + m. RoBERTa-base at the defaults: 915,456.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+from symlora.adapters.base import AdapterLayer, AdapterModel
+from symlora.adapters.config import SUBLAYER_OUTPUTS, AdapterConfig, check_whole
+
+
+@dataclass
+class LorandConfig(AdapterConfig):
+    """Configuration of LoRand: the fields of `AdapterConfig` and three more.
+
+    Raises:
+        ValueError: as `AdapterConfig`; or one of these is out of range.
+
+    Args:
+        num_branches: number α of low-rank products in a projection.
+        kernel_size: width β of a product.
+        reduction_factor: how many times narrower than the layer's output the inner width m is.
+    """
+
+    method: ClassVar[str] = "lorand"
+
+    # See the top of this file for the three.
+    num_branches: int = field(default=2, metadata={"help": "Number of low-rank products in a projection."})
+    kernel_size: int = field(default=8, metadata={"help": "Width of a product."})
+    reduction_factor: int = field(default=2, metadata={"help": "Output width over inner width."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_branches", "kernel_size", "reduction_factor"):
+            check_whole(self.method, name, getattr(self, name))
+
+    def parameter_count(self, in_features: int, out_features: int) -> int:
+        n, m, kernel = out_features, out_features // self.reduction_factor, self.kernel_size
+        return self.num_branches * (2 * kernel * (n + m) + kernel**2) + n + m
+
+
+class LorandLinear(AdapterLayer):
+    """A linear layer with LoRand adapters on its output; see the top of this file.
+
+    Several adapters at work follow one another, in the order in which they were switched on.
+
+    Raises:
+        ValueError: the kernel is wider than the inner width.
+    """
+
+    adapter_layer_names = (
+        "lorand_down_P",
+        "lorand_down_Q",
+        "lorand_K",
+        "lorand_up_P",
+        "lorand_up_Q",
+        "lorand_down_bias",
+        "lorand_up_bias",
+    )
+    lorand_down_P: nn.ParameterDict
+    lorand_down_Q: nn.ParameterDict
+    lorand_K: nn.ParameterDict
+    lorand_up_P: nn.ParameterDict
+    lorand_up_Q: nn.ParameterDict
+    lorand_down_bias: nn.ParameterDict
+    lorand_up_bias: nn.ParameterDict
+
+    def start(self, config: LorandConfig, r: int) -> dict[str, Tensor]:
+        n, kernel = self.out_features, config.kernel_size
+        m = n // config.reduction_factor
+        if kernel > m:
+            raise ValueError(
+                f"lorand: kernel_size = {kernel} is more than the inner width {m} of module {self.module_name!r}, "
+                f"whose weight is {self.shape_text}; choose a smaller kernel_size or reduction_factor"
+            )
+        shapes = {
+            "lorand_down_P": (n, kernel),
+            "lorand_down_Q": (kernel, m),
+            "lorand_K": (kernel, kernel),
+            "lorand_up_P": (m, kernel),
+            "lorand_up_Q": (kernel, n),
+        }
+        values = {}
+        for name, (rows, columns) in shapes.items():  # kaiming_uniform_(a=√5) of each matrix
+            values[name] = torch.empty(config.num_branches, rows, columns).uniform_(-1, 1) / math.sqrt(columns)
+        values["lorand_down_bias"] = torch.empty(m).uniform_(-1, 1) / math.sqrt(n)
+        values["lorand_up_bias"] = torch.empty(n).uniform_(-1, 1) / math.sqrt(m)
+        return values
+
+    def projections(self, adapter: str) -> tuple[Tensor, Tensor]:
+        """W_down (m, n) and W_up (n, m)."""
+        K = self.lorand_K[adapter]
+        down = (self.lorand_down_P[adapter] @ K @ self.lorand_down_Q[adapter]).sum(0)
+        up = (self.lorand_up_P[adapter] @ K @ self.lorand_up_Q[adapter]).sum(0)
+        return down.mT, up.mT
+
+    def change(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
+        # The factors one after the other: far less work than with the two projections made first.
+        K = self.lorand_K[adapter]
+        h = self.adapter_input(adapter, base_out)
+        inner = self._through(h, self.lorand_down_P[adapter] @ K, self.lorand_down_Q[adapter])
+        inner = gelu(inner + self.lorand_down_bias[adapter])
+        out = self._through(inner, self.lorand_up_P[adapter] @ K, self.lorand_up_Q[adapter])
+        changed: Tensor = out + self.lorand_up_bias[adapter]
+        return changed
+
+    @staticmethod
+    def _through(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """x Σ_i left_i right_i: (..., n), (α, n, β), (α, β, m) -> (..., m)."""
+        return x @ left.transpose(0, 1).flatten(1) @ right.flatten(0, 1)
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """There is none.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("lorand: an adapter with a GELU inside cannot be merged into a weight")
+
+
+class LorandModel(AdapterModel):
+    """A model with LoRand adapters. Made by `peft.get_peft_model(model, LorandConfig())`."""
+
+    prefix = "lorand_"
+    tuner_layer_cls = LorandLinear
+    target_module_mapping = SUBLAYER_OUTPUTS

@@ -1,0 +1,209 @@
+"""LoRTA: one tensor in CP form for all layers, matrices and heads (Hounie et al., arXiv 2410.04060).
+
+    h = W0 x + b + (α/r) ΔW x,    ΔWᵀ = [ A diag(C_head[1] ∘ C_matrix[t] ∘ C_layer[l]) B, …, the same with C_head[H] ]
+
+    x, h       (..., n), (..., H d)   input and output of matrix t of layer l, the heads' outputs side by side
+    A          (n, r)    `lorta_A`
+    B          (r, d)    `lorta_B`
+    C_head     (H, r)    `lorta_C_head`
+    C_matrix   (T, r)    `lorta_C_matrix`; T matrices a layer are adapted (query and value: 2)
+    C_layer    (L, r)    `lorta_C_layer`
+    H, d       number of heads, from the model's configuration, and their width
+    α, r       scale, and rank of the CP form
+
+All five train, and **the whole model has one of each**: every adapted layer holds the very same parameters, so that the
+optimizer and the counts see them once, and the adapter's file holds them once, as `base_model.lorta_A` and so on.
+
+Start, as in the authors' code (ihounie/peft, src/peft/tuners/lorta/model.py): B = 0, the others
+`kaiming_uniform_(a=√5)`, whose "fan in" is r for all of them, so that they are uniform within ±1/√r. So step 0 is the
+base model's.
+
+In the authors' code all four attention matrices have a place in C_matrix, whichever are adapted; and merging, deleting
+an adapter and a second adapter raise NotImplementedError. Here all of that works. Their scale was not in the code that
+could be read; α/r is LoRA's. The paper could not be read here, so whether it has the output projection's heads at its
+inputs is not confirmed: as in the code, they are at its outputs.
+
+Trained values: (n + d + H + T + L) r for the whole model. RoBERTa-base, query and value: 858 r, at r = 8 6,864.
+"""
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from symlora.adapters.base import AdapterLayer, AdapterModel
+from symlora.adapters.config import LowRankConfig, check_whole
+
+
+@dataclass
+class LortaConfig(LowRankConfig):
+    """Configuration of LoRTA: the fields of `LowRankConfig` and one more.
+
+    Raises:
+        ValueError: as `LowRankConfig`; rank_pattern is not empty; or num_heads is not a whole number of at least 1.
+
+    Args:
+        num_heads: number of attention heads H; None takes the model's.
+    """
+
+    method: ClassVar[str] = "lorta"
+
+    num_heads: int | None = field(default=None, metadata={"help": "Number of heads; None takes the model's."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rank_pattern:
+            raise ValueError(f"lorta: rank_pattern must be empty, the rank is one for all, got {self.rank_pattern!r}")
+        if self.num_heads is not None:
+            check_whole(self.method, "num_heads", self.num_heads)
+
+    def parameter_count(self, in_features: int, out_features: int) -> int:
+        raise NotImplementedError("lorta: no matrix has values of its own; see LortaModel.parameter_count")
+
+
+class LortaLinear(AdapterLayer):
+    """A linear layer with LoRTA adapters; see the top of this file. Its parameters come from `LortaModel`."""
+
+    adapter_layer_names = ("lorta_A", "lorta_B", "lorta_C_head", "lorta_C_matrix", "lorta_C_layer")
+    lorta_A: nn.ParameterDict
+    lorta_B: nn.ParameterDict
+    lorta_C_head: nn.ParameterDict
+    lorta_C_matrix: nn.ParameterDict
+    lorta_C_layer: nn.ParameterDict
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.place: dict[str, tuple[int, int]] = {}  # of an adapter: numbers of layer and matrix, from 0
+        super().__init__(*args, **kwargs)
+
+    def start(self, config: LortaConfig, r: int) -> dict[str, Tensor]:
+        return {}
+
+    def factors(self, adapter: str) -> tuple[Tensor, Tensor]:
+        """(n, r) and (r, H d), whose product is ΔWᵀ without its scale."""
+        A, B, heads, matrices, layers = (getattr(self, name)[adapter] for name in self.adapter_layer_names)
+        layer, matrix = self.place[adapter]
+        outputs = heads.mT.unsqueeze(2) * B.unsqueeze(1)  # (r, H, d)
+        return A, (matrices[matrix] * layers[layer]).unsqueeze(1) * outputs.flatten(1)
+
+    def change(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
+        A, outputs = self.factors(adapter)
+        return self.adapter_input(adapter, x) @ A @ outputs * self.scaling[adapter]
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """(α/r) ΔW, (n_out, n_in), in float32 or wider."""
+        dtype = torch.promote_types(self.original_weight().dtype, torch.float32)
+        A, outputs = (factor.to(dtype) for factor in self.factors(adapter))
+        return self.scaling[adapter] * (A @ outputs).mT
+
+
+class LortaModel(AdapterModel):
+    """A model with LoRTA on its target modules. Made by `peft.get_peft_model(model, LortaConfig())`.
+
+    Raises:
+        ValueError: the number of heads is not known or does not divide the matrices' outputs, or the matrices are not
+            of one shape.
+    """
+
+    uses_shared_state = True
+    prefix = "lorta_"
+    tuner_layer_cls = LortaLinear
+
+    def parameter_count(self, adapter: str = "default") -> int:
+        """How many values one adapter trains: (n + d + H + T + L) r."""
+        layers = [layer for layer in self.tuner_layers() if adapter in layer.r]
+        heads = self.peft_config[adapter].num_heads or self.model.config.num_attention_heads
+        places = [layer.place[adapter] for layer in layers]
+        numbers = [len({place[i] for place in places}) for i in (0, 1)]
+        width: int = layers[0].in_features + layers[0].out_features // heads
+        count: int = (width + heads + sum(numbers)) * self.peft_config[adapter].r
+        return count
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """PEFT's, which puts the layers in place; then the layers are given the parameters that they share."""
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        config = self.peft_config[adapter_name]
+        layers = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, LortaLinear) and adapter_name in module.r
+        }
+        shapes = sorted({(layer.in_features, layer.out_features) for layer in layers.values()})
+        if len(shapes) > 1:
+            raise ValueError(f"lorta: the target modules must be of one shape, but are of (n_in, n_out) = {shapes}")
+        heads = config.num_heads or getattr(getattr(model, "config", None), "num_attention_heads", None)
+        if heads is None:
+            raise ValueError("lorta: num_heads is None, and the model's configuration does not say")
+        if shapes[0][1] % heads:
+            raise ValueError(f"lorta: num_heads = {heads} does not divide the {shapes[0][1]} outputs of a matrix")
+        places = {name: _place(name) for name in layers}
+        numbers = sorted({number for number, _ in places.values()})
+        matrices = list(dict.fromkeys(matrix for _, matrix in places.values()))
+        first = next(iter(layers.values()))
+        weight: Any = first.get_base_layer().weight
+        dtype = torch.promote_types(weight.dtype, torch.float32) if weight.dtype.is_floating_point else torch.float32
+        shared = {
+            name: nn.Parameter(
+                value.to(weight.device, dtype), adapter_name in self.active_adapters and not config.inference_mode
+            )
+            for name, value in _start(config, shapes[0], heads, len(matrices), len(numbers)).items()
+        }
+        for name, layer in layers.items():
+            number, matrix = places[name]
+            layer.place[adapter_name] = (numbers.index(number), matrices.index(matrix))
+            for container, parameter in shared.items():
+                getattr(layer, container)[adapter_name] = parameter
+
+    # The file holds each parameter once, under a name of the model's and not of a layer's.
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: Any,
+        config: Any,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+        unwanted_adapter_names: list[str],
+    ) -> dict[str, Tensor]:
+        found = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+        return {re.sub(r"^.*\.(?=lorta_)", _ONCE, key): value for key, value in found.items()}
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: Any, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        # As parameters, so that they stay one where loading puts them in place of what is there (low_cpu_mem_usage).
+        shared = {
+            key.removeprefix(_ONCE): nn.Parameter(value, requires_grad=False)
+            for key, value in state_dict.items()
+            if key.startswith(_ONCE + "lorta_")
+        }
+        others = {key: value for key, value in state_dict.items() if key.removeprefix(_ONCE) not in shared}
+        own = {
+            f"{name}.{container}.{adapter_name}": value
+            for name, module in model.named_modules()
+            if isinstance(module, LortaLinear) and adapter_name in module.r
+            for container, value in shared.items()
+        }
+        return own | super()._remap_adapter_state_dict_for_load(model, config, adapter_name, others)
+
+
+_ONCE = "base_model."
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Number of the layer in a module's name, and the name of the matrix within a layer."""
+    numbers = re.findall(r"(?<=\.)\d+(?=\.)", name)
+    return (int(numbers[0]) if numbers else 0), re.sub(r"^.*\.\d+\.", "", name)
+
+
+def _start(config: LortaConfig, shape: tuple[int, int], heads: int, matrices: int, layers: int) -> dict[str, Tensor]:
+    r = config.r
+    bound = 1 / math.sqrt(r)
+    rows = {"A": shape[0], "C_head": heads, "C_matrix": matrices, "C_layer": layers}
+    values = {f"lorta_{name}": torch.empty(number, r).uniform_(-bound, bound) for name, number in rows.items()}
+    d = shape[1] // heads
+    values["lorta_B"] = torch.zeros(r, d) if config.init_weights else torch.randn(r, d)
+    return values

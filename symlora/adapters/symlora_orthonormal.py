@@ -1,0 +1,75 @@
+"""SymLoRA with orthonormal Q. A control: does it matter that the columns of SymLoRA's Q are free?
+
+    h = λ (W0 x) + b + (α/r) Q diag(Λ) Qᵀ x,   Qᵀ Q = c² I,   c = init_std √n
+
+Symbols, shapes, the start of Λ and λ: symlora/adapters/symlora.py. What differs is Q: its columns are orthogonal at
+the start (Haar distributed) and after every step of the optimizer, and all of the length c that a column of SymLoRA's
+Q has at its start (root mean square). So the two methods begin at one scale and take steps of one size, and only
+orthogonality is between them; (α/r) c² Λ are the eigenvalues of ΔW, in the basis Q / c. init_std = 1/√n is Qᵀ Q = I.
+
+After the optimizer's step Q goes back by the QR retraction: Q ← c qf(Q), the factor with orthonormal columns of
+Q = qf(Q) R where R has a positive diagonal (Absil, Mahony and Sepulchre, Optimization Algorithms on Matrix Manifolds,
+2008, section 4.1.1, example 4.1.3). AdamW's averages are not transported with it, and its gradient is not projected
+on the tangent space first: to first order the retraction removes what leaves it. What weight decay does to Q's length
+is undone too.
+
+Trained values per matrix, as PEFT counts them: (n + 1) r + 1; r (r + 1) / 2 of them are bound by the constraint.
+RoBERTa-base, query and value, r = 8: 147,672.
+
+Source: none; the paper (arXiv 2504.03719, section 3) asks for a symmetric low-rank update and does not constrain Q.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from symlora.adapters.symlora import SymLoraConfig, SymLoraLinear, SymLoraModel
+
+
+@dataclass
+class SymLoraOrthonormalConfig(SymLoraConfig):
+    """Configuration of SymLoRA with orthonormal Q: that of SymLoRA.
+
+    Args:
+        init_std: the columns of Q have length init_std √n, at the start and ever after.
+    """
+
+    method: ClassVar[str] = "symloraorthonormal"
+
+
+def orthonormal_columns(Q: Tensor) -> Tensor:
+    """The factor with orthonormal columns of Q = qf(Q) R, R with a positive diagonal: (n, r) -> (n, r).
+
+    NaNs stay NaNs: a run that diverged is found by its loss.
+    """
+    found, upper = torch.linalg.qr(Q.to(torch.promote_types(Q.dtype, torch.float32)))
+    signs = torch.ones_like(upper.diagonal()).copysign(upper.diagonal())
+    orthonormal: Tensor = (found * signs).to(Q.dtype)
+    return orthonormal
+
+
+class SymLoraOrthonormalLinear(SymLoraLinear):
+    """A square linear layer with SymLoRA adapters whose Q start orthogonal; see the top of this file."""
+
+    def start(self, config: SymLoraConfig, r: int) -> dict[str, Tensor]:
+        n = self.in_features
+        orthonormal = nn.init.orthogonal_(torch.empty(n, r))
+        return super().start(config, r) | {"symlora_Q": config.init_std * math.sqrt(n) * orthonormal}
+
+
+class SymLoraOrthonormalModel(SymLoraModel):
+    """A model with such layers on its target modules."""
+
+    tuner_layer_cls = SymLoraOrthonormalLinear
+
+    @torch.no_grad()
+    def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
+        """Brings every trained Q back to orthogonal columns of its length, in place."""
+        for layer in self.tuner_layers():
+            for adapter, Q in layer.symlora_Q.items():
+                if Q.requires_grad:
+                    length = self.peft_config[adapter].init_std * math.sqrt(len(Q))
+                    Q.copy_(length * orthonormal_columns(Q))

@@ -1,0 +1,1 @@
+"""Whether what the documentation shows still works: every block of commands or code, every link (`make docs-check`)."""

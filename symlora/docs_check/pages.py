@@ -1,0 +1,93 @@
+"""Markdown pages: their blocks of code, the commands in them, links and headings."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+
+PROGRAMS = (
+    "make", "python", ".venv/bin/python", "torchrun", "accelerate", "symlora", "pip", "uv", "git", "cd", "export",
+)  # fmt: skip
+"""A line of a block without a language that begins with one of these is a command."""
+SHELL = ("bash", "sh", "console")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code, fenced or indented.
+
+    Attributes:
+        page: File.
+        line: Of its first line, from 1.
+        language: As the fence says; empty without one.
+        text: Content.
+    """
+
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    @property
+    def is_shell(self) -> bool:
+        """Whether it is to be read as commands."""
+        return self.language in SHELL or (not self.language and any(map(_is_command, self.text.splitlines())))
+
+    def commands(self) -> list[list[str]]:
+        """Each command as words: comments dropped, lines ended by a backslash joined, <placeholders> made one word.
+
+        Of a block of a console, the lines after `$ `.
+        """
+        text = self.text.replace("\\\n", " ")
+        lines = [line.strip() for line in text.splitlines()]
+        if self.language == "console":
+            lines = [line[2:] for line in lines if line.startswith("$ ")]
+        found = []
+        for line in lines:
+            words = shlex.split(re.sub(r"<[^<>]*>", "placeholder", line), comments=True)
+            if words:
+                found.append(words)
+        return found
+
+
+def _is_command(line: str) -> bool:
+    words = [word for word in line.split() if not re.match(r"[A-Z_]+=", word)]
+    return bool(words) and words[0] in PROGRAMS
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """Every block of code of a page."""
+    for token in MarkdownIt().parse(page.read_text()):
+        if token.type in ("fence", "code_block") and token.map is not None:
+            line = token.map[0] + (2 if token.type == "fence" else 1)
+            yield Block(page, line, token.info.strip(), token.content)
+
+
+def links(page: Path) -> Iterator[str]:
+    """Targets of a page's links to other places of this project."""
+    for token in MarkdownIt().parse(page.read_text()):
+        for child in token.children or ():
+            target = child.attrs.get("href") or child.attrs.get("src")
+            if isinstance(target, str) and not re.match(r"[a-z]+:", target):
+                yield target
+
+
+def named_paths(page: Path) -> Iterator[str]:
+    """Files of this project that a page names in code type, such as `symlora/results.py`."""
+    for token in MarkdownIt().parse(page.read_text()):
+        for child in token.children or ():
+            if child.type == "code_inline" and re.fullmatch(
+                r"(symlora|scripts|configs|tests|docs|notebooks)/[\w./-]*", child.content
+            ):
+                yield child.content
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that a page can be linked to by: those that GitHub makes of its headings, and its <a id="…">."""
+    tokens = MarkdownIt().parse(page.read_text())
+    given = set(re.findall(r'<a id="([^"]+)">', page.read_text()))
+    titles = [after.content for token, after in zip(tokens, tokens[1:], strict=False) if token.type == "heading_open"]
+    return given | {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}

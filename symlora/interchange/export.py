@@ -1,0 +1,136 @@
+"""`symlora export`: which conversion a source and a target mean, and what is said of the result."""
+
+import math
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+from transformers.utils import logging
+
+from symlora.errors import SymloraError
+from symlora.interchange.base_scale import BASE_SCALE
+from symlora.interchange.loralib import loralib_to_lora
+from symlora.interchange.merged import base_source, export_merged, load_base
+from symlora.interchange.stored import StoredAdapter, read_adapter
+from symlora.interchange.to_lora import Reconstruction, base_scales, check_base, symlora_to_lora
+from symlora.interchange.to_symlora import Kept, lora_to_symlora
+
+
+def export(
+    source: Path,
+    out: Path,
+    to: str,
+    base: str | None = None,
+    rank: int | None = None,
+    full: bool = False,
+    alpha: float | None = None,
+) -> Iterator[str]:
+    """Converts, and yields what to tell the user, line by line.
+
+    Args:
+        source: A run folder, an adapter's folder, or (with `alpha`) a checkpoint file of loralib.
+        out: New folder.
+        to: "merged", "lora" or "symlora".
+        base: Folder or hub name of the base model; None takes the one that the source names.
+        rank: Of the SymLoRA; None keeps the LoRA's.
+        full: Keep the whole symmetric part of the LoRA, of rank 2r.
+        alpha: The α that a loralib checkpoint was trained with.
+
+    Raises:
+        SymloraError: What the conversion refuses. `out` is then not there.
+    """
+    logging.set_verbosity_error()  # a base model without a head is no news here
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)  # transformers 5.23 of its own names, on saving
+    if alpha is not None and to == "merged" and base is None:
+        raise SymloraError(f"{source} does not name its base model. Give its folder or hub name (--base).")
+    if alpha is not None and to == "lora":
+        modules = loralib_to_lora(source, out, alpha, base)
+        yield f"{len(modules)} matrices, alpha {alpha:g}"
+        yield f"LoRA adapter: {out}"
+    elif alpha is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            loralib_to_lora(source, Path(folder) / "lora", alpha, base)
+            yield from export(Path(folder) / "lora", out, to, base, rank, full)
+    elif to == "merged":
+        adapter = read_adapter(source)
+        export_merged(adapter, out, base)
+        yield f"merged model ({adapter.method} in its weights): {out}"
+    elif to == "lora":
+        adapter = read_adapter(source)
+        weights, why = (None, "") if adapter.method != "SYMLORA" else _base_weights(adapter, base)
+        report = symlora_to_lora(adapter, out, weights)
+        yield from reconstruction_table(report)
+        yield from [why] if why else []
+        yield f"LoRA adapter: {out}"
+        if (out / BASE_SCALE).is_file():
+            yield (
+                f"λ is not 1: call symlora.interchange.base_scale.apply_base_scale(base, {str(out)!r}) on the base "
+                "model before PEFT loads the adapter, or use --to merged."
+            )
+    else:
+        adapter = read_adapter(source)
+        try:
+            kept = lora_to_symlora(adapter, out, rank, full=full)
+        except (ValueError, re.error) as error:  # SymLoraConfig's, of a field that LoRA lets through
+            raise SymloraError(f"{adapter.folder} cannot become a SymLoRA: {error}") from error
+        yield from kept_table(kept)
+        yield f"SymLoRA adapter: {out}"
+
+
+def _base_weights(adapter: StoredAdapter, base: str | None) -> tuple[Mapping[str, Tensor] | None, str]:
+    """W0, where a λ asks for it; or None and why there is none."""
+    found = adapter.factors()
+    if all(float(value) == 1.0 for value in base_scales(adapter, found).values()):
+        return None, ""
+    try:
+        weights: Mapping[str, Tensor] = load_base(adapter, base_source(adapter, base)).state_dict()
+        check_base(adapter, found, weights)
+    except SymloraError as error:
+        if base is not None:
+            raise
+        return None, f"The error without the base scale is not known, because W0 is not: {error}"
+    return weights, ""
+
+
+def reconstruction_table(report: Sequence[Reconstruction]) -> Iterator[str]:
+    """Relative errors ‖ΔW of the export - ΔW‖ / ‖ΔW‖, a matrix a line and in total (of squares, then the root).
+
+    Without W0 the relative errors of matrices with λ other than 1 are not known; a dash stands there.
+    """
+    width = max(len(row.module) for row in report)
+    yield f"{'relative error of ΔW':{width}}  rank  λ         with base scale  LoRA alone"
+    for row in report:
+        errors = f"{_share(row.error, row.change):>15}  {_share(row.error_unscaled, row.change):>10}"
+        yield f"{row.module:{width}}  {row.rank:4}  {row.base_scale:<8.6g}  {errors}"
+    change, error, alone = (
+        math.sqrt(sum(value**2 for value in values))
+        for values in zip(*((row.change, row.error, row.error_unscaled) for row in report), strict=True)
+    )
+    yield f"{'total':{width}}  {'':4}  {'':8}  {_share(error, change):>15}  {_share(alone, change):>10}"
+
+
+def kept_table(report: Sequence[Kept]) -> Iterator[str]:
+    """Shares of ‖ΔW‖², a matrix a line and in total (of sums)."""
+    width = max(len(row.module) for row in report)
+    yield f"{'share of ‖ΔW‖²':{width}}  rank  symmetric part    kept"
+    for row in report:
+        shares = f"{_percent(row.symmetric, row.energy):>14}  {_percent(row.kept, row.energy):>6}"
+        yield f"{row.module:{width}}  {row.rank:4}  {shares}"
+    energy, symmetric, kept = (
+        sum(values) for values in zip(*((row.energy, row.symmetric, row.kept) for row in report), strict=True)
+    )
+    yield f"{'total':{width}}  {'':4}  {_percent(symmetric, energy):>14}  {_percent(kept, energy):>6}"
+
+
+def _share(error: float, change: float) -> str:
+    if math.isnan(error) or math.isnan(change):
+        return "-"
+    return f"{error / change:.1e}" if change else "0"
+
+
+def _percent(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"

@@ -1,0 +1,138 @@
+"""An adapter and its base model -> one plain model of transformers, which needs neither PEFT nor symlora."""
+
+import contextlib
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import PeftModel
+from peft.utils import get_peft_model_state_dict
+
+from symlora.config import ModelConfig
+from symlora.errors import SymloraError
+from symlora.interchange.base_scale import apply_base_scale
+from symlora.interchange.stored import PREFIX, StoredAdapter, new_folder
+from symlora.model.adapter import output_layer
+from symlora.model.source import ModelSource, find, load_failure, load_tokenizer
+
+# Names of transformers' classes by PEFT's task type; adapters without one sit on the bare model.
+_AUTO_CLASSES = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+}
+_NO_TASKS_CLASSES = 97  # a number of labels that shows which tensor is the output layer's
+
+
+def export_merged(adapter: StoredAdapter, out: Path, base: str | None = None) -> Any:
+    """Writes the base model with the adapter merged into its weights, and the base model's tokenizer if it has one.
+
+    Args:
+        adapter: Of any method of PEFT's that can be merged. A base-scale file beside a LoRA is heeded.
+        out: New folder, as `save_pretrained` writes it, in the base model's dtype.
+        base: Folder or hub name of the base model; None takes the run's, or what the adapter names.
+
+    Returns:
+        The merged model.
+
+    Raises:
+        SymloraError: The base model is not to be had or is another than the adapter's, the method cannot be merged, or
+            the merged weights are not finite. `out` is then not there.
+    """
+    source = base_source(adapter, base)
+    model = load_base(adapter, source)
+    try:
+        apply_base_scale(model, adapter.folder)
+        wrapped = PeftModel.from_pretrained(model, str(adapter.folder))
+        # Asked of the model, because PEFT leaves what the file does not have as it was drawn.
+        odd = sorted(get_peft_model_state_dict(wrapped, save_embedding_layers=False).keys() ^ adapter.tensors.keys())
+        if odd:
+            raise SymloraError(f"{adapter.folder} was made for another base model or method: {odd[0]} has no partner.")
+        merged = wrapped.merge_and_unload(safe_merge=True)
+    except KeyError as error:  # PEFT's, of the head
+        raise SymloraError(f"{adapter.folder} was made for another base model: it has no {error.args[0]}.") from error
+    except (RuntimeError, ValueError, NotImplementedError, AttributeError) as error:
+        raise SymloraError(
+            f"{adapter.folder} cannot be merged into {source.name_or_path}: {' '.join(str(error).split())[:500]}"
+        ) from error
+    with new_folder(out) as work:
+        merged.save_pretrained(work)
+        with contextlib.suppress(SymloraError):  # where the base model has no tokenizer, this has none
+            load_tokenizer(source).save_pretrained(work)
+    return merged
+
+
+def base_source(adapter: StoredAdapter, base: str | None = None) -> ModelSource:
+    """Where the adapter's base model is: `base` if given, else the run's model, else the name in the adapter's folder.
+
+    Raises:
+        SymloraError: No base model is named, or a folder holds none.
+    """
+    if base is None and adapter.run is not None:
+        recorded = adapter.run["config"]["model"]
+        if recorded["path"] is not None:
+            raise SymloraError(
+                f"{adapter.folder.parent} was trained on a model in a folder named {recorded['path']}. Where that is "
+                "is not kept: name it (--base)."
+            )
+        return find(ModelConfig(**{key: recorded[key] for key in ("name", "hub", "revision", "package")}))
+    name = base or adapter.config.base_model_name_or_path
+    if not isinstance(name, str) or not name:
+        raise SymloraError(f"{adapter.folder} names no base model. Give its folder or hub name (--base).")
+    if base is None and Path(name).is_absolute() and not Path(name).exists():
+        raise SymloraError(f"{adapter.folder} names the base model {name}, which is not here. Give --base.")
+    if Path(name).is_dir():
+        return find(ModelConfig(name="base", path=name))
+    own = name == adapter.config.base_model_name_or_path  # the pinned revision is of that one alone
+    return ModelSource(name, adapter.config.revision if own else None)
+
+
+def load_base(adapter: StoredAdapter, source: ModelSource) -> Any:
+    """The base model, with a head of as many outputs as the adapter has trained.
+
+    Raises:
+        SymloraError: It cannot be loaded, or weights are missing that the adapter does not bring.
+    """
+    kind = str(getattr(adapter.config.task_type, "value", adapter.config.task_type))
+    auto: Any = getattr(transformers, _AUTO_CLASSES.get(kind, "AutoModel"))
+    try:
+        config: Any = transformers.AutoConfig.from_pretrained(source.name_or_path, **source.arguments)
+        if kind in ("SEQ_CLS", "TOKEN_CLS"):
+            _set_labels(config, adapter, auto)
+        model, info = auto.from_pretrained(
+            source.name_or_path,
+            config=config,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # the base model's own head may be another task's
+            **source.arguments,
+        )
+    except SymloraError:
+        raise
+    except Exception as error:  # OSError, ValueError, RuntimeError, safetensors' own: all mean "not loadable"
+        raise load_failure(source, error) from error
+    drawn = {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}
+    lost = sorted(name for name in drawn if PREFIX + name not in adapter.tensors)
+    if lost:
+        raise SymloraError(f"{source.name_or_path} has no weights for {lost[0]}, and neither has {adapter.folder}.")
+    return model.eval()
+
+
+def _set_labels(config: Any, adapter: StoredAdapter, auto: Any) -> None:
+    """Number of classes (and their names, if a run has them) into a model's configuration."""
+    probe = copy.deepcopy(config)
+    probe.num_labels = _NO_TASKS_CLASSES
+    with torch.device("meta"):
+        head = output_layer(auto.from_config(probe))
+    stored = adapter.tensors.get(f"{PREFIX}{head}.weight")
+    if stored is None:  # saved without a head: the base model's own is meant
+        return
+    config.num_labels = len(stored)
+    names = adapter.run["config"]["task"]["labels"] if adapter.run is not None else []
+    if len(names) == len(stored):
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: number for number, name in enumerate(names)}

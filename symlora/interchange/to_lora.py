@@ -1,0 +1,158 @@
+"""SymLoRA -> LoRA.
+
+    s Q diag(Λ) Qᵀ = B A    with B = s Q diag(Λ), A = Qᵀ, lora_alpha = r
+
+is exact but for the rounding of B to float32. (λ - 1) W0 is of full rank and no LoRA: λ goes into the base-scale file.
+PEFT's own `convert_to_lora` is no help here: it decomposes the whole ΔW in float32, refuses λ, and (0.21) gives the two
+layers of RoBERTa's head one name, so that one is lost.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import LoraConfig
+from torch import Tensor
+
+from symlora.errors import SymloraError
+from symlora.interchange.base_scale import write_base_scale
+from symlora.interchange.stored import (
+    PREFIX,
+    StoredAdapter,
+    check_rank,
+    float32,
+    new_folder,
+    shared_fields,
+    write_adapter,
+)
+from symlora.interchange.symmetric import Array
+from symlora.report.adapter_factors import CONFIG, Factors
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """How near one exported matrix is. All norms are Frobenius's; ΔW is all that SymLoRA adds to W0.
+
+    Attributes:
+        module: Its name in the base model.
+        rank: Of the LoRA.
+        base_scale: λ.
+        change: ‖ΔW‖; nan without W0 where λ is not 1.
+        error: ‖ΔW of the LoRA on the scaled base - ΔW‖: rounding to float32.
+        error_unscaled: The same of the LoRA alone, if λ is forgotten: about |λ - 1| ‖W0‖; nan without W0.
+    """
+
+    module: str
+    rank: int
+    base_scale: float
+    change: float
+    error: float
+    error_unscaled: float
+
+
+def symlora_to_lora(
+    adapter: StoredAdapter, out: Path, base_weights: Mapping[str, Tensor] | None = None
+) -> list[Reconstruction]:
+    """Writes a LoRA adapter (and a base-scale file, if a λ is not 1) and says how near it is.
+
+    Args:
+        adapter: A SymLoRA adapter.
+        out: New folder.
+        base_weights: W0 by parameter name (`model.state_dict()` of the base model), for the error without the scale.
+
+    Returns:
+        One entry a matrix, by layer.
+
+    Raises:
+        SymloraError: Another method, trained biases, a file that is not as it should be, or weights of another model.
+            `out` is then not there.
+    """
+    if adapter.method != "SYMLORA":
+        raise SymloraError(f"{adapter.folder} is a {adapter.method} adapter, not a SymLoRA.")
+    if adapter.config.bias != "none":
+        raise SymloraError(f"{adapter.folder}: bias={adapter.config.bias!r}; an adapter with biases is not exported.")
+    tensors = {name: value for name, value in adapter.tensors.items() if ".symlora_" not in name}
+    found = adapter.factors()
+    scales = base_scales(adapter, found)
+    if base_weights is not None:
+        check_base(adapter, found, base_weights)
+    report = []
+    for factors in found:
+        module = factors.module.removeprefix(PREFIX)
+        rank, s = adapter.config.rank_and_scale(module)
+        check_rank(adapter, module, len(factors.right), rank)
+        B, A = float32(s * factors.left), float32(factors.right)
+        tensors[f"{factors.module}.lora_A.weight"], tensors[f"{factors.module}.lora_B.weight"] = A, B
+        W0 = None if base_weights is None else base_weights[f"{module}.weight"]
+        low_rank = s * factors.left @ factors.right
+        exported = B.double().numpy() @ A.double().numpy()
+        scale = float(scales[module]) if module in scales else 1.0
+        report.append(_compare(module, len(A), scale, low_rank, exported - low_rank, W0))
+    config = adapter.config
+    pattern = dict(config.rank_pattern)
+    lora = LoraConfig(
+        r=config.r,
+        lora_alpha=config.r,
+        rank_pattern=pattern,
+        alpha_pattern=dict(pattern),  # so that the scale is 1 everywhere: s is in B
+        lora_dropout=config.dropout,
+        **shared_fields(config),
+    )
+    with new_folder(out) as work:
+        write_adapter(work, lora, tensors)
+        write_base_scale(work, scales)
+    return report
+
+
+def base_scales(adapter: StoredAdapter, found: Sequence[Factors]) -> dict[str, Tensor]:
+    """λ by module name; empty with `train_lambda=False`.
+
+    Args:
+        adapter: A SymLoRA adapter.
+        found: Its factors.
+
+    Raises:
+        SymloraError: With `train_lambda` a module's λ is not there or not one finite number; without, one is there.
+    """
+    end = ".symlora_lambda"
+    stored = {name.removesuffix(end): value for name, value in adapter.tensors.items() if name.endswith(end)}
+    expected = {factors.module for factors in found} if adapter.config.train_lambda else set()
+    for module in sorted(stored.keys() ^ expected):
+        there = "is there" if module in stored else "is missing"
+        raise SymloraError(
+            f"{adapter.folder}: {module}{end} {there}, but {CONFIG} says train_lambda={adapter.config.train_lambda!r} "
+            "(a λ for every adapted matrix if true, none if false)."
+        )
+    for module, value in stored.items():
+        if value.numel() != 1 or not torch.isfinite(value).all():
+            raise SymloraError(f"{adapter.folder}: {module}{end} is not one finite number.")
+    return {module.removeprefix(PREFIX): value.reshape(1).float() for module, value in stored.items()}
+
+
+def check_base(adapter: StoredAdapter, found: Sequence[Factors], weights: Mapping[str, Tensor]) -> None:
+    """Refuses weights of a model that the adapter was not made for: a name that is not there, or another shape."""
+    for factors in found:
+        name = f"{factors.module.removeprefix(PREFIX)}.weight"
+        shape = (len(factors.left), factors.right.shape[1])
+        if name not in weights:
+            raise SymloraError(f"{adapter.folder} was made for another base model: this one has no {name}.")
+        if tuple(weights[name].shape) != shape:
+            raise SymloraError(
+                f"{adapter.folder} was made for another base model: {name} is {tuple(weights[name].shape)} there, the "
+                f"adapter's is {shape}."
+            )
+
+
+def _compare(
+    module: str, rank: int, base_scale: float, low_rank: Array, rounding: Array, W0: Tensor | None
+) -> Reconstruction:
+    error = float(np.linalg.norm(rounding))
+    if base_scale == 1.0:
+        return Reconstruction(module, rank, base_scale, float(np.linalg.norm(low_rank)), error, error)
+    if W0 is None:
+        return Reconstruction(module, rank, base_scale, float("nan"), error, float("nan"))
+    scaled = (base_scale - 1) * W0.double().cpu().numpy()
+    change, without = float(np.linalg.norm(scaled + low_rank)), float(np.linalg.norm(rounding - scaled))
+    return Reconstruction(module, rank, base_scale, change, error, without)

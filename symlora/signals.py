@@ -1,0 +1,143 @@
+"""Ctrl-C and SIGTERM: the first stops at the next safe point, the second at once.
+
+A program that trains asks `stop_requested` between steps. Exit codes are the shell's: 128 + the signal's number.
+
+    130   Ctrl-C (SIGINT)
+    143   SIGTERM, for example of a batch system before its time limit
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+
+Handler = Callable[[int, FrameType | None], None]
+
+PATIENCE = 6  # seconds that a step may take to end; then the work since the last checkpoint is given up
+SWEEP_PATIENCE = 9  # seconds that all workers of a sweep may take
+
+_requested: int | None = None
+_stop_file: Path | None = None
+_announce = False  # whether a signal is passed on through the stop file
+_patience = PATIENCE
+_depth = 0
+
+
+class Stopped(BaseException):
+    """The user or the batch system asked to stop. No Exception, so that nobody takes it for a run's own failure.
+
+    Attributes:
+        signal: The signal's number.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = number
+
+    @property
+    def exit_code(self) -> int:
+        """What the shell expects."""
+        return 128 + self.signal
+
+
+def stop_requested() -> int | None:
+    """The signal that asked to stop; SIGTERM where the launching process of a sweep did."""
+    if _requested is None and _stop_file is not None and _stop_file.exists():
+        return int(signal.SIGTERM)
+    return _requested
+
+
+def check() -> None:
+    """Stops here if it was asked for.
+
+    Raises:
+        Stopped: It was.
+    """
+    if (number := stop_requested()) is not None:
+        raise Stopped(number)
+
+
+@contextlib.contextmanager
+def stopping_gently(stop_file: Path | None = None, *, announce: bool = False) -> Iterator[None]:
+    """Within it, a first signal only sets what `stop_requested` tells; outside it raises `Stopped` at once.
+
+    Args:
+        stop_file: Where it appears, the launching process of a sweep asked to stop.
+        announce: This is the launching process: a signal makes the file appear.
+    """
+    global _requested, _stop_file, _announce, _patience, _depth
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    outer = (_stop_file, _announce, _patience)
+    _stop_file, _announce = stop_file or _stop_file, announce or _announce
+    _patience = SWEEP_PATIENCE if _announce else PATIENCE
+    _depth += 1
+    try:
+        with _handled({signal.SIGINT: _note, signal.SIGTERM: _note, signal.SIGALRM: _give_up}):
+            try:
+                yield
+            finally:
+                signal.alarm(0)  # while it still has a handler
+    finally:
+        _depth -= 1
+        if _depth == 0:
+            _requested = None
+        _stop_file, _announce, _patience = outer
+
+
+@contextlib.contextmanager
+def passed_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """Within it, both signals go to a process that this one waits for, and do nothing here."""
+
+    def send(number: int, frame: FrameType | None) -> None:
+        process.send_signal(number)
+
+    with _handled({signal.SIGINT: send, signal.SIGTERM: send}):
+        yield
+
+
+def stop_at_once() -> None:
+    """For programs: from now on either signal raises `Stopped`, so that what is half done is cleared away."""
+    _handle({signal.SIGINT: _raise, signal.SIGTERM: _raise})
+
+
+def _handle(handlers: Mapping[int, Handler]) -> None:
+    for number, handler in handlers.items():
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and `&` of a script mean it
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _handled(handlers: Mapping[int, Handler]) -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in handlers}
+    _handle(handlers)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    global _requested
+    if _requested is not None:
+        raise Stopped(number)
+    _requested = number
+    os.write(2, b"\nStopping: a checkpoint is written. A second Ctrl-C stops at once.\n")  # print is not reentrant
+    if _announce and _stop_file is not None:
+        with contextlib.suppress(OSError):
+            _stop_file.touch()
+    signal.alarm(_patience)
+
+
+def _give_up(number: int, frame: FrameType | None) -> None:
+    raise Stopped(_requested or signal.SIGTERM)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)

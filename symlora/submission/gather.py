@@ -1,0 +1,149 @@
+"""From run folders to the predictions that are submitted: one run for each task, chosen on validation.
+
+The run: of the configuration that the report shows for this protocol, model, method and task (symlora.report.choice:
+what `make select` wrote down, else the one with the most seeds), the finished seed with the highest score on the
+held-out slice where the protocol sets one aside, else on validation; the lowest seed of equals. Its predictions are
+those of the epoch that the protocol's own rule takes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from symlora.data.splits import SCORE_RANGE
+from symlora.errors import SymloraError
+from symlora.report.choice import Chosen, choose, measure, read_best
+from symlora.report.collect import collect, run_folders
+from symlora.report.predictions import PREDICTIONS_FILE, load_predictions
+from symlora.report.write import BEST
+from symlora.results import read_run
+from symlora.submission.files import MAJORITY, File, files
+
+DEFAULT_RESULTS = Path("results/runs")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of the submission, or why it is missing.
+
+    Attributes:
+        file: Which.
+        predictions: As the server wants them, in test order; empty where the file is missing.
+        source: The run, or the rule, that they come from; where the file is missing, the reason.
+        run: What is recorded of the run: its folder, configuration, seed and the score that chose it.
+    """
+
+    file: File
+    predictions: tuple[str, ...]
+    source: str
+    run: dict[str, Any] | None = None
+
+
+def gather(results_dir: Path, protocol: str, model: str, method: str, best: Path = BEST) -> list[Part]:
+    """All eleven files, those that are missing among them.
+
+    Args:
+        results_dir: Run folders are found below <results_dir>/<protocol>/<model>/<method>.
+        protocol: Name.
+        model: Name.
+        method: Name.
+        best: Folder of what `make select` wrote.
+
+    Raises:
+        SymloraError: There is no run; a run folder is broken; or a prediction is missing, repeated or none at all.
+    """
+    section = results_dir / protocol / model / method
+    if not any(run_folders(section)):
+        raise SymloraError(
+            f"No run of protocol {protocol}, model {model}, method {method} in {results_dir}. `make glue TASK=rte "
+            f'METHOD={method} MODEL={model} PROTOCOL={protocol} ARGS="predict_test=true"` makes one.'
+        )
+    collected = collect(section)
+    if collected.bad:
+        broken = "; ".join(f"{section / problem.place}: {problem.reason}" for problem in collected.bad)
+        raise SymloraError(f"{broken}. Move the folder away, or train that run again (force=true).")
+    chosen = choose(collected.runs, read_best(best))
+    parts = []
+    for file in files():
+        if file.task in MAJORITY:
+            word = file.words[MAJORITY[file.task]]
+            parts.append(Part(file, (word,) * file.rows, f"{word} in every row, the training rows' majority"))
+        else:
+            parts.append(_part(file, chosen.get((model, protocol, file.task, method)), results_dir))
+    return parts
+
+
+def _part(file: File, chosen: Chosen | None, results_dir: Path) -> Part:
+    row = chosen.best if chosen else None
+    if chosen is None or row is None:
+        failed = f" ({chosen.failed} failed)" if chosen and chosen.failed else ""
+        return Part(file, (), f"no finished run of {file.task}{failed}")
+    folder: Path = row["folder"]
+    record = read_run(folder)
+    if record is None or record["config"]["data"]["source"] != "glue":
+        raise SymloraError(f"{folder}: a run on the demo's sentences, not on GLUE. It cannot be submitted.")
+    table = load_predictions(folder, row["selection"], file.split)
+    if table.empty:
+        return Part(file, (), f"{folder} has no predictions on {file.split}: {_command(row, record, results_dir)}")
+    split = "the held-out slice" if measure(chosen.runs) == "criterion" else row["split"]
+    score = float(row[measure(chosen.runs)])
+    run = {
+        "folder": folder.relative_to(results_dir).as_posix(),
+        "configuration": row["configuration"],
+        "seed": int(row["seed"]),
+        "metric": row["metric"],
+        "split": split,
+        "score": score,
+        "seeds_finished": len(chosen.finished),
+        "configuration_chosen": chosen.why,
+    }
+    source = f"{run['folder']}, {row['metric']} {100 * score:.1f} on {split}, best of {len(chosen.finished)} seeds"
+    return Part(file, as_text(file, table, f"{folder / PREDICTIONS_FILE}, split {file.split}"), source, run)
+
+
+def _command(row: "pd.Series[Any]", record: dict[str, Any], results_dir: Path) -> str:
+    """What trains the run again, this time with predictions on the test splits."""
+    names = " ".join(f"{key.upper()}={row[key]}" for key in ("task", "method", "model", "protocol", "seed"))
+    args = [f"train.{key}={row[key]}" for key in ("lr", "batch_size", "epochs")] + ["predict_test=true"]
+    if record["config"]["init_from"] is not None:  # of which the last part of the path is kept
+        args.append(f"init_from=<path of {record['config']['init_from']}>")
+    if record["config"]["predict_test"]:  # of an older version, which did not know this split
+        args.append("force=true")
+    if results_dir != DEFAULT_RESULTS:
+        args.append(f"results_dir={results_dir}")
+    return f'`make glue {names} ARGS="{" ".join(args)}"` (any other settings of the run are in its config.yaml)'
+
+
+def as_text(file: File, table: pd.DataFrame, where: str) -> tuple[str, ...]:
+    """Predictions as the server wants them: class names or numbers, or scores clipped to [0, 5] with three decimals.
+
+    Args:
+        file: Which.
+        table: Columns idx and prediction, by idx. GLUE's test splits are numbered from 0 without gaps.
+        where: For messages.
+
+    Raises:
+        SymloraError: A row is missing or there twice; a prediction is no number, or no class of the task.
+    """
+    rows = np.arange(file.rows)
+    if not np.array_equal(idx := table["idx"].to_numpy(), rows):
+        found = (
+            f"{len(np.setdiff1d(rows, idx)):,} are missing, {len(idx) - len(np.unique(idx)):,} are there twice, "
+            f"{len(np.setdiff1d(idx, rows)):,} are no rows of it"
+        )
+        raise SymloraError(f"{where}: {len(idx):,} predictions; the split has rows 0 to {file.rows - 1:,}: {found}.")
+    values = pd.to_numeric(table["prediction"], errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    good = np.isin(values, np.arange(len(file.words))) if file.words else np.isfinite(values)
+    if not good.all():
+        first = int(np.flatnonzero(~good)[0])
+        wanted = f"a class from 0 to {len(file.words) - 1}" if file.words else "a number"
+        raise SymloraError(
+            f"{where}: the prediction of row {first} is {table['prediction'].iloc[first]}, not {wanted} "
+            f"({int((~good).sum()):,} such rows). Train that run again (force=true)."
+        )
+    if file.words:
+        return tuple(file.words[number] for number in values.astype(np.int64).tolist())
+    return tuple(f"{score + 0.0:.3f}" for score in np.clip(values, *SCORE_RANGE).tolist())  # + 0.0: no "-0.000"

@@ -1,0 +1,56 @@
+"""The zip: the same predictions give the same bytes, and it is there whole or not at all."""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from symlora.errors import SymloraError
+from symlora.files import file_sha256, whole
+from symlora.results import write_json
+from symlora.submission.check import Checked, check
+from symlora.submission.files import HEADER
+from symlora.submission.gather import Part
+
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold: no time of day in the bytes
+
+
+def write(parts: Sequence[Part], out: Path, name: str) -> tuple[Path, Checked]:
+    """Writes <out>/<name>.zip, or <name>-partial.zip where files are missing, and checks it; beside it <...>.json.
+
+    The JSON says which run each file comes from, and the zip's SHA-256.
+
+    Raises:
+        SymloraError: It cannot be written, or the server would refuse something in it.
+    """
+    there = [part for part in parts if part.predictions]
+    path = out / f"{name}{'' if len(there) == len(parts) else '-partial'}.zip"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with whole(path) as temporary:
+            _zip(there, temporary)
+            checked = check(temporary)
+            if checked.wrong:
+                raise SymloraError(f"{path} was not written: {' '.join(checked.wrong)}")
+            digest = file_sha256(temporary)
+            write_json(path.with_suffix(".json"), {"sha256": digest, "files": [_described(part) for part in parts]})
+    except OSError as error:
+        raise SymloraError(f"{path} cannot be written: {error.strerror}. Set --out to a writable folder.") from error
+    return path, checked
+
+
+def _zip(parts: Sequence[Part], path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for part in parts:
+            entry = zipfile.ZipInfo(part.file.name, EPOCH)
+            entry.external_attr = 0o644 << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, _content(part))
+
+
+def _content(part: Part) -> str:
+    rows = (f"{number}\t{prediction}\n" for number, prediction in enumerate(part.predictions))
+    return f"{HEADER}\n{''.join(rows)}"
+
+
+def _described(part: Part) -> dict[str, object]:
+    return {"file": part.file.name, "rows": len(part.predictions), "run": part.run}

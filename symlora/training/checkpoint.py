@@ -1,0 +1,256 @@
+"""Checkpoints of a pack of runs, so that a training which was stopped at any point goes on exactly.
+
+    <results_dir>/.checkpoints/<pack>.<first digits of the file's SHA-256>.safetensors
+
+One file holds all that the rest of the training depends on: trained parameters, optimizer, schedule, random generators,
+position in the data, scores so far, the best parameters so far. What follows from configuration and seed (frozen
+weights, order of the data) is made again. The file is written under another name, flushed to the disk and renamed, and
+its name says what its content must hash to: a file cut short or changed is never used, and costs time alone.
+
+A checkpoint belongs to its pack, since a run's last bits depend on the runs beside it. Once its runs are trained to
+the end, any of them can be taken from it alone.
+"""
+
+import contextlib
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+
+from symlora.files import whole
+from symlora.locks import owner
+from symlora.results import is_finished
+
+FOLDER = ".checkpoints"
+FORMAT = 1
+SHARE_OF_TIME = 0.01  # a checkpoint that took t seconds is followed by none for t / 0.01: they cost 1 % at most
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a checkpoint says of itself, read without its tensors.
+
+    Attributes:
+        path: The file.
+        runs: Its runs: paths of their folders within the results folder.
+        trained: Whether they are trained to the end, and only their folders are missing.
+        made_with: Configurations, data, weights, versions, device, precision and threads: all that must be the same.
+        steps: Steps done.
+    """
+
+    path: Path
+    runs: tuple[str, ...]
+    trained: bool
+    made_with: dict[str, Any]
+    steps: int
+
+    def serves(self, runs: Iterable[str]) -> bool:
+        """Whether these runs can go on from it: its own, or some of its own once they are trained."""
+        wanted = set(runs)
+        return bool(wanted) and (wanted <= set(self.runs) if self.trained else wanted == set(self.runs))
+
+
+def headers(results_dir: Path) -> list[Header]:
+    """All checkpoints in a results folder that can be read, the furthest first."""
+    found = []
+    for path in sorted((results_dir / FOLDER).glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                said = json.loads((file.metadata() or {})["symlora"])
+            if said["format"] == FORMAT:
+                found.append(Header(path, tuple(said["runs"]), said["trained"], said["made_with"], said["steps"]))
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError):
+            continue  # damaged; or removed since by the process that finished its runs: torch's error for that
+    return sorted(found, key=lambda header: -header.steps)
+
+
+def plans(results_dir: Path) -> list[tuple[str, ...]]:
+    """Which runs a sweep meant to train together, of packs that are not finished."""
+    found = []
+    for path in sorted((results_dir / FOLDER).glob("*.plan.json")):
+        try:
+            runs = json.loads(path.read_text())
+        except (OSError, ValueError):
+            continue
+        if isinstance(runs, list) and all(isinstance(run, str) for run in runs):
+            found.append(tuple(runs))
+    return found
+
+
+def write_plan(results_dir: Path, runs: Sequence[str]) -> None:
+    """Notes that these runs train together. Unwritten, a stopped sweep may put them into other packs later."""
+    path = results_dir / FOLDER / f"{_pack_name(runs)}.plan.json"
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as temporary:
+            temporary.write_text(json.dumps(list(runs)))
+
+
+def _pack_name(runs: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(sorted(runs)).encode()).hexdigest()[:16]
+
+
+class Checkpoint:
+    """Where one pack of runs keeps how far it is.
+
+    Args:
+        results_dir: The results folder.
+        runs: The runs' folders within it.
+        made_with: See `Header`.
+        seconds: Time between two checkpoints; at the end of the training there is one in any case.
+        resume: Whether to take up what is there.
+
+    Attributes:
+        restarts: How often these runs were taken up from a checkpoint.
+        together: How many runs the pack had that was trained.
+    """
+
+    def __init__(
+        self, results_dir: Path, runs: Sequence[str], made_with: dict[str, Any], seconds: float, *, resume: bool = True
+    ) -> None:
+        self.folder = results_dir / FOLDER
+        self.results_dir = results_dir
+        self.runs = tuple(runs)
+        self.made_with = json.loads(json.dumps(made_with))
+        self.seconds, self.resume = seconds, resume
+        self._name = _pack_name(runs)
+        self.seconds_before, self.restarts, self.together = 0.0, 0, len(runs)
+        self._started = time.monotonic()
+        self._next = self._started + seconds
+        self._failed = False
+
+    def due(self) -> bool:
+        """Whether it is time for the next one."""
+        return time.monotonic() >= self._next
+
+    def save(self, state: dict[str, Any], steps: int, *, trained: bool = False) -> None:
+        """Writes a checkpoint and removes the one before. A full disk costs the checkpoint and not the run."""
+        started = time.monotonic()
+        tensors: dict[str, Tensor] = {}
+        header = {
+            "format": FORMAT,
+            "runs": self.runs,
+            "trained": trained,
+            "made_with": self.made_with,
+            "steps": steps,
+            "seconds": self.seconds_spent(),
+            "restarts": self.restarts,
+            "state": _taken_apart(state, tensors, {}),
+        }
+        content = save(tensors, {"symlora": json.dumps(header)})
+        path = self.folder / f"{self._name}.{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with whole(path) as temporary:
+                temporary.write_bytes(content)
+        except OSError as error:
+            if not self._failed:
+                print(f"  no checkpoint could be written ({error.strerror}); the run goes on", file=sys.stderr)
+            self._failed = True
+        else:
+            for other in self.folder.glob(f"{self._name}.*.safetensors"):
+                if other != path:
+                    other.unlink(missing_ok=True)
+        now = time.monotonic()
+        self._next = now + max(self.seconds, (now - started) / SHARE_OF_TIME)
+
+    def load(self) -> dict[str, Any] | None:
+        """What was kept of these runs; None where nothing was, or it is damaged, or was made with other versions."""
+        found = headers(self.results_dir)
+        self._clear_away(found)
+        for path in set(self.folder.glob(f"{self._name}.*.safetensors")) - {header.path for header in found}:
+            self._say(f"{path} is damaged")
+        for header in found if self.resume else []:
+            if not header.serves(self.runs):
+                continue
+            try:
+                content = header.path.read_bytes()
+            except OSError:  # removed since, by the process that finished these runs
+                continue
+            if hashlib.sha256(content).hexdigest()[:16] != header.path.name.split(".")[1]:
+                self._say(f"{header.path} is damaged")
+                continue
+            if odd := self._differences(header):
+                self._say(f"a checkpoint was made with other {' and '.join(odd)}")
+                continue
+            size = int.from_bytes(content[:8], "little")  # safetensors: length of the header, header, tensors
+            said = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["symlora"])
+            self.seconds_before, self.restarts = said["seconds"], said["restarts"] + 1
+            self.together = len(header.runs)
+            state: dict[str, Any] = _put_together(said["state"], load(content))
+            return state
+        return None
+
+    def _differences(self, header: Header) -> list[str]:
+        """What is not the same as when the checkpoint was made."""
+        theirs, own = dict(header.made_with), dict(self.made_with)
+        before, now = theirs.pop("configurations", {}), own.pop("configurations")
+        odd = sorted(key for key in own.keys() | theirs.keys() if own.get(key) != theirs.get(key))
+        return odd + ["configurations"] * any(before.get(run) != now[run] for run in self.runs)
+
+    def _clear_away(self, found: Sequence[Header]) -> None:
+        """Removes what killed processes left: half a file of these runs, and what belongs to finished runs alone."""
+        for half in self.folder.glob(f".{self._name}.*"):
+            half.unlink(missing_ok=True)
+        left = {header.path: header.runs for header in found}
+        left |= {self.folder / f"{_pack_name(runs)}.plan.json": runs for runs in plans(self.results_dir)}
+        for path, runs in left.items():
+            places = [self.results_dir / run for run in runs if run not in self.runs]
+            if len(places) == len(runs) and all(
+                is_finished(place) and owner(self.results_dir, place) is None for place in places
+            ):
+                path.unlink(missing_ok=True)
+
+    def _say(self, text: str) -> None:
+        print(f"  {text}: training starts anew", file=sys.stderr)
+
+    def seconds_spent(self) -> float:
+        """Wall clock since this was made, and of the processes before this one until their last checkpoint."""
+        return self.seconds_before + time.monotonic() - self._started
+
+    def remove(self) -> None:
+        """Removes the checkpoints of these runs; not one of a pack that has others to finish."""
+        for header in headers(self.results_dir):
+            mine, others = set(header.runs) & set(self.runs), set(header.runs) - set(self.runs)
+            if mine and all(is_finished(self.results_dir / run) for run in others):
+                header.path.unlink(missing_ok=True)
+        for runs in plans(self.results_dir):
+            if set(runs) & set(self.runs):
+                (self.folder / f"{_pack_name(runs)}.plan.json").unlink(missing_ok=True)
+
+
+def _taken_apart(value: Any, tensors: dict[str, Tensor], seen: dict[int, str]) -> Any:
+    """JSON with the tensors and arrays taken out and numbered; one that stands at two places is kept once."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        if id(value) not in seen:
+            seen[id(value)] = str(len(tensors))
+            tensor = value.detach().cpu() if isinstance(value, Tensor) else torch.from_numpy(value)
+            tensors[seen[id(value)]] = tensor.clone(memory_format=torch.contiguous_format)
+        return {"$tensor" if isinstance(value, Tensor) else "$array": seen[id(value)]}
+    if isinstance(value, dict):
+        return {str(key): _taken_apart(item, tensors, seen) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_taken_apart(item, tensors, seen) for item in value]
+    return value
+
+
+def _put_together(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if "$tensor" in value:
+            return tensors[value["$tensor"]]
+        if "$array" in value:
+            return tensors[value["$array"]].numpy()
+        return {key: _put_together(item, tensors) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_put_together(item, tensors) for item in value]
+    return value

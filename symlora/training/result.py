@@ -1,0 +1,84 @@
+"""What a trained run is: its epochs, what each selection rule chose, and the logits and parameters there."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from symlora.config import HELD_OUT, Config
+from symlora.metrics import compute
+
+Logits = npt.NDArray[np.float32]
+Metrics = dict[str, dict[str, float]]
+
+
+class Diverged(Exception):
+    """The loss is no longer a finite number. The run is kept, as failed."""
+
+
+@dataclass
+class Epoch:
+    """What is known of a model after an epoch.
+
+    Attributes:
+        number: From 1.
+        train_loss: Mean over the epoch's sentences, with dropout.
+        metrics: For each scored split, the task's metrics as fractions.
+        seconds: Training and scoring, wall clock; of a pack's, this run's share.
+    """
+
+    number: int
+    train_loss: float
+    metrics: Metrics
+    seconds: float
+
+
+@dataclass
+class Fit:
+    """A trained run.
+
+    Attributes:
+        epochs: One entry per epoch, in order.
+        chosen: Epoch number by each rule: `best` on validation, `last`, and `held_out` where a slice was set aside.
+        logits: For each rule and scored split, float32 [rows, classes].
+        state: Trained parameters by rule.
+        tokens: Tokens trained on, padding not counted.
+        train_seconds: Wall clock of the training steps alone; of a pack's, this run's share.
+        error: Why the run ended before its time; None if it did not.
+    """
+
+    epochs: list[Epoch] = field(default_factory=list)
+    chosen: dict[str, int] = field(default_factory=dict)
+    logits: dict[str, dict[str, Logits]] = field(default_factory=dict)
+    state: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    tokens: int = 0
+    train_seconds: float = 0.0
+    error: Diverged | None = None
+
+
+def rules_met(epochs: list[Epoch], config: Config) -> list[str]:
+    """Which selection rules take the newest epoch. Of equal scores the earlier epoch stays; NaN never wins."""
+    rules = ["last"]
+    splits = {"best": config.task.validation[0]}
+    if HELD_OUT in epochs[-1].metrics:
+        splits["held_out"] = HELD_OUT
+    for rule, split in splits.items():
+        scores = [epoch.metrics[split][config.task.score] for epoch in epochs]
+        ranked = [-math.inf if math.isnan(score) else score for score in scores]
+        if len(ranked) == 1 or ranked[-1] > max(ranked[:-1]):
+            rules.append(rule)
+    return rules
+
+
+def predictions_of(logits: Logits, *, regression: bool) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
+    """The class with the largest logit, or the score itself."""
+    return logits[:, 0] if regression else logits.argmax(axis=1)
+
+
+def metrics_of(
+    config: Config, logits: Logits, labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
+) -> dict[str, float]:
+    """The task's metrics of these logits."""
+    return compute(config.task.metrics, predictions_of(logits, regression=not config.task.labels), labels)

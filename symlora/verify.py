@@ -1,0 +1,65 @@
+"""Whether the run folders under a results folder are as they were written (`make verify-results`)."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from symlora.results import RUN_FILE, damage, read_run, seal
+
+
+@dataclass
+class Found:
+    """What was checked.
+
+    Attributes:
+        runs: Run folders that could be read.
+        files: Files whose content was compared.
+        bytes: Their size.
+        unsealed: Runs without checksums: nothing can be said of them.
+        problems: A line each.
+    """
+
+    runs: int = 0
+    files: int = 0
+    bytes: int = 0
+    unsealed: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """The last line."""
+        checked = f"{self.runs} runs, {self.files} files, {self.bytes / 2**20:.1f} MiB checked"
+        text = f"{checked}: {len(self.problems)} problems"
+        return text + (f"; {self.unsealed} runs have no checksums (--seal gives them some)" if self.unsealed else "")
+
+
+def verify(results_dir: Path, *, seal_old: bool = False) -> Found:
+    """Hashes all files of all runs.
+
+    Args:
+        results_dir: Where the runs are.
+        seal_old: Write checksums into run.json files that have none.
+    """
+    from tqdm import tqdm
+
+    found = Found()
+    records = sorted(results_dir.rglob(RUN_FILE))
+    for path in tqdm(records, unit="run", leave=False, disable=not sys.stderr.isatty()):
+        folder = path.parent
+        name = folder.relative_to(results_dir).as_posix()
+        if folder.name.startswith("."):
+            found.problems.append(f"{name}: left by a process that was killed; the next try of this run clears it away")
+            continue
+        record = read_run(folder)
+        if record is None:
+            found.problems.append(f"{name}: {RUN_FILE} cannot be read as a record of a run")
+            continue
+        found.runs += 1
+        if "files" not in record:
+            if not seal_old:
+                found.unsealed += 1
+                continue
+            seal(folder, record)
+        found.files += len(record["files"])
+        found.bytes += sum(written["bytes"] for written in record["files"].values())
+        found.problems += [f"{name}: {problem}" for problem in damage(folder, record)]
+    return found

@@ -1,0 +1,248 @@
+"""A training that is stopped and goes on gives the same bits as one that never stopped."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TinyFactory, made_up
+from test_pack import UNEQUAL, configs, data_of
+
+from symlora import signals
+from symlora.config import Config
+from symlora.data.tokens import TokenizedSplit
+from symlora.model.build import build_pack
+from symlora.signals import Stopped
+from symlora.training import checkpoint as module
+from symlora.training.checkpoint import Checkpoint, headers
+from symlora.training.loop import fit_pack
+from symlora.training.result import Fit
+
+CPU = torch.device("cpu")
+MADE_WITH: dict[str, Any] = {"threads": 1}
+
+
+def checkpoint_of(folder: Path, some: list[Config], seconds: float = 1e9, **made_with: Any) -> Checkpoint:
+    runs = [f"run/seed-{config.seed}" for config in some]
+    identity = {"configurations": {run: str(config.train) for run, config in zip(runs, some, strict=True)}}
+    return Checkpoint(folder, runs, identity | MADE_WITH | made_with, seconds)
+
+
+def trained(some: list[Config], data: dict[str, TokenizedSplit], kept: Checkpoint | None = None) -> list[Fit]:
+    return fit_pack(some, data, build_pack(some, CPU, "fp32"), checkpoint=kept)
+
+
+def stopped_at(
+    call: int, some: list[Config], data: dict[str, TokenizedSplit], kept: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trains until the stop request has been asked for `call` times (between steps, and between batches of scoring)."""
+    calls = iter(range(1, 10**6))
+
+    def stop_requested() -> int | None:
+        return signal.SIGTERM if next(calls) >= call else None
+
+    with monkeypatch.context() as patched:
+        patched.setattr("symlora.training.running.stop_requested", stop_requested)
+        patched.setattr("symlora.signals.stop_requested", lambda: int(signal.SIGTERM))
+        with pytest.raises(Stopped):
+            trained(some, data, kept)
+
+
+def same(found: list[Fit], wanted: list[Fit]) -> None:
+    for one, other in zip(found, wanted, strict=True):
+        assert str(one.error) == str(other.error) and one.tokens == other.tokens and one.chosen == other.chosen
+        assert [(e.train_loss, e.metrics) for e in one.epochs] == [(e.train_loss, e.metrics) for e in other.epochs]
+        if other.error is not None:
+            continue
+        for rule, by_split in other.logits.items():
+            for split, logits in by_split.items():
+                np.testing.assert_array_equal(one.logits[rule][split], logits)
+        for rule, state in other.state.items():
+            assert state.keys() == one.state[rule].keys()
+            assert all(torch.equal(one.state[rule][name], value) for name, value in state.items())
+
+
+@pytest.mark.parametrize(("runs", "method"), [(1, "symlora"), (3, "lora")])
+def test_stopped_and_resumed_is_never_stopped(
+    runs: int, method: str, tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten steps an epoch: stopped within the first, while it is scored (12, 14), within the second, and once more."""
+    some, data = configs(tiny("bert"), method, runs, model_dropout=0.1), data_of(UNEQUAL)
+    wanted = trained(some, data)
+    for calls in ([3], [12], [14, 2, 3]) if runs == 1 else ([12], [14, 2]):
+        for call in calls:
+            stopped_at(call, some, data, checkpoint_of(tmp_path, some), monkeypatch)
+            assert len(headers(tmp_path)) == 1
+        last = checkpoint_of(tmp_path, some)
+        same(trained(some, data, last), wanted)
+        assert last.restarts == len(calls)
+        last.remove()
+        assert not list((tmp_path / module.FOLDER).iterdir())
+
+
+def test_a_run_that_diverged_before_the_stop_stays_diverged(
+    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some, data = configs(tiny("bert"), "lora", model_dropout=0.1), data_of(UNEQUAL)
+    some[1].train.lr = 1e30
+    wanted = trained(some, data)
+    assert wanted[1].error is not None
+    stopped_at(9, some, data, checkpoint_of(tmp_path, some), monkeypatch)
+    same(trained(some, data, checkpoint_of(tmp_path, some)), wanted)
+
+
+def test_any_run_of_a_trained_pack_is_taken_from_the_checkpoint(
+    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pack that dies while its folders are written: nothing is trained again, and no bit changes."""
+    some, data = configs(tiny("bert"), "symlora"), data_of(UNEQUAL)
+    wanted = trained(some, data, checkpoint_of(tmp_path, some))
+    monkeypatch.setattr("symlora.training.loop._step", None)  # a step would fail
+    same(trained(some[1:], data, checkpoint_of(tmp_path, some[1:])), wanted[1:])
+
+
+def test_runs_of_a_pack_in_training_start_anew_alone(
+    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some, data = configs(tiny("bert"), "symlora"), data_of(UNEQUAL)
+    stopped_at(5, some, data, checkpoint_of(tmp_path, some), monkeypatch)
+    assert checkpoint_of(tmp_path, some[:1]).load() is None
+    same(trained(some[:1], data, checkpoint_of(tmp_path, some[:1])), trained(some[:1], data))
+
+
+def test_what_is_damaged_or_of_another_origin_is_not_used(
+    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    some, data = configs(tiny("bert"), "symlora", 1), data_of(UNEQUAL)
+    stopped_at(5, some, data, checkpoint_of(tmp_path, some), monkeypatch)
+    assert checkpoint_of(tmp_path, some, threads=2).load() is None
+    assert "made with other threads" in capsys.readouterr().err
+    some[0].train.lr *= 2
+    assert checkpoint_of(tmp_path, some).load() is None
+    assert "made with other configurations" in capsys.readouterr().err
+    some[0].train.lr /= 2
+    assert checkpoint_of(tmp_path, some).load() is not None
+    ignoring = checkpoint_of(tmp_path, some)
+    ignoring.resume = False
+    assert ignoring.load() is None
+    path = headers(tmp_path)[0].path
+    content = path.read_bytes()
+    generator = np.random.default_rng(0)
+    for place in [0, 8, 100, *generator.integers(len(content), size=20)]:
+        spoiled = bytearray(content)
+        spoiled[place] ^= 1 << int(generator.integers(8))
+        path.write_bytes(spoiled)
+        assert checkpoint_of(tmp_path, some).load() is None, place
+    for length in (0, 7, 100, len(content) - 1):
+        path.write_bytes(content[:length])
+        assert checkpoint_of(tmp_path, some).load() is None, length
+    same(trained(some, data, checkpoint_of(tmp_path, some)), trained(some, data))
+
+
+def test_the_time_between_checkpoints(
+    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Asked for every step, a checkpoint that takes a second is written every hundred seconds: 1 % of the time."""
+    now = [0.0]
+    monkeypatch.setattr("symlora.training.checkpoint.time.monotonic", lambda: now[0])
+    some = configs(tiny("bert"), "symlora", 1)
+    kept = checkpoint_of(tmp_path, some, seconds=0.0)
+    assert kept.due()
+
+    @contextmanager
+    def slow(path: Path) -> Iterator[Path]:
+        yield tmp_path / "written"
+        now[0] += 1.0
+
+    monkeypatch.setattr(module, "whole", slow)
+    kept.save({}, 1)
+    now[0] += 99.9
+    assert not kept.due()
+    now[0] += 0.2
+    assert kept.due()
+    assert kept.seconds_spent() == pytest.approx(101.1)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "whole", full)
+    kept.save({}, 2)
+    kept.save({}, 3)
+    assert capsys.readouterr().err.count("No space left on device") == 1
+
+
+def test_a_checkpoint_is_small(tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained parameters, two moments of each, and the best so far: nothing of the encoder."""
+    some = configs(tiny("bert", num_hidden_layers=6), "symlora", 1)
+    stopped_at(
+        15, some, data_of(UNEQUAL) | {"validation": made_up([5] * 12)}, checkpoint_of(tmp_path, some), monkeypatch
+    )
+    model = build_pack(some, CPU, "fp32").runs[0]
+    whole = sum(p.numel() for p in model.encoder.parameters())
+    size = headers(tmp_path)[0].path.stat().st_size
+    assert 16 * model.counts().total <= size < 16 * model.counts().total + 40_000 < 4 * whole
+
+
+def test_a_first_signal_waits_and_a_second_does_not() -> None:
+    signals.stop_at_once()
+    try:
+        with signals.stopping_gently():
+            assert signals.stop_requested() is None
+            signal.raise_signal(signal.SIGINT)
+            assert signals.stop_requested() == signal.SIGINT
+            with pytest.raises(Stopped) as again:
+                signal.raise_signal(signal.SIGTERM)
+            assert again.value.exit_code == 143
+            with pytest.raises(Stopped) as asked:
+                signals.check()
+            assert asked.value.exit_code == 130
+            with pytest.raises(Stopped):  # the step takes too long
+                signal.raise_signal(signal.SIGALRM)
+        assert signals.stop_requested() is None and signal.getitimer(signal.ITIMER_REAL)[0] == 0
+        with pytest.raises(Stopped):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def test_the_launching_process_of_a_sweep_passes_a_signal_on(tmp_path: Path) -> None:
+    stop_file = tmp_path / "stop"
+    with signals.stopping_gently(stop_file, announce=True):
+        signal.raise_signal(signal.SIGTERM)
+        assert stop_file.exists()
+    with signals.stopping_gently(stop_file):  # a worker
+        assert signals.stop_requested() == signal.SIGTERM
+    assert signals.stop_requested() is None
+
+
+def test_a_stop_while_the_end_is_written_is_heeded(
+    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some, data = configs(tiny("bert"), "symlora", 1), data_of(UNEQUAL)
+    wanted = trained(some, data)
+
+    def on_epoch(run: int, epoch: Any) -> None:
+        if epoch.number == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    with signals.stopping_gently(), pytest.raises(Stopped):
+        fit_pack(some, data, build_pack(some, CPU, "fp32"), on_epoch=on_epoch, checkpoint=checkpoint_of(tmp_path, some))
+    assert headers(tmp_path)[0].trained
+    same(trained(some, data, checkpoint_of(tmp_path, some)), wanted)
+
+
+def test_a_run_alone_does_not_cost_its_pack_the_checkpoint(
+    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some, data = configs(tiny("bert"), "symlora"), data_of(UNEQUAL)
+    stopped_at(5, some, data, checkpoint_of(tmp_path, some), monkeypatch)
+    checkpoint_of(tmp_path, some[:1]).remove()
+    assert len(headers(tmp_path)) == 1
+    same(trained(some, data, checkpoint_of(tmp_path, some)), trained(some, data))

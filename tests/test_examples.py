@@ -1,0 +1,98 @@
+"""scripts/examples as users run them, on a small encoder of random weights, MiniLM's vocabulary and made-up rows."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import transformers
+from conftest import ROOT, TinyFactory
+from peft import PeftModel
+from safetensors.torch import load_file
+
+EXAMPLES = ROOT / "scripts" / "examples"
+CLASSIFIER: Any = transformers.AutoModelForSequenceClassification
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny: TinyFactory, minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What save_pretrained leaves of a model and its tokenizer."""
+    folder = tmp_path_factory.mktemp("encoder") / "bert"
+    shutil.copytree(tiny("bert", vocab_size=30522, max_position_embeddings=64), folder)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(minilm_dir / file, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MRPC and CoLA in the layout of the hub dataset."""
+    folder = tmp_path_factory.mktemp("glue")
+    for split, rows in (("train", 40), ("validation", 6)):
+        numbers = range(rows)
+        pair = {"sentence1": [f"one {i} two" for i in numbers], "sentence2": [f"two {i} three {i}" for i in numbers]}
+        rest = {"label": [i % 2 for i in numbers], "idx": list(numbers)}
+        for task, columns in (("mrpc", pair), ("cola", {"sentence": pair["sentence1"]})):
+            (folder / task).mkdir(exist_ok=True)
+            pd.DataFrame({**columns, **rest}).to_parquet(folder / task / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def check_adapter(folder: Path, encoder: Path) -> None:
+    """It loads as PEFT loads, and has learned: Λ starts at 0."""
+    tensors = load_file(folder / "adapter_model.safetensors")
+    diagonals = [t for name, t in tensors.items() if name.endswith("symlora_diag")]
+    assert len(diagonals) == 4 and all(t.any() for t in diagonals)
+    assert {name.split(".")[2] for name in tensors} == {"bert", "classifier"}
+    model = PeftModel.from_pretrained(CLASSIFIER.from_pretrained(encoder, num_labels=2), folder).eval()
+    assert torch.isfinite(model(torch.tensor([[101, 2028, 102]])).logits).all()
+
+
+@pytest.mark.parametrize("task", ["mrpc", "cola"])
+def test_trainer_example(
+    task: str,
+    encoder: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    arguments = ["--model", str(encoder), "--task", task, "--data", str(data), "--max-steps", "3"]
+    monkeypatch.setattr(sys, "argv", ["trainer.py", *arguments, "--out", str(tmp_path / "out")])
+    runpy.run_path(str(EXAMPLES / "trainer.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "trainable params: 1,126 ||" in printed  # 4 matrices of (32 + 1) 8 + 1, and a head of 66
+    assert "'eval_accuracy': 0." in printed
+    check_adapter(tmp_path / "out", encoder)
+
+
+def test_accelerate_example_under_accelerate_launch(encoder: Path, data: Path, tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    arguments = ["--model", str(encoder), "--data", str(data), "--max-steps", "4", "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [*launch, str(EXAMPLES / "accelerate_loop.py"), *arguments],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "HF_HUB_OFFLINE": "1",
+            "HF_DATASETS_CACHE": str(tmp_path / "cache"),
+            "HF_HOME": str(tmp_path / "home"),  # no configuration of the user's for accelerate
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+        },
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("step 4: loss") == 1  # the first process alone prints
+    check_adapter(tmp_path / "out", encoder)

@@ -1,0 +1,123 @@
+"""Starting from another adapter: what would make another function of the same weights is refused, the rest is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TinyFactory, run_config
+
+from symlora.errors import SymloraError
+from symlora.model.build import RunModel, build
+
+
+def built(folder: Path, method: str, source: Path | None = None, **peft_config: Any) -> RunModel:
+    config = run_config(folder, method)
+    config.method.peft_config |= peft_config
+    config.init_from = None if source is None else str(source)
+    return build(config, torch.device("cpu"), "fp32")
+
+
+SMALL: dict[str, dict[str, Any]] = {
+    "adalora": {"init_r": 4, "target_r": 2},
+    "fourierft": {"n_frequency": 50},
+    "randlora": {"r": 4, "randlora_alpha": 8},
+    "vera": {"r": 16},
+}
+
+
+@pytest.fixture
+def saved(tiny: TinyFactory, tmp_path: Path) -> Any:
+    """`saved(method)`: the folder of an adapter with made-up weights."""
+
+    def save(method: str) -> Path:
+        model = built(tiny("bert"), method, **SMALL.get(method, {}))
+        with torch.no_grad():
+            for _, value in model.trainable():
+                value.add_(0.1)
+        model.save(tmp_path / method)
+        return tmp_path / method
+
+    return save
+
+
+@pytest.mark.parametrize(
+    ("method", "other"),
+    [
+        ("dylora", {"frozen": False}),
+        ("fourierft", {"scaling": 20.0}),
+        ("fourierft", {"random_loc_seed": 1}),
+        ("randlora", {"randlora_alpha": 9}),
+        ("hra", {"apply_GS": True}),
+        ("lora", {"lora_alpha": 3}),
+        ("lora", {"use_rslora": True}),
+        ("lora", {"use_dora": True}),
+        ("lora", {"alpha_pattern": {"query": 2}}),
+        ("lora", {"rank_pattern": {"query": 2}}),
+        ("lora", {"init_lora_weights": "pissa"}),
+        ("miss", {"init_weights": "bat"}),
+        ("prilora", {"r_first": 5}),
+        ("symlora", {"alpha": 3}),
+        ("symlora", {"train_lambda": False}),
+        ("symlora_orthonormal", {"init_std": 0.25}),
+    ],
+)
+def test_another_scale_or_structure_is_refused(
+    method: str, other: dict[str, Any], tiny: TinyFactory, saved: Any
+) -> None:
+    key = next(iter(other))
+    with pytest.raises(SymloraError, match=rf"init_from=.* has {key}=.*, this run .*Set .*method\.peft_config\.{key}="):
+        built(tiny("bert"), method, saved(method), **SMALL.get(method, {}) | other)
+
+
+@pytest.mark.parametrize(
+    ("method", "other"),
+    [
+        ("adalora", {"tinit": 5, "tfinal": 7, "deltaT": 3, "beta1": 0.5, "orth_reg_weight": 0.1}),
+        ("fourierft", {"init_weights": True}),
+        ("lora", {"lora_dropout": 0.1, "init_lora_weights": False, "exclude_modules": ["dense", "nowhere"]}),
+        ("prilora", {"pruned_share": 0.1, "pruning_interval": 7, "norm_decay": 0.5}),
+        ("sara", {"dropout": 0.1}),
+        ("symlora", {"dropout": 0.1, "init_std": 0.1, "alpha": 8.0}),
+        ("vera", {"d_initial": 0.5}),
+    ],
+)
+def test_another_training_is_not(method: str, other: dict[str, Any], tiny: TinyFactory, saved: Any) -> None:
+    source = saved(method)
+    theirs = built(tiny("bert"), method, source, **SMALL.get(method, {})).state()
+    found = built(tiny("bert"), method, source, **SMALL.get(method, {}) | other).state()
+    for name, value in found.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+def test_a_file_of_few_keys_has_the_defaults(tiny: TinyFactory, saved: Any) -> None:
+    """An older PEFT's, or one written by hand."""
+    source = saved("lora")
+    path = source / "adapter_config.json"
+    whole = json.loads(path.read_text())
+    few = {key: whole[key] for key in ("peft_type", "r", "target_modules")}
+    path.write_text(json.dumps(few | {"lora_alpha": whole["lora_alpha"]}))
+    built(tiny("bert"), "lora", source)
+    path.write_text(json.dumps(few | {"lora_alpha": 77}))
+    with pytest.raises(SymloraError, match=r"has lora_alpha=77"):
+        built(tiny("bert"), "lora", source)
+
+
+def test_xgblora_starts_from_nothing(tiny: TinyFactory, saved: Any) -> None:
+    with pytest.raises(SymloraError, match=r"init_from=.*xgblora cannot start from an adapter"):
+        built(tiny("bert"), "xgblora", saved("xgblora"))
+
+
+def test_a_pruned_adalora_is_no_start(tiny: TinyFactory, tmp_path: Path) -> None:
+    model = built(tiny("bert"), "adalora", **SMALL["adalora"])
+    with torch.no_grad():
+        for name, value in model.trainable():
+            if "lora_E" in name:
+                value[2:] = 0
+                value[:2] = 1
+    model.save(tmp_path)
+    with pytest.raises(SymloraError, match=r"init_from=.*pruned this adapter.*fewer triplets than init_r=4"):
+        built(tiny("bert"), "adalora", tmp_path, **SMALL["adalora"])

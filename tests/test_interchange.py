@@ -1,0 +1,622 @@
+"""Adapters in and out against closed forms in float64, dense eigenvalues, PEFT's own merging, and LoRA's checkpoint.
+
+The matrices are written out here from the stored tensors; nothing of symlora.interchange is used to check it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import ROOT, SHARED, TinyFactory, run_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from symlora import SymLoraConfig
+from symlora.cli import main
+from symlora.config import compose
+from symlora.errors import SymloraError
+from symlora.interchange.base_scale import BASE_SCALE, apply_base_scale
+from symlora.interchange.loralib import loralib_to_lora
+from symlora.interchange.merged import base_source, export_merged
+from symlora.interchange.stored import read_adapter
+from symlora.interchange.symmetric import best_symmetric, energy
+from symlora.interchange.to_lora import symlora_to_lora
+from symlora.interchange.to_symlora import lora_to_symlora
+
+CLASSIFIER: Any = transformers.AutoModelForSequenceClassification
+IDS = torch.randint(3, 100, (4, 9), generator=torch.Generator().manual_seed(0))
+QUERY = "roberta.encoder.layer.1.attention.self.query"
+VALUE = "roberta.encoder.layer.0.attention.self.value"
+FILE = "adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def base_dir(tiny: TinyFactory) -> Path:
+    """A classifier of 3 classes, 32 wide, 2 layers."""
+    return tiny("roberta", head=True, num_labels=3)
+
+
+def base(folder: Path) -> Any:
+    return CLASSIFIER.from_pretrained(folder).eval()
+
+
+def saved(folder: Path, base_dir: Path, config: Any, values: float | None = None) -> Any:
+    """An adapter with random values everywhere, saved; `values` sets every λ."""
+    torch.manual_seed(1)
+    model = get_peft_model(base(base_dir), config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(0, 0.3)
+            if "symlora_lambda" in name:
+                parameter.fill_(values if values is not None else 0.6 + 0.1 * len(name))
+    model.save_pretrained(folder)
+    return model
+
+
+def symlora(**fields: Any) -> Any:
+    return SymLoraConfig(**{"task_type": "SEQ_CLS", "r": 4, "alpha": 6, **fields})
+
+
+def lora(**fields: Any) -> Any:
+    return LoraConfig(
+        **{"task_type": "SEQ_CLS", "r": 4, "lora_alpha": 6, "target_modules": ["query", "value"], **fields}
+    )
+
+
+def matrix(folder: Path, module: str, scale: float) -> Any:
+    """ΔW without λ, in float64, from the file alone."""
+    tensors = {name: t.double() for name, t in load_file(folder / FILE).items()}
+    key = f"base_model.model.{module}"
+    if f"{key}.symlora_Q" in tensors:
+        Q = tensors[f"{key}.symlora_Q"]
+        return scale * Q @ torch.diag(tensors[f"{key}.symlora_diag"]) @ Q.T
+    return scale * tensors[f"{key}.lora_B.weight"] @ tensors[f"{key}.lora_A.weight"]
+
+
+def logits(model: Any) -> Any:
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+def close(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+# The best symmetric approximation.
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 12), st.integers(1, 8), st.integers(1, 16), st.integers(0, 2**16))
+def test_best_symmetric_is_the_dense_one(n: int, r: int, rank: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    left, right = rng.normal(size=(n, r)), rng.normal(size=(r, n))
+    most = min(2 * r, n)
+    if rank > most:
+        with pytest.raises(ValueError, match=f"between 1 and {most}"):
+            best_symmetric(left, right, rank)
+        return
+    delta = left @ right
+    Q, diag = best_symmetric(left, right, rank)
+    np.testing.assert_allclose(Q.T @ Q, np.eye(rank), atol=1e-12)
+    dense = np.linalg.eigvalsh((delta + delta.T) / 2)
+    largest = dense[np.argsort(-np.abs(dense))]
+    np.testing.assert_allclose(np.abs(diag), np.abs(largest[:rank]), atol=1e-10)
+    # Distance to ΔW: what is left of the symmetric part, and the antisymmetric part.
+    lost = np.square(largest[rank:]).sum() + np.square((delta - delta.T) / 2).sum()
+    assert np.square(Q * diag @ Q.T - delta).sum() == pytest.approx(lost, rel=1e-9, abs=1e-9)
+    assert energy(left, right) == pytest.approx(np.square(delta).sum())
+    if rank == most:
+        np.testing.assert_allclose(Q * diag @ Q.T, (delta + delta.T) / 2, atol=1e-10)
+
+
+def test_best_symmetric_refuses_rectangles() -> None:
+    with pytest.raises(ValueError, match="not square"):
+        best_symmetric(np.ones((4, 2)), np.ones((2, 5)), 1)
+
+
+# SymLoRA -> LoRA.
+
+
+@pytest.mark.parametrize("kind", ["without λ", "λ = 1", "λ"])
+def test_symlora_to_lora_is_the_same_function(kind: str, base_dir: Path, tmp_path: Path) -> None:
+    patterns = {"rank_pattern": {"query": 2}, "alpha_pattern": {r"layer\.0.*value": 5}}
+    value = 1.0 if kind == "λ = 1" else None
+    model = saved(tmp_path / "a", base_dir, symlora(train_lambda=kind != "without λ", dropout=0.1, **patterns), value)
+    report = symlora_to_lora(read_adapter(tmp_path / "a"), tmp_path / "b", base(base_dir).state_dict())
+    assert [row.rank for row in report] == [2, 4] * 2
+    config = json.loads((tmp_path / "b" / "adapter_config.json").read_text())
+    assert config["peft_type"] == "LORA" and config["lora_dropout"] == 0.1 and config["task_type"] == "SEQ_CLS"
+    for module, scale in ((QUERY, 6 / 2), (VALUE, 5 / 4)):
+        close(matrix(tmp_path / "b", module, 1.0), matrix(tmp_path / "a", module, scale), 1e-7)
+    assert (tmp_path / "b" / BASE_SCALE).is_file() == (kind == "λ")
+    plain = base(base_dir)
+    apply_base_scale(plain, tmp_path / "b")
+    again: Any = PeftModel.from_pretrained(plain, tmp_path / "b").eval()
+    assert {layer.scaling["default"] for layer in again.modules() if hasattr(layer, "lora_A")} == {1.0}
+    close(logits(again), logits(model))
+    forgotten = PeftModel.from_pretrained(base(base_dir), tmp_path / "b").eval()
+    assert torch.allclose(logits(forgotten), logits(model), rtol=1e-5, atol=1e-5) == (kind != "λ")
+
+
+def test_reconstruction_errors_are_the_closed_form(base_dir: Path, tmp_path: Path) -> None:
+    saved(tmp_path / "a", base_dir, symlora(), 0.7)
+    weights = base(base_dir).state_dict()
+    report = symlora_to_lora(read_adapter(tmp_path / "a"), tmp_path / "b", weights)
+    assert {row.module for row in report} >= {QUERY, VALUE} and len(report) == 4
+    for row in report:
+        W0, low_rank = weights[f"{row.module}.weight"].double(), matrix(tmp_path / "a", row.module, 6 / 4)
+        lam = load_file(tmp_path / "a" / FILE)[f"base_model.model.{row.module}.symlora_lambda"].double()
+        rounding = matrix(tmp_path / "b", row.module, 1.0) - low_rank
+        assert row.base_scale == pytest.approx(0.7)
+        assert row.change == pytest.approx(float(torch.linalg.norm((lam - 1) * W0 + low_rank)), rel=1e-9)
+        assert row.error_unscaled == pytest.approx(float(torch.linalg.norm(rounding - (lam - 1) * W0)), rel=1e-9)
+        assert row.error == pytest.approx(float(torch.linalg.norm(rounding)), rel=1e-6)
+        assert 0 < row.error < 1e-7 * float(torch.linalg.norm(low_rank))
+    blind = symlora_to_lora(read_adapter(tmp_path / "a"), tmp_path / "c")
+    assert all(np.isnan(row.change) and np.isnan(row.error_unscaled) and row.error < 1e-6 for row in blind)
+
+
+def test_base_scale_is_applied_once_to_the_plain_base_or_not_at_all(base_dir: Path, tmp_path: Path) -> None:
+    saved(tmp_path / "a", base_dir, symlora())
+    symlora_to_lora(read_adapter(tmp_path / "a"), tmp_path / "b")
+    model = base(base_dir)
+    before = model.state_dict()[f"{QUERY}.weight"].clone()
+    apply_base_scale(model, tmp_path / "b")
+    lam = load_file(tmp_path / "a" / FILE)[f"base_model.model.{QUERY}.symlora_lambda"]
+    close(model.state_dict()[f"{QUERY}.weight"], before * lam, 1e-7)
+    with pytest.raises(SymloraError, match="scaled already"):
+        apply_base_scale(model, tmp_path / "b")
+    wrapped = get_peft_model(base(base_dir), lora())
+    with pytest.raises(SymloraError, match=r"no weight roberta.*before PEFT wraps it"):
+        apply_base_scale(wrapped, tmp_path / "b")
+    with pytest.raises(SymloraError, match="cut short"):
+        (tmp_path / "b" / BASE_SCALE).write_bytes(b"short")
+        apply_base_scale(base(base_dir), tmp_path / "b")
+
+
+def test_bfloat16_base_is_scaled_in_float32_and_rounded_once(base_dir: Path, tmp_path: Path) -> None:
+    saved(tmp_path / "a", base_dir, symlora(), 1.003)  # bfloat16 would round it to 1
+    symlora_to_lora(read_adapter(tmp_path / "a"), tmp_path / "b")
+    model = base(base_dir).to(torch.bfloat16)
+    before = model.state_dict()[f"{QUERY}.weight"].clone()
+    apply_base_scale(model, tmp_path / "b")
+    expected = (before.double() * load_file(tmp_path / "b" / BASE_SCALE)[f"{QUERY}.weight"].double()).bfloat16()
+    assert torch.equal(model.state_dict()[f"{QUERY}.weight"], expected) and not torch.equal(expected, before)
+
+
+# LoRA -> SymLoRA.
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"use_rslora": True}, {"rank_pattern": {"query": 2}, "alpha_pattern": {"value": 3}}]
+)
+def test_lora_to_symlora_keeps_the_largest_eigenvalues(fields: dict[str, Any], base_dir: Path, tmp_path: Path) -> None:
+    model = saved(tmp_path / "a", base_dir, lora(**fields))
+    report = lora_to_symlora(read_adapter(tmp_path / "a"), tmp_path / "b")
+    whole = lora_to_symlora(read_adapter(tmp_path / "a"), tmp_path / "c", full=True)
+    again: dict[str, Any] = {
+        name: PeftModel.from_pretrained(base(base_dir), tmp_path / name).base_model.model for name in ("b", "c")
+    }
+    for row, every in zip(report, whole, strict=True):
+        layer = model.base_model.model.get_submodule(row.module)
+        delta = layer.get_delta_weight("default").detach().double()  # PEFT's own
+        values = torch.linalg.eigvalsh((delta + delta.T) / 2).square().sort(descending=True).values
+        rank = fields.get("rank_pattern", {}).get("query", 4) if "query" in row.module else 4
+        assert (row.rank, every.rank) == (rank, 2 * rank)
+        assert row.energy == pytest.approx(float(delta.square().sum()), rel=1e-5)
+        assert row.symmetric == pytest.approx(float(values.sum()), rel=1e-5) == every.kept
+        assert row.kept == pytest.approx(float(values[:rank].sum()), rel=1e-5)
+        found = {name: m.get_submodule(row.module).get_delta_weight("default").double() for name, m in again.items()}
+        close(found["c"], (delta + delta.T) / 2, 1e-6)
+        assert float((found["b"] - delta).square().sum()) == pytest.approx(row.energy - row.kept, rel=1e-5)
+    assert torch.equal(again["b"].classifier.out_proj.weight, model.base_model.model.classifier.out_proj.weight)
+
+
+def test_chosen_rank_and_its_bounds(base_dir: Path, tmp_path: Path) -> None:
+    saved(tmp_path / "a", base_dir, lora())
+    stored = read_adapter(tmp_path / "a")
+    kept = [sum(row.kept for row in lora_to_symlora(stored, tmp_path / f"r{r}", r)) for r in (1, 4, 8)]
+    assert kept == sorted(kept)
+    assert kept[1] == pytest.approx(sum(row.kept for row in lora_to_symlora(stored, tmp_path / "default")))
+    assert kept[2] == pytest.approx(sum(row.kept for row in lora_to_symlora(stored, tmp_path / "full", full=True)))
+    for rank, full, words in ((9, False, "at most 8"), (0, False, "at least 1"), (2, True, "not both")):
+        with pytest.raises(SymloraError, match=words):
+            lora_to_symlora(stored, tmp_path / "wrong", rank, full=full)
+        assert not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.parametrize("train_lambda", [True, False])
+def test_there_and_back(train_lambda: bool, base_dir: Path, tmp_path: Path) -> None:
+    model = saved(tmp_path / "a", base_dir, symlora(train_lambda=train_lambda, rank_pattern={"query": 2}))
+    symlora_to_lora(read_adapter(tmp_path / "a"), tmp_path / "b")
+    report = lora_to_symlora(read_adapter(tmp_path / "b"), tmp_path / "c")
+    assert all(row.kept == pytest.approx(row.energy, rel=1e-9) == row.symmetric for row in report)
+    again = PeftModel.from_pretrained(base(base_dir), tmp_path / "c").eval()
+    close(logits(again), logits(model))
+    close(matrix(tmp_path / "c", QUERY, 1.0), matrix(tmp_path / "a", QUERY, 6 / 2), 1e-6)
+
+
+# Merged models.
+
+
+@pytest.mark.parametrize("kind", ["SymLoRA", "LoRA", "exported"])
+def test_merged_is_a_plain_model_of_the_same_function(kind: str, base_dir: Path, tmp_path: Path) -> None:
+    model = saved(tmp_path / "a", base_dir, lora() if kind == "LoRA" else symlora())
+    source = tmp_path / "a"
+    if kind == "exported":
+        source = tmp_path / "b"
+        symlora_to_lora(read_adapter(tmp_path / "a"), source)
+    export_merged(read_adapter(source), tmp_path / "merged", str(base_dir))
+    assert {path.name for path in (tmp_path / "merged").iterdir()} >= {"config.json", "model.safetensors"}
+    plain = base(tmp_path / "merged")
+    assert type(plain) is type(base(base_dir)) and plain.config.num_labels == 3
+    assert {name for name, _ in plain.named_parameters()} == {name for name, _ in base(base_dir).named_parameters()}
+    close(logits(plain), logits(model))
+    assert str(tmp_path) not in (tmp_path / "merged" / "config.json").read_text()
+    with torch.no_grad():
+        expected = logits(model.merge_and_unload())
+    close(logits(plain), expected)
+
+
+def test_merging_takes_the_number_of_classes_from_the_adapter(tiny: TinyFactory, tmp_path: Path) -> None:
+    bare = tiny("roberta")  # an encoder without a head
+    torch.manual_seed(0)
+    model = get_peft_model(CLASSIFIER.from_pretrained(bare, num_labels=5), symlora(init_weights=False)).eval()
+    model.save_pretrained(tmp_path / "a")
+    export_merged(read_adapter(tmp_path / "a"), tmp_path / "merged")  # the adapter names its base
+    close(logits(base(tmp_path / "merged")), logits(model))
+    tensors = {name: t for name, t in load_file(tmp_path / "a" / FILE).items() if "classifier" not in name}
+    save_file(tensors, tmp_path / "a" / FILE)
+    with pytest.raises(SymloraError, match=r"no weights for classifier.*neither"):
+        export_merged(read_adapter(tmp_path / "a"), tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_merging_into_another_base_or_with_nan_is_refused(base_dir: Path, tiny: TinyFactory, tmp_path: Path) -> None:
+    saved(tmp_path / "a", base_dir, symlora())
+    stored = read_adapter(tmp_path / "a")
+    for other in (tiny("roberta", head=True, num_labels=3, num_hidden_layers=1), tiny("bert", head=True, num_labels=3)):
+        with pytest.raises(SymloraError, match="another base model|cannot be merged|no weights for"):
+            export_merged(stored, tmp_path / "out", str(other))
+    with pytest.raises(SymloraError, match="size mismatch"):
+        export_merged(stored, tmp_path / "out", str(tiny("roberta", head=True, num_labels=3, hidden_size=16)))
+    with pytest.raises(SymloraError, match="could not be loaded|neither in the local cache"):
+        export_merged(stored, tmp_path / "out", "nobody/no-such-model")
+    tensors = load_file(tmp_path / "a" / FILE)
+    tensors[f"base_model.model.{QUERY}.symlora_diag"][0] = float("nan")
+    save_file(tensors, tmp_path / "a" / FILE)
+    with pytest.raises(SymloraError, match="NaN"):
+        export_merged(read_adapter(tmp_path / "a"), tmp_path / "out", str(base_dir))
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_the_base_models_revision_is_kept(base_dir: Path, tmp_path: Path) -> None:
+    saved(tmp_path / "a", base_dir, symlora(revision="1234abcd"), 1.0)
+    symlora_to_lora(read_adapter(tmp_path / "a"), tmp_path / "b")
+    lora_to_symlora(read_adapter(tmp_path / "b"), tmp_path / "c")
+    for name in "abc":
+        assert json.loads((tmp_path / name / "adapter_config.json").read_text())["revision"] == "1234abcd"
+    edit(tmp_path / "c", base_model_name_or_path="some/base")
+    assert base_source(read_adapter(tmp_path / "c")).revision == "1234abcd"
+    assert base_source(read_adapter(tmp_path / "c"), "other/base").revision is None
+
+
+def test_a_runs_adapter_names_the_hubs_model_and_its_revision(base_dir: Path, minilm_dir: Path, tmp_path: Path) -> None:
+    from symlora.model.build import build
+
+    config = run_config(base_dir, "symlora", "rte")
+    pinned = compose("model=minilm", "task=rte", "protocol=smoke", "method=symlora")
+    config.model.hub, config.model.revision = "some/base", "1234abcd"
+    for number, (chosen, revision) in enumerate(((config, None), (pinned, pinned.model.revision))):
+        build(chosen, torch.device("cpu"), "fp32").save(tmp_path / str(number))
+        written = json.loads((tmp_path / str(number) / "adapter_config.json").read_text())
+        assert (written["base_model_name_or_path"], written["revision"]) == (chosen.model.hub, revision)
+
+
+def test_a_bfloat16_adapter_is_read(base_dir: Path, tmp_path: Path) -> None:
+    saved(tmp_path / "a", base_dir, symlora(), 1.0)
+    tensors = {name: t.bfloat16() for name, t in load_file(tmp_path / "a" / FILE).items()}
+    save_file(tensors, tmp_path / "a" / FILE)
+    symlora_to_lora(read_adapter(tmp_path / "a"), tmp_path / "b")
+    close(matrix(tmp_path / "b", QUERY, 1.0), matrix(tmp_path / "a", QUERY, 6 / 4), 1e-6)
+    assert len(lora_to_symlora(read_adapter(tmp_path / "b"), tmp_path / "c")) == 4
+
+
+# LoRA's own checkpoints.
+
+RELEASED = SHARED / "lora-mnli-roberta-base" / "roberta_base_lora_mnli.safetensors"
+
+
+def made_up_checkpoint() -> dict[str, torch.Tensor]:
+    torch.manual_seed(5)
+    layers = {f"roberta.encoder.layer.{i}.attention.self.{p}": 32 for i in range(2) for p in ("query", "value")}
+    factors = {f"{m}.lora_A": torch.randn(4, n) for m, n in layers.items()}
+    factors |= {f"{m}.lora_B": torch.randn(n, 4) for m, n in layers.items()}
+    head = {"classifier.dense.weight": torch.randn(32, 32), "classifier.dense.bias": torch.randn(32)}
+    return {
+        **factors,
+        **head,
+        "classifier.out_proj.weight": torch.randn(3, 32),
+        "classifier.out_proj.bias": torch.randn(3),
+    }
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_loralib_checkpoint_is_the_same_function_in_peft(suffix: str, base_dir: Path, tmp_path: Path) -> None:
+    content = made_up_checkpoint()
+    file = tmp_path / f"checkpoint{suffix}"
+    save_file(content, file) if suffix == ".safetensors" else torch.save(content, file)
+    modules = loralib_to_lora(file, tmp_path / "out", alpha=16, base_model="some/base")
+    assert len(modules) == 4
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (4, 16, "some/base")
+    expected = base(base_dir)
+    with torch.no_grad():
+        for name, parameter in expected.named_parameters():
+            module = name.removesuffix(".weight")
+            if f"{module}.lora_A" in content:
+                parameter += 16 / 4 * content[f"{module}.lora_B"] @ content[f"{module}.lora_A"]
+            if name in content:
+                parameter.copy_(content[name])
+    close(logits(PeftModel.from_pretrained(base(base_dir), tmp_path / "out").eval()), logits(expected), 1e-4)
+
+
+def test_checkpoints_that_are_no_tensors_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": Path("not a tensor")}, tmp_path / "object.bin")  # unpickling it would run code
+    torch.save([torch.ones(1)], tmp_path / "list.bin")
+    (tmp_path / "short.bin").write_bytes(b"PK\x03\x04")
+    save_file({"classifier.weight": torch.ones(2)}, tmp_path / "head.safetensors")
+    (tmp_path / "garbage.bin").write_bytes(b"\x80\x02a.")
+    torch.save({1: torch.ones(2)}, tmp_path / "numbers.bin")
+    torch.save({"a.lora_A": torch.eye(2).to_sparse(), "a.lora_B": torch.eye(2)}, tmp_path / "sparse.bin")
+    torch.save(made_up_checkpoint() | {"classifier.dense.bias": torch.full((32,), torch.nan)}, tmp_path / "nan.bin")
+    bias = {"roberta.encoder.layer.0.attention.self.query.bias": torch.ones(32)}
+    save_file(made_up_checkpoint() | bias, tmp_path / "bias.safetensors")
+    words = {"object.bin": "file of tensors", "list.bin": "state dict", "short.bin": "file of tensors"}
+    words |= {"garbage.bin": "file of tensors", "numbers.bin": "state dict", "sparse.bin": "state dict"}
+    words |= {"nan.bin": "classifier.dense.bias holds values", "bias.safetensors": f"{next(iter(bias))} is of the enc"}
+    for name, match in {**words, "head.safetensors": "holds no LoRA", "none.bin": "cannot be read"}.items():
+        with pytest.raises(SymloraError, match=match) as refused:
+            loralib_to_lora(tmp_path / name, tmp_path / "out", 16)
+        assert "weights_only" not in str(refused.value)  # torch's advice is to run the file's code
+    save_file(made_up_checkpoint(), tmp_path / "good.safetensors")
+    for alpha in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(SymloraError, match="alpha"):
+            loralib_to_lora(tmp_path / "good.safetensors", tmp_path / "out", alpha)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def wide_roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RoBERTa-base's 12 layers of 768, with few words and thin feed-forwards: 30 million values, random."""
+    if not RELEASED.is_file():
+        pytest.skip(f"LoRA's released checkpoint is not there: {RELEASED}")
+    folder = tmp_path_factory.mktemp("wide") / "wide"
+    config = transformers.RobertaConfig(vocab_size=120, intermediate_size=8, max_position_embeddings=24)
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("task", ["rte", "mrpc", "stsb"])
+def test_runs_start_from_the_released_mnli_checkpoint(task: str, wide_roberta: Path, tmp_path: Path) -> None:
+    from symlora.model.build import build
+
+    loralib_to_lora(RELEASED, tmp_path / "mnli", alpha=16)
+    config = run_config(wide_roberta, "lora", task)
+    config.init_from = str(tmp_path / "mnli")
+    with pytest.raises(SymloraError, match="lora_alpha=16"):  # the YAML has the paper's 8
+        build(config, torch.device("cpu"), "fp32")
+    config.method.peft_config["lora_alpha"] = 16
+    model = build(config, torch.device("cpu"), "fp32")
+    content = {name: t.double() for name, t in load_file(RELEASED).items()}
+    layers = dict(model.adapted_layers())
+    assert len(layers) == 24
+    for name in (QUERY, VALUE):
+        expected = 16 / 8 * content[f"{name}.lora_B"] @ content[f"{name}.lora_A"]
+        close(layers[name].get_delta_weight("default").double(), expected, 1e-6)
+    head = model.encoder.model.classifier.modules_to_save["default"]
+    assert torch.equal(head.dense.weight.double(), content["classifier.dense.weight"])
+    assert torch.equal(head.dense.bias.double(), content["classifier.dense.bias"])
+    assert len(head.out_proj.weight) == (1 if task == "stsb" else 2)  # this run's own
+    assert model.counts().adapter == 294_912
+
+
+def test_released_checkpoint_is_half_symmetric(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not RELEASED.is_file():
+        pytest.skip(f"LoRA's released checkpoint is not there: {RELEASED}")
+    main(["export", str(RELEASED), str(tmp_path / "sym"), "--to", "symlora", "--alpha", "16"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 24 + 1 + 1 and lines[-2].startswith("total")
+    assert lines[-2].split() == [
+        "total",
+        "50.0",
+        "%",
+        "45.6",
+        "%",
+    ]  # shares of the whole ‖ΔW‖², see results/symmetry.md
+    assert read_adapter(tmp_path / "sym").method == "SYMLORA"
+
+
+# Refusals: one clear error each, nothing left behind.
+
+
+def test_a_full_disk_leaves_nothing_behind(base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path / "a", base_dir, symlora())
+    before = sorted(tmp_path.rglob("*"))
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("symlora.interchange.stored.save_file", full)
+    with pytest.raises(SymloraError, match="could not be written: No space left"):
+        symlora_to_lora(read_adapter(tmp_path / "a"), tmp_path / "out")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def edit(folder: Path, **fields: Any) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def cut(folder: Path) -> None:
+    content = (folder / FILE).read_bytes()
+    (folder / FILE).write_bytes(content[: len(content) // 2])
+
+
+def drop(folder: Path, *ends: str) -> None:
+    save_file({k: v for k, v in load_file(folder / FILE).items() if not k.endswith(ends)}, folder / FILE)
+
+
+def put(folder: Path, end: str, value: torch.Tensor) -> None:
+    save_file({k: value.clone() if k.endswith(end) else v for k, v in load_file(folder / FILE).items()}, folder / FILE)
+
+
+def spoiled(**fields: Any) -> Any:
+    return lambda folder: edit(folder, **fields)
+
+
+@pytest.mark.parametrize(
+    ("config", "spoil", "words"),
+    [
+        (symlora(), lambda folder: put(folder, "query.symlora_lambda", torch.tensor([torch.inf])), "not finite"),
+        (symlora(), lambda folder: put(folder, "query.symlora_lambda", torch.ones(2)), "is not one finite number"),
+        (symlora(), lambda folder: drop(folder, "0.attention.self.query.symlora_lambda"), "symlora_lambda is missing"),
+        (symlora(), spoiled(train_lambda=False), "symlora_lambda is there"),
+        (symlora(), lambda folder: put(folder, "out_proj.bias", torch.full((3,), torch.nan)), "out_proj.bias holds"),
+        (lora(), lambda folder: put(folder, "out_proj.bias", torch.full((3,), torch.nan)), "out_proj.bias holds"),
+        (lora(), spoiled(lora_alpha="16"), "lora_alpha is '16', not a finite number"),
+        (lora(), spoiled(lora_alpha=None), "lora_alpha is None"),
+        (lora(), spoiled(lora_alpha=float("nan")), "lora_alpha is nan"),
+        (lora(), spoiled(alpha_pattern={"query": "x"}), "alpha_pattern query is 'x'"),
+        (lora(), spoiled(rank_pattern=[1]), "rank_pattern is"),
+        (lora(), spoiled(rank_pattern={"(": 3}), "rank_pattern is '\\('"),
+        (lora(), spoiled(r="4"), "r is '4'"),
+        (lora(), spoiled(lora_dropout=2.0), "lora_dropout is 2.0"),
+        (lora(), spoiled(lora_dropout=None), "lora_dropout is None"),
+        (symlora(), cut, "cut short"),
+        (symlora(), lambda folder: (folder / FILE).unlink(), "there is no adapter_model.safetensors"),
+        (symlora(), lambda folder: edit(folder, r=3), "factors of rank 4, but adapter_config.json says 3"),
+        (symlora(), lambda folder: edit(folder, r=0), "cannot be read as a PEFT configuration.*at least 1"),
+        (symlora(), lambda folder: edit(folder, dropout=1.5), "dropout"),
+        (symlora(), lambda folder: edit(folder, peft_type="NONESUCH"), "NONESUCH"),
+        (symlora(), lambda folder: (folder / "adapter_config.json").write_text("{"), "PEFT configuration"),
+        (symlora(), lambda folder: drop(folder, "symlora_diag"), "has only symlora_Q"),
+        (symlora(), lambda folder: drop(folder, "symlora_Q", "symlora_diag"), "holds no LoRA or SymLoRA factors"),
+        (symlora(bias="all"), lambda folder: None, "bias"),
+        (lora(), lambda folder: edit(folder, r=3), "factors of rank 4, but adapter_config.json says 3"),
+        (lora(), lambda folder: edit(folder, init_lora_weights="pissa"), "changed the base model"),
+        (lora(use_dora=True), lambda folder: None, "use_dora"),
+        (lora(bias="all"), lambda folder: None, "bias"),
+        (
+            lora(target_modules=["intermediate.dense"]),
+            lambda folder: None,
+            r"intermediate.dense is not square \(48 x 32",
+        ),
+        (lora(target_modules=["query", "word_embeddings"]), lambda folder: None, "belongs to no linear layer"),
+    ],
+)
+def test_a_bad_adapter_is_one_clear_error(
+    config: Any, spoil: Any, words: str, base_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "a"
+    get_peft_model(base(base_dir), config).save_pretrained(folder)
+    spoil(folder)
+    target = "lora" if isinstance(config, SymLoraConfig) else "symlora"
+    with pytest.raises(SystemExit, match=f"(?s)^error: .*{words}") as stopped:
+        main(["export", str(folder), str(tmp_path / "out"), "--to", target])
+    assert "\n" not in str(stopped.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_wrong_words_of_the_command(base_dir: Path, tmp_path: Path) -> None:
+    for name, config in (("sym", symlora()), ("lora", lora())):
+        get_peft_model(base(base_dir), config).save_pretrained(tmp_path / name)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    file = tmp_path / "lora" / FILE
+    for words, arguments in {
+        "is a LORA adapter, not a SymLoRA": ["lora", "out", "--to", "lora"],
+        "is a SYMLORA adapter, not a LoRA": ["sym", "out", "--to", "symlora"],
+        "is there already": ["sym", "full", "--to", "lora"],
+        "there is no adapter_config.json": ["full", "out", "--to", "lora"],
+        "go with --to symlora": ["sym", "out", "--to", "lora", "--rank", "3"],
+        "give --alpha": [str(file), "out", "--to", "lora"],
+        "--alpha goes with": ["lora", "out", "--to", "symlora", "--alpha", "16"],
+    }.items():
+        places = [str(tmp_path / arguments[0]), str(tmp_path / arguments[1]), *arguments[2:]]
+        with pytest.raises(SystemExit, match=f"error: .*{words}"):
+            main(["export", *places])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_prints_errors_and_a_hint(
+    base_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved(tmp_path / "a", base_dir, symlora())
+    main(["export", str(tmp_path / "a"), str(tmp_path / "b"), "--to", "lora", "--base", str(base_dir)])
+    known = capsys.readouterr().out
+    assert len([line for line in known.splitlines() if ".self." in line]) == 4 and "apply_base_scale" in known
+    total = next(line.split() for line in known.splitlines() if line.startswith("total"))
+    assert float(total[1]) < 1e-7 < 1e-2 < float(total[2])
+    edit(tmp_path / "a", base_model_name_or_path=None)
+    main(["export", str(tmp_path / "a"), str(tmp_path / "c"), "--to", "lora"])
+    unknown = capsys.readouterr().out
+    assert "W0 is not: " in unknown and next(
+        line for line in unknown.splitlines() if line.startswith("total")
+    ).split() == ["total", "-", "-"]
+    shutil.rmtree(tmp_path / "c")
+    main(["export", str(tmp_path / "a"), str(tmp_path / "c"), "--to", "merged", "--base", str(base_dir)])
+    assert "merged model" in capsys.readouterr().out
+
+
+def test_base_models_that_do_not_fit_or_are_not_named(base_dir: Path, tiny: TinyFactory, tmp_path: Path) -> None:
+    saved(tmp_path / "a", base_dir, symlora())
+    wide, bert = tiny("roberta", head=True, num_labels=3, hidden_size=16), tiny("bert", head=True, num_labels=3)
+    save_file(made_up_checkpoint(), tmp_path / "l.safetensors")
+    edited = tmp_path / "number"
+    shutil.copytree(tmp_path / "a", edited)
+    edit(edited, base_model_name_or_path=7)
+    for words, arguments in {
+        r"is \(16, 16\) there, the adapter's is \(32, 32\)": ["a", "--to", "lora", "--base", str(wide)],
+        "has no roberta|no weights for": ["a", "--to", "lora", "--base", str(bert)],
+        "l.safetensors does not name its base model": ["l.safetensors", "--to", "merged", "--alpha", "16"],
+        "names no base model": ["number", "--to", "merged"],
+    }.items():
+        with pytest.raises(SystemExit, match=f"error: .*{words}"):
+            main(["export", str(tmp_path / arguments[0]), str(tmp_path / "out"), *arguments[1:]])
+        assert not (tmp_path / "out").exists()
+
+
+def test_help_is_light() -> None:
+    program = "import sys; from symlora.cli import main\ntry: main(['export', '--help'])\nexcept SystemExit: pass\n"
+    check = "assert not {'torch', 'peft', 'transformers', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program + check], check=True, capture_output=True)
+
+
+def test_the_documented_commands_run(
+    base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "peft.md").read_text()
+    commands = [line.split()[1:] for line in page.splitlines() if line.startswith("    symlora ")]
+    assert len(commands) == 5
+    monkeypatch.chdir(tmp_path)
+    saved(tmp_path / "adapter", base_dir, symlora())
+    torch.save(made_up_checkpoint(), "roberta_base_lora_mnli.bin")
+    for command in commands:
+        main(command)
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
+        *("adapter", "merged", "lora", "symmetric", "whole", "mnli")
+    }
+    assert capsys.readouterr().out.count("total") == 3

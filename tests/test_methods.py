@@ -1,0 +1,422 @@
+"""Every method of configs/method keeps one contract; so does the example of docs/adding-a-method.md.
+
+The methods are those of the folder, whatever it holds. What a method cannot keep stands in the tables below, with a
+reason each; a test fails where an entry is no longer needed.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+from conftest import ROOT, TinyFactory, made_up, run_config
+from omegaconf import OmegaConf
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.peft_types import PeftType
+from safetensors.torch import load_file
+from test_pack import alike, trained_alone, trained_together
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from symlora import methods
+from symlora.adapters import registry
+from symlora.adapters.base import AdapterModel
+from symlora.config import CONFIG_DIR, Config, MethodConfig, check
+from symlora.data.batches import gather
+from symlora.errors import SymloraError
+from symlora.methods import Method, examine
+from symlora.model import build as model_build
+from symlora.model import pack
+from symlora.model.build import HEAD_FILE, RunModel, build, build_pack
+from symlora.model.source import ModelSource
+
+CPU = torch.device("cpu")
+EXAMPLE = "gatedlora"  # of docs/adding-a-method.md
+NAMES = methods.names()
+SETTINGS = dict(zip(NAMES, methods.load(NAMES), strict=True))
+_, EXAMPLE_FILE, EXAMPLE_YAML, *_ = re.split(
+    r"```(?:python|yaml)\n", (ROOT / "docs" / "adding-a-method.md").read_text()
+)
+SETTINGS[EXAMPLE] = OmegaConf.to_object(  # type: ignore[assignment]
+    OmegaConf.merge(OmegaConf.structured(MethodConfig), OmegaConf.create(EXAMPLE_YAML.split("```")[0]))
+)
+ALL = [*NAMES, EXAMPLE]
+# lora_r4 and its like are the code of lora at another rank: listed and counted, but not trained again.
+ADAPTERS = [name for name in ALL if SETTINGS[name].trains == "adapter" and not re.search(r"_r\d+$", name)]
+RUNS = [name for name in ALL if SETTINGS[name].trains != "adapter" or name in ADAPTERS]
+
+# Step 0 is not the base model's output to the last bit: how near it is, relative (None: not near), and why.
+START: dict[str, tuple[float | None, str]] = {
+    "c3a": (None, "PEFT draws the circulant blocks (Xavier)"),
+    "edora": (1e-3, "R starts at N(0, 1e-5), as in the authors' code"),
+    "fourierft": (None, "the coefficients start at N(0, 1)"),
+    "houlsby": (1e-4, "its matrices start at 1e-3"),
+    "hra": (1e-5, "its reflections come in equal pairs, which cancel but for rounding"),
+    "lorand": (None, "the public code starts every factor at random"),
+    "loraxs": (1e-3, "R starts at N(0, 1e-5), as in the authors' code"),
+}
+# The gradient is not the derivative of the forward, on purpose; each is compared with a reference elsewhere.
+DETACHED = {
+    "dora": "the norm is a constant in the gradient (section 4.3); tests/test_references.py",
+    "edora": "DoRA's norm; tests/test_methods_frozen.py",
+}
+# PEFT computes in float32 whatever the model's dtype; both are linear in each argument, so wide steps are exact.
+FLOAT32 = ("c3a", "fourierft")
+# Trained values on RoBERTa-base, query and value, as counted before this file was written (notes: peers.md §2; those of
+# methods that PEFT has not, by the papers' formulas there).
+PUBLISHED: dict[str, int] = {
+    "adalora": 442_656,
+    "asymlora": 147_456,
+    "asymlora_freeze_b": 147_456,
+    "asymlora_svd": 147_456,
+    "bitfit": 102_144,
+    "delora": 294_936,
+    "dora": 313_344,
+    "dylora": 294_912,
+    "edora": 19_968,
+    "fourierft": 24_000,
+    "full": 124_647_170 - 592_130,
+    "head": 0,
+    "hra": 147_456,
+    "houlsby": 2_379_264,
+    "ia3": 64_512,
+    "lora": 294_912,
+    "lora2": 298_176,
+    "loramini": 24_576,
+    "loraplus": 294_912,
+    "loraxs": 1_536,
+    "lorta": 6_864,
+    "melora": 36_864,
+    "miss": 147_456,
+    "prilora": 294_912,
+    "qlora": 294_912,
+    "randlora": 460_800,
+    "rslora": 294_912,
+    "symlora": 147_672,
+    "vera": 43_008,
+    "xgblora": 36_864,
+}
+LEARNING_RATE: dict[str, float] = {"dylora": 3e-2, "loraplus": 1e-3}  # where 0.01 is not suitable
+EPOCHS = {"dylora": 15}  # where 3 of 2 steps do not: it trains another rank at every step
+# More than the matrices' width is no mistake.
+ANY_RANK = {
+    "hra": "a number of reflections",
+    "vera": "the width of random matrices: 1,024 on 768 in the paper",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The page's example, registered as the page says."""
+    path = tmp_path_factory.mktemp("example") / f"{EXAMPLE}.py"
+    path.write_text(EXAMPLE_FILE.split("```")[0])
+    spec = importlib.util.spec_from_file_location(f"symlora.adapters.{EXAMPLE}", path)
+    assert spec is not None and spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        table = (*registry.METHODS, (module.GatedLoraConfig, module.GatedLoraModel))
+        patch.setattr(registry, "METHODS", table)
+        patch.setattr(pack, "METHODS", table)
+        registry.register()
+        yield
+    mappings: list[Any] = [PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING]
+    tables: list[Any] = [PeftType._member_map_, PeftType._value2member_map_]
+    for mapping in [*mappings, *tables]:
+        del mapping[EXAMPLE.upper()]
+    PeftType._member_names_.remove(EXAMPLE.upper())
+    type.__delattr__(PeftType, EXAMPLE.upper())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once() -> Iterator[None]:
+    """The tiny encoder is read from its file once: several hundred runs are built here."""
+    read: dict[str, Any] = {}
+    original = model_build.load_classifier
+
+    def load_classifier(source: ModelSource, config: Config, *rest: Any) -> Any:
+        key = f"{source}{config.task.name}{config.method.load_in_4bit}{rest}"
+        if key not in read:
+            read[key] = original(source, config, *rest)
+        return copy.deepcopy(read[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_build, "load_classifier", load_classifier)
+        yield
+
+
+def small(value: Any) -> Any:
+    """Whole numbers (ranks, widths, frequencies) down to what a matrix 32 wide takes."""
+    if isinstance(value, dict):
+        return {key: small(entry) for key, entry in value.items()}
+    return min(value, 16) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def config_of(name: str, tiny: TinyFactory, *, seed: int = 0, **train: Any) -> Config:
+    config = run_config(tiny("roberta"), "lora", seed=seed, **{"model_dropout": 0.0, **train})
+    config.method = copy.deepcopy(SETTINGS[name])
+    config.method.peft_config = small(config.method.peft_config)
+    return config
+
+
+def built(config: Config, precision: str = "fp32") -> RunModel:
+    """The run; the test is skipped where a package that the method needs is missing."""
+    if config.method.load_in_4bit and importlib.util.find_spec("bitsandbytes") is None:
+        pytest.skip("bitsandbytes is not installed")
+    return build(config, CPU, precision)
+
+
+def moved(run: RunModel, seed: int = 1) -> RunModel:
+    """The run with everything that it trains away from its start."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, value in run.trainable():
+            value.add_(0.1 * torch.randn(value.shape, generator=generator))
+    return run
+
+
+@torch.no_grad()
+def logits(run: RunModel) -> Tensor:
+    run.encoder.eval()
+    out: Tensor = run.encoder(gather(made_up([5, 3, 9, 4]), np.arange(4)))
+    return out
+
+
+def layers(run: RunModel) -> list[Any]:
+    return [module for module in run.encoder.model.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def rank_key(name: str) -> str | None:
+    return next((key for key in SETTINGS[name].peft_config if key in ("r", "init_r")), None)
+
+
+@cache
+def examined(name: str) -> Method:
+    """The line of `make methods`. Where the weights decide (SARA: a decomposition of each) one layer does."""
+    original = methods._classifier
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods, "_classifier", lambda device: original(device, 12 if device == "meta" else 1))
+        return examine(SETTINGS[name])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_file_says_what_it_is(name: str) -> None:
+    method = SETTINGS[name]
+    assert method.name == name
+    assert method.equation and "\n" not in method.equation and method.source
+    if name != EXAMPLE:
+        assert (CONFIG_DIR / "method" / f"{name}.yaml").read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_configuration_is_valid_and_the_start_follows_from_the_seed(name: str, tiny: TinyFactory) -> None:
+    config = config_of(name, tiny)
+    check(config)
+    state = built(config).state()
+    torch.manual_seed(99)
+    again, other = built(config).state(), built(config_of(name, tiny, seed=1)).state()
+    assert all(torch.equal(value, again[key]) for key, value in state.items())
+    assert any(not torch.equal(value, other[key]) for key, value in state.items())  # the head's at the least
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_step_0_is_the_base_model(name: str, tiny: TinyFactory) -> None:
+    """Bit for bit; and away from the start it is not."""
+    run = built(config_of(name, tiny))
+    base, start = logits(built(config_of("head", tiny))), logits(run)
+    away = float((logits(moved(run)) - base).norm() / base.norm())
+    assert away > 1e-2
+    difference = float((start - base).norm() / base.norm())
+    near, _ = START.get(name, (0.0, ""))
+    assert near is None or difference <= near
+    if name in START:
+        assert difference > 0, "starts at the base model: take it out of START"
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_gradients(name: str, tiny: TinyFactory) -> None:
+    """Those of the adapted layer against finite differences, in float64."""
+    steps: dict[str, Any] = {"eps": 0.1, "atol": 1e-4, "rtol": 1e-3, "nondet_tol": 1e-5} if name in FLOAT32 else {}
+    for layer in layers(moved(built(config_of(name, tiny))))[: 1 if name in DETACHED else 2]:
+        module = copy.deepcopy(layer).double().train()
+        named = {key: value for key, value in module.named_parameters() if value.requires_grad}
+        x = torch.randn(3, module.in_features, dtype=torch.float64, requires_grad=True)
+
+        def forward(x: Tensor, *values: Tensor, module: nn.Module = module, named: Any = named) -> Tensor:
+            out: Tensor = functional_call(module, dict(zip(named, values, strict=True)), (x,))
+            return out
+
+        assert forward(x, *named.values()).dtype == torch.float64
+        right = torch.autograd.gradcheck(
+            forward, (x, *named.values()), fast_mode=True, raise_exception=name not in DETACHED, **steps
+        )
+        assert right == (name not in DETACHED), "take it out of DETACHED"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_count_on_roberta_base(name: str) -> None:
+    """Of a live model: as published, and for our own methods as their formula says."""
+    found = examined(name)
+    if found.counts is None:
+        pytest.skip("; ".join(found.notes))
+    assert found.counts.head == 592_130
+    if name in PUBLISHED:
+        assert found.trained == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_the_count_is_the_formula(name: str, tiny: TinyFactory) -> None:
+    run = built(config_of(name, tiny))
+    tuner = None if run.peft is None else run.peft.base_model
+    if isinstance(tuner, AdapterModel):
+        assert run.counts().adapter == tuner.parameter_count()
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_merged_is_unmerged(name: str, tiny: TinyFactory) -> None:
+    """Within 1e-5; or a clear error where the table of `make methods` says no."""
+    run = moved(built(config_of(name, tiny)))
+    assert run.peft is not None
+    before, found = logits(run), examined(name)
+    if found.merges:
+        run.peft.merge_adapter()
+        assert any(layer.merged for layer in layers(run))
+        torch.testing.assert_close(logits(run), before, rtol=1e-5, atol=1e-5 * float(before.abs().max()))
+        run.peft.unmerge_adapter()
+        torch.testing.assert_close(logits(run), before, rtol=1e-5, atol=1e-5 * float(before.abs().max()))
+    else:
+        with pytest.raises((NotImplementedError, ValueError), match="merge"):
+            run.peft.merge_adapter()
+        assert torch.equal(logits(run), before)  # and nothing was half merged
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_saved_and_loaded_is_the_same(name: str, tiny: TinyFactory, tmp_path: Path) -> None:
+    run = moved(built(config_of(name, tiny)))
+    run.save(tmp_path / "saved")
+    if run.peft is None:
+        stored = load_file(tmp_path / "saved" / (HEAD_FILE if SETTINGS[name].trains == "head" else "model.safetensors"))
+        state = {key.removeprefix("model."): value for key, value in run.state().items()}
+        assert state.keys() <= stored.keys() and all(torch.equal(stored[key], value) for key, value in state.items())
+        return
+    base = built(config_of("head", tiny, seed=5))  # another head, which must be replaced
+    torch.manual_seed(7)  # what is drawn must come from the file
+    loaded = peft.PeftModel.from_pretrained(base.encoder.model, str(tmp_path / "saved"))
+    assert torch.equal(logits(base), logits(run))
+    values = dict(loaded.named_parameters())
+    for key, value in run.peft.named_parameters():
+        if value.requires_grad:
+            assert torch.equal(values[key], value), key
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_adapters_are_float32_on_a_bf16_encoder(name: str, tiny: TinyFactory) -> None:
+    run = built(config_of(name, tiny), "bf16")
+    assert run.encoder.dtype == torch.bfloat16
+    assert {value.dtype for _, value in run.trainable()} == {torch.float32}
+    assert bool(torch.isfinite(logits(moved(run))).all())
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_training_lowers_the_loss_and_a_pack_changes_nothing(name: str, tiny: TinyFactory) -> None:
+    """6 steps on 16 made-up rows. Where there is an adapter the head stands still, so that the adapter must do it."""
+    rate = LEARNING_RATE.get(name, 1e-2)
+    some = [
+        config_of(
+            name,
+            tiny,
+            seed=k,
+            lr=rate / (2 - k),
+            batch_size=8,
+            epochs=EPOCHS.get(name, 3),
+            weight_decay=0.0,
+            warmup_ratio=0.0,
+        )
+        for k in range(2)
+    ]
+    for config in some:
+        if name in ADAPTERS:
+            config.train.head_lr = 1e-12
+    built(some[0])
+    rows = [5, 3, 8, 4] * 4
+    data = {"train": made_up(rows), "validation": made_up(rows[:3], seed=1)}
+    alone, losses = trained_alone(some[1], data)  # the second: a pack must not lend it the first one's frozen parts
+    assert sum(losses[-2:]) < sum(losses[:2])
+    if examined(name).packs:
+        fits, packed = trained_together(some, data)
+        assert packed[1] == pytest.approx(losses, rel=1e-5)
+        alike(fits[1], alone)
+    else:
+        with pytest.raises(ValueError, match=f"method={name}: .+ train alone"):
+            build_pack(some, CPU, "fp32")
+
+
+@pytest.mark.parametrize("rank", [0, -1, 2.5, "eight", 33])
+@pytest.mark.parametrize("name", [name for name in ADAPTERS if rank_key(name) and name != "qlora"])
+def test_a_wrong_rank_is_one_clear_message(name: str, rank: Any, tiny: TinyFactory) -> None:
+    """33 is more than the matrices' width."""
+    config, key = config_of(name, tiny), rank_key(name)
+    assert key is not None
+    config.method.peft_config[key] = rank
+    if rank == 33 and name in ANY_RANK:
+        built(config)
+        return
+    with pytest.raises(SymloraError) as caught:
+        built(config)
+    message = str(caught.value)
+    assert "Traceback" not in message and len(message) < 300
+    # PRILoRA names the rank of the layer at which it is too much.
+    assert str(rank) in message or (rank == 33 and re.search(r"r = \d+ is more than .* 32 x 32", message))
+
+
+def test_make_methods_lists_every_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [examined(name) for name in NAMES]
+    text, markdown = methods.table(found), methods.table(found, markdown=True)
+    for name in NAMES:
+        method = examined(name)
+        number = "–" if method.trained is None else f"{method.trained:,}"
+        for shown in (text, markdown):
+            (line,) = [line for line in shown.splitlines() if re.match(rf"(\| )?{re.escape(name)} ", line)]
+            assert number in line
+        detail = methods.details(method)
+        assert SETTINGS[name].equation in text and SETTINGS[name].equation in detail and SETTINGS[name].source in detail
+
+
+def test_a_new_file_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page's YAML, and its variant at another rank, as files in configs/method."""
+    shutil.copytree(CONFIG_DIR / "method", tmp_path / "method")
+    (tmp_path / "method" / f"{EXAMPLE}.yaml").write_text(EXAMPLE_YAML.split("```")[0])
+    page = (ROOT / "docs" / "adding-a-method.md").read_text()
+    variant = page.split("```yaml\n")[2].split("```")[0]
+    (tmp_path / "method" / f"{EXAMPLE}_r4.yaml").write_text(variant)
+    monkeypatch.setattr(methods, "CONFIG_DIR", tmp_path)
+    assert set(methods.names()) == {*NAMES, EXAMPLE, f"{EXAMPLE}_r4"}
+    whole, quarter = (examine(method) for method in methods.load([EXAMPLE, f"{EXAMPLE}_r4"]))
+    assert (whole.trained, quarter.trained) == (313_344, 313_344 - 147_456)
+    assert quarter.merges and quarter.packs and quarter.config.equation == whole.config.equation
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_a_missing_package_is_named(tiny: TinyFactory) -> None:
+    with pytest.raises(SymloraError, match="method=qlora needs bitsandbytes: install"):
+        build(config_of("qlora", tiny), CPU, "fp32")
+    assert "qlora: does not run here: method=qlora needs bitsandbytes" in methods.table([examined("qlora")])
+
+
+def test_an_unknown_method_is_named() -> None:
+    with pytest.raises(SymloraError, match="method=lorra: .*lora, "):
+        methods.load(["lorra"])

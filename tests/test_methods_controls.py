@@ -1,0 +1,218 @@
+"""SymLoRA's controls and the symmetric full-rank ΔW: formulas, what sets each apart, and what the report reads of them.
+
+What every method must do is in test_methods.py.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from conftest import TinyFactory, made_up, run_config
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+
+from symlora.adapters import LoraLambdaConfig, SymLoraConfig, SymLoraOrthonormalConfig, SymmetricConfig, SymmetricLinear
+from symlora.adapters.symlora_orthonormal import orthonormal_columns
+from symlora.adapters.symmetric import triangle_places
+from symlora.config import MethodConfig, TrainConfig
+from symlora.model.build import build
+from symlora.norms import adapter_norms
+from symlora.training.loop import fit
+from symlora.training.optimizer import AdamW
+
+CPU = torch.device("cpu")
+N, R = 6, 3
+
+
+def model(config: Any, n_in: int = N, n_out: int = N, dtype: torch.dtype = torch.float64) -> Any:
+    torch.manual_seed(1)
+    return get_peft_model(nn.Sequential(nn.Linear(n_in, n_out)).to(dtype), config)
+
+
+def layer_of(config: Any, n_in: int = N, n_out: int = N, dtype: torch.dtype = torch.float64) -> Any:
+    return model(config, n_in, n_out, dtype).base_model.model[0]
+
+
+def inputs(n: int = N, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(5, n, dtype=dtype, generator=torch.Generator().manual_seed(3))
+
+
+# LoRA + λ.
+
+
+def random_loralambda() -> Any:
+    return layer_of(LoraLambdaConfig(r=R, alpha=5, target_modules=["0"], init_weights=False), n_in=N, n_out=N + 2)
+
+
+def test_loralambda_scales_the_weight_and_not_the_bias() -> None:
+    layer = random_loralambda()
+    A, B, lam = (getattr(layer, f"loralambda_{name}")["default"] for name in ("A", "B", "lambda"))
+    assert lam != 1
+    W = lam * layer.base_layer.weight + 5 / R * B @ A
+    torch.testing.assert_close(layer(inputs()), inputs() @ W.T + layer.base_layer.bias)
+    torch.testing.assert_close(layer.base_layer.weight + layer.get_delta_weight("default"), W)
+
+
+def test_loralambda_at_one_is_pefts_lora() -> None:
+    layer = random_loralambda()
+    lora = layer_of(LoraConfig(r=R, lora_alpha=5, target_modules=["0"]), N, N + 2)
+    with torch.no_grad():
+        layer.loralambda_lambda["default"].fill_(1.0)
+        lora.lora_A["default"].weight.copy_(layer.loralambda_A["default"])
+        lora.lora_B["default"].weight.copy_(layer.loralambda_B["default"])
+    torch.testing.assert_close(layer(inputs()), lora(inputs()))
+    bound = 1 / math.sqrt(N)  # PEFT's start of A
+    start = layer_of(LoraLambdaConfig(r=N, target_modules=["0"])).loralambda_A["default"].detach()
+    assert 0.8 * bound < float(start.abs().max()) <= bound
+
+
+@pytest.mark.parametrize(("decay", "wanted"), [("none", 2.0), ("zero", 2.0 * 0.95), ("one", 1.95)])
+def test_weight_decay_treats_every_lambda_alike(decay: str, wanted: float) -> None:
+    """lr · weight_decay = 0.05; the gradient is 0. RandLoRA's `randlora_lambda` is no λ of ours."""
+    named = {
+        f"layer.{name}.default": nn.Parameter(torch.full((1,), 2.0))
+        for name in ("loralambda_lambda", "symlora_lambda", "randlora_lambda")
+    }
+    optimizer = AdamW(named.items(), TrainConfig(lr=0.1, weight_decay=0.5), MethodConfig(lambda_decay=decay))
+    for parameter in named.values():
+        parameter.grad = torch.zeros(1)
+    optimizer.step()
+    assert [round(float(p.detach()), 6) for p in named.values()] == [wanted, wanted, 1.9]
+
+
+# SymLoRA with orthonormal Q.
+
+
+def orthonormal(**fields: Any) -> SymLoraOrthonormalConfig:
+    return SymLoraOrthonormalConfig(r=R, alpha=5, target_modules=["0"], **fields)
+
+
+def is_orthogonal(Q: Tensor, init_std: float, tolerance: float = 1e-5) -> None:
+    gram = Q.detach().double().T @ Q.detach().double() / (init_std**2 * len(Q))
+    torch.testing.assert_close(gram, torch.eye(Q.shape[1], dtype=gram.dtype), rtol=0, atol=tolerance)
+
+
+def test_q_starts_orthogonal_and_stays_so_in_place() -> None:
+    wrapped = model(orthonormal(init_std=0.3), dtype=torch.float32)
+    Q = wrapped.base_model.model[0].symlora_Q["default"]
+    is_orthogonal(Q, 0.3)
+    before, place = Q.detach().clone(), Q.data_ptr()
+    optimizer = torch.optim.AdamW([p for p in wrapped.parameters() if p.requires_grad], lr=0.05)
+    for step in range(1, 4):
+        optimizer.zero_grad()
+        wrapped(inputs(dtype=torch.float32)).square().sum().backward()
+        optimizer.step()
+        free = Q.detach().clone()
+        wrapped.base_model.after_step(step, 3, optimizer)
+        if step == 3:
+            with pytest.raises(AssertionError):
+                is_orthogonal(free, 0.3)
+        is_orthogonal(Q, 0.3)
+    assert Q.data_ptr() == place and not torch.allclose(Q, before, atol=1e-2)
+
+
+def test_retraction_is_qr_with_a_positive_diagonal() -> None:
+    """Against Q = M L⁻ᵀ, L from Cholesky's MᵀM = L Lᵀ, which is that factor without any QR."""
+    M = torch.randn(9, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    lower = scipy.linalg.cholesky((M.T @ M).numpy(), lower=True)
+    wanted = scipy.linalg.solve_triangular(lower, M.T.numpy(), lower=True).T
+    np.testing.assert_allclose(orthonormal_columns(M).numpy(), wanted, atol=1e-12)
+    fixed = torch.from_numpy(wanted)
+    torch.testing.assert_close(orthonormal_columns(fixed), fixed)  # what is orthonormal stays where it is
+    M[0, 0] = float("nan")
+    assert orthonormal_columns(M).isnan().any()  # and does not stop the runs beside it
+
+
+def test_first_step_is_as_large_as_symloras() -> None:
+    """‖ΔW‖ after one step of AdamW is lr · n · init_std² · √r: exactly here, nearly for SymLoRA."""
+    n, r, lr = 128, 4, 1e-3
+    for kind, tolerance in ((SymLoraOrthonormalConfig, 1e-3), (SymLoraConfig, 0.2)):
+        wrapped = model(kind(r=r, alpha=r, target_modules=["0"], train_lambda=False), n, n, torch.float32)
+        optimizer = torch.optim.AdamW([p for p in wrapped.parameters() if p.requires_grad], lr=lr, weight_decay=0.0)
+        (wrapped(inputs(n, torch.float32)) * inputs(n, torch.float32)).sum().backward()
+        optimizer.step()
+        wrapped.base_model.after_step(1, 1, optimizer)
+        found = float(torch.linalg.norm(wrapped.base_model.model[0].get_delta_weight("default").detach()))
+        assert found == pytest.approx(lr * n * 0.25 * math.sqrt(r), rel=tolerance)
+
+
+def test_a_training_run_leaves_q_orthogonal(tiny: TinyFactory) -> None:
+    config = run_config(tiny("bert"), "symlora_orthonormal", lr=0.05)
+    run = build(config, CPU, "fp32")
+    data = {"train": made_up([6] * 12), "validation": made_up([6] * 4)}
+    found = fit(config, data, run).state["last"]
+    factors = [value for name, value in found.items() if ".symlora_Q." in name]
+    assert len(factors) == 4
+    for Q in factors:
+        is_orthogonal(Q, 0.5)
+
+
+# A symmetric full-rank ΔW.
+
+
+def test_symmetric_is_the_dense_formula() -> None:
+    layer = layer_of(SymmetricConfig(target_modules=["0"], init_weights=False))
+    upper = layer.symmetric_upper["default"]
+    assert upper.numel() == N * (N + 1) // 2 == SymmetricConfig().parameter_count(N, N)
+    U = torch.zeros(N, N, dtype=torch.float64)
+    U[np.triu_indices(N)] = upper.detach()
+    delta = U + U.T - torch.diag(torch.diag(U))
+    torch.testing.assert_close(layer.get_delta_weight("default"), delta)
+    torch.testing.assert_close(layer(inputs()), inputs() @ (layer.base_layer.weight + delta).T + layer.base_layer.bias)
+    assert 24 * SymmetricConfig().parameter_count(768, 768) == 7_087_104
+
+
+def test_each_value_of_the_triangle_gets_both_gradients() -> None:
+    layer = layer_of(SymmetricConfig(target_modules=["0"]))
+    x, target = inputs(), inputs().flip(0)
+    (layer(x) * target).sum().backward()
+    G = target.T @ x  # of a free ΔW
+    both = G + G.T - torch.diag(torch.diag(G))
+    torch.testing.assert_close(layer.symmetric_upper["default"].grad, both[np.triu_indices(N)])
+
+
+def test_symmetric_trains_after_it_was_first_used_without_gradients() -> None:
+    triangle_places.cache_clear()
+    layer = layer_of(SymmetricConfig(target_modules=["0"], init_weights=False))
+    with torch.inference_mode():
+        layer(inputs())
+    layer(inputs()).sum().backward()
+    assert layer.symmetric_upper["default"].grad.abs().max() > 0
+
+
+def test_symmetric_needs_a_square_matrix() -> None:
+    with pytest.raises(ValueError, match=r"square matrix, but the weight of module 'lin' is 4 x 6"):
+        SymmetricLinear(nn.Linear(6, 4), "default", SymmetricConfig(), "lin")
+
+
+# What the report reads.
+
+OWN = ("asymlora", "edora", "loralambda", "loraxs", "symlora_no_lambda", "symlora_orthonormal", "symmetric")
+
+
+@pytest.mark.parametrize("method", OWN)
+def test_norms_of_every_method_here(method: str, tiny: TinyFactory) -> None:
+    config = run_config(tiny("roberta"), method)
+    if method != "symlora_no_lambda":
+        config.method.peft_config["init_weights"] = False
+    run = build(config, CPU, "fp32")
+    layers = dict(run.adapted_layers())
+    if method == "symlora_no_lambda":
+        for layer in layers.values():
+            layer.symlora_diag["default"].data.normal_()
+    for row in adapter_norms(run):
+        layer = layers[row["module"]]
+        w0 = layer.get_base_layer().weight.detach().double()
+        delta = layer.get_delta_weight("default").detach().double() - (row["lambda"] - 1) * w0
+        assert row["delta_frobenius"] == pytest.approx(float(delta.norm()), rel=1e-5)
+        assert row["sum_frobenius"] == pytest.approx(float((row["lambda"] * w0 + delta).norm()), rel=1e-5)
+        assert (row["lambda"] != 1.0) == (method in ("loralambda", "symlora_orthonormal"))
+        if method.startswith("sym"):
+            assert row["symmetric_share"] == pytest.approx(1.0, abs=1e-9)
+        else:
+            assert 0 < row["symmetric_share"] < 0.999

@@ -1,0 +1,568 @@
+"""MELoRA, LoRTA, LoRA-Mini, LoRA², LoRand, Houlsby's adapters, BitFit and LoRA+: what tests/test_methods.py leaves.
+
+Closed forms, written with loops where the layers have none; parameters that layers share; pruning; trained LayerNorms.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+from conftest import TinyFactory, made_up, run_config
+from peft import PeftModel
+from peft.optimizers import create_loraplus_optimizer
+from safetensors.torch import load_file
+from test_pack import alike, trained_alone, trained_together
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, gelu, linear
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+
+from symlora import methods
+from symlora.adapters import (
+    HoulsbyConfig,
+    Lora2Config,
+    LoraMiniConfig,
+    LorandConfig,
+    LortaConfig,
+    MeloraConfig,
+)
+from symlora.adapters.lora2 import entries_kept
+from symlora.config import Config
+from symlora.data.batches import gather, padded
+from symlora.errors import SymloraError
+from symlora.methods import examine
+from symlora.model.build import HEAD_FILE, RunModel, build, encoder_is_frozen
+from symlora.norms import adapter_norms
+from symlora.training.hooks import step_hook
+from symlora.training.loop import fit
+from symlora.training.optimizer import AdamW
+
+CPU = torch.device("cpu")
+get_peft_model: Any = peft.get_peft_model  # whose type says too little of the models that it makes
+SETTINGS = {name: methods.load([name])[0] for name in ("bitfit", "houlsby", "lora2", "loraplus", "lorta")}
+ROWS = [5, 3, 9, 4]
+CS = ("C_head", "C_matrix", "C_layer")
+DATA = {"train": made_up(ROWS * 4), "validation": made_up(ROWS, seed=1)}
+
+
+@pytest.fixture(scope="module")
+def bare() -> Callable[[], Any]:
+    """A classifier of 2 layers, 16 wide, 4 heads, without dropout, in float64; the same every time."""
+    config = BertConfig(
+        vocab_size=20,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=24,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = BertForSequenceClassification(config).double()
+    return lambda: copy.deepcopy(model)
+
+
+def adapted(model: Any, config: Any) -> Any:
+    """With adapters away from their start, and the first adapted layer."""
+    torch.manual_seed(1)
+    wrapped = get_peft_model(model, config).eval()
+    with torch.no_grad():
+        for value in wrapped.parameters():
+            if value.requires_grad:
+                value.add_(0.3 * torch.randn_like(value))
+    return wrapped
+
+
+def first_layer(model: Any) -> Any:
+    return next(model.base_model.tuner_layers())
+
+
+def added(layer: Any, x: Tensor) -> Tensor:
+    """What the adapters add to the base layer's output."""
+    out: Tensor = layer(x) - layer.get_base_layer()(x)
+    return out.detach()
+
+
+def config_of(
+    name: str, folder: Path, *, seed: int = 0, peft_config: dict[str, Any] | None = None, **train: Any
+) -> Config:
+    config = run_config(folder, "lora", seed=seed, **{"model_dropout": 0.0, "lr": 1e-2, "warmup_ratio": 0.0, **train})
+    config.method = copy.deepcopy(SETTINGS[name])
+    config.method.peft_config |= peft_config or {}
+    return config
+
+
+# MELoRA
+
+
+def test_melora_is_a_lora_on_every_part(bare: Any) -> None:
+    """As the authors' loop: each part of x through its own two `torch.nn.Linear`s, outputs side by side."""
+    layer = first_layer(adapted(bare(), MeloraConfig(num_mini_loras=4, r=2, alpha=3)))
+    x = torch.randn(5, 16, dtype=torch.float64)
+    A, B = layer.melora_A["default"].detach(), layer.melora_B["default"].detach()
+    expected = torch.cat([linear(linear(x[:, 4 * i : 4 * i + 4], A[i]), B[i]) * 1.5 for i in range(4)], -1)
+    torch.testing.assert_close(added(layer, x), expected)
+    delta = layer.get_delta_weight("default").detach()
+    inside = torch.kron(torch.eye(4), torch.ones(4, 4)).bool()
+    assert not delta[~inside].any() and delta[inside].all()
+    assert int(torch.linalg.matrix_rank(delta)) == 4 * 2  # a LoRA of as many values has rank 2
+
+
+@pytest.mark.parametrize(
+    ("number", "r", "message"),
+    [(3, 1, "num_mini_loras = 3 does not divide.*16 x 16"), (8, 3, "r = 3 is more than a mini-LoRA of 2 x 2")],
+)
+def test_melora_refuses_what_does_not_fit(number: int, r: int, message: str, bare: Any) -> None:
+    with pytest.raises(ValueError, match=message):
+        get_peft_model(bare(), MeloraConfig(num_mini_loras=number, r=r))
+
+
+# LoRTA
+
+
+def test_lorta_is_its_tensor(bare: Any) -> None:
+    """Head by head, matrix by matrix, layer by layer."""
+    model = adapted(bare(), LortaConfig(r=3, alpha=6))
+    first = first_layer(model)
+    A, B, heads, matrices, layers = (getattr(first, f"lorta_{n}")["default"].detach() for n in ("A", "B", *CS))
+    assert [t.shape for t in (A, B, heads, matrices, layers)] == [(16, 3), (3, 4), (4, 3), (2, 3), (2, 3)]
+    x = torch.randn(5, 16, dtype=torch.float64)
+    for number in range(2):
+        attention = model.base_model.model.bert.encoder.layer[number].attention.self
+        for matrix, layer in enumerate((attention.query, attention.value)):
+            blocks = [A @ torch.diag(heads[h] * matrices[matrix] * layers[number]) @ B for h in range(4)]
+            delta = 2.0 * torch.cat(blocks, 1).T
+            torch.testing.assert_close(layer.get_delta_weight("default").detach(), delta)
+            torch.testing.assert_close(added(layer, x), x @ delta.T)
+
+
+def test_lorta_parameters_are_one_each(bare: Any, tmp_path: Path) -> None:
+    model = get_peft_model(bare(), LortaConfig(r=3, task_type="SEQ_CLS"))
+    layers = list(model.base_model.tuner_layers())
+    own = [(name, value) for name, value in model.named_parameters() if "lorta_" in name]
+    assert len(own) == 5 and sum(value.numel() for _, value in own) == (16 + 4 + 4 + 2 + 2) * 3
+    for name in layers[0].adapter_layer_names:
+        assert len({id(getattr(layer, name)["default"]) for layer in layers}) == 1
+    optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], 1.0)
+    assert sum("lorta" in name for name, value in model.named_parameters() if value.requires_grad) == 5
+    assert len(optimizer.param_groups[0]["params"]) == 5 + 2  # and the head's
+    # Its gradient is the sum over the layers: that of a copy of the model with parameters of their own.
+    with torch.no_grad():
+        layers[0].lorta_B["default"].normal_()
+    apart = copy.deepcopy(model)
+    for layer in apart.base_model.tuner_layers():
+        for name in layer.adapter_layer_names:
+            getattr(layer, name)["default"] = nn.Parameter(getattr(layer, name)["default"].detach().clone())
+    ids = torch.arange(12).view(2, 6)
+    for one in (model, apart):
+        one(ids).logits.square().sum().backward()
+    for name in layers[0].adapter_layer_names:
+        found = getattr(layers[0], name)["default"].grad
+        parts = [getattr(layer, name)["default"].grad for layer in apart.base_model.tuner_layers()]
+        torch.testing.assert_close(found, torch.stack(parts).sum(0))
+    model.float().double()
+    assert sum("lorta_" in name for name, _ in model.named_parameters()) == 5
+    model.save_pretrained(tmp_path)
+    keys = [key for key in load_file(tmp_path / "adapter_model.safetensors") if "lorta_" in key]
+    assert sorted(keys) == [f"base_model.lorta_{name}" for name in ("A", "B", *sorted(CS))]
+
+
+@pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
+def test_lorta_loads_beside_another(low_cpu_mem_usage: bool, bare: Any, tmp_path: Path) -> None:
+    """Two adapters of other ranks and targets, each with parameters of its own; deleting one leaves the other."""
+    ids, wanted = torch.arange(12).view(2, 6), {}
+    for name, config in (("one", LortaConfig(r=3)), ("two", LortaConfig(r=2, target_modules=["key"]))):
+        model = adapted(bare(), config)
+        wanted[name] = model(ids).logits
+        model.save_pretrained(tmp_path / name)
+    loaded: Any = PeftModel.from_pretrained(
+        bare(), str(tmp_path / "one"), "one", is_trainable=True, low_cpu_mem_usage=low_cpu_mem_usage
+    ).eval()
+    loaded.load_adapter(str(tmp_path / "two"), "two", low_cpu_mem_usage=low_cpu_mem_usage)
+    assert loaded.base_model.parameter_count("one") == (16 + 4 + 4 + 2 + 2) * 3
+    assert loaded.base_model.parameter_count("two") == (16 + 4 + 4 + 1 + 2) * 2
+    for name in ("one", "two"):
+        loaded.set_adapter(name)
+        torch.testing.assert_close(loaded(ids).logits, wanted[name], rtol=0, atol=0)
+        assert [n.rsplit(".", 1)[1] for n, v in loaded.named_parameters() if v.requires_grad] == [name] * 5
+    loaded.delete_adapter("one")
+    torch.testing.assert_close(loaded(ids).logits, wanted["two"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_heads": 3}, "num_heads = 3 does not divide the 16 outputs"),
+        ({"target_modules": ["query", "intermediate.dense"]}, "one shape, but are of .* = .*16, 16.*16, 24"),
+        ({"rank_pattern": {"query": 2}}, "rank_pattern must be empty.*'query': 2"),
+        ({"num_heads": 0}, "num_heads must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_lorta_refuses_what_does_not_fit(arguments: dict[str, Any], message: str, bare: Any) -> None:
+    with pytest.raises(ValueError, match=message):
+        get_peft_model(bare(), LortaConfig(r=2, **arguments))
+
+
+def test_lorta_needs_the_number_of_heads() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    with pytest.raises(ValueError, match="num_heads is None, and the model's configuration does not say"):
+        get_peft_model(model, LortaConfig(r=2, target_modules=["0", "1"]))
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    wrapped = get_peft_model(model, LortaConfig(r=2, target_modules=["0", "1"], num_heads=2))
+    assert wrapped.base_model.parameter_count() == (8 + 4 + 2 + 2 + 1) * 2  # no layers: two matrices of one
+
+
+# LoRA-Mini
+
+
+def test_loramini_is_its_four_factors(bare: Any) -> None:
+    layer = first_layer(adapted(bare(), LoraMiniConfig(r=2, alpha=3, a_width=5, b_width=7)))
+    x = torch.randn(4, 16, dtype=torch.float64)
+    parts = (layer.loramini_A_aux, layer.loramini_A_train, layer.loramini_B_train, layer.loramini_B_aux)
+    A_aux, A_train, B_train, B_aux = (part["default"].detach() for part in parts)
+    assert [p.shape for p in (A_aux, A_train, B_train, B_aux)] == [(5, 16), (2, 5), (7, 2), (16, 7)]
+    expected = torch.einsum("ti,ai,ra,br,ob->to", x, A_aux, A_train, B_train, B_aux) * 1.5
+    torch.testing.assert_close(added(layer, x), expected)
+    assert not any(value.requires_grad for value in (A_aux, B_aux))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"a_width": 17}, "a_width = 17 must be from r = 2 up to 16"), ({"b_width": 1}, "b_width = 1 must be from r = 2")],
+)
+def test_loramini_refuses_what_does_not_fit(arguments: dict[str, Any], message: str, bare: Any) -> None:
+    with pytest.raises(ValueError, match=message):
+        get_peft_model(bare(), LoraMiniConfig(**{"r": 2, "a_width": 4, "b_width": 4, **arguments}))
+
+
+# LoRA²
+
+
+def test_lora2_is_its_five_factors(bare: Any) -> None:
+    layer = first_layer(adapted(bare(), Lora2Config(r=3, alpha=6, inner_width=5)))
+    A, B, E, aa, bb = (getattr(layer, name)["default"].detach() for name in layer.adapter_layer_names)
+    assert [p.shape for p in (A, B, E, aa, bb)] == [(5, 16), (3, 5), (3,), (5, 3), (16, 5)]
+    x = torch.randn(4, 16, dtype=torch.float64)
+    torch.testing.assert_close(added(layer, x), 2 * torch.einsum("ti,ki,rk,r,mr,om->to", x, A, B, E, aa, bb))
+    grams = (A @ A.T, B.T @ B, aa @ aa.T, bb.T @ bb)
+    expected = sum(float((gram - torch.eye(5)).square().sum().sqrt()) for gram in grams) / 4
+    assert float(layer.orthogonality("default").detach()) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("width", "rank"), [(None, 16), (8, 8)], ids=["ours", "the authors' 8"])
+def test_lora2_reaches_its_rank(width: int | None, rank: int, bare: Any) -> None:
+    """The authors' code has an inner width of 8 whatever r is: the rank is never above 8."""
+    layer = first_layer(adapted(bare(), Lora2Config(r=16, inner_width=width)))
+    assert int(torch.linalg.matrix_rank(layer.get_delta_weight("default").detach())) == rank
+
+
+def test_lora2_counts_as_the_authors_code() -> None:
+    """k = 8 at r = 4, as their scripts have it: 2 · 768 · 8 + 2 · 4 · 8 + 4."""
+    assert Lora2Config(r=4, inner_width=8).parameter_count(768, 768) == 12_356
+
+
+def test_lora2_schedule() -> None:
+    config = Lora2Config(r=4, target_r=1, tinit=10, tfinal=20)
+    kept = [entries_kept(config, step, 100, 8, 2) for step in (1, 10, 11, 45, 80, 81, 100)]
+    assert kept == [None, None, 2 + int(6 * (69 / 70) ** 3), 2 + int(6 * 0.5**3), 2, 2, 2]
+    shares = Lora2Config(r=4, target_r=1, tinit=0.1, tfinal=0.2)
+    assert kept == [entries_kept(shares, step, 100, 8, 2) for step in (1, 10, 11, 45, 80, 81, 100)]
+    assert [entries_kept(Lora2Config(target_r=1), step, 2, 8, 2) for step in (1, 2)] == [2, 2]
+
+
+def test_lora2_importance_and_mask(bare: Any) -> None:
+    """One step by hand: the averages start at 0, and the entry with the smallest product of the two goes."""
+    model = adapted(bare(), Lora2Config(r=4, inner_width=5, target_r=3, beta1=0.6, beta2=0.9))
+    model(torch.arange(12).view(2, 6)).logits.square().sum().backward()
+    layers = list(model.base_model.tuner_layers())
+    scores, before = [], [layer.lora2_E["default"].detach().clone() for layer in layers]
+    for layer in layers:
+        products = []
+        for value in (layer.lora2_E["default"], layer.lora2_B["default"], layer.lora2_aa["default"]):
+            sensitivity = (value * value.grad).abs().detach()
+            mean = 0.4 * sensitivity
+            products.append(mean * 0.1 * (sensitivity - mean).abs())
+        scores.append(products[0] + products[1].mean(1) + products[2].mean(0))
+    model.base_model.after_step(1, 1, None)
+    lowest = torch.cat(scores).argsort()[:4]  # 16 entries, 3 a layer stay
+    pruned = torch.zeros(16, dtype=torch.bool)
+    pruned[lowest] = True
+    found = torch.cat([layer.lora2_E["default"].detach() for layer in layers])
+    torch.testing.assert_close(found, torch.where(pruned, 0.0, torch.cat(before)), rtol=0, atol=0)
+
+
+def test_lora2_prunes_to_its_target_and_takes_its_averages_along(tiny: TinyFactory) -> None:
+    some = [
+        config_of("lora2", tiny("bert"), seed=k, lr=0.1 / (k + 1), peft_config={"r": 4, "target_r": 3})
+        for k in range(2)
+    ]
+    run = build(some[0], CPU, "fp32")
+    assert sum("lora2_sensitivity" in name for name, _ in run.moving()) == 4 * 3
+    alone = fit(some[0], DATA, run)
+    values = [layer.lora2_E["default"] for _, layer in run.adapted_layers()]
+    assert int(torch.stack(values).count_nonzero()) == 3 * 4 and len(values) == 4
+    fits, _ = trained_together(some, DATA)
+    alike(fits[0], alone)
+
+
+def test_lora2_penalty_reaches_the_training(tiny: TinyFactory) -> None:
+    """The penalty alone moves W_A, which E = 0 keeps from the loss; without it W_A stands still for one step."""
+    moves = {}
+    for weight in (0.0, 0.1):
+        config = config_of(
+            "lora2", tiny("bert"), batch_size=16, weight_decay=0.0, peft_config={"r": 4, "orth_reg_weight": weight}
+        )
+        run = build(config, CPU, "fp32")
+        hook = step_hook(run, 0, 1)
+        penalty = hook.penalty()
+        if weight:
+            mean = torch.stack([layer.orthogonality("default") for _, layer in run.adapted_layers()]).mean()
+            assert penalty is not None and float(penalty.detach()) == pytest.approx(weight * float(mean.detach()))
+        else:
+            assert penalty is None
+        before = run.state()
+        fit(config, DATA, run)
+        moves[weight] = {name for name, value in run.state().items() if not torch.equal(value, before[name])}
+    assert not any("lora2_A" in name for name in moves[0.0]) and any("lora2_A" in name for name in moves[0.1])
+
+
+# LoRand and Houlsby
+
+
+def test_lorand_is_its_bottleneck(bare: Any) -> None:
+    """As the public code builds it, branch by branch, with K in both projections."""
+    layer = first_layer(adapted(bare(), LorandConfig(num_branches=3, kernel_size=2, reduction_factor=4)))
+    parts = {name: getattr(layer, name)["default"].detach() for name in layer.adapter_layer_names}
+    down = sum(parts["lorand_down_P"][i] @ parts["lorand_K"][i] @ parts["lorand_down_Q"][i] for i in range(3)).T
+    up = sum(parts["lorand_up_P"][i] @ parts["lorand_K"][i] @ parts["lorand_up_Q"][i] for i in range(3))
+    h = layer.get_base_layer()(torch.randn(5, layer.in_features, dtype=torch.float64)).detach()
+    inner = gelu(linear(h, down, parts["lorand_down_bias"]))
+    expected = linear(inner, up.T, parts["lorand_up_bias"])
+    torch.testing.assert_close(layer.change("default", h, h).detach(), expected)
+
+
+def test_lorand_refuses_a_kernel_wider_than_its_bottleneck(bare: Any) -> None:
+    with pytest.raises(ValueError, match="kernel_size = 9 is more than the inner width 8"):
+        get_peft_model(bare(), LorandConfig(kernel_size=9))
+
+
+def test_houlsby_is_its_bottleneck(bare: Any) -> None:
+    model = adapted(bare(), HoulsbyConfig(bottleneck_size=3))
+    names = [n for n, m in model.base_model.model.named_modules() if hasattr(m, "houlsby_up")]
+    assert names == [
+        f"bert.encoder.layer.{i}.{place}" for i in (0, 1) for place in ("attention.output.dense", "output.dense")
+    ]
+    layer = first_layer(model)
+    down, b_down, up, b_up = (getattr(layer, name)["default"].detach() for name in layer.adapter_layer_names)
+    x = torch.randn(5, 16, dtype=torch.float64)
+    h = layer.get_base_layer()(x).detach()
+    inner = linear(h, down, b_down)
+    tanh = torch.tanh((2 / torch.pi) ** 0.5 * (inner + 0.044715 * inner**3))
+    torch.testing.assert_close(layer(x).detach(), h + linear(0.5 * inner * (1 + tanh), up, b_up))
+
+
+def test_houlsby_starts_within_two_standard_deviations() -> None:
+    layer = nn.Linear(500, 400)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = get_peft_model(nn.Sequential(layer), HoulsbyConfig(target_modules=["0"]))
+    parts = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    assert sum(value.numel() for value in parts.values()) == 2 * 400 * 64 + 400 + 64
+    for name, value in parts.items():
+        if "bias" in name:
+            assert not value.any()
+        else:
+            assert float(value.detach().abs().max()) <= 2e-3
+            assert float(value.detach().std()) == pytest.approx(0.8796e-3, rel=0.02)  # of a normal cut at 2: 0.8796
+
+
+@pytest.mark.parametrize(("size", "norms", "count"), [(8, False, 313_536), (8, True, 351_936), (64, True, 2_417_664)])
+def test_houlsby_counts_on_roberta_base(size: int, norms: bool, count: int) -> None:
+    method = copy.deepcopy(SETTINGS["houlsby"])
+    method.peft_config |= {"bottleneck_size": size} | ({"modules_to_save": ["LayerNorm"]} if norms else {})
+    assert examine(method).trained == count
+
+
+@pytest.mark.parametrize("kind", ["albert", "bert", "deberta-v2", "distilbert", "modernbert", "mpnet", "roberta"])
+def test_houlsby_finds_its_places(kind: str, tiny: TinyFactory) -> None:
+    """Two a layer (ALBERT's layers are one), each as wide as the encoder."""
+    run = build(config_of("houlsby", tiny(kind), peft_config={"bottleneck_size": 3}), CPU, "fp32")
+    layers = [layer for _, layer in run.adapted_layers()]
+    number = 1 if kind == "albert" else run.encoder.model.config.num_hidden_layers
+    assert [layer.out_features for layer in layers] == [32] * (2 * number)
+    assert run.counts().adapter == 2 * number * (2 * 32 * 3 + 32 + 3)
+
+
+@pytest.mark.parametrize("norms", [[], ["LayerNorm"]], ids=["adapters", "with LayerNorms"])
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta"])
+def test_houlsby_flat_is_the_stock_model_padded(kind: str, norms: list[str], tiny: TinyFactory, tmp_path: Path) -> None:
+    """Logits and gradients. Flat, the last layer runs on first tokens alone: its adapters must not notice."""
+    if kind == "distilbert":
+        norms = ["output_layer_norm"] if norms else norms
+    settings = {"bottleneck_size": 3, "init_weights": False} | ({"modules_to_save": norms} if norms else {})
+    run = build(config_of("houlsby", tiny(kind), peft_config=settings), CPU, "fp32")
+    run.save(tmp_path)
+    stock = AutoModelForSequenceClassification.from_pretrained(tiny(kind), num_labels=2, attn_implementation="eager")
+    model: Any = PeftModel.from_pretrained(stock, tmp_path, is_trainable=True).eval()
+    run.encoder.eval()
+    batch = gather(made_up(ROWS), np.arange(4))
+    flat, whole = run.encoder(batch), model(**padded(batch, stock.config.pad_token_id)).logits
+    torch.testing.assert_close(flat, whole, rtol=1e-5, atol=1e-5)
+    for logits in (flat, whole):
+        cross_entropy(logits, batch.labels).backward()  # type: ignore[no-untyped-call]
+    expected = {n.removeprefix("base_model."): v.grad for n, v in model.named_parameters() if v.requires_grad}
+    found = {name: value.grad for name, value in run.trainable()}
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        assert gradient is not None and expected[name] is not None and float(gradient.abs().max()) > 0, name
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_trained_layernorms(tiny: TinyFactory, tmp_path: Path) -> None:
+    """In float32 on a bfloat16 encoder, without weight decay, saved and loaded, and packed as alone."""
+    settings = {"bottleneck_size": 3, "modules_to_save": ["LayerNorm"]}
+    some = [
+        config_of("houlsby", tiny("bert"), seed=k, lr=5e-3 / (k + 1), weight_decay=0.1, peft_config=settings)
+        for k in (0, 1)
+    ]
+    run = build(some[0], CPU, "bf16")
+    norms = {name: value for name, value in run.trainable() if "LayerNorm" in name}
+    assert len(norms) == 2 * 5 and {value.dtype for value in norms.values()} == {torch.float32}
+    assert run.encoder.dtype == torch.bfloat16
+    base = build(config_of("houlsby", tiny("bert"), peft_config={"bottleneck_size": 3}), CPU, "bf16")
+    batch = gather(made_up(ROWS), np.arange(4))
+    with torch.no_grad():
+        assert torch.equal(run.encoder.eval()(batch), base.encoder.eval()(batch))
+    groups = AdamW(run.trainable(), some[0].train, some[0].method, run.in_head).param_groups
+    undecayed = {id(value) for group in groups if group["weight_decay"] == 0.0 for value in group["params"]}
+    named = {name: id(value) in undecayed for name, value in run.trainable()}
+    assert all(same == ("bias" in name or "LayerNorm" in name) for name, same in named.items())
+    fits, _ = trained_together(some, DATA)
+    for config, found in zip(some, fits, strict=True):
+        alike(found, trained_alone(config, DATA)[0])
+    run = build(some[0], CPU, "fp32")
+    run.load_state(fits[0].state["last"])
+    run.save(tmp_path / "adapter")
+    again = build(some[1], CPU, "fp32")
+    loaded = peft.utils.load_peft_weights(str(tmp_path / "adapter"), device="cpu")
+    peft.set_peft_model_state_dict(again.peft, loaded)
+    assert all(torch.equal(value, again.state()[name]) for name, value in run.state().items())
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("LayerNorm", "give a list of names"),
+        (["classifier"], "classifier is of the head, which trains anyway"),
+        (["LayerNrm"], "'LayerNrm' matches nothing in this encoder"),
+    ],
+)
+def test_modules_to_save_are_checked(value: Any, message: str, tiny: TinyFactory) -> None:
+    with pytest.raises(SymloraError, match=message):
+        build(config_of("houlsby", tiny("bert"), peft_config={"modules_to_save": value}), CPU, "fp32")
+
+
+def test_a_bottleneck_is_no_matrix(tiny: TinyFactory) -> None:
+    run = build(config_of("houlsby", tiny("bert")), CPU, "fp32")
+    assert list(adapter_norms(run)) == []
+    assert run.peft is not None
+    with pytest.raises(NotImplementedError, match="cannot be merged"):
+        run.peft.merge_adapter()
+
+
+def test_norms_are_those_of_the_weight(tiny: TinyFactory) -> None:
+    run = build(config_of("lorta", tiny("bert")), CPU, "fp32")
+    with torch.no_grad():
+        for name, value in run.trainable():
+            if "lorta_B" in name:
+                value.normal_()
+    for row, (_, layer) in zip(adapter_norms(run), run.adapted_layers(), strict=True):
+        assert row["delta_frobenius"] == pytest.approx(float(layer.get_delta_weight("default").norm()), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "value"),
+    [
+        (MeloraConfig, "num_mini_loras", 0),
+        (LoraMiniConfig, "a_width", 2.5),
+        (LoraMiniConfig, "b_width", True),
+        (Lora2Config, "inner_width", 0),
+        (Lora2Config, "init_std", 0.0),
+        (Lora2Config, "orth_reg_weight", -0.1),
+        (Lora2Config, "target_r", 9),
+        (Lora2Config, "tinit", -1),
+        (Lora2Config, "tfinal", 1.5),
+        (Lora2Config, "deltaT", 0),
+        (Lora2Config, "beta1", 1.0),
+        (Lora2Config, "beta2", "x"),
+        (LorandConfig, "num_branches", 0),
+        (LorandConfig, "kernel_size", -1),
+        (LorandConfig, "reduction_factor", 1.5),
+        (HoulsbyConfig, "bottleneck_size", 0),
+        (HoulsbyConfig, "init_std", float("nan")),
+    ],
+)
+def test_bad_fields_are_named(config: Any, field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{config.method}: {field} .*{value!r}$"):
+        config(**{field: value})
+
+
+# BitFit
+
+
+def test_bitfit_trains_every_bias(tiny: TinyFactory, tmp_path: Path) -> None:
+    config = config_of("bitfit", tiny("roberta"))
+    assert not encoder_is_frozen(config.method)
+    run = build(config, CPU, "bf16")  # a bias that trains in bfloat16 would lose its small steps
+    encoder = [name for name, _ in run.trainable() if not run.in_head(name)]
+    stock: Any = AutoModelForSequenceClassification.from_pretrained(tiny("roberta"), num_labels=2)
+    assert encoder == [
+        f"model.{n}" for n, _ in stock.named_parameters() if n.endswith(".bias") and "classifier" not in n
+    ]
+    assert {value.dtype for value in run.encoder.parameters()} == {torch.float32}
+    before = run.state()
+    fit(config, DATA, run)
+    state = run.state()
+    still = {name for name, value in state.items() if torch.equal(value, before[name])}
+    assert {name.rsplit(".", 2)[1] for name in still} <= {"key"}  # softmax does not see the key's bias
+    run.save(tmp_path)
+    file = load_file(tmp_path / HEAD_FILE)
+    assert {f"model.{name}" for name in file} == set(state)
+    problems = stock.load_state_dict(file, strict=False)
+    assert not problems.unexpected_keys
+    batch = gather(made_up(ROWS), np.arange(4))
+    with torch.no_grad():
+        expected = stock.eval()(**padded(batch, 1)).logits
+        torch.testing.assert_close(run.encoder.eval()(batch), expected, rtol=1e-5, atol=1e-5)
+
+
+# LoRA+
+
+
+def rates(groups: list[dict[str, Any]]) -> dict[int, tuple[float, float]]:
+    return {id(value): (group["lr"], group["weight_decay"]) for group in groups for value in group["params"]}
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_loraplus_groups_are_those_of_peft(kind: str, tiny: TinyFactory) -> None:
+    config = config_of("loraplus", tiny(kind), lr=1e-3, weight_decay=0.1)
+    run: RunModel = build(config, CPU, "fp32")
+    ratio = config.method.lr_ratio["lora_B"]
+    reference = create_loraplus_optimizer(
+        run.peft,  # type: ignore[arg-type]
+        torch.optim.AdamW,
+        lr=1e-3,
+        loraplus_lr_ratio=ratio,
+        loraplus_weight_decay=0.1,
+    )
+    ours = AdamW(run.trainable(), config.train, config.method, run.in_head)
+    assert rates(ours.param_groups) == rates(reference.param_groups)
+    assert {rate for rate, _ in rates(ours.param_groups).values()} == {1e-3, 16e-3}

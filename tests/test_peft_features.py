@@ -1,0 +1,348 @@
+"""What PEFT users do with any adapter, done with SymLoRA; beyond test_adapter.py and PEFT's own suite.
+
+PEFT's suite (test_peft_contract.py) has multi-layer perceptrons; most of these have RoBERTa and its composite head.
+FSDP's state dict is TestFsdp there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from conftest import TinyFactory
+from peft import PeftModel, get_peft_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from symlora import SymLoraConfig
+from symlora.adapters import SymLoraLinear
+from symlora.adapters.near_names import near_names
+
+CLASSIFIER: Any = transformers.AutoModelForSequenceClassification
+IDS = torch.randint(3, 100, (4, 9), generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 2, 0])
+FILE = "adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def base_dir(tiny: TinyFactory) -> Path:
+    return tiny("roberta", head=True, num_labels=3)
+
+
+def base(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    return CLASSIFIER.from_pretrained(folder, dtype=dtype).eval()
+
+
+def config(**fields: Any) -> Any:
+    return SymLoraConfig(**{"r": 4, "alpha": 6, "task_type": "SEQ_CLS", "init_weights": False, **fields})
+
+
+def adapted(folder: Path, **fields: Any) -> Any:
+    torch.manual_seed(3)
+    return get_peft_model(base(folder), config(**fields)).eval()
+
+
+def logits(model: Any) -> Any:
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+def layers(model: Any) -> list[Any]:
+    return [module for module in model.modules() if isinstance(module, SymLoraLinear)]
+
+
+def two_saved(base_dir: Path, root: Path, **fields: Any) -> tuple[Path, Path]:
+    """Two saved adapters of one base model; the first empties one layer with λ = 0."""
+    for name, own in {"a": {}, "b": {"r": 2, "target_modules": ["query", "key"]}}.items():
+        model = adapted(base_dir, **own, **fields)
+        if name == "a":
+            layers(model)[0].symlora_lambda["default"].data.zero_()
+        model.save_pretrained(root / name)
+    return root / "a", root / "b"
+
+
+@pytest.fixture(scope="module")
+def two_dirs(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """With a head each, as task_type="SEQ_CLS" saves them."""
+    return two_saved(base_dir, tmp_path_factory.mktemp("heads"))
+
+
+@pytest.fixture(scope="module")
+def two_headless(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """On the base model's own head: only such adapters can be at work together (PEFT has one head at a time)."""
+    return two_saved(base_dir, tmp_path_factory.mktemp("headless"), task_type=None)
+
+
+# Several adapters.
+
+
+def test_adapters_are_loaded_switched_and_deleted_with_their_heads(base_dir: Path, two_dirs: Any) -> None:
+    singles = [logits(PeftModel.from_pretrained(base(base_dir), folder)) for folder in two_dirs]
+    model: Any = PeftModel.from_pretrained(base(base_dir), two_dirs[0], adapter_name="a").eval()
+    model.load_adapter(two_dirs[1], "b", low_cpu_mem_usage=True)
+    for name, expected in zip("ab", singles, strict=True):
+        model.set_adapter(name)
+        assert torch.equal(logits(model), expected)  # with its own head
+    with model.disable_adapter():
+        torch.testing.assert_close(logits(model), logits(base(base_dir)))
+    assert torch.equal(logits(model), singles[1])
+    status = model.get_model_status()
+    assert status.peft_types == {"a": "SYMLORA", "b": "SYMLORA"} and status.active_adapters == ["b"]
+    model.delete_adapter("b")
+    assert not [name for name in model.state_dict() if name.endswith(".b") or ".b." in name]
+    model.set_adapter("a")
+    assert torch.equal(logits(model), singles[0])
+
+
+def test_adapters_at_work_together_are_merged_one_by_one_and_unmerged(base_dir: Path, two_headless: Any) -> None:
+    singles = [logits(PeftModel.from_pretrained(base(base_dir), folder)) for folder in two_headless]
+    model: Any = PeftModel.from_pretrained(base(base_dir), two_headless[0], adapter_name="a").eval()
+    model.load_adapter(two_headless[1], "b")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.base_model.set_adapter(["a", "b"])
+    expected = logits(model)
+    assert not any(torch.allclose(expected, single, atol=1e-3) for single in singles)
+    model.merge_adapter(adapter_names=["a"])
+    emptied = layers(model)[0]
+    assert emptied.symlora_lambda["a"].item() == 0
+    with pytest.warns(UserWarning, match="additionally merging"):
+        model.merge_adapter(adapter_names=["b"])
+    torch.testing.assert_close(logits(model), expected, rtol=1e-5, atol=1e-5)
+    assert model.get_model_status().merged_adapters == ["a", "b"]
+    model.unmerge_adapter()
+    assert torch.equal(logits(model), expected)
+    after = model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    merged = model.merge_and_unload(adapter_names=["b", "a"])  # the order does not matter
+    torch.testing.assert_close(logits(merged), expected, rtol=1e-5, atol=1e-5)
+    assert not layers(merged) and type(merged) is type(base(base_dir))
+
+
+# Precision.
+
+
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float16, 0.02), (torch.bfloat16, 0.08), (torch.float32, 1e-5)])
+def test_training_and_merging_on_a_base_of_any_precision(
+    dtype: torch.dtype, near: float, base_dir: Path, two_dirs: Any
+) -> None:
+    reference = logits(PeftModel.from_pretrained(base(base_dir), two_dirs[0]))
+    model: Any = PeftModel.from_pretrained(base(base_dir, dtype), two_dirs[0], is_trainable=True).eval()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert {p.dtype for name, p in trained.items() if "symlora_" in name} == {torch.float32}
+    out = logits(model)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.float(), reference, rtol=near, atol=near)
+    model(IDS, labels=LABELS).loss.backward()
+    assert len(trained) == 4 * 3 + 4
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() and p.grad.any() for p in trained.values())
+    merged = model.merge_and_unload(safe_merge=True)
+    assert {p.dtype for p in merged.parameters()} == {dtype}
+    torch.testing.assert_close(logits(merged).float(), reference, rtol=near, atol=near)
+
+
+def test_low_cpu_mem_usage_leaves_nothing_on_meta(base_dir: Path, two_dirs: Any) -> None:
+    model: Any = PeftModel.from_pretrained(base(base_dir), two_dirs[0], low_cpu_mem_usage=True).eval()
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"cpu"}
+    assert torch.equal(logits(model), logits(PeftModel.from_pretrained(base(base_dir), two_dirs[0])))
+
+
+# transformers' own doors.
+
+
+def test_transformers_loads_an_adapter_folder_itself(base_dir: Path, two_dirs: Any) -> None:
+    expected = logits(PeftModel.from_pretrained(base(base_dir), two_dirs[0]))
+    assert torch.equal(logits(CLASSIFIER.from_pretrained(two_dirs[0], num_labels=3).eval()), expected)
+    model = base(base_dir)
+    model.load_adapter(str(two_dirs[0]))
+    assert torch.equal(logits(model.eval()), expected)
+
+
+# Compilers and processes.
+
+
+def test_compiled_whole_without_a_graph_break(base_dir: Path) -> None:
+    model = adapted(base_dir)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(logits(compiled), logits(model))
+
+
+def test_compiled_to_machine_code_gives_the_same_gradients() -> None:
+    if shutil.which(os.environ.get("CXX", "g++")) is None and shutil.which("clang++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU, and there is none")
+    torch.manual_seed(0)
+    model: Any = get_peft_model(nn.Sequential(nn.Linear(8, 8), nn.ReLU()), config(task_type=None, target_modules=["0"]))
+    x, found = torch.randn(5, 8), []
+    for run in (model, torch.compile(model, fullgraph=True)):
+        model.zero_grad()
+        run(x).square().sum().backward()
+        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert len(found[0]) == 3 and found[0].keys() == found[1].keys()
+    for name, grad in found[0].items():
+        torch.testing.assert_close(found[1][name], grad)
+
+
+TWO_PROCESSES = """
+import sys, torch, transformers
+import torch.distributed as dist
+import torch.multiprocessing
+from peft import PeftModel
+from torch.nn.parallel import DistributedDataParallel
+import symlora
+
+base = transformers.AutoModelForSequenceClassification.from_pretrained(sys.argv[1])
+model = PeftModel.from_pretrained(base, sys.argv[2], is_trainable=True).eval()
+trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+ids = torch.randint(3, 100, (4, 9), generator=torch.Generator().manual_seed(0))
+labels = torch.tensor([0, 1, 2, 0])
+
+def work(rank):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method="file://" + sys.argv[3], rank=rank, world_size=2)
+    model(ids, labels=labels).loss.backward()
+    alone = {name: p.grad.clone() for name, p in trained.items()}
+    assert len(alone) == 16 and sum(bool(grad.any()) for grad in alone.values()) >= 14
+    model.zero_grad()
+    parallel = DistributedDataParallel(model)
+    half = slice(2 * rank, 2 * rank + 2)
+    parallel(ids[half], labels=labels[half]).loss.backward()
+    for name, p in trained.items():
+        torch.testing.assert_close(p.grad, alone[name], rtol=1e-4, atol=1e-6)
+    print("equal", rank, dist.get_world_size(), flush=True)
+    dist.destroy_process_group()
+
+torch.multiprocessing.start_processes(work, nprocs=2, start_method="fork")
+"""
+
+
+def test_two_processes_get_the_gradients_of_one(base_dir: Path, two_dirs: Any, tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_PROCESSES, str(base_dir), str(two_dirs[0]), str(tmp_path / "store")],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    # Not by lines: both processes write into one pipe.
+    assert done.stdout.count("equal") == 2 and "0 2" in done.stdout and "1 2" in done.stdout
+
+
+# Quantised bases.
+
+
+@pytest.mark.parametrize(("bits", "near"), [(8, 0.02), (4, 0.15)])
+def test_quantised_base(bits: int, near: float) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bnb: Any = pytest.importorskip(
+            "bitsandbytes", reason="bitsandbytes is not installed: 8-bit and 4-bit bases untested"
+        )
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
+    make: Callable[[], Any] = (
+        (lambda: bnb.nn.Linear8bitLt(64, 64, has_fp16_weights=False))
+        if bits == 8
+        else (lambda: bnb.nn.Linear4bit(64, 64, compute_dtype=torch.float32, quant_type="nf4"))
+    )
+    quantised = nn.Sequential(make(), nn.ReLU(), make())
+    quantised.load_state_dict(plain.state_dict())
+    quantised.to("cpu")  # which quantises
+    x = torch.randn(5, 64)
+    start = quantised(x).detach()
+    model: Any = get_peft_model(quantised, config(task_type=None, target_modules=["0", "2"], init_weights=True))
+    assert torch.equal(model(x), start)
+    first = layers(model)[0]
+    with torch.no_grad():
+        first.symlora_diag["default"].normal_()
+        first.symlora_lambda["default"].fill_(0.7)
+    out = model(x)
+    out.square().sum().backward()
+    assert all(p.grad is not None for name, p in model.named_parameters() if "symlora_" in name)
+    W0 = first.original_weight().double()  # dequantised
+    Q, diag = first.symlora_Q["default"].double(), first.symlora_diag["default"].double()
+    dense = x.double() @ (0.7 * W0 + 6 / 4 * Q @ torch.diag(diag) @ Q.T).T + first.get_base_layer().bias
+    scale = float(dense.detach().abs().max())
+    torch.testing.assert_close(first(x).double(), dense, rtol=0, atol=0.01 * scale)
+    model.merge_adapter()
+    torch.testing.assert_close(model(x), out, rtol=0, atol=near * float(out.detach().abs().max()))
+    model.unmerge_adapter()
+    torch.testing.assert_close(model(x), out, rtol=0, atol=1e-3 * float(out.detach().abs().max()))
+    merged = model.merge_and_unload()
+    assert type(merged[0]) is type(make()) and not layers(merged)
+
+
+# Bad files: what PEFT says of them, so that nobody trains or scores something else.
+
+
+def spoiled(source: Path, folder: Path, change: Any = None, **fields: Any) -> Path:
+    shutil.copytree(source, folder)
+    if change is not None:
+        save_file(
+            {k: t for name, value in load_file(source / FILE).items() for k, t in change(name, value)}, folder / FILE
+        )
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["another width", "another rank", "another method", "cut short", "no such rank"])
+def test_a_bad_adapter_file_is_refused(kind: str, base_dir: Path, two_dirs: Any, tmp_path: Path) -> None:
+    good, folder = two_dirs[0], tmp_path / "bad"
+    error: Any = RuntimeError
+    if kind == "another width":
+        change = lambda name, value: [(name, value[:16].clone() if name.endswith("_Q") else value)]  # noqa: E731
+        spoiled(good, folder, change)
+        words = r"query\.symlora_Q.*torch.Size\(\[16, 4\]\).*torch.Size\(\[32, 4\]\)"
+    elif kind == "another rank":
+        spoiled(good, folder, r=3)
+        words = r"query\.symlora_Q.*torch.Size\(\[32, 4\]\).*torch.Size\(\[32, 3\]\)"
+    elif kind == "another method":
+        spoiled(good, folder, peft_type="LORA", lora_alpha=4)
+        with pytest.warns(UserWarning, match=r"missing adapter keys.*query\.lora_A"):  # all that PEFT does
+            PeftModel.from_pretrained(base(base_dir), folder)
+        model = PeftModel.from_pretrained(base(base_dir), good)
+        error, words = ValueError, "different peft types.*SYMLORA.*LORA"
+        with pytest.raises(error, match=words):
+            model.load_adapter(folder, "second")
+        return
+    elif kind == "cut short":
+        spoiled(good, folder)
+        content = (folder / FILE).read_bytes()
+        (folder / FILE).write_bytes(content[: len(content) // 2])
+        error, words = SafetensorError, "file not fully covered"
+    else:
+        spoiled(good, folder, r=33)
+        error, words = ValueError, r"r = 33.*attention\.self\.query.*32 x 32"
+    with pytest.raises(error, match=f"(?s){words}"):
+        PeftModel.from_pretrained(base(base_dir), folder)
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        (["qeury"], r"Did you mean query\?"),
+        (["self.quary", "valeu"], r"Did you mean self\.query, .*value\?"),
+        (["xyz"], r"linear layers end in dense, key, out_proj, query, value\."),
+        ("no_such_.*", r"linear layers end in dense"),
+    ],
+)
+def test_near_names_of_a_target_that_is_not_there(targets: Any, words: str, base_dir: Path) -> None:
+    assert re.search(words, near_names(base(base_dir), targets))
+
+
+def test_an_unmatched_target_lists_near_names(base_dir: Path) -> None:
+    with pytest.raises(ValueError, match=r"not found in the base model.*Did you mean query\?"):
+        get_peft_model(base(base_dir), config(task_type=None, target_modules=["qeury"]))

@@ -1,0 +1,193 @@
+"""The results store: checksums, locks, and what a killed process leaves behind."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT
+from test_run import small, train
+
+from symlora import results
+from symlora.errors import SymloraError
+from symlora.locks import Busy, locked, owner
+from symlora.reporter import Reporter
+from symlora.run import is_out_of_memory, run_pack
+from symlora.sweep.status import look
+from symlora.training import loop
+from symlora.verify import verify
+
+
+@pytest.fixture(scope="module")
+def finished(minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A results folder with one finished run, and that run's folder."""
+    root = tmp_path_factory.mktemp("finished")
+    folder, record = train(small(root, "task=rte", "train.epochs=1"))
+    assert record["status"] == "finished"
+    return root, folder
+
+
+def copied(finished: tuple[Path, Path], tmp_path: Path) -> Path:
+    root, folder = finished
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    return tmp_path / folder.relative_to(root)
+
+
+def test_every_file_is_hashed_and_any_change_is_found(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = copied(finished, tmp_path)
+    record = json.loads((folder / "run.json").read_text())
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == {"run.json", *record["files"]} and len(files) >= 6
+    found = verify(tmp_path / "runs")
+    assert (found.runs, found.files, found.problems) == (1, len(files) - 1, [])
+    for name in sorted(files):
+        path = folder / name
+        content = path.read_bytes()
+        spoiled = bytearray(content)
+        spoiled[len(content) // 2] ^= 1
+        for bad in (bytes(spoiled), content[:-2], b""):
+            path.write_bytes(bad)
+            problems = verify(tmp_path / "runs").problems
+            assert len(problems) == 1 and name in problems[0], (name, problems)
+            if bad:  # not trained over, and not passed over in silence
+                with pytest.raises(SymloraError, match="damaged|cannot be read"):
+                    results.finished_record(small(tmp_path, "task=rte", "train.epochs=1"))
+        path.unlink()
+        assert (verify(tmp_path / "runs").problems != []) == (name != "run.json")
+        path.write_bytes(content)
+    assert verify(tmp_path / "runs").problems == []
+
+
+def test_a_run_without_checksums_can_be_given_some(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = copied(finished, tmp_path)
+    record = json.loads((folder / "run.json").read_text())
+    del record["files"], record["sha256"]
+    results.write_json(folder / "run.json", record)
+    assert verify(tmp_path / "runs").unsealed == 1
+    assert verify(tmp_path / "runs", seal_old=True).files > 0
+    assert verify(tmp_path / "runs").unsealed == 0
+
+
+def _hold(root: Path, folder: Path, ready: Any) -> None:
+    with locked(root, folder):
+        ready.set()
+        signal.pause()
+
+
+def test_a_lock_is_one_process_s_and_ends_with_it(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "seed-0"
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    other = context.Process(target=_hold, args=(tmp_path, folder, ready))
+    other.start()
+    try:
+        assert ready.wait(20)
+        said = owner(tmp_path, folder)
+        assert said is not None and said["process"] == other.pid
+        with pytest.raises(Busy, match=f"process {other.pid} on"), locked(tmp_path, folder, wait=0):
+            pass
+        with locked(tmp_path, tmp_path / "a" / "seed-1"):  # another run's
+            pass
+    finally:
+        os.kill(other.pid or 0, signal.SIGKILL)
+        other.join()
+    assert owner(tmp_path, folder) is None  # nobody has to wait for a dead process
+    with locked(tmp_path, folder, wait=0):
+        pass
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(minilm_dir: Path, tmp_path: Path) -> None:
+    mine, theirs = small(tmp_path, "task=rte"), small(tmp_path, "task=rte", "seed=1")
+    folder = results.run_folder(theirs)
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    other = context.Process(target=_hold, args=(tmp_path / "runs", folder, ready))
+    other.start()
+    try:
+        assert ready.wait(20)
+        reporters = [Reporter(config, quiet=True) for config in (mine, theirs)]
+        (_, trained), (place, busy) = run_pack([mine, theirs], reporters)
+        assert trained["status"] == "finished" and place == folder
+        assert busy["status"] == "busy" and f"process {other.pid}" in busy["error"]
+        assert look("seeds", theirs, 1e12).state == "running" and look("seeds", mine, 1e12).state == "finished"
+    finally:
+        other.kill()
+        other.join()
+    assert look("seeds", theirs, 1e12).state == "missing"
+
+
+def test_what_a_kill_between_two_renames_hides_comes_back(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = copied(finished, tmp_path)
+    config = small(tmp_path, "task=rte", "train.epochs=1")
+    record = results.read_run(folder)
+    os.rename(folder, folder.with_name(".seed-0.old.1234"))
+    half = folder.with_name(".seed-0.5678")
+    half.mkdir()
+    (half / "run.json").write_text('{"schema_version": 1, "status": "running"}')
+    assert len(verify(tmp_path / "runs").problems) == 2
+    before = (tmp_path / "runs" / ".locks").exists()
+    again, found = train(config)  # nothing is trained: the run is there
+    assert again == folder and found == record and before
+    assert verify(tmp_path / "runs").problems == [] and not list(folder.parent.glob(".*"))
+
+
+def test_a_damaged_leftover_takes_no_place(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = copied(finished, tmp_path)
+    hidden = folder.with_name(".seed-0.old.1234")
+    os.rename(folder, hidden)
+    (hidden / "predictions.parquet").write_bytes(b"")
+    results.recover(folder)
+    assert not folder.exists() and not hidden.exists()
+
+
+def test_a_pack_without_memory_is_trained_in_two_halves(
+    minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each half is a pack of its own; a half without memory fails, and is kept as failed."""
+    configs = [small(tmp_path, "task=rte", "train.epochs=1", f"seed={seed}") for seed in range(3)]
+    sizes: list[int] = []
+    whole = loop.fit_pack
+
+    def fit_pack(some: Any, *arguments: Any, **more: Any) -> Any:
+        sizes.append(len(some))
+        if len(some) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return whole(some, *arguments, **more)
+
+    monkeypatch.setattr("symlora.run.fit_pack", fit_pack)
+    ended = run_pack(configs, [Reporter(config, quiet=True) for config in configs])
+    assert sizes == [3, 2, 1]
+    assert [record["status"] for _, record in ended] == ["failed", "failed", "finished"]
+    assert "not enough memory for 3 runs at once; trained again in two halves" in capsys.readouterr().err
+    assert "OutOfMemoryError" in ended[0][1]["error"]
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(1 << 60)
+    assert is_out_of_memory(error.value) and not is_out_of_memory(ValueError("x"))
+
+
+def test_a_run_at_chance_is_kept_and_marked(finished: tuple[Path, Path]) -> None:
+    record = results.read_run(finished[1])
+    assert record is not None
+    score = record["score"]
+    assert score["at_chance"] == (not score["value"] > score["chance"]) and 0.5 <= score["chance"] < 1
+
+
+def test_verify_results_tells_and_exits_with_1(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = copied(finished, tmp_path)
+    command = [sys.executable, str(ROOT / "scripts/verify_results.py"), str(tmp_path / "runs")]
+    good = subprocess.run(command, capture_output=True, text=True)
+    assert good.returncode == 0 and "1 runs" in good.stdout and "0 problems" in good.stdout
+    (folder / "norms.parquet").write_bytes(b"x")
+    bad = subprocess.run(command, capture_output=True, text=True)
+    assert bad.returncode == 1 and "norms.parquet has 1 bytes" in bad.stdout
+    nothing = subprocess.run([*command[:-1], str(tmp_path / "nowhere")], capture_output=True, text=True)
+    assert nothing.returncode == 1 and "no run folders" in nothing.stderr

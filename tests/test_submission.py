@@ -1,0 +1,429 @@
+"""The zip for the GLUE server: from run folders of real size, checked against rows and words written down here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_runs import write_run
+
+from symlora import results, run_files
+from symlora.config import Config, compose
+from symlora.data.splits import load_splits
+from symlora.errors import SymloraError
+from symlora.metrics import compute
+from symlora.report.choice import choose
+from symlora.report.collect import collect
+from symlora.submission.check import check
+from symlora.submission.files import LINES, MAJORITY, files
+from symlora.submission.gather import as_text, gather
+from symlora.submission.write import write
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = ("smoke", "minilm", "symlora")
+# Rows and words of the server's eleven files, typed from the lists of other projects, not from configs/task.
+NLI, TWO = {"entailment", "neutral", "contradiction"}, {"entailment", "not_entailment"}
+SERVER: dict[str, tuple[int, set[str]]] = {
+    "CoLA.tsv": (1063, {"0", "1"}),
+    "SST-2.tsv": (1821, {"0", "1"}),
+    "MRPC.tsv": (1725, {"0", "1"}),
+    "STS-B.tsv": (1379, set()),
+    "QQP.tsv": (390_965, {"0", "1"}),
+    "MNLI-m.tsv": (9796, NLI),
+    "MNLI-mm.tsv": (9847, NLI),
+    "QNLI.tsv": (5463, TWO),
+    "RTE.tsv": (3000, TWO),
+    "WNLI.tsv": (146, {"0", "1"}),
+    "AX.tsv": (1104, NLI),
+}
+TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
+
+
+def make_run(root: Path, task: str = "rte", *, test: bool = True, **given: Any) -> Path:
+    """A run folder with the real numbers of rows, through the project's own writers. `overrides`, `right` (of 1)."""
+    config = compose(
+        f"task={task}", "model=minilm", "protocol=smoke", f"results_dir={root}", *given.get("overrides", ())
+    )
+    config.predict_test = test
+    generator = np.random.default_rng(config.seed)
+    rule, facts = config.protocol.selection, config.task
+    found = {}
+    for split in (*facts.validation, *(facts.test if test else ())):
+        rows = facts.splits[split]
+        if facts.labels:
+            labels = generator.integers(len(facts.labels), size=rows)
+            logits = generator.normal(size=(rows, len(facts.labels))).astype(np.float32)
+            known = generator.random(rows) < given.get("right", 0.7)
+            logits[known, labels[known]] += 9
+        else:
+            labels = generator.uniform(0, 5, rows).astype(np.float32)
+            logits = (labels[:, None] + generator.normal(size=(rows, 1))).astype(np.float32)  # some below 0, above 5
+        hidden = labels if split in facts.validation else np.full_like(labels, -1)
+        for name in (rule, "last") if split in facts.validation else (rule,):
+            found[name, split] = {"idx": np.arange(rows), "label": hidden, "logits": logits}
+    folder = results.run_folder(config)
+    folder.mkdir(parents=True)
+    run_files.write_predictions(folder / "predictions.parquet", found)
+    results.write_json(folder / "run.json", record_of(config, found))
+    return folder
+
+
+def record_of(config: Config, found: dict[tuple[str, str], Any]) -> dict[str, Any]:
+    rule, facts = config.protocol.selection, config.task
+    metrics = {}
+    for split in facts.validation:
+        part = found[rule, split]
+        predicted = part["logits"].argmax(1) if facts.labels else part["logits"][:, 0]
+        metrics[split] = compute(facts.metrics, predicted, part["label"])
+    return {
+        "schema_version": results.SCHEMA_VERSION,
+        "status": "finished",
+        "config_hash": results.run_folder(config).parent.name.rpartition("_")[2],
+        "config": results.recorded_config(config),
+        "precision": "fp32",
+        "provenance": {"commit": "0123", "dirty": False, "packages": {"torch": "9.9"}, "device": "a processor"},
+        "parameters": {"adapter": 1, "head": 1, "encoder": 0, "total": 2},
+        "data": {split: {"rows": facts.splits[split]} for split in facts.validation},
+        "selections": {name: {"epoch": 1, "metrics": metrics} for name in (rule, "last")},
+        "score": {
+            "metric": facts.score,
+            "split": facts.validation[0],
+            "selection": rule,
+            "value": metrics[facts.validation[0]][facts.score],
+        },
+        "adapter_bytes": 1,
+        "cost": {"seconds": 1.0, "peak_memory_bytes": 1, "energy_kwh": None},
+    }
+
+
+@pytest.fixture(scope="module")
+def all_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+    for task in TASKS:
+        make_run(root, task)
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(all_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path, checked = write(gather(all_runs, *NAMES), tmp_path_factory.mktemp("out"), "-".join(NAMES))
+    assert checked.complete and checked.lines == LINES and not checked.wrong
+    return path
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("submission_script", ROOT / "scripts" / "submission.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_rows_words_and_lines_are_the_servers() -> None:
+    assert {file.name: (file.rows, set(file.words)) for file in files()} == SERVER
+    assert sum(rows + 1 for rows, _ in SERVER.values()) == LINES
+
+
+def test_a_zip_of_all_runs_holds_what_they_predicted(whole: Path, all_runs: Path) -> None:
+    assert whole.name == "smoke-minilm-symlora.zip"
+    with zipfile.ZipFile(whole) as archive:
+        assert sorted(archive.namelist()) == sorted(SERVER)
+        for file in files():
+            with archive.open(file.name) as content:
+                table = pd.read_csv(content, sep="\t", dtype={"prediction": str})
+            rows, words = SERVER[file.name]
+            assert list(table.columns) == ["index", "prediction"] and table["index"].tolist() == list(range(rows))
+            folder = next(all_runs.glob(f"*/*/*/{file.task}/*/seed-0"), None)
+            if file.name == "WNLI.tsv":
+                assert folder is None and set(table.prediction) == {"0"}
+                continue
+            assert folder is not None
+            stored = pd.read_parquet(folder / "predictions.parquet")
+            expected = stored[stored.split == file.split].sort_values("idx").prediction.to_numpy()
+            if not words:
+                assert expected.min() < 0 and expected.max() > 5  # or clipping is not seen
+                np.testing.assert_allclose(table.prediction.astype(float), expected.clip(0, 5), atol=5.1e-4)
+                assert table.prediction.str.fullmatch(r"[0-5]\.\d{3}").all()
+            else:
+                names = {2: ["entailment", "not_entailment"], 3: ["entailment", "neutral", "contradiction"]}
+                said = names[len(words)] if "entailment" in words else ["0", "1"]
+                assert table.prediction.tolist() == [said[number] for number in expected]
+    beside = json.loads(whole.with_suffix(".json").read_text())
+    runs = {entry["file"]: entry["run"] for entry in beside["files"]}
+    assert runs["AX.tsv"] == runs["MNLI-m.tsv"] and runs["MNLI-m.tsv"]["folder"].startswith(
+        "smoke/minilm/symlora/mnli/"
+    )
+    assert runs["WNLI.tsv"] is None and str(all_runs) not in whole.with_suffix(".json").read_text()
+
+
+def test_the_same_predictions_give_the_same_bytes(all_runs: Path, whole: Path, tmp_path: Path) -> None:
+    again, _ = write(gather(all_runs, *NAMES), tmp_path, "again")
+    assert again.read_bytes() == whole.read_bytes()
+
+
+def test_the_command_exits_with_0_3_and_1(
+    script: ModuleType, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["submission.py", *arguments])
+        status = script.main()
+        return status, "".join(capsys.readouterr())
+
+    assert run("--check", str(whole))[0] == 0
+    make_run(tmp_path / "runs", "rte")
+    some = ["--results-dir", str(tmp_path / "runs"), "--out", str(tmp_path), "--protocol", "smoke", "--model", "minilm"]
+    status, said = run(*some)
+    missing = "CoLA.tsv, SST-2.tsv, MRPC.tsv, STS-B.tsv, QQP.tsv, MNLI-m.tsv, MNLI-mm.tsv, QNLI.tsv, AX.tsv"
+    assert status == 3 and f"missing: {missing}\n" in said and "CANNOT be uploaded" in said
+    assert [path.name for path in tmp_path.glob("*.zip")] == ["smoke-minilm-symlora-partial.zip"]
+    assert run("--check", str(tmp_path / "smoke-minilm-symlora-partial.zip"))[0] == 3
+    assert "is an older one" not in said
+    (tmp_path / "smoke-minilm-symlora.zip").touch()
+    assert "smoke-minilm-symlora.zip beside it is an older one" in run(*some)[1]
+    (tmp_path / "smoke-minilm-symlora.zip").unlink()
+    with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(tmp_path / "bad.zip", "w") as other:
+        for name in archive.namelist():
+            other.writestr(
+                name, archive.read(name).replace(b"\t0", b"\t2") if name == "WNLI.tsv" else archive.read(name)
+            )
+    status, said = run("--check", str(tmp_path / "bad.zip"))
+    assert status == 1 and "wrong: WNLI.tsv: row 0 predicts '2'; allowed: 0 or 1." in said
+
+
+@pytest.mark.parametrize(
+    ("seeds", "taken"),
+    [
+        ([{"right": 70}, {"right": 80}, {"right": 80}], 1),  # the lowest of the best
+        ([{"right": 70, "held_out": 0.9}, {"right": 80, "held_out": 0.6}], 0),  # the held-out slice decides
+        ([{"right": 60}, {"status": "failed"}], 0),
+    ],
+)
+def test_the_best_seed_of_the_chosen_configuration_is_taken(
+    tmp_path: Path, seeds: list[dict[str, Any]], taken: int
+) -> None:
+    for seed, given in enumerate(seeds):
+        write_run(tmp_path, seed=seed, **given)
+    write_run(tmp_path, lr=9e-3, right=100, held_out=seeds[0].get("held_out"))  # another point of the grid, fewer seeds
+    chosen = choose(collect(tmp_path).runs, {})
+    best = chosen["minilm", "short", "rte", "symlora"].best
+    assert best is not None and best["seed"] == taken and best["lr"] == 4e-3
+    assert chosen["minilm", "short", "cola", "symlora"].best is None
+
+
+def test_a_run_without_test_predictions_says_the_command_that_makes_them(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "rte", test=False, overrides=["seed=2", "train.lr=3e-3"])
+    part = next(part for part in gather(tmp_path, *NAMES) if part.file.name == "RTE.tsv")
+    assert not part.predictions
+    command = re.search(r"`make glue (.*)`", part.source)
+    assert command is not None
+    given = dict(word.split("=", 1) for word in shlex.split(command[1]))
+    settings = [f"{key.lower()}={value}" for key, value in given.items() if key != "ARGS"]
+    again = compose(*settings, *given["ARGS"].split())
+    assert results.run_folder(again) == folder and again.predict_test
+
+
+def test_old_mnli_runs_lack_ax_alone(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "mnli")
+    table = pd.read_parquet(folder / "predictions.parquet")
+    table[table.split != "ax"].to_parquet(folder / "predictions.parquet")
+    parts = {part.file.name: part for part in gather(tmp_path, *NAMES)}
+    assert parts["MNLI-m.tsv"].predictions and parts["MNLI-mm.tsv"].predictions and not parts["AX.tsv"].predictions
+    assert "no predictions on ax" in parts["AX.tsv"].source and "force=true" in parts["AX.tsv"].source
+
+
+FRAME = {"idx": np.arange(1379), "prediction": np.linspace(-1, 6, 1379)}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("STS-B.tsv", lambda t: t.iloc[:-1], "1,378 predictions; .* 1 are missing, 0 are there twice"),
+        ("STS-B.tsv", lambda t: pd.concat([t, t.iloc[5:6]]).sort_values("idx"), "0 are missing, 1 are there twice"),
+        ("STS-B.tsv", lambda t: t.replace({"idx": {7: 9999}}).sort_values("idx"), "1 are missing, .* 1 are no rows"),
+        ("STS-B.tsv", lambda t: t.assign(prediction=t.prediction.where(t.idx != 3)), "row 3 is nan, not a number"),
+        ("STS-B.tsv", lambda t: t.assign(prediction=np.where(t.idx == 4, np.inf, 1.0)), "row 4 is inf"),
+        ("STS-B.tsv", lambda t: t.assign(prediction="much"), r"row 0 is much, .*\(1,379 such rows\)"),
+        ("WNLI.tsv", lambda t: t.iloc[:146].assign(prediction=2), "row 0 is 2, not a class from 0 to 1"),
+        ("WNLI.tsv", lambda t: t.iloc[:146].assign(prediction=0.5), "row 0 is 0.5, not a class"),
+        ("WNLI.tsv", lambda t: t.iloc[:146].assign(prediction=-1), "row 0 is -1, not a class"),
+        ("WNLI.tsv", lambda t: t.iloc[:146].assign(prediction=None), "row 0 is None, not a class"),
+    ],
+)
+def test_what_is_no_prediction_is_refused(name: str, change: Callable[[Any], Any], says: str) -> None:
+    file = next(file for file in files() if file.name == name)
+    good = pd.DataFrame(FRAME)
+    if name == "STS-B.tsv":
+        assert as_text(file, good, "here")[:2] == ("0.000", "0.000") and as_text(file, good, "here")[-1] == "5.000"
+    with pytest.raises(SymloraError, match=f"^here: .*{says}"):
+        as_text(file, change(good), "here")
+
+
+def broken_parquet(folder: Path) -> None:
+    content = (folder / "predictions.parquet").read_bytes()
+    (folder / "predictions.parquet").write_bytes(content[: len(content) // 2])
+
+
+def nan_in_test(folder: Path) -> None:
+    table = pd.read_parquet(folder / "predictions.parquet")
+    table["prediction"] = table["prediction"].where((table.split != "test") | (table.idx != 17))
+    table.to_parquet(folder / "predictions.parquet")
+
+
+def made_up_sentences(folder: Path) -> None:
+    record = results.read_run(folder)
+    assert record is not None
+    record["config"]["data"]["source"] = "demo"
+    results.write_json(folder / "run.json", record)
+
+
+def another_size(folder: Path) -> None:
+    record = results.read_run(folder)
+    assert record is not None
+    results.write_json(folder / "run.json", record | {"files": {"predictions.parquet": {"bytes": 1, "sha256": ""}}})
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (another_size, r"stsb/.*/seed-0: it is damaged"),
+        (broken_parquet, r"stsb/.*/seed-0: predictions.parquet cannot be read .* train that run again"),
+        (nan_in_test, r"predictions.parquet, split test: the prediction of row 17 is nan"),
+        (made_up_sentences, "not on GLUE"),
+        (lambda folder: (folder / "run.json").unlink(), "it has no run.json"),
+    ],
+)
+def test_a_broken_run_stops_it_and_nothing_is_written(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None], says: str
+) -> None:
+    damage(make_run(tmp_path / "runs", "stsb"))
+    arguments = ["--results-dir", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--protocol", "smoke"]
+    monkeypatch.setattr(sys, "argv", ["submission.py", *arguments, "--model", "minilm"])
+    with pytest.raises(SymloraError, match=says):
+        script.main()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_class_is_named_by_its_split_and_row(tmp_path: Path) -> None:
+    nan_in_test(make_run(tmp_path, "rte"))  # pandas makes floats of the classes of all splits
+    with pytest.raises(SymloraError, match="predictions.parquet, split test: the prediction of row 17 is nan"):
+        gather(tmp_path, *NAMES)
+
+
+def test_the_printed_command_says_what_the_run_started_from(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "rte", test=False)
+    record = results.read_run(folder)
+    assert record is not None
+    record["config"]["init_from"] = "seed-3"
+    results.write_json(folder / "run.json", record)
+    part = next(part for part in gather(tmp_path, *NAMES) if part.file.name == "RTE.tsv")
+    assert "init_from=<path of seed-3>" in part.source
+
+
+def test_no_runs_and_no_place_are_one_message_each(tmp_path: Path) -> None:
+    with pytest.raises(SymloraError, match="No run of protocol smoke, model minilm, method symlora"):
+        gather(tmp_path, *NAMES)
+    make_run(tmp_path / "runs", "rte", test=False)
+    (tmp_path / "out").touch()
+    with pytest.raises(SymloraError, match="out/x-partial.zip cannot be written"):
+        write(gather(tmp_path / "runs", *NAMES), tmp_path / "out", "x")
+
+
+WNLI = "index\tprediction\n" + "".join(f"{row}\t0\n" for row in range(146))
+STSB = "index\tprediction\n" + "".join(f"{row}\t2.500\n" for row in range(1379))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("WNLI.tsv", WNLI, ""),
+        ("STS-B.tsv", STSB, ""),
+        ("glue/WNLI.tsv", WNLI, "glue/WNLI.tsv is in a folder"),
+        ("glue/", "", "glue/ is in a folder, or is one"),
+        ("wnli.tsv", WNLI, "wnli.tsv is none of the eleven files"),
+        ("WNLI.tsv", WNLI.replace("index", "id"), "the header is 'id"),
+        ("WNLI.tsv", "\ufeff" + WNLI, "byte 0 is no ASCII"),
+        ("WNLI.tsv", WNLI.replace("\n", "\r\n"), "the header is"),
+        ("WNLI.tsv", WNLI[:-1], "may be cut off"),
+        ("WNLI.tsv", WNLI[:-6], "145 rows, the test split has 146"),
+        ("WNLI.tsv", WNLI.replace("\n9\t", "\n10\t"), "row 9 begins with '10'"),
+        ("WNLI.tsv", WNLI.replace("5\t0", "5\tnot_entailment", 1), "row 5 predicts 'not_entailment'; allowed: 0 or 1"),
+        ("WNLI.tsv", WNLI.replace("5\t0", "5\t", 1), "row 5 predicts ''"),
+        ("WNLI.tsv", WNLI.replace("5\t0", "5\t0\t0", 1), "row 5 predicts '0\\t0'"),
+        ("STS-B.tsv", STSB.replace("8\t2.500", "8\t5.001", 1), "row 8 predicts '5.001'; allowed: a number from 0 to 5"),
+        ("STS-B.tsv", STSB.replace("8\t2.500", "8\t-0.1", 1), "row 8 predicts '-0.1'"),
+        ("STS-B.tsv", STSB.replace("8\t2.500", "8\tnan", 1), "row 8 predicts 'nan'"),
+        ("STS-B.tsv", STSB.replace("8\t2.500", "8\tvery", 1), "row 8 predicts 'very'"),
+        ("STS-B.tsv", STSB.replace("8\t2.500", "8\t 2.5", 1), "row 8 predicts ' 2.5'"),
+        ("STS-B.tsv", STSB.replace("8\t2.500", "8\t1e0", 1), "row 8 predicts '1e0'"),
+        ("STS-B.tsv", STSB.replace("8\t2.500", "8\t0_1", 1), "row 8 predicts '0_1'"),
+    ],
+)
+def test_what_the_server_refuses_is_found(tmp_path: Path, name: str, content: str, says: str) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(name, content)
+    checked = check(tmp_path / "a.zip")
+    assert not checked.complete and len(checked.missing) == (10 if name in SERVER else 11)
+    assert (len(checked.wrong) == 1 and says in checked.wrong[0]) if says else checked.good == (name,)
+
+
+def test_a_zip_that_is_none_or_holds_a_file_twice(tmp_path: Path) -> None:
+    with pytest.raises(SymloraError, match="is not there"):
+        check(tmp_path / "a.zip")
+    (tmp_path / "a.zip").write_text("index\tprediction")
+    with pytest.raises(SymloraError, match="cannot be read as a zip"):
+        check(tmp_path / "a.zip")
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("WNLI.tsv", WNLI)
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("WNLI.tsv", WNLI)
+    assert check(tmp_path / "b.zip").wrong == ("WNLI.tsv is there 2 times.",)
+    damaged = bytearray((tmp_path / "b.zip").read_bytes()[:])
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        archive.writestr("WNLI.tsv", WNLI)
+    damaged = bytearray((tmp_path / "c.zip").read_bytes())
+    damaged[100] ^= 1
+    (tmp_path / "c.zip").write_bytes(damaged)
+    with pytest.raises(SymloraError, match="CRC"):
+        check(tmp_path / "c.zip")
+
+
+def test_real_test_splits_are_numbered_as_the_server_wants_and_wnli_is_of_class_0(glue_dir: Path) -> None:
+    for file in files():
+        config = compose(f"task={file.task}", f"data.dir={glue_dir}")
+        try:
+            split = load_splits(config.task, config.data, [file.split])[file.split]
+        except SymloraError as error:
+            assert re.search("is missing from this folder|does not exist", str(error))
+            continue
+        np.testing.assert_array_equal(split.idx, np.arange(file.rows))
+        if file.name == "WNLI.tsv":
+            train = load_splits(config.task, config.data, ["train"])["train"]
+            assert np.bincount(train.labels).tolist() == [323, 312] and MAJORITY == {"wnli": 0}
+
+
+def test_a_folder_without_ax_says_where_it_belongs(tmp_path: Path) -> None:
+    (tmp_path / "ax").mkdir()
+    config = compose("task=mnli", f"data.dir={tmp_path}")
+    with pytest.raises(SymloraError, match=r"ax/test-00000-of-00001.parquet is missing .*\(1,104 rows expected\)"):
+        load_splits(config.task, config.data, ["ax"])
+
+
+def test_the_leaderboards_template_is_one_that_the_report_reads(tmp_path: Path) -> None:
+    from symlora.report.leaderboard import load_leaderboard
+
+    text = (ROOT / "results" / "leaderboard" / "README.md").read_text()
+    (tmp_path / "a.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0])
+    scores, problems = load_leaderboard(tmp_path)
+    assert list(scores) == [("paper", "roberta-base", "symlora", "rte")] and not problems
