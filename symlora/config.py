@@ -6,11 +6,6 @@ the top of main. This module imports no torch, so that `--help` and errors in th
 second.
 """
 
-import dataclasses
-import functools
-import hashlib
-import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,13 +16,10 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import symlora.sweep  # noqa: F401  # what configs/ may name: the resolver cuda_device, hydra/launcher=packed
+from symlora.config_check import NAMED, check, check_keys, check_name
 from symlora.errors import SymloraError
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
-METRICS = ("matthews_correlation", "accuracy", "f1", "pearson", "spearmanr")
-SELECTIONS = ("best", "last", "held_out")
-PRECISIONS = ("auto", "fp32", "bf16")
-LAMBDA_DECAYS = ("none", "zero", "one")
 HELD_OUT = "held_out"  # the slice of the training split that a protocol may set aside to choose the epoch
 
 
@@ -249,20 +241,6 @@ class Config:
 
 ConfigStore.instance().store(name="schema", node=Config)
 
-_NAMED = ("task", "method", "model", "protocol")  # groups whose name is a part of the run folder's path
-# What says where and how to run, not what: two configurations that differ only here are the same run.
-_NOT_IDENTITY = ("seed", "logger", "checkpoint", "device", "results_dir", "force", "progress", "predict_test")
-_NOT_IDENTITY_DATA = ("dir", "cache_dir")
-_NOT_IDENTITY_MODEL = ("package", "note", "shape")
-_NOT_IDENTITY_METHOD = ("equation", "source")
-# Keys that came later name a run only when they are set: older runs keep their names.
-_LATER: dict[tuple[str, str], Any] = {
-    ("train", "head_lr"): None,
-    ("method", "load_in_4bit"): False,
-    ("method", "lr_ratio"): {},
-    ("method", "base_parameters"): [],
-}
-
 
 def resolve(cfg: Any) -> Config:
     """Turns Hydra's composed object into a plain `Config`.
@@ -277,14 +255,14 @@ def resolve(cfg: Any) -> Config:
         SymloraError: A value is missing or out of range; the message names its key.
     """
     try:
-        for group in _NAMED:  # before the recipes, which look names up
+        for group in NAMED:  # before the recipes, which look names up
             if name := OmegaConf.select(cfg, f"{group}.name", default=""):
-                _check_name(group, name)
+                check_name(group, name)
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise SymloraError(_explain(error)) from None
     assert isinstance(config, Config)
-    _check_keys(config)
+    check_keys(config)
     check(config)
     _check_facts(config)
     config.protocol.recipe = {}  # its values now stand in `train`; the table of the other tasks is no part of this run
@@ -339,77 +317,6 @@ def _check_facts(config: Config) -> None:
                 )
 
 
-def _check_keys(node: Any, above: str = "") -> None:
-    """`+key=value` adds any key to Hydra's object; one that nothing reads must not look as if it had been heeded."""
-    known = {field.name for field in dataclasses.fields(node)}
-    for key, value in vars(node).items():
-        if key not in known:
-            raise SymloraError(f"{above}{key}: there is no such setting. Known here: {', '.join(sorted(known))}.")
-        if dataclasses.is_dataclass(value):
-            _check_keys(value, f"{above}{key}.")
-
-
-def _check_name(group: str, name: Any) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(name)):
-        raise SymloraError(f"{group}.name={name!r} is part of a path: use letters, digits, dots, - and _.")
-
-
-def check(config: Config) -> None:
-    """Checks the values that a type alone does not.
-
-    Raises:
-        SymloraError: A value is out of range or unknown; the message names its key.
-    """
-    for group in _NAMED:
-        _check_name(group, getattr(config, group).name)
-    for metric in config.task.metrics:
-        _one_of("task.metrics", metric, METRICS)
-    _one_of("task.score", config.task.score, tuple(config.task.metrics))
-    _one_of("data.source", config.data.source, ("glue", "demo"))
-    _at_least("data.max_length", config.data.max_length, 8)
-    if config.data.train_limit is not None:
-        _at_least("data.train_limit", config.data.train_limit, 2)
-    _one_of("method.trains", config.method.trains, ("adapter", "head", "all"))
-    _one_of("method.lambda_decay", config.method.lambda_decay, LAMBDA_DECAYS)
-    if config.method.trains == "adapter" and not config.method.peft_type:
-        raise SymloraError(
-            "method.peft_type is unset: name a PEFT method (LORA, SYMLORA, ...), or set method.trains=head or all."
-        )
-    if config.method.base_parameters and config.method.trains != "head":
-        raise SymloraError("method.base_parameters goes with method.trains=head.")
-    lora = config.method.peft_type == "LORA" and not config.method.peft_config.get("use_dora", False)
-    if config.method.load_in_4bit and not (config.method.trains == "adapter" and lora):
-        raise SymloraError("method.load_in_4bit goes with method.peft_type=LORA (and no use_dora): see method=qlora.")
-    for name, ratio in config.method.lr_ratio.items():
-        if not 0.0 < ratio < float("inf"):
-            raise SymloraError(f"method.lr_ratio.{name}={ratio}: give a number above 0.")
-    train, protocol = config.train, config.protocol
-    if not 0.0 < train.lr < float("inf"):
-        raise SymloraError(f"train.lr={train.lr}: give a learning rate above 0, for example 4e-4.")
-    if train.head_lr is not None and not 0.0 < train.head_lr < float("inf"):
-        raise SymloraError(f"train.head_lr={train.head_lr}: give a learning rate above 0, or null for train.lr.")
-    _at_least("train.batch_size", train.batch_size, 1)
-    _at_least("train.epochs", train.epochs, 1)
-    _at_least("train.weight_decay", train.weight_decay, 0.0)
-    _at_least("train.max_grad_norm", train.max_grad_norm, 0.0)
-    if train.model_dropout is not None and not 0.0 <= train.model_dropout < 1.0:
-        raise SymloraError(f"train.model_dropout={train.model_dropout}: give a probability below 1, or null.")
-    if not 0.0 <= train.warmup_ratio <= 1.0:
-        raise SymloraError(f"train.warmup_ratio={train.warmup_ratio}: give a share between 0 and 1.")
-    _one_of("protocol.selection", protocol.selection, SELECTIONS)
-    if not 0.0 <= protocol.held_out < 1.0:
-        raise SymloraError(
-            f"protocol.held_out={protocol.held_out}: give a share of the training split, 0 or more, below 1."
-        )
-    if protocol.selection == "held_out" and protocol.held_out == 0.0:
-        raise SymloraError("protocol.selection=held_out needs protocol.held_out above 0 (for example 0.1).")
-    _at_least("checkpoint.seconds", config.checkpoint.seconds, 0.0)
-    _one_of("logger.name", config.logger.name, ("none", "wandb"))
-    _one_of("logger.mode", config.logger.mode, ("offline", "online", "disabled"))
-    _one_of("precision", config.precision, PRECISIONS)
-    _at_least("seed", config.seed, 0)
-
-
 def _explain(error: Exception) -> str:
     key = getattr(error, "full_key", None) or "?"
     first_line = str(error).splitlines()[0]
@@ -422,64 +329,3 @@ def _explain(error: Exception) -> str:
     if isinstance(error, MissingMandatoryValue):
         return f"{key} is not set: give {key}=<value>."
     return f"{key}: {first_line}"
-
-
-def identity(config: Config) -> dict[str, Any]:
-    """The part of a configuration that decides what a run computes, its seed apart."""
-    content = dataclasses.asdict(config)
-    for key in _NOT_IDENTITY:
-        del content[key]
-    for key in _NOT_IDENTITY_DATA:
-        del content["data"][key]
-    for key in _NOT_IDENTITY_MODEL:
-        del content["model"][key]
-    for key in _NOT_IDENTITY_METHOD:
-        del content["method"][key]
-    for (group, key), default in _LATER.items():
-        if content[group][key] == default:
-            del content[group][key]
-    # Files stand for their content, wherever they are.
-    content["model"]["path"] = _digest(config.model.path, "model.safetensors")
-    content["init_from"] = _digest(config.init_from, "adapter/adapter_model.safetensors", "adapter_model.safetensors")
-    content["task"] = config.task.name  # its facts are the data's, which are checked; its metrics choose nothing
-    if config.data.source != "demo":
-        del content["data"]["demo_rows"]
-    return content
-
-
-def _digest(folder: str | None, *files: str) -> str | None:
-    """SHA-256 of the first of these files that is there; the folder's own name where none is (loading fails then)."""
-    if folder is None:
-        return None
-    found = [path for path in (Path(folder) / file for file in files) if path.is_file()]
-    return _file_sha256(found[0], found[0].stat().st_mtime_ns) if found else folder
-
-
-@functools.cache
-def _file_sha256(path: Path, changed: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def config_hash(config: Config) -> str:
-    """First 8 hexadecimal digits of the SHA-256 of `identity(config)`."""
-    text = json.dumps(identity(config), sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def slug(config: Config) -> str:
-    """Short readable name of a configuration, the same for all its seeds: `lr-4e-4_bs-16_ep-30_<hash>`."""
-    mantissa, exponent = f"{config.train.lr:.5e}".split("e")
-    lr = f"{float(mantissa):g}e{int(exponent)}"
-    return f"lr-{lr}_bs-{config.train.batch_size}_ep-{config.train.epochs}_{config_hash(config)}"
-
-
-def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise SymloraError(f"{key}={value}: unknown. Choose one of: {', '.join(known)}.")
-
-
-def _at_least(key: str, value: float, least: float) -> None:
-    # Written so that NaN fails too.
-    if not value >= least:
-        raise SymloraError(f"{key}={value}: must be at least {least}.")

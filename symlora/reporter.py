@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from symlora.config import Config, LoggerConfig, slug
+from symlora.config import Config, LoggerConfig
+from symlora.identity import slug
 
 if TYPE_CHECKING:  # torch and transformers take seconds, and a finished run is reported without them
     from symlora.training.loop import Progress

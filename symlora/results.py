@@ -24,9 +24,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from symlora.config import Config, slug
+from symlora.config import Config
 from symlora.errors import SymloraError
 from symlora.files import file_sha256, sync, whole
+from symlora.identity import slug
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"

@@ -13,10 +13,11 @@ import torch
 from safetensors import SafetensorError
 
 from symlora import results
-from symlora.config import HELD_OUT, Config, config_hash
+from symlora.config import HELD_OUT, Config
 from symlora.data.splits import Split, holdout, load_splits
 from symlora.data.tokens import TokenizedSplit, tokenize
 from symlora.errors import SymloraError
+from symlora.identity import config_hash
 from symlora.locks import Busy, locked
 from symlora.model.build import RunModel, build_pack, encoder_is_frozen, pick_device, pick_precision
 from symlora.model.source import find, load_tokenizer, weights_sha256

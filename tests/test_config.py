@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from symlora.config import CONFIG_DIR, Config, compose, config_hash, identity, resolve, slug
+from symlora.config import CONFIG_DIR, Config, compose, resolve
 from symlora.errors import SymloraError
+from symlora.identity import config_hash, identity, slug
 from symlora.results import run_folder
 
 REPOSITORY = CONFIG_DIR.parent

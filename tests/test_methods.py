@@ -32,7 +32,8 @@ from torch.func import functional_call
 from symlora import methods
 from symlora.adapters import registry
 from symlora.adapters.base import AdapterModel
-from symlora.config import CONFIG_DIR, Config, MethodConfig, check
+from symlora.config import CONFIG_DIR, Config, MethodConfig
+from symlora.config_check import check
 from symlora.data.batches import gather
 from symlora.errors import SymloraError
 from symlora.methods import Method, examine

@@ -15,8 +15,9 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from symlora.config import CONFIG_DIR, Config, compose, config_hash
+from symlora.config import CONFIG_DIR, Config, compose
 from symlora.errors import SymloraError
+from symlora.identity import config_hash
 from symlora.locks import locked
 from symlora.results import RUN_FILE, SCHEMA_VERSION, recorded_config, run_folder, write_json
 from symlora.sweep.guard import HasBest, OneSeed, swept

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from symlora.config import HELD_OUT, Config, config_hash
+from symlora.config import HELD_OUT, Config
 from symlora.errors import SymloraError
+from symlora.identity import config_hash
 
 AXES = ("lr", "batch_size")
 
