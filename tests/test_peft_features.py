@@ -172,6 +172,20 @@ def test_transformers_loads_an_adapter_folder_itself(base_dir: Path, two_dirs: A
 # Compilers and processes.
 
 
+def test_a_pipeline_takes_the_adapted_and_the_merged_model(minilm_dir: Path) -> None:
+    torch.manual_seed(0)
+    names = {0: "equivalent", 1: "not_equivalent"}
+    model = get_peft_model(CLASSIFIER.from_pretrained(minilm_dir, id2label=names), config()).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(minilm_dir)
+    pair = {"text": "Rates rose by half a point.", "text_pair": "The bank raised its rates."}
+    with torch.no_grad():
+        chances = model(**tokenizer(*pair.values(), return_tensors="pt")).logits.softmax(-1)[0]
+    for subject in (model, model.merge_and_unload()):
+        answer: Any = transformers.pipeline("text-classification", model=subject, tokenizer=tokenizer)(pair)
+        assert answer["label"] == names[int(chances.argmax())]
+        assert answer["score"] == pytest.approx(float(chances.max()), abs=1e-5)
+
+
 def test_compiled_whole_without_a_graph_break(base_dir: Path) -> None:
     model = adapted(base_dir)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
