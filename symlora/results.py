@@ -177,19 +177,18 @@ def begin(folder: Path) -> Path:
 def recover(folder: Path) -> None:
     """Clears away what a killed process left beside a run folder; for the holder of the run's lock.
 
-    A process may have died between the two renames of `publish`: then the newest run that is whole takes the place.
+    A process may have died between the two renames of `publish`: then the newest that is whole takes the place, a
+    finished run before a failed one.
     """
     left = [path for path in folder.parent.glob(f".{folder.name}.*") if path.is_dir()]
     if not folder.exists():
         complete = []
         for path in left:
             record = read_run(path)
-            sealed = record is not None and record.get("status") == "finished" and "files" in record
-            if record is not None and sealed and not damage(path, record):
-                complete.append(path)
+            if record is not None and "files" in record and not damage(path, record):
+                complete.append((record["status"] == "finished", (path / RUN_FILE).stat().st_mtime, path))
         if complete:
-            newest = max(complete, key=lambda path: (path / RUN_FILE).stat().st_mtime)
-            os.rename(newest, folder)
+            os.rename(max(complete)[2], folder)
     for path in left:
         shutil.rmtree(path, ignore_errors=True)
 

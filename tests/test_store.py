@@ -140,6 +140,26 @@ def test_what_a_kill_between_two_renames_hides_comes_back(finished: tuple[Path, 
     assert verify(tmp_path / "runs").problems == [] and not list(folder.parent.glob(".*"))
 
 
+def test_a_failed_run_comes_back_too_but_never_before_a_finished_one(
+    finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = copied(finished, tmp_path)
+    record = results.read_run(folder)
+    assert record is not None
+    failed = folder.with_name(".seed-0.5678")
+    shutil.copytree(folder, failed)
+    results.seal(failed, {**record, "status": "failed"})  # the younger of the two
+    hidden = folder.with_name(".seed-0.old.1234")
+    os.rename(folder, hidden)
+    shutil.copytree(failed, tmp_path / "copy")
+    results.recover(folder)
+    assert results.read_run(folder) == record and not failed.exists()
+    shutil.rmtree(folder)
+    shutil.move(tmp_path / "copy", failed)
+    results.recover(folder)
+    assert (results.read_run(folder) or {})["status"] == "failed" and not failed.exists()
+
+
 def test_a_damaged_leftover_takes_no_place(finished: tuple[Path, Path], tmp_path: Path) -> None:
     folder = copied(finished, tmp_path)
     hidden = folder.with_name(".seed-0.old.1234")
