@@ -17,7 +17,9 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners._buffer_dict import BufferDict
+from peft.utils import PeftType
 from torch import Tensor, nn
 from transformers.models.auto import CONFIG_MAPPING
 
@@ -388,6 +390,13 @@ def test_default_targets_are_query_and_value(kind: str) -> None:
         ("alpha", 0),
         ("alpha", float("inf")),
         ("alpha", "8"),
+        ("alpha", True),
+        ("rank_pattern", None),
+        ("alpha_pattern", {"(": 2.0}),
+        ("target_modules", "("),
+        ("exclude_modules", "("),
+        ("init_weights", "pissa"),
+        ("layers_to_transform", "1"),
         ("alpha_pattern", {"query": -2.0}),
         ("dropout", 1.0),
         ("dropout", -0.1),
@@ -409,6 +418,49 @@ def test_rectangular_targets_are_refused_by_name_and_shape() -> None:
         model = ENCODER.from_config(config)
     with pytest.raises(ValueError, match=r"square.*attn\.Wqkv.*2304 x 768"):
         get_peft_model(model, SymLoraConfig())
+
+
+def test_a_refused_adapter_leaves_the_model_as_it_was() -> None:
+    """PEFT of a half wrapped model would go on to train the whole encoder."""
+    fresh = get_peft_model(classifier(), SymLoraConfig(target_modules=["query"]))
+    model = classifier()
+    names = [name for name, _ in model.named_modules()]
+    for targets, error in ((["query", "dense"], ValueError), (["query", "word_embeddings"], TypeError)):
+        with pytest.raises(error):
+            get_peft_model(model, SymLoraConfig(target_modules=targets))
+        assert [name for name, _ in model.named_modules()] == names
+    again = get_peft_model(model, SymLoraConfig(target_modules=["query"]))
+    assert again.get_nb_trainable_parameters() == fresh.get_nb_trainable_parameters()
+    with pytest.raises(ValueError, match="square"):
+        again.add_adapter("b", SymLoraConfig(target_modules=["query", "value", "intermediate.dense"]))
+    kept = [name for name, _ in again.named_modules()]
+    assert kept == [name for name, _ in fresh.named_modules()]
+    again.add_adapter("b", SymLoraConfig(target_modules=["value"]))
+    assert {name.rsplit(".", 1)[-1] for name, layer in again.named_modules() if "b" in getattr(layer, "r", ())} == {
+        "value"
+    }
+
+
+def test_an_adapter_for_each_row_is_refused() -> None:
+    model = get_peft_model(classifier(), SymLoraConfig())
+    ids = torch.ones(2, 3, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"adapter_names.*LoRA's alone.*set_adapter"):
+        model(ids, adapter_names=["default", "__base__"])
+    model(ids)
+
+
+def test_two_changes_of_one_weight_are_not_merged() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
+    model[2].weight = model[0].weight
+    before = model[0].weight.clone()
+    adapted = get_peft_model(model, SymLoraConfig(r=2, target_modules=["0", "1", "2"], init_weights=False))
+    for merge in (adapted.merge_adapter, adapted.merge_and_unload):
+        with pytest.raises(ValueError, match=r"^0 and 2 share one weight"):
+            merge()
+    assert torch.equal(before, model[0].weight)
+    alone = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    alone[1].weight = alone[0].weight
+    get_peft_model(alone, SymLoraConfig(r=2, target_modules=["0"])).merge_and_unload()
 
 
 def test_too_large_a_rank_is_refused_by_name_and_shape() -> None:
@@ -434,8 +486,10 @@ def test_import_is_light() -> None:
 
 
 def test_registering_again_does_nothing() -> None:
+    before = list(PeftType), dict(PEFT_TYPE_TO_CONFIG_MAPPING), dict(PEFT_TYPE_TO_TUNER_MAPPING)
     register()
-    assert len(METHODS) >= 1
+    assert before == (list(PeftType), dict(PEFT_TYPE_TO_CONFIG_MAPPING), dict(PEFT_TYPE_TO_TUNER_MAPPING))
+    assert {config.method.upper() for config, _ in METHODS} <= {member.value for member in before[0]}
 
 
 def test_a_method_on_the_base_needs_start_and_change_only() -> None:

@@ -525,6 +525,11 @@ def spoiled(**fields: Any) -> Any:
             r"intermediate.dense is not square \(48 x 32",
         ),
         (lora(target_modules=["query", "word_embeddings"]), lambda folder: None, "belongs to no linear layer"),
+        (lora(trainable_token_indices=[0, 1]), lambda folder: None, "trainable_token_indices=.*not imported"),
+        (lora(), spoiled(alora_invocation_tokens=[5]), "alora_invocation_tokens=.*not imported"),
+        (lora(), spoiled(layer_replication=[[0, 2], [1, 2]]), "layer_replication=.*not imported"),
+        (lora(), spoiled(modules_to_save=None), "classifier.*to no saved module"),
+        (symlora(), spoiled(rank_pattern={"(": 3}), "rank_pattern: '\\('"),
     ],
 )
 def test_a_bad_adapter_is_one_clear_error(
@@ -538,6 +543,55 @@ def test_a_bad_adapter_is_one_clear_error(
         main(["export", str(folder), str(tmp_path / "out"), "--to", target])
     assert "\n" not in str(stopped.value)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("config", "fields", "words"),
+    [
+        (lora(), {"exclude_modules": "("}, "cannot be merged"),
+        (symlora(), {"rank_pattern": {"(": 3}}, "rank_pattern"),
+        (symlora(), {"layers_to_transform": "a"}, "layers_to_transform"),
+        (
+            symlora(task_type=None),
+            {"auto_mapping": {"base_model_class": "Mine", "parent_library": "transformers.x"}},
+            "Mine",
+        ),
+    ],
+)
+def test_a_bad_configuration_is_not_merged_either(
+    config: Any, fields: dict[str, Any], words: str, base_dir: Path, tmp_path: Path
+) -> None:
+    get_peft_model(base(base_dir), config).save_pretrained(tmp_path / "a")
+    edit(tmp_path / "a", **fields)
+    with pytest.raises(SystemExit, match=f"^error: .*{words}"):
+        main(["export", str(tmp_path / "a"), str(tmp_path / "out"), "--to", "merged"])
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_product_beyond_float32_is_not_written(base_dir: Path, tmp_path: Path) -> None:
+    saved(tmp_path / "a", base_dir, lora())
+    tensors = load_file(tmp_path / "a" / FILE)
+    huge = {name: value * 1e30 if ".lora_" in name else value for name, value in tensors.items()}
+    save_file(huge, tmp_path / "a" / FILE)
+    with pytest.raises(SymloraError, match="symlora_diag holds values that are not finite"):
+        lora_to_symlora(read_adapter(tmp_path / "a"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_without_task_type_is_merged_into_the_class_it_was_made_for(base_dir: Path, tmp_path: Path) -> None:
+    model = saved(tmp_path / "a", base_dir, symlora(task_type=None))
+    export_merged(read_adapter(tmp_path / "a"), tmp_path / "merged", str(base_dir))
+    close(logits(base(tmp_path / "merged")), logits(model))
+
+
+def test_the_folder_one_stands_in_takes_the_adapter(
+    base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path / "a", base_dir, symlora(), 1.0)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    main(["export", str(tmp_path / "a"), ".", "--to", "lora"])
+    assert read_adapter(tmp_path / "here").method == "LORA"
 
 
 def test_wrong_words_of_the_command(base_dir: Path, tmp_path: Path) -> None:

@@ -338,6 +338,16 @@ def test_no_runs_and_no_place_are_one_message_each(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(SymloraError, match="out/x-partial.zip cannot be written"):
         write(gather(tmp_path / "runs", *NAMES), tmp_path / "out", "x")
+    with pytest.raises(
+        SymloraError, match=r"protocol nope, .*; there is: smoke/minilm/symlora\.$"
+    ):  # no advice: no such
+        gather(tmp_path / "runs", "nope", *NAMES[1:])
+    with pytest.raises(SymloraError, match=r"method lora .*there is: .*METHOD=lora .*results_dir=.* makes one\.$"):
+        gather(tmp_path / "runs", *NAMES[:2], "lora")
+    (tmp_path / "place" / "x-partial.zip").mkdir(parents=True)
+    with pytest.raises(SymloraError, match="x-partial.zip cannot be written"):
+        write(gather(tmp_path / "runs", *NAMES), tmp_path / "place", "x")
+    assert [path.name for path in (tmp_path / "place").iterdir()] == ["x-partial.zip"]  # nothing beside it
 
 
 WNLI = "index\tprediction\n" + "".join(f"{row}\t0\n" for row in range(146))

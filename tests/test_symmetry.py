@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from symlora.errors import SymloraError
+from symlora.interchange.factors import read_factors
 from symlora.report import symmetry
-from symlora.report.adapter_factors import read_factors
 from symlora.report.collect import collect
 from symlora.report.symmetry import (
     captured_share,

@@ -16,6 +16,7 @@ A layer's forward is a function of its parameters and `x` alone (no state writte
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, cast
 
 import torch
@@ -214,6 +215,9 @@ class AdapterModel(BaseTuner):
             optimizer: its `state` may be cleared for parameters that start afresh.
         """
 
+    def in_place(self, model: nn.Module, adapter_name: str) -> None:
+        """Called when an adapter's layers are all in place, for methods whose layers share parameters."""
+
     def parameter_count(self, adapter: str = "default") -> int:
         """How many values one adapter trains, by its method's formula (`AdapterConfig.parameter_count`)."""
         config, layers = self.peft_config[adapter], [layer for layer in self.tuner_layers() if adapter in layer.r]
@@ -221,7 +225,27 @@ class AdapterModel(BaseTuner):
 
     def tuner_layers(self) -> Iterator[Any]:
         """The adapted layers (each a `tuner_layer_cls`), in the model's order."""
-        return (module for module in self.model.modules() if isinstance(module, self.tuner_layer_cls))
+        return (layer for _, layer in self._named_layers(self.model))
+
+    def _named_layers(self, model: nn.Module) -> Iterator[tuple[str, Any]]:
+        return ((name, module) for name, module in model.named_modules() if isinstance(module, self.tuner_layer_cls))
+
+    def _check_merge_allowed(self) -> None:
+        super()._check_merge_allowed()  # type: ignore[no-untyped-call]
+        holders: dict[int, str] = {}  # by the address of the base weight
+        for name, layer in self._named_layers(self.model):
+            other = holders.setdefault(id(getattr(layer.get_base_layer(), "weight", layer)), name)
+            if other != name:
+                raise ValueError(f"{other} and {name} share one weight: two changes of it cannot be merged")
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        if kwargs.get("adapter_names") is not None:  # PEFT would drop it, and give every row the active adapter
+            raise ValueError(
+                "adapter_names: an adapter for each row of a batch is LoRA's alone in PEFT. Call the model once for "
+                "each adapter (set_adapter)"
+            )
+        yield
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
@@ -235,10 +259,21 @@ class AdapterModel(BaseTuner):
                     value.data = value.data.to(dtype)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """As PEFT's; where no target matched, the error also lists modules with names near to what was asked for."""
+        """As PEFT's; but an error leaves the model as it was, so that a corrected call starts from there.
+
+        Where no target matched, the error also lists modules with names near to what was asked for.
+        """
+        before = {name: adapter_name in layer.r for name, layer in self._named_layers(model)}
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
-        except ValueError as error:
+            self.in_place(model, adapter_name)
+        except Exception as error:
+            for name, layer in list(self._named_layers(model)):
+                if name not in before:
+                    parent, _, child = name.rpartition(".")
+                    setattr(model.get_submodule(parent), child, layer.base_layer)
+                elif not before[name] and adapter_name in layer.r:
+                    layer.delete_adapter(adapter_name)
             if "not found in the base model" not in str(error) and "No modules were targeted" not in str(error):
                 raise
             targets = self.peft_config[adapter_name].target_modules

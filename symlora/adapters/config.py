@@ -1,6 +1,7 @@
 """The fields that adapter methods of our own have in common, as PEFT configurations."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -47,6 +48,30 @@ def check_whole(method: str, name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"{method}: {name} must be a whole number of at least {least}, got {value!r}")
 
 
+def check_pattern(method: str, name: str, value: Any) -> None:
+    """Refuses a `rank_pattern` or `alpha_pattern` that is no dictionary from names (regular expressions) to numbers.
+
+    Raises:
+        ValueError: it is not. The message names the field and the value.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"{method}: {name} must be a dictionary, got {value!r}")
+    for key in value:
+        check_expression(method, name, key)
+
+
+def check_expression(method: str, name: str, value: Any) -> None:
+    """Refuses what is neither a module's name nor a regular expression.
+
+    Raises:
+        ValueError: it is not. The message names the field and the value.
+    """
+    try:
+        re.compile(value)
+    except (re.error, TypeError) as error:
+        raise ValueError(f"{method}: {name}: {value!r} is no name and no regular expression ({error})") from None
+
+
 @dataclass
 class AdapterConfig(PeftConfig):
     """Fields that every method has; names and meanings are PEFT's (`LoraConfig`) wherever PEFT has one.
@@ -86,6 +111,14 @@ class AdapterConfig(PeftConfig):
         choices = ("none", "all", f"{self.method}_only")
         if self.bias not in choices:
             raise ValueError(f"{self.method}: bias must be one of {', '.join(choices)}, got {self.bias!r}")
+        if not isinstance(self.init_weights, bool):
+            raise ValueError(f"{self.method}: init_weights must be True or False, got {self.init_weights!r}")
+        layers = self.layers_to_transform
+        for layer in [] if layers is None else layers if isinstance(layers, (list, tuple)) else [layers]:
+            check_whole(self.method, "layers_to_transform", layer, 0)
+        for field_name in ("target_modules", "exclude_modules"):
+            if isinstance(value := getattr(self, field_name), str):
+                check_expression(self.method, field_name, value)
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         if isinstance(self.exclude_modules, list):
@@ -124,11 +157,12 @@ class LowRankConfig(AdapterConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for field_name in ("rank_pattern", "alpha_pattern"):
+            check_pattern(self.method, field_name, getattr(self, field_name))
         for name, rank in {"r": self.r, **self.rank_pattern}.items():
-            if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-                raise ValueError(f"{self.method}: rank {name!r} must be a whole number of at least 1, got {rank!r}")
+            check_whole(self.method, f"rank {name!r}", rank)
         for name, alpha in {"alpha": self.alpha, **self.alpha_pattern}.items():
-            if not isinstance(alpha, (int, float)) or not (0 < alpha < math.inf):
+            if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not (0 < alpha < math.inf):
                 raise ValueError(f"{self.method}: alpha {name!r} must be a finite number above 0, got {alpha!r}")
 
     def rank_and_scale(self, module: str) -> tuple[int, float]:

@@ -121,9 +121,8 @@ class LortaModel(AdapterModel):
         count: int = (width + heads + sum(numbers)) * self.peft_config[adapter].r
         return count
 
-    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """PEFT's, which puts the layers in place; then the layers are given the parameters that they share."""
-        super().inject_adapter(model, adapter_name, *args, **kwargs)
+    def in_place(self, model: nn.Module, adapter_name: str) -> None:
+        """Gives the layers the parameters that they share."""
         config = self.peft_config[adapter_name]
         layers = {
             name: module

@@ -30,7 +30,7 @@ from peft.tuners._buffer_dict import BufferDict
 from torch import Tensor, nn
 
 from symlora.adapters.base import AdapterLayer, AdapterModel
-from symlora.adapters.config import LowRankConfig
+from symlora.adapters.config import LowRankConfig, check_whole
 
 
 @dataclass
@@ -59,10 +59,10 @@ class PriLoraConfig(LowRankConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not _whole(self.r_first) or not 1 <= self.r_first <= self.r:
-            raise ValueError(f"prilora: r_first must be a whole number from 1 to r = {self.r}, got {self.r_first!r}")
-        if not _whole(self.pruning_interval) or self.pruning_interval < 1:
-            raise ValueError(f"prilora: pruning_interval must be a whole number above 0, got {self.pruning_interval!r}")
+        check_whole(self.method, "r_first", self.r_first)
+        check_whole(self.method, "pruning_interval", self.pruning_interval)
+        if self.r_first > self.r:
+            raise ValueError(f"prilora: r_first = {self.r_first} is more than r = {self.r}, the last layer's rank")
         for name in ("pruned_share", "norm_decay"):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 <= value < 1:
@@ -76,10 +76,6 @@ class PriLoraConfig(LowRankConfig):
     def parameter_count(self, in_features: int, out_features: int) -> int:
         """In the mean over the layers."""
         return (in_features + out_features) * self.r
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 class PriLoraLinear(AdapterLayer):

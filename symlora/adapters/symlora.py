@@ -99,7 +99,7 @@ class SymLoraLinear(BaseScaleLayer):
         if self.in_features != self.out_features:
             raise ValueError(
                 f"SymLoRA needs a square matrix, but the weight of module {module!r} is {self.shape_text}; "
-                "choose `target_modules` that map a width to itself"
+                "choose `target_modules` that map a width to itself, or name this one in `exclude_modules`"
             )
         super().check_shape(module, r)
 

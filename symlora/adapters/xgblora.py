@@ -32,7 +32,7 @@ from peft.tuners._buffer_dict import BufferDict
 from torch import Tensor, nn
 
 from symlora.adapters.base import AdapterLayer, AdapterModel
-from symlora.adapters.config import LowRankConfig
+from symlora.adapters.config import LowRankConfig, check_whole
 
 
 @dataclass
@@ -56,8 +56,7 @@ class XgbLoraConfig(LowRankConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.boosters, int) or isinstance(self.boosters, bool) or self.boosters < 1:
-            raise ValueError(f"xgblora: boosters must be a whole number of at least 1, got {self.boosters!r}")
+        check_whole(self.method, "boosters", self.boosters)
 
     def parameter_count(self, in_features: int, out_features: int) -> int:
         return (in_features + out_features) * self.r

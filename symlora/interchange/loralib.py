@@ -14,8 +14,8 @@ from peft import LoraConfig
 from torch import Tensor
 
 from symlora.errors import SymloraError
+from symlora.interchange.factors import factors_of
 from symlora.interchange.stored import PREFIX, check_finite, new_folder, ranks, read_tensors, write_adapter
-from symlora.report.adapter_factors import factors_of
 
 
 def loralib_to_lora(file: Path, out: Path, alpha: float, base_model: str | None = None) -> list[str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from symlora.interchange.stored import PREFIX, StoredAdapter, new_folder
 from symlora.model.adapter import output_layer
 from symlora.model.source import ModelSource, find, load_failure, load_tokenizer
 
-# Names of transformers' classes by PEFT's task type; adapters without one sit on the bare model.
+# Names of transformers' classes by PEFT's task type.
 _AUTO_CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
     "TOKEN_CLS": "AutoModelForTokenClassification",
@@ -55,7 +56,7 @@ def export_merged(adapter: StoredAdapter, out: Path, base: str | None = None) ->
         merged = wrapped.merge_and_unload(safe_merge=True)
     except KeyError as error:  # PEFT's, of the head
         raise SymloraError(f"{adapter.folder} was made for another base model: it has no {error.args[0]}.") from error
-    except (RuntimeError, ValueError, NotImplementedError, AttributeError) as error:
+    except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError, re.error) as error:
         raise SymloraError(
             f"{adapter.folder} cannot be merged into {source.name_or_path}: {' '.join(str(error).split())[:500]}"
         ) from error
@@ -97,11 +98,10 @@ def load_base(adapter: StoredAdapter, source: ModelSource) -> Any:
     Raises:
         SymloraError: It cannot be loaded, or weights are missing that the adapter does not bring.
     """
-    kind = str(getattr(adapter.config.task_type, "value", adapter.config.task_type))
-    auto: Any = getattr(transformers, _AUTO_CLASSES.get(kind, "AutoModel"))
+    auto = _model_class(adapter)
     try:
         config: Any = transformers.AutoConfig.from_pretrained(source.name_or_path, **source.arguments)
-        if kind in ("SEQ_CLS", "TOKEN_CLS"):
+        if adapter.config.task_type in ("SEQ_CLS", "TOKEN_CLS"):
             _set_labels(config, adapter, auto)
         model, info = auto.from_pretrained(
             source.name_or_path,
@@ -120,6 +120,18 @@ def load_base(adapter: StoredAdapter, source: ModelSource) -> Any:
     if lost:
         raise SymloraError(f"{source.name_or_path} has no weights for {lost[0]}, and neither has {adapter.folder}.")
     return model.eval()
+
+
+def _model_class(adapter: StoredAdapter) -> Any:
+    """By task type; without one, the class of transformers' that PEFT noted when it saved the adapter."""
+    noted = adapter.config.auto_mapping or {}
+    name = _AUTO_CLASSES.get(str(getattr(adapter.config.task_type, "value", adapter.config.task_type)))
+    if name is None and str(noted.get("parent_library")).startswith("transformers."):
+        name = str(noted.get("base_model_class"))
+    found = getattr(transformers, name or "AutoModel", None)
+    if not hasattr(found, "from_pretrained"):
+        raise SymloraError(f"{adapter.folder} was made for a {name}, which transformers does not have.")
+    return found
 
 
 def _set_labels(config: Any, adapter: StoredAdapter, auto: Any) -> None:

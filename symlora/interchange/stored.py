@@ -17,7 +17,7 @@ from torch import Tensor
 
 from symlora import results
 from symlora.errors import SymloraError
-from symlora.report.adapter_factors import CONFIG, WEIGHTS, Factors, factors_of
+from symlora.interchange.factors import CONFIG, WEIGHTS, Factors, factors_of
 
 PREFIX = "base_model.model."  # of every name in a file that PEFT saves
 
@@ -124,7 +124,12 @@ def shared_fields(config: Any) -> dict[str, Any]:
 
 
 def write_adapter(out: Path, config: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Writes `adapter_config.json` and `adapter_model.safetensors` into a folder that is there."""
+    """Writes `adapter_config.json` and `adapter_model.safetensors` into a folder that is there.
+
+    Raises:
+        SymloraError: A tensor holds NaN or infinite values, as a product of finite factors may.
+    """
+    check_finite(tensors, out / WEIGHTS)
     config.save_pretrained(str(out))
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, out / WEIGHTS, metadata={"format": "pt"})
@@ -142,6 +147,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises:
         SymloraError: Something is at `out` already, or it cannot be written.
     """
+    out = out.absolute()  # "." has no name to put a folder beside
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SymloraError(f"{out} is there already. Give a new folder, or move it away.")
     work = out.with_name(f".{out.name}.{secrets.token_hex(4)}")

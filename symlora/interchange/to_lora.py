@@ -18,6 +18,7 @@ from torch import Tensor
 
 from symlora.errors import SymloraError
 from symlora.interchange.base_scale import write_base_scale
+from symlora.interchange.factors import CONFIG, Factors
 from symlora.interchange.stored import (
     PREFIX,
     StoredAdapter,
@@ -28,7 +29,6 @@ from symlora.interchange.stored import (
     write_adapter,
 )
 from symlora.interchange.symmetric import Array
-from symlora.report.adapter_factors import CONFIG, Factors
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 
 from symlora.errors import SymloraError
 from symlora.interchange.base_scale import read_base_scale
+from symlora.interchange.factors import CONFIG
 from symlora.interchange.stored import (
     PREFIX,
     StoredAdapter,
@@ -28,8 +30,14 @@ from symlora.interchange.stored import (
     write_adapter,
 )
 from symlora.interchange.symmetric import best_symmetric, energy
-from symlora.report.adapter_factors import CONFIG
 
+# What a LoRA may set and still be s B A with the head that is saved beside it; all else must be as PEFT has it.
+_UNDERSTOOD = (
+    "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+    "r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules",
+    "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save", "init_lora_weights", "loftq_config",
+    "eva_config", "corda_config", "lora_ga_config", "qalora_group_size", "megatron_core", "runtime_config",
+)  # fmt: skip
 # These starts change W0 itself, so that the saved B A is not what was learned on the published base model.
 _MOVES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -127,20 +135,20 @@ def _check_plain(adapter: StoredAdapter) -> None:
     config = adapter.config
     if adapter.method != "LORA":
         raise SymloraError(f"{adapter.folder} is a {adapter.method} adapter, not a LoRA.")
-    for name in ("use_dora", "lora_bias", "fan_in_fan_out"):
-        if getattr(config, name, False):
-            raise SymloraError(f"{adapter.folder}: {name} is set, so its change of W0 is more than s B A.")
-    if config.bias != "none":
-        raise SymloraError(f"{adapter.folder}: bias={config.bias!r}; an adapter with biases is not imported.")
+    plain = vars(LoraConfig())
+    for name, value in vars(config).items():
+        if name not in _UNDERSTOOD and value != plain.get(name):
+            raise SymloraError(
+                f"{adapter.folder}: {name}={value!r}: what it adds to s B A would be lost, so it is not imported."
+            )
     _check_numbers(adapter)
     start = config.init_lora_weights
     if isinstance(start, str) and start.lower().startswith(_MOVES_THE_BASE):
         raise SymloraError(f"{adapter.folder}: init_lora_weights={start!r} changed the base model itself.")
-    strange = [
-        name for name in adapter.tensors if ".lora_" in name and not name.endswith((".lora_A.weight", ".lora_B.weight"))
-    ]
-    if strange:
-        raise SymloraError(f"{adapter.folder}: {strange[0]} belongs to no linear layer's LoRA.")
+    saved = set(config.modules_to_save or ())
+    for name in adapter.tensors:
+        if not name.endswith((".lora_A.weight", ".lora_B.weight")) and not saved & set(name.split(".")):
+            raise SymloraError(f"{adapter.folder}: {name} belongs to no linear layer's LoRA and to no saved module.")
 
 
 def _check_numbers(adapter: StoredAdapter) -> None:

@@ -20,8 +20,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from symlora.errors import SymloraError
+from symlora.interchange.factors import Array, Factors, read_factors
 from symlora.interchange.symmetric import stacked, symmetric_core
-from symlora.report.adapter_factors import Array, Factors, read_factors
 from symlora.report.collect import Problem
 from symlora.report.finding import Grid
 from symlora.report.names import METHODS, TASKS, section_name

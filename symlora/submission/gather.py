@@ -6,6 +6,7 @@ held-out slice where the protocol sets one aside, else on validation; the lowest
 those of the epoch that the protocol's own rule takes.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from symlora.config import CONFIG_DIR
 from symlora.data.splits import SCORE_RANGE
 from symlora.errors import SymloraError
 from symlora.report.choice import Chosen, choose, measure, read_best
@@ -57,9 +59,13 @@ def gather(results_dir: Path, protocol: str, model: str, method: str, best: Path
     """
     section = results_dir / protocol / model / method
     if not any(run_folders(section)):
+        there = sorted({"/".join(path.relative_to(results_dir).parts[:3]) for path in run_folders(results_dir)})
+        wanted = {"task": "rte", "method": method, "model": model, "protocol": protocol}
+        known = all((CONFIG_DIR / group / f"{wanted[group]}.yaml").is_file() for group in wanted)
+        makes = f" {_make(wanted, ['predict_test=true'], results_dir)} makes one." if known else ""
         raise SymloraError(
-            f"No run of protocol {protocol}, model {model}, method {method} in {results_dir}. `make glue TASK=rte "
-            f'METHOD={method} MODEL={model} PROTOCOL={protocol} ARGS="predict_test=true"` makes one.'
+            f"No run of protocol {protocol}, model {model}, method {method} in {results_dir}; there is: "
+            f"{', '.join(there) or 'none'}.{makes}"
         )
     collected = collect(section)
     if collected.bad:
@@ -106,15 +112,19 @@ def _part(file: File, chosen: Chosen | None, results_dir: Path) -> Part:
 
 def _command(row: "pd.Series[Any]", record: dict[str, Any], results_dir: Path) -> str:
     """What trains the run again, this time with predictions on the test splits."""
-    names = " ".join(f"{key.upper()}={row[key]}" for key in ("task", "method", "model", "protocol", "seed"))
-    args = [f"train.{key}={row[key]}" for key in ("lr", "batch_size", "epochs")] + ["predict_test=true"]
+    settings = [f"train.{key}={row[key]}" for key in ("lr", "batch_size", "epochs")] + ["predict_test=true"]
     if record["config"]["init_from"] is not None:  # of which the last part of the path is kept
-        args.append(f"init_from=<path of {record['config']['init_from']}>")
+        settings.append(f"init_from=<path of {record['config']['init_from']}>")
     if record["config"]["predict_test"]:  # of an older version, which did not know this split
-        args.append("force=true")
-    if results_dir != DEFAULT_RESULTS:
-        args.append(f"results_dir={results_dir}")
-    return f'`make glue {names} ARGS="{" ".join(args)}"` (any other settings of the run are in its config.yaml)'
+        settings.append("force=true")
+    names = {key: row[key] for key in ("task", "method", "model", "protocol", "seed")}
+    return f"{_make(names, settings, results_dir)} (any other settings of the run are in its config.yaml)"
+
+
+def _make(names: Mapping[str, Any], settings: Sequence[str], results_dir: Path) -> str:
+    elsewhere = [] if results_dir == DEFAULT_RESULTS else [f"results_dir={results_dir}"]
+    chosen = " ".join(f"{key.upper()}={value}" for key, value in names.items())
+    return f'`make glue {chosen} ARGS="{" ".join([*settings, *elsewhere])}"`'
 
 
 def as_text(file: File, table: pd.DataFrame, where: str) -> tuple[str, ...]:

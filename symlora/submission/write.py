@@ -31,8 +31,8 @@ def write(parts: Sequence[Part], out: Path, name: str) -> tuple[Path, Checked]:
             checked = check(temporary)
             if checked.wrong:
                 raise SymloraError(f"{path} was not written: {' '.join(checked.wrong)}")
-            digest = file_sha256(temporary)
-            write_json(path.with_suffix(".json"), {"sha256": digest, "files": [_described(part) for part in parts]})
+        described = [_described(part) for part in parts]
+        write_json(path.with_suffix(".json"), {"sha256": file_sha256(path), "files": described})
     except OSError as error:
         raise SymloraError(f"{path} cannot be written: {error.strerror}. Set --out to a writable folder.") from error
     return path, checked
