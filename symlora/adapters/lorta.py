@@ -15,8 +15,8 @@ All five train, and **the whole model has one of each**: every adapted layer hol
 optimizer and the counts see them once, and the adapter's file holds them once, as `base_model.lorta_A` and so on.
 
 Start, as in the authors' code (ihounie/peft, src/peft/tuners/lorta/model.py): B = 0, the others
-`kaiming_uniform_(a=√5)`, whose "fan in" is r for all of them, so that they are uniform within ±1/√r. So step 0 is the
-base model's.
+`kaiming_uniform_(a=√5)`, whose "fan in" is r for all of them, so that they are uniform within ±1/√r; there the three C
+have a = √5 · init_scale, whose default was not seen (1 here). So step 0 is the base model's.
 
 In the authors' code all four attention matrices have a place in C_matrix, whichever are adapted; and merging, deleting
 an adapter and a second adapter raise NotImplementedError. Here all of that works. Their scale was not in the code that
