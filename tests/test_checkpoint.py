@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +14,16 @@ import pytest
 import torch
 from conftest import TinyFactory, made_up
 from test_pack import UNEQUAL, configs, data_of
+from torch import Tensor
 
 from symlora import signals
 from symlora.config import Config
 from symlora.data.tokens import TokenizedSplit
-from symlora.model.build import build_pack
+from symlora.model.build import RunModel, build_pack
 from symlora.signals import Stopped
 from symlora.training import checkpoint as module
 from symlora.training.checkpoint import Checkpoint, headers
+from symlora.training.hooks import AdaLora
 from symlora.training.loop import fit_pack
 from symlora.training.result import Fit
 
@@ -84,6 +87,47 @@ def test_stopped_and_resumed_is_never_stopped(
         assert last.restarts == len(calls)
         last.remove()
         assert not list((tmp_path / module.FOLDER).iterdir())
+
+
+# Small enough that of 8 steps there is something done between them both before and after the fourth.
+BETWEEN_STEPS: dict[str, dict[str, Any]] = {
+    "adalora": {"init_r": 4, "target_r": 2, "tinit": 1, "tfinal": 2},  # ranks are taken away after steps 2 to 6
+    "dylora": {"r": 4},  # a rank is drawn before each step
+    "lora2": {"r": 4, "target_r": 3},  # as AdaLoRA, after each step
+    "prilora": {"r": 4, "r_first": 2, "pruning_interval": 2},
+    "xgblora": {"boosters": 4},  # merged before steps 3, 5 and 7
+}
+
+
+@pytest.mark.parametrize("method", BETWEEN_STEPS)
+def test_a_method_that_acts_between_steps_goes_on_with_what_it_holds(
+    method: str, tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after step 4 of 8. Had it lost what it noted by then it would end elsewhere, or this shows nothing."""
+    # At a rate as high as 0.1 what counts least changes on the way: else all that goes has gone by step 4.
+    some = configs(tiny("bert"), method, 1, epochs=1, model_dropout=0.1, weight_decay=0.1, lr=0.1)
+    some[0].method.peft_config = {**some[0].method.peft_config, **BETWEEN_STEPS[method]}
+    data = {"train": made_up([5, 3, 8, 4] * 8), "validation": made_up([4, 6], seed=1)}
+    wanted = trained(some, data)
+    stopped_at(4, some, data, checkpoint_of(tmp_path, some), monkeypatch)
+    assert headers(tmp_path)[0].steps == 4
+    shutil.copytree(tmp_path / module.FOLDER, tmp_path / "again" / module.FOLDER)
+    last = checkpoint_of(tmp_path, some)
+    same(trained(some, data, last), wanted)
+    assert last.restarts == 1
+    if method == "dylora":  # between steps it holds nothing: the ranks follow from the seed and the step's number
+        return
+    load_state = RunModel.load_state
+
+    def without_notes(run: RunModel, state: dict[str, Tensor]) -> None:
+        parameters = dict(run.trainable())
+        load_state(run, {name: value * (name in parameters) for name, value in state.items()})
+
+    monkeypatch.setattr(RunModel, "load_state", without_notes)
+    monkeypatch.setattr(AdaLora, "load_state", lambda *_: None)
+    (found,) = trained(some, data, checkpoint_of(tmp_path / "again", some))
+    parameters = dict(build_pack(some, CPU, "fp32").runs[0].trainable())
+    assert any(not torch.equal(found.state["last"][name], wanted[0].state["last"][name]) for name in parameters)
 
 
 def test_a_run_that_diverged_before_the_stop_stays_diverged(

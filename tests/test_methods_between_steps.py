@@ -59,6 +59,15 @@ def adapted(config: Any) -> tuple[Any, Any]:
     return model, model.base_model.model.inner
 
 
+def is_low_rank(layer: Any, delta: Tensor) -> None:
+    """The layer's forward is x (W0 + ΔW)ᵀ + b with this ΔW, which is also what it merges."""
+    x = torch.randn(7, 6, dtype=torch.float64, generator=generator_of(1))
+    weight, bias = layer.base_layer.weight, layer.base_layer.bias
+    assert delta.dtype == torch.float64 and bias.abs().min() > 0 and delta.abs().min() > 0
+    torch.testing.assert_close(layer(x), x @ (weight + delta).T + bias)
+    torch.testing.assert_close(layer.get_delta_weight("default").detach(), delta)
+
+
 def tuner(run: RunModel) -> Any:
     """PEFT's model of the method, around the run's encoder."""
     assert run.peft is not None
@@ -132,6 +141,13 @@ def test_a_cut_dylora_merges_as_cut() -> None:
 # PRILoRA
 
 
+def test_prilora_is_its_formula() -> None:
+    """W0 + (α/r_l) B A, with r_l the layer's own rank, and neither α nor the field r."""
+    _, layer = adapted(PriLoraConfig(r=4, r_first=2, alpha=5, rank_pattern={"inner": 3}, init_weights=False))
+    A, B = (value["default"].detach() for value in (layer.prilora_A, layer.prilora_B))
+    is_low_rank(layer, 5 / 3 * B @ A)
+
+
 def test_prilora_ranks_of_twelve_layers() -> None:
     assert PriLoraConfig().ranks(12) == [4, 5, 5, 6, 7, 8, 8, 9, 10, 11, 11, 12]
 
@@ -180,6 +196,14 @@ def test_prilora_trains_alone_and_in_the_layers_own_ranks(tiny: TinyFactory, tmp
 
 
 # SARA
+
+
+def test_sara_is_its_formula() -> None:
+    """W0 + (α/k) B diag(v) A with v of either sign; k is the layer's own rank, and neither α nor the field r."""
+    _, layer = adapted(SaraConfig(r=2, alpha=5, rank_pattern={"inner": 3}, init_weights=False))
+    A, v, B = (value["default"].detach() for value in (layer.sara_A, layer.sara_diag, layer.sara_B))
+    v.copy_(torch.tensor([0.5, -2.0, 3.0]))
+    is_low_rank(layer, 5 / 3 * B @ torch.diag(v) @ A)
 
 
 def test_sara_counts_singular_values() -> None:
@@ -288,9 +312,13 @@ def test_xgblora_packs_with_a_wider_adapter_than_it_trains(tiny: TinyFactory, tm
         (DyLoraConfig, {"frozen": 1}, "dylora: frozen must be True or False, got 1"),
         (XgbLoraConfig, {"boosters": 0}, "xgblora: boosters must be a whole number of at least 1, got 0"),
         (SaraConfig, {"share": 0.0}, "sara: share must be above 0 and at most 1, got 0.0"),
-        (PriLoraConfig, {"r_first": 9}, "prilora: r_first must be a whole number from 1 to r = 8, got 9"),
+        (PriLoraConfig, {"r_first": 9}, "prilora: r_first = 9 is more than r = 8"),
         (PriLoraConfig, {"pruned_share": 1.0}, "prilora: pruned_share must be at least 0 and below 1, got 1.0"),
-        (PriLoraConfig, {"pruning_interval": 0}, "prilora: pruning_interval must be a whole number above 0, got 0"),
+        (
+            PriLoraConfig,
+            {"pruning_interval": 0},
+            "prilora: pruning_interval must be a whole number of at least 1",
+        ),
     ],
 )
 def test_bad_fields_are_named(config: Any, fields: dict[str, Any], message: str) -> None:

@@ -1,0 +1,156 @@
+"""How each method of our own starts, container by container: the distribution that its file's docstring states.
+
+Most starts leave the output as it is whatever their scale (B = 0), so that no test of outputs sees a wrong one; how
+fast the method learns depends on it all the same.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import peft
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from symlora import adapters
+from symlora.adapters import registry
+
+N_IN, N_OUT, R = 256, 192, 64  # no two alike, so that a bound of the wrong width shows
+Start = tuple[str, float]
+ONE, ZERO = ("constant", 1.0), ("constant", 0.0)
+ELSEWHERE = ("elsewhere", 0.0)  # orthonormal, or singular vectors: tests/test_methods_frozen.py and _controls.py
+
+
+def kaiming(width: int) -> Start:
+    """Of torch.nn.Linear and of LoRA's code: Kaiming uniform with a = √5 is within ±1/√(number of inputs)."""
+    return "uniform", 1 / math.sqrt(width)
+
+
+# Sizes, other than the rank R, where a container would else hold too few values to tell its distribution.
+FIELDS: dict[str, dict[str, Any]] = {
+    "houlsby with its own init_std": {"init_std": 0.2},
+    "lora2": {"inner_width": 48, "target_r": 8},
+    "lora2 with its own init_std": {"init_std": 0.3},
+    "loramini": {"a_width": 96, "b_width": 128},
+    "lorand": {"num_branches": 3, "kernel_size": 24, "reduction_factor": 2},
+    "lorta": {"num_heads": 8},
+    "melora": {"num_mini_loras": 4, "r": 16},
+    "prilora": {"rank_pattern": {"0": R}},  # its ranks follow from the layers' numbers, of which there are none here
+    "sara": {"rank_pattern": {"0": R}},  # its rank follows from the weight
+    "symlora with its own init_std": {"init_std": 0.1},
+    "xgblora": {"boosters": 3},
+}
+SQUARE = ("symlora", "symloraorthonormal", "symmetric")
+# What the docstrings of symlora/adapters state; notes: peers.md §2.
+STARTS: dict[str, dict[str, Start]] = {
+    "asymlora": {"asymlora_B": ZERO, "asymlora_frozen_A": ELSEWHERE},
+    "dylora": {"dylora_A": kaiming(N_IN), "dylora_B": ZERO, "dylora_rows": ONE, "dylora_trained": ONE},
+    "edora": {"edora_R": ("normal", 1e-5), "edora_m": ELSEWHERE, "edora_A": ELSEWHERE, "edora_B": ELSEWHERE},
+    "houlsby": {
+        "houlsby_down": ("cut", 1e-3),
+        "houlsby_down_bias": ZERO,
+        "houlsby_up": ("cut", 1e-3),
+        "houlsby_up_bias": ZERO,
+    },
+    "houlsby with its own init_std": {
+        "houlsby_down": ("cut", 0.2),
+        "houlsby_down_bias": ZERO,
+        "houlsby_up": ("cut", 0.2),
+        "houlsby_up_bias": ZERO,
+    },
+    "lora2": {
+        "lora2_A": ("normal", 0.02),
+        "lora2_B": ("normal", 0.02),
+        "lora2_E": ZERO,
+        "lora2_aa": ("normal", 0.02),
+        "lora2_bb": ("normal", 0.02),
+        **{f"lora2_{kind}_{name}": ZERO for kind in ("sensitivity", "uncertainty") for name in ("E", "B", "aa")},
+    },
+    "lora2 with its own init_std": {
+        "lora2_A": ("normal", 0.3),
+        "lora2_B": ("normal", 0.3),
+        "lora2_E": ZERO,
+        "lora2_aa": ("normal", 0.3),
+        "lora2_bb": ("normal", 0.3),
+    },
+    "loralambda": {"loralambda_A": kaiming(N_IN), "loralambda_B": ZERO, "loralambda_lambda": ONE},
+    "loramini": {
+        "loramini_A_aux": kaiming(N_IN),
+        "loramini_A_train": kaiming(96),
+        "loramini_B_train": ZERO,
+        "loramini_B_aux": kaiming(128),
+    },
+    "lorand": {
+        "lorand_down_P": kaiming(24),
+        "lorand_down_Q": kaiming(N_OUT // 2),
+        "lorand_K": kaiming(24),
+        "lorand_up_P": kaiming(24),
+        "lorand_up_Q": kaiming(N_OUT),
+        "lorand_down_bias": kaiming(N_OUT),
+        "lorand_up_bias": kaiming(N_OUT // 2),
+    },
+    "loraxs": {"loraxs_R": ("normal", 1e-5), "loraxs_A": ELSEWHERE, "loraxs_B": ELSEWHERE},
+    "lorta": {
+        "lorta_A": kaiming(R),
+        "lorta_B": ZERO,
+        "lorta_C_head": kaiming(R),
+        "lorta_C_matrix": kaiming(R),
+        "lorta_C_layer": kaiming(R),
+    },
+    "melora": {"melora_A": kaiming(N_IN // 4), "melora_B": ZERO},
+    "prilora": {"prilora_A": kaiming(N_IN), "prilora_B": ZERO, "prilora_norm": ZERO},
+    "sara": {"sara_A": kaiming(N_IN), "sara_diag": ONE, "sara_B": ZERO},
+    "symlora": {"symlora_Q": ("normal", 0.5), "symlora_diag": ZERO, "symlora_lambda": ONE},
+    "symlora with its own init_std": {"symlora_Q": ("normal", 0.1), "symlora_diag": ZERO, "symlora_lambda": ONE},
+    "symloraorthonormal": {"symlora_Q": ELSEWHERE, "symlora_diag": ZERO, "symlora_lambda": ONE},
+    "symmetric": {"symmetric_upper": ZERO},
+    "xgblora": {"xgblora_A": kaiming(N_IN), "xgblora_B": ZERO, "xgblora_merged_A": ZERO, "xgblora_merged_B": ZERO},
+}
+CONFIGS = {config.method: config for config, _ in registry.METHODS}
+
+
+def started(case: str) -> dict[str, Tensor]:
+    """The values of every container that the method fills."""
+    method = case.split()[0]
+    fields: dict[str, Any] = {"target_modules": ["0"], **FIELDS.get(case, {})}
+    if issubclass(CONFIGS[method], adapters.LowRankConfig):
+        fields = {"r": R, **fields}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        base = nn.Sequential(nn.Linear(N_IN, N_IN if method in SQUARE else N_OUT))
+        model: Any = peft.get_peft_model(base, CONFIGS[method](**fields))
+    layer = model.base_model.model[0]
+    containers = {name: getattr(layer, name) for name in layer.adapter_layer_names + layer.frozen_layer_names}
+    return {name: held["default"].detach() for name, held in containers.items() if "default" in held}
+
+
+def law(kind: str, number: float) -> Any:
+    """The distribution, for scipy."""
+    if kind == "uniform":
+        return stats.uniform(-number, 2 * number)
+    return stats.norm(0, number) if kind == "normal" else stats.truncnorm(-2, 2, 0, number)
+
+
+@pytest.mark.parametrize("case", STARTS)
+def test_a_method_starts_as_its_docstring_states(case: str) -> None:
+    found = started(case)
+    assert found.keys() == STARTS[case].keys()
+    for name, (kind, number) in STARTS[case].items():
+        values = found[name].double().flatten().numpy()
+        if kind == "constant":
+            assert (values == number).all(), name
+        elif kind != "elsewhere":
+            wanted = law(kind, number)
+            assert len(set(values.tolist())) > 0.99 * len(values) >= 60, f"{name}: too few, or one drawn for several"
+            assert abs(values).max() <= wanted.support()[1] * (1 + 1e-6), name
+            assert stats.kstest(values, wanted.cdf).pvalue > 1e-3, name
+            # The standard error of a standard deviation: σ √((κ - 1) / 4n), κ the kurtosis (scipy gives κ - 3).
+            error = math.sqrt((float(wanted.stats("k")) + 2) / (4 * len(values)))
+            assert abs(float(values.std()) / float(wanted.std()) - 1) < 4 * error, name
+
+
+def test_every_method_of_our_own_is_in_the_table() -> None:
+    assert {case.split()[0] for case in STARTS} == CONFIGS.keys()
