@@ -1,7 +1,7 @@
-"""Runs or checks every block of commands or code in README.md and docs/, and every link between files.
+"""Runs or checks every block of code and every command in README.md and docs/, and every link between files.
 
-What can be run in seconds is run, in a copy of the project; of the rest it is checked that targets, scripts, options
-and Hydra overrides exist. symlora/docs_check/rules.py says which is which.
+What can be run in seconds is run, in a copy of the project. Of the rest, and of commands in the running text, it is
+checked that targets, scripts, options, values and Hydra overrides are right. symlora/docs_check/rules.py says which.
 """
 
 import argparse

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from symlora.docs_check.arguments import Wrong
 from symlora.docs_check.check import FAILED, check_pages, pages, summary
-from symlora.docs_check.commands import ROOT, Wrong, run
-from symlora.docs_check.pages import blocks
+from symlora.docs_check.commands import ROOT, run
+from symlora.docs_check.pages import blocks, inlines
 from symlora.docs_check.rules import CHECK, RUN, SKIP, rule
 from symlora.protocols import PROTOCOLS, markdown
 from symlora.submission.files import LINES, files
@@ -37,23 +38,23 @@ FENCE = "```"
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("    make nothing\n", "no rule for `make nothing`"),
-        ("    make sweeps TASK=rte\n", "no rule for"),
+        ("    make nothing\n", "`make nothing`: no rule for it"),
+        ("    make sweeps TASK=rte\n", "no rule for it"),
         ("    make glue TSK=rte\n", "the Makefile has no variable TSK"),
         ("    make glue TASK=rtf\n", "Could not find 'task/rtf'"),
         ('    make glue ARGS="train.learning_rate=1"\n', "learning_rate"),
         ('    make glue ARGS="train.lr=-1"\n', "train.lr=-1.0: give a learning rate above 0"),
         ('    make study ARGS="train.lrs=1"\n', "lrs"),
-        ("    make report ARGS=--strictly\n", "scripts/report.py has no option --strictly"),
+        ("    make report ARGS=--strictly\n", "report.py: error: unrecognized arguments: --strictly"),
         ("    python scripts/none.py --help\n", "scripts/none.py is not there"),
         ("    torchrun --nproc-per-node 2 train.py\n", "train.py is not there"),
-        ("    accelerate launch --num-processes 2\n", "names no script"),
+        ("    accelerate launch --num-processes 2\n", "arguments are required: training_script"),
         ("    python -m pytest -q tests/test_none.py\n", "tests/test_none.py is not there"),
-        ("    symlora export x y --onto lora\n", "has no option --onto"),
-        (f"{FENCE}bash\nrm -rf results\n{FENCE}\n", "no rule for `rm -rf results`"),
+        ("    symlora export x y --onto lora\n", "arguments are required: --to"),
+        (f"{FENCE}bash\nrm -rf results\n{FENCE}\n", "`rm -rf results`: no rule for it"),
         (f"{FENCE}bash\n# nothing\n{FENCE}\n", "no command in it"),
         (f"{FENCE}bash\nmake glue TASK='rte\n{FENCE}\n", "No closing quotation"),
-        (f"{FENCE}console\n$ make nothing\noutput\n{FENCE}\n", "no rule for `make nothing`"),
+        (f"{FENCE}console\n$ make nothing\noutput\n{FENCE}\n", "`make nothing`: no rule for it"),
         (f"{FENCE}python\nimport symlora.nothing\n{FENCE}\n", "ModuleNotFoundError"),
         (f"{FENCE}python\nx = (\n{FENCE}\n", "never closed"),
         (f"{FENCE}python\nassert 1 + 1 == 3\n{FENCE}\n", "AssertionError"),
@@ -70,6 +71,131 @@ def test_what_does_not_work_is_found(tmp_path: Path, text: str, says: str) -> No
     (tmp_path / "page.md").write_text(text)
     found = failures(tmp_path / "page.md", running="python" in text and "python " not in text)
     assert len(found) == 1 and re.search(says, found[0]), found
+
+
+WRONG = [
+    ("symlora export a b --to nonsense", "invalid choice: 'nonsense'"),
+    ("symlora export a b --to merged --rank two", "--rank: invalid int value: 'two'"),
+    ("symlora export a", "arguments are required: out, --to"),
+    ("symlora export a b --to merged|lore", "invalid choice: 'lore'"),
+    ("symlora import a b", "invalid choice: 'import'"),
+    ("python -m symlora export a b --to nonsense", "invalid choice: 'nonsense'"),
+    ("python scripts/export.py a b --to nonsense", "invalid choice: 'nonsense'"),
+    ("python scripts/examples/trainer.py --task nonsense", "invalid choice: 'nonsense'"),
+    ("python scripts/examples/accelerate_loop.py --steps 5", "unrecognized arguments: --steps 5"),
+    ("accelerate launch scripts/examples/accelerate_loop.py --task cola", "invalid choice: 'cola'"),
+    ("accelerate launch --nonsense scripts/examples/accelerate_loop.py", "unrecognized arguments: --nonsense"),
+    ("accelerate launch --num-processes four scripts/train.py", "invalid int value: 'four'"),
+    ("torchrun --nonsense 4 scripts/train.py task=mnli", "arguments: --nonsense"),
+    ("torchrun --nproc-per-node 4 scripts/train.py task=nope", "Could not find 'task/nope'"),
+    ("python scripts/train.py --nonsense", "unrecognized arguments: --nonsense"),
+    ("python scripts/train.py task=rte seed=0,1", "seed=0,1: several values need -m"),
+    ("python scripts/submission.py --protocol", "--protocol: expected one argument"),
+    ("python scripts/submission.py --protocol nope", "nope: there is no such protocol"),
+    ("python scripts/report.py --strict", "arguments are required: command"),
+    ("python scripts/report.py table2", "invalid choice: 'table2'"),
+    ("make report ARGS=--out", "--out: expected one argument"),
+    ("make study TASKS=nope", "nope: there is no such task in configs/task"),
+    ("make study TASKS='rte wnly'", "wnly: there is no such task"),
+    ("make study ARGS='--methods symlora,nope'", "nope: there is no such method"),
+    ("make study TASKS=rte N=none", "none: give a whole number"),
+    ("make study TASKS=rte ARGS=train.lr=-1", "train.lr=-1.0: give a learning rate above 0"),
+    ("make select TASK=rte WIDEN='--widen --axis width'", "invalid choice: 'width'"),
+    ("make demo TASK=rte", "`make demo` heeds no TASK"),
+    ("make methods ARGS='--method nope'", "nope: there is no such method"),
+    ("make bench ARGS='--runs one'", "invalid _numbers value: 'one'"),
+    ("make faults ARGS=--nonsense", "unrecognized arguments: --nonsense"),
+    ("python -m pytest --nonsense tests", "pytest has no option --nonsense"),
+]
+RIGHT = [
+    "symlora export <adapter> <out> --to merged|lora|symlora",
+    "symlora export <file> out --to lora --alpha <α> --base <name>",
+    "python scripts/examples/trainer.py --task <task> --max-steps <steps>",
+    "accelerate launch --num-processes <n> scripts/examples/accelerate_loop.py --task rte",
+    "torchrun --standalone --nproc-per-node=2 scripts/train.py task=mnli",
+    "python scripts/train.py task=<task> method=<method> seed=<k> model=minilm protocol=short",
+    "python scripts/train.py -m task=rte seed=0,1",
+    "python scripts/submission.py --protocol <protocol>",
+    "make study TASKS='cola,rte' MODEL=minilm [N=3]",
+    "make study MODEL=local ARGS='model.name=<name> model.path=<folder>'",
+    "make faults ARGS='--kills 20 --bad 40'",
+    "make glue TASK=cola|rte ARGS='train.lr=… seed=<seed>'",
+]
+
+
+@pytest.mark.parametrize(("command", "says"), WRONG, ids=[command for command, _ in WRONG])
+def test_a_wrong_command_is_found_in_a_block_and_in_the_text(tmp_path: Path, command: str, says: str) -> None:
+    (tmp_path / "page.md").write_text(
+        f"# Page\n\nText\nand `{command}`.\n\n{FENCE}bash\nmake help\n{command}\n{FENCE}\n"
+    )
+    found = failures(tmp_path / "page.md")
+    assert [line.split()[0] for line in found] == ["page.md:8", "page.md:4"], found
+    assert all(says in line for line in found), found
+
+
+@pytest.mark.parametrize("command", RIGHT)
+def test_a_right_command_is_checked_in_a_block_and_in_the_text(tmp_path: Path, command: str) -> None:
+    (tmp_path / "page.md").write_text(f"`{command}`\n\n{FENCE}bash\n{command}\n{FENCE}\n")
+    found = [item for item in check_pages([tmp_path / "page.md"], running=False)]
+    assert [item.how for item in found] == [CHECK] * 3, found
+    assert found[1].what == "1 commands and settings in the text"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("make nothing", "no rule for it"),
+        ("make glue TASK='rte", "No closing quotation"),
+        ("python scripts/none.py", "scripts/none.py is not there"),
+        ("scripts/runs.py --sort", "unrecognized arguments: --sort"),
+        ("method.lambda_decay=half", "method.lambda_decay=half: unknown"),
+        ("method.lamda_decay=zero", "lamda_decay"),
+        ("train.lr=fast", "fast"),
+        ("train.epoch=…", "epoch"),
+        ("sweep=girds", "Could not find 'sweep/girds'"),
+        ("force=perhaps", "perhaps"),
+        ("hydra/launcher=pack", "pack"),
+        ("logger.mode=online|ofline", "logger.mode=ofline: unknown"),
+        ('ARGS="init_form=<run folder>"', "fits no target of the Makefile: .*init_form"),
+        ("ARGS=--as-papers", "fits no target of the Makefile"),
+        ("ARG=--as-paper", "the Makefile has no variable ARG: is it ARGS?"),
+        ("TASKS=nope", "nope: there is no such task"),
+        ("N=none", "fits no target"),
+    ],
+)
+def test_what_is_wrong_in_the_text_is_found(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "page.md").write_text(f"A `word`, and\n`{text}`.\n")
+    found = failures(tmp_path / "page.md")
+    assert len(found) == 1 and found[0].startswith("page.md:2 ") and re.search(says, found[0]), found
+
+
+INLINE = """The `key=value` of `status=failed` or `status: failed` is prose, as are `make`, `python`, `python 3.12`,
+`task_type="SEQ_CLS"`, `train_lambda=False`, `OMP_NUM_THREADS=1`, `GLUE_DIR=<folder>`, `import symlora` and `x = 'y`.
+
+Settings and commands: `method.lambda_decay=zero`, `train.lr=1e-3`, `train.lr=…`, `force=true`, `sweep=grid`,
+`precision=fp32`, `init_from=<run folder>`, `seed=0,1,2`, `hydra/launcher=packed`, `hydra.launcher.inner=auto|basic`,
+`protocol.selection=held_out`, `ARGS="init_from=<run folder>"`, `ARGS="train.lr=1e-4,1e-3"`, `ARGS=--as-paper`, `N=3`,
+`TASKS="cola rte"`, `MODEL=local ARGS="model.name=<name> model.path=<folder>"`, `symlora export`,
+`python scripts/export.py`, `accelerate launch`, `pip install symlora`, `make faults`,
+`scripts/train.py -m sweep=methods`.
+"""
+
+
+def test_prose_is_no_command_and_settings_are(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(INLINE)
+    assert failures(page) == []
+    prose, shown = INLINE.split("Settings and commands")
+    page.write_text(prose)
+    assert [item.what for item in check_pages([page], running=False)] == ["0 links and names of files"]
+    page.write_text(shown)
+    count = len(list(inlines(page)))
+    assert next(check_pages([page], running=False)).what == f"{count} commands and settings in the text"
+
+
+def test_code_in_the_text_knows_its_line(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("`a`\n\n- `b` and `c\n  d`\n  `b`\n\n> `e`\n> `f`\n")
+    assert list(inlines(tmp_path / "page.md")) == [(1, "a"), (3, "b"), (3, "c d"), (5, "b"), (7, "e"), (8, "f")]
 
 
 GOOD = f"""# A good page

@@ -1,1 +1,1 @@
-"""Whether what the documentation shows still works: every block of commands or code, every link (`make docs-check`)."""
+"""Whether what the documentation shows still works: every block, command in the text and link (`make docs-check`)."""

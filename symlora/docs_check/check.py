@@ -1,4 +1,4 @@
-"""Every block and link of the documentation: what was done with it, and what is wrong."""
+"""Every block, command and link of the documentation: what was done with it, and what is wrong."""
 
 import contextlib
 import io
@@ -16,8 +16,10 @@ from typing import Any
 
 import yaml
 
-from symlora.docs_check.commands import ROOT, Wrong, check, run
-from symlora.docs_check.pages import Block, anchors, blocks, links, named_paths
+from symlora.docs_check.arguments import Wrong
+from symlora.docs_check.commands import ROOT, check, run
+from symlora.docs_check.inline import check_inline
+from symlora.docs_check.pages import Block, anchors, blocks, inlines, links, named_paths
 from symlora.docs_check.rules import CHECK, EXAMPLES, HUB, OUTPUT, RUN, SKIP, rule
 
 FAILED, SHOWN = "FAILED", "text"
@@ -26,7 +28,7 @@ KEPT_OUT = (".venv", ".git", ".cache", "runs", "__pycache__", "wandb", ".hypothe
 
 @dataclass(frozen=True)
 class Found:
-    """What was done with one block, or with the links of one page.
+    """What was done with one block, with one wrong command in the text, or with those or the links of a page.
 
     Attributes:
         place: File and line.
@@ -50,7 +52,7 @@ def pages(root: Path = ROOT) -> list[Path]:
 
 
 def check_pages(found: Sequence[Path], *, running: bool) -> Iterator[Found]:
-    """All blocks and links of these pages.
+    """All blocks, commands in the text, and links of these pages.
 
     Args:
         found: Markdown files.
@@ -65,6 +67,7 @@ def check_pages(found: Sequence[Path], *, running: bool) -> Iterator[Found]:
             names = _names() if running and re.search(r"\b(model|base)\b", python) else {"__name__": "docs"}
             for block in shown:
                 yield _block(block, project if running else None, names)
+            yield from _inlines(page)
             yield _links(page)
 
 
@@ -91,34 +94,50 @@ def _block(block: Block, project: Callable[[], Path] | None, names: dict[str, An
         if block.language in OUTPUT:
             return Found(place, SHOWN, first)
     except (Wrong, ValueError, yaml.YAMLError) as error:
-        return Found(place, FAILED, f"{first}: {error}")
+        line = getattr(error, "line", None) or block.line
+        return Found(f"{_below(block.page)}:{line}", FAILED, f"{first}: {error}")
     return Found(place, FAILED, f"no rule for a block of language {block.language!r} (symlora/docs_check/rules.py)")
 
 
 def _shell(place: str, block: Block, project: Callable[[], Path] | None) -> Found:
     done: dict[str, list[str]] = {}
     whys: set[str] = set()
-    for command in block.commands():
-        text, known = " ".join(command), rule(command)
-        if known is None:
-            raise Wrong(f"no rule for `{text}` (symlora/docs_check/rules.py)")
-        how = CHECK if known.how == RUN and project is None else known.how
+    for line, command in block.commands():
+        text = " ".join(command)
         try:
-            if how == RUN and project is not None:
-                run(command, project())
-            elif how == CHECK:
-                check(command, every_job=project is not None)
+            how, why = _command(command, project)
         except Wrong as error:
-            raise Wrong(f"`{text}`: {error}") from None
+            told = Wrong(f"`{text}`: {error}")
+            told.line = line
+            raise told from None
         done.setdefault(how, []).append(text)
-        if known.how != RUN:
-            whys.add(known.why)
+        whys |= {why} - {""}
     if not done:
         raise Wrong("no command in it")
     how = next(name for name in (RUN, CHECK, SKIP) if name in done)
     counts = ", ".join(f"{len(texts)} {name}" for name, texts in done.items())
     reason = f" [not run: {'; '.join(sorted(whys))}]" if whys else ""
     return Found(place, how, f"{counts}: {done[how][0]}{reason}")
+
+
+def _command(command: list[str], project: Callable[[], Path] | None) -> tuple[str, str]:
+    """What was done with it, and why no more was."""
+    known = rule(command)
+    if known is None:
+        raise Wrong("no rule for it (symlora/docs_check/rules.py)")
+    if known.how == SKIP:
+        return SKIP, known.why
+    if known.how == RUN and project is not None:
+        _run_once(tuple(command), project())
+        return RUN, ""
+    check(command, every_job=project is not None)
+    return CHECK, "" if known.how == RUN else known.why
+
+
+@cache
+def _run_once(command: tuple[str, ...], folder: Path) -> None:
+    """Pages repeat commands; what ran to the end runs to the end again."""
+    run(list(command), folder)
 
 
 def _python(block: Block, names: dict[str, Any], *, running: bool) -> tuple[str, str]:
@@ -152,6 +171,18 @@ def _names() -> dict[str, Any]:
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     config = RobertaConfig(vocab_size=50, max_position_embeddings=20, **shape)
     return {"__name__": "docs", **{name: RobertaForSequenceClassification(config) for name in ("model", "base")}}
+
+
+def _inlines(page: Path) -> Iterator[Found]:
+    """What is wrong with the commands and settings in the text, and how many there are."""
+    count = 0
+    for line, text in inlines(page):
+        try:
+            count += check_inline(text)
+        except Wrong as error:
+            yield Found(f"{_below(page)}:{line}", FAILED, f"`{text}`: {error}")
+    if count:
+        yield Found(_below(page), CHECK, f"{count} commands and settings in the text")
 
 
 def _links(page: Path) -> Found:

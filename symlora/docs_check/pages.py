@@ -1,5 +1,6 @@
-"""Markdown pages: their blocks of code, the commands in them, links and headings."""
+"""Markdown pages: their blocks of code, the commands in them and in the running text, links and headings."""
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ PROGRAMS = (
 )  # fmt: skip
 """A line of a block without a language that begins with one of these is a command."""
 SHELL = ("bash", "sh", "console")
+PLACEHOLDER = "placeholder"
+"""Stands for what a page leaves to its reader: <in angle brackets>, or an ellipsis."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +39,40 @@ class Block:
         """Whether it is to be read as commands."""
         return self.language in SHELL or (not self.language and any(map(_is_command, self.text.splitlines())))
 
-    def commands(self) -> list[list[str]]:
-        """Each command as words: comments dropped, lines ended by a backslash joined, <placeholders> made one word.
+    def commands(self) -> list[tuple[int, list[str]]]:
+        """Each command's line, and its words: comments dropped, lines ended by a backslash joined.
 
         Of a block of a console, the lines after `$ `.
         """
-        text = self.text.replace("\\\n", " ")
-        lines = [line.strip() for line in text.splitlines()]
-        if self.language == "console":
-            lines = [line[2:] for line in lines if line.startswith("$ ")]
-        found = []
-        for line in lines:
-            words = shlex.split(re.sub(r"<[^<>]*>", "placeholder", line), comments=True)
-            if words:
-                found.append(words)
+        found, number = [], self.line
+        for line in re.split(r"(?<!\\)\n", self.text):
+            text = line.replace("\\\n", " ").strip()
+            if self.language == "console":
+                text = text[2:] if text.startswith("$ ") else ""
+            if words := words_of(text):
+                found.append((number, words))
+            number += 1 + line.count("\n")
         return found
+
+
+def words_of(command: str) -> list[str]:
+    """Its words; what it leaves to the reader is one word, `[what may be left out]` is there.
+
+    Raises:
+        ValueError: A quotation is not closed.
+    """
+    text = re.sub(r"<[^<>]*>|(?<==)(\.\.\.|…)", PLACEHOLDER, command)
+    text = re.sub(r"(?<!\S)\[([^\[\]]*)\](?!\S)", r"\1", text)
+    return [word for word in shlex.split(text, comments=True) if word not in ("...", "…")]
+
+
+def variants(words: list[str]) -> Iterator[list[str]]:
+    """Of `--to merged|lora` each of the two."""
+    found = []
+    for word in words:
+        several = re.fullmatch(r"(.*=)?([\w.-]+(?:\|[\w.-]+)+)", word)
+        found.append([(several[1] or "") + one for one in several[2].split("|")] if several else [word])
+    yield from map(list, itertools.product(*found))
 
 
 def _is_command(line: str) -> bool:
@@ -64,6 +86,20 @@ def blocks(page: Path) -> Iterator[Block]:
         if token.type in ("fence", "code_block") and token.map is not None:
             line = token.map[0] + (2 if token.type == "fence" else 1)
             yield Block(page, line, token.info.strip(), token.content)
+
+
+def inlines(page: Path) -> Iterator[tuple[int, str]]:
+    """What stands in code type in the running text, each with its line."""
+    lines = page.read_text().splitlines()
+    for token in MarkdownIt().parse(page.read_text()):
+        if token.type != "inline" or token.map is None:
+            continue
+        text, at = "\n".join(lines[token.map[0] : token.map[1]]), 0
+        for child in token.children or ():
+            if child.type == "code_inline":
+                found = re.compile(r"\s+".join(map(re.escape, child.content.split()))).search(text, at)
+                at = found.end() if found else at
+                yield token.map[0] + 1 + text.count("\n", 0, found.start() if found else at), child.content
 
 
 def links(page: Path) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What is done with each block: the one place that decides what is run, what is only checked, and what cannot be.
+"""What is done with each command: the one place that decides what is run, what is only checked, and what cannot be.
 
 A command that fits no rule is a fault of the page.
 """
@@ -13,8 +13,8 @@ RUN, CHECK, SKIP = "ran", "checked", "skipped"
 class Rule:
     """Commands that begin like `pattern`: what is done with them, and why no more is.
 
-    Run: in a copy of the project, to the end. Checked: `make` knows the target, the script is there, Hydra composes the
-    overrides, the script knows the options.
+    Run: in a copy of the project, to the end. Checked: `make` knows the target and heeds the variables, the script is
+    there, its parser takes the words, what they name is in configs/, Hydra composes the overrides.
     """
 
     pattern: str
@@ -28,7 +28,7 @@ COMMANDS = (
     Rule(rf".*\b({'|'.join(EXAMPLES)})\b", SKIP, "its files are the reader's to make"),
     Rule(r"make (help|runs|table1|audit|config|status|methods)\b", RUN, "seconds"),
     Rule(r"make (setup|lock)\b", CHECK, "needs a package index"),
-    Rule(r"make (test|lint|format|docs-check|demo|bench|report|figure1|notebooks)\b", CHECK, "minutes"),
+    Rule(r"make (test|lint|format|docs-check|demo|bench|report|figure1|faults|verify-results)\b", CHECK, "minutes"),
     Rule(r"make (glue|sweep|select|seeds|study|submission)\b", CHECK, "needs data, weights or runs"),
     Rule(r"(\.venv/bin/)?python scripts/\S+\.py .*--help", RUN, "seconds"),
     Rule(r"(\.venv/bin/)?python scripts/protocols\.py", RUN, "seconds"),

@@ -1,7 +1,7 @@
 """Which GPU a job gets, where a machine has several.
 
     python scripts/train.py -m hydra/launcher=joblib hydra.launcher.n_jobs=3 \\
-        'hydra.job.env_set.CUDA_VISIBLE_DEVICES=${cuda_device:${hydra.job.num}}' seed=0,1,2 ...
+        '+hydra.job.env_set.CUDA_VISIBLE_DEVICES="${cuda_device:${hydra.job.num}}"' seed=0,1,2 ...
 
 Hydra's launchers hand out no devices (facebookresearch/hydra #1331, #2757): without this line every job lands on the
 first GPU. A process keeps the device of its first job, since CUDA reads the variable once; the workers of a launcher
