@@ -91,7 +91,7 @@ config: .venv/.ready ## Print the configuration that the same `make glue` would 
 test: .venv/.ready ## The whole test-suite, under 8 minutes on 2 cores
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto
 
-faults: .venv/.ready ## Kills, full disks, damaged files, wrong settings: nothing is lost, about 15 minutes (ARGS="--kills 20 --bad 40": fewer)
+faults: .venv/.ready ## Kills, full disks, damaged files, wrong settings: nothing is lost, about 20 minutes (ARGS="--kills 20 --bad 40": fewer)
 	@PYTHONPATH=tests $(RUN) -m faults $(ARGS)
 
 docs-check: .venv/.ready ## Run or check every command in README.md and docs/, and every link, under 3 minutes

@@ -1,7 +1,13 @@
 """Trains SymLoRA and LoRA on three demo tasks with three seeds each and prints the comparison."""
 
-import argparse
 import sys
+
+from symlora.signals import Stopped, stop_at_once
+
+if __name__ == "__main__":
+    stop_at_once()  # before the other imports, and before the workers start
+
+import argparse
 import time
 
 from symlora.errors import SymloraError
@@ -42,5 +48,6 @@ if __name__ == "__main__":
         main()
     except SymloraError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nInterrupted. Finished runs are kept; make demo goes on with the others.")
+    except Stopped:
+        print("\nStopped. Finished runs are kept; the same command goes on from the last checkpoint.", file=sys.stderr)
+        raise

@@ -2,6 +2,11 @@
 
 import sys
 
+from symlora.signals import Stopped, stop_at_once
+
+if __name__ == "__main__":
+    stop_at_once()  # before the other imports, which take a second or more
+
 from symlora.errors import SymloraError
 from symlora.sweep import options
 from symlora.sweep.select import table, unequal, write
@@ -32,5 +37,6 @@ if __name__ == "__main__":
         sys.exit(main())
     except SymloraError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nStopped. Finished runs are kept; the same command goes on with the others.")
+    except Stopped:
+        print("\nStopped. Finished runs are kept; the same command goes on with the others.", file=sys.stderr)
+        raise

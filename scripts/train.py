@@ -1,7 +1,13 @@
 """Trains one adapter on one GLUE task and writes one run folder. `--help` lists every setting."""
 
 import sys
+from pathlib import Path
 from typing import Any
+
+from symlora.signals import Stopped, stop_at_once
+
+if __name__ == "__main__":
+    stop_at_once()  # before the other imports, which take a second or more
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -9,12 +15,12 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from symlora.checkpoints import clear_settled
 from symlora.config import Config, check_files, resolve
 from symlora.errors import SymloraError
 from symlora.hub import go_offline_if_unreachable
 from symlora.reporter import Reporter
 from symlora.results import finished_record, run_folder
-from symlora.signals import Stopped, stop_at_once
 from symlora.sweep.worker import failure
 
 
@@ -22,6 +28,7 @@ def train(config: Config) -> dict[str, Any]:
     """The record of a run, finished before or trained now."""
     if (record := finished_record(config)) is not None:
         Reporter(config).skipped(run_folder(config), record)
+        clear_settled(Path(config.results_dir))
         return record
     go_offline_if_unreachable()
     # torch, transformers and peft take seconds that no typing error need wait for
@@ -53,7 +60,6 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    stop_at_once()
     for argument in sys.argv[1:]:
         if argument.lstrip("+").startswith("="):  # Hydra shows a traceback
             sys.exit(f"error: {argument}: there is no key before the `=`.")
@@ -63,6 +69,6 @@ if __name__ == "__main__":
         sys.exit(f"error: {error}")
     try:
         main()
-    except Stopped as stopped:
+    except Stopped:
         print("\nStopped. Finished runs are kept; the same command goes on from the last checkpoint.", file=sys.stderr)
-        sys.exit(stopped.exit_code)
+        raise

@@ -196,7 +196,8 @@ class CheckpointConfig:
     """Exact resume of a run that was stopped (symlora.training.checkpoint).
 
     Attributes:
-        seconds: Time between two checkpoints; 0 writes one after every step. They take 1 % of the time at most.
+        seconds: Time between two checkpoints; 0 writes one after every step. One that took t seconds is followed by
+            none for 100 t.
         resume: Take up what a stopped run left; false starts anew.
     """
 

@@ -4,17 +4,24 @@ The encoder is real (MiniLM, from a Python package); the sentences come from our
 the scores say that the pipeline works, and nothing about GLUE.
 """
 
+import contextlib
 import multiprocessing
 import os
+import signal
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
 from symlora.config import compose
 from symlora.errors import SymloraError
 from symlora.hub import go_offline_if_unreachable
+from symlora.signals import check, stopping_gently
 from symlora.sweep.inner import cores
 
 TASKS = ("mrpc", "qnli", "stsb")
@@ -43,17 +50,25 @@ def rules() -> dict[str, str]:
     return {task: DEMO_RULES[task] for task in TASKS}
 
 
-def run_job(job: Job) -> dict[str, Any]:
-    """One run, in a worker process, on one thread: two such processes do more than one with two threads."""
-    import torch
+def run_job(job: Job, stop_file: Path) -> dict[str, Any]:
+    """One run, in a worker process, on one thread: two such processes do more than one with two threads.
 
-    go_offline_if_unreachable()
-    from symlora.reporter import Reporter
-    from symlora.run import run
+    Raises:
+        Stopped: `stop_file` appeared; the checkpoint is written.
+        SymloraError: The run could not start.
+    """
+    with stopping_gently(stop_file):
+        check()  # the pool hands a run out before the one before it has ended
+        import torch
 
-    torch.set_num_threads(1)
-    config = compose(*job)
-    record = run(config, Reporter(config, quiet=True))[1]
+        go_offline_if_unreachable()
+        from symlora.reporter import Reporter
+        from symlora.run import run
+
+        check()  # the imports take seconds
+        torch.set_num_threads(1)
+        config = compose(*job)
+        record = run(config, Reporter(config, quiet=True))[1]
     if record["status"] == "busy":
         raise SymloraError(record["error"])
     return record
@@ -66,7 +81,8 @@ def run_all(todo: Sequence[Job], workers: int | None = None) -> list[dict[str, A
         The content of each run.json, in the order of `todo`.
 
     Raises:
-        SymloraError: A run could not start.
+        SymloraError: A run could not start; the others have stopped, with checkpoints.
+        Stopped: A signal asked for it (symlora.signals). No worker is left.
     """
     from tqdm import tqdm
 
@@ -74,24 +90,71 @@ def run_all(todo: Sequence[Job], workers: int | None = None) -> list[dict[str, A
     workers = min(workers or cores(), len(todo))
     terminal = sys.stderr.isatty()
     started = time.perf_counter()
-    with ProcessPoolExecutor(max_workers=workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(run_job, job): job for job in todo}
-        try:
+    failed: BaseException | None = None
+    with tempfile.TemporaryDirectory(prefix="symlora-demo-") as folder:
+        stop_file = Path(folder) / "stop"
+        with stopping_gently(stop_file, announce=True), _pool(workers) as pool:
+            with _signals_held():
+                futures = [pool.submit(run_job, job, stop_file) for job in todo]
             bar = tqdm(as_completed(futures), total=len(todo), unit="run", disable=not terminal)
             for count, future in enumerate(bar, start=1):
-                record = future.result()
-                if not terminal:
+                if (error := future.exception()) is not None:
+                    failed = failed or error
+                    stop_file.touch()  # all others end too, and soon: the loop goes on until the last has
+                elif not terminal:
                     left = (time.perf_counter() - started) * (len(todo) / count - 1)
                     print(
-                        f"  {count:2}/{len(todo)}  {_line(record)}  about {left:.0f} s left",
+                        f"  {count:2}/{len(todo)}  {_line(future.result())}  about {left:.0f} s left",
                         file=sys.stderr,
                         flush=True,
                     )
+            check()
+            if isinstance(failed, BrokenProcessPool):
+                raise SymloraError(
+                    "a worker was killed, perhaps because memory ran out: try --workers 1. Finished runs are kept."
+                ) from failed
+            if failed is not None:
+                raise failed
+    return [future.result() for future in futures]
+
+
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes; leaving it by an exception kills them, where the executor's own end would wait for them."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
+        try:
+            yield pool
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.kill()
             raise
-    by_job = {job: future.result() for future, job in futures.items()}
-    return [by_job[job] for job in todo]
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Processes that start within it never see Ctrl-C and SIGTERM: a stop reaches workers by the stop file alone.
+
+    A terminal sends Ctrl-C to every process, also to one that still imports, or that has just ended a run: it would die
+    with a traceback, and break the pool while others write checkpoints.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when the demo is gone, however that ended: it would wait for its next run for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -83,8 +83,10 @@ def _lock_file(results_dir: Path, folder: Path) -> Path:
 def _said(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-        return {"host": str(content["host"]), "process": int(content["process"]), "since": float(content["since"])}
-    except (OSError, ValueError, KeyError, TypeError):  # it is being written
+        since = float(content["since"])
+        time.localtime(since)  # of a number that is no time: OverflowError
+        return {"host": str(content["host"]), "process": int(content["process"]), "since": since}
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):  # it is being written, or is no work of ours
         return {"host": "?", "process": 0, "since": time.time()}
 
 

@@ -43,6 +43,14 @@ def code_sha256() -> str:
     return digest.hexdigest()
 
 
+def without_places(text: str) -> str:
+    """A traceback without folders of this machine, which may name a user."""
+    places = [Path(__file__).parents[1], Path(sys.prefix), Path(sys.base_prefix), Path.home()]
+    for place in sorted({str(place) for place in places} - {os.sep}, key=len, reverse=True):
+        text = text.replace(place + os.sep, "")
+    return text
+
+
 def device_name(device: torch.device) -> str:
     """For example `NVIDIA H100 80GB HBM3`, or the processor's model name."""
     if device.type == "cuda":

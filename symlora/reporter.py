@@ -29,6 +29,7 @@ class Reporter:
         self.quiet = quiet
         self._bar: Any = None
         self._last_line = 0.0
+        self._steps = 0  # of this process
         self._mirror: _Wandb | None = None
         self._wants_bar = config.progress and sys.stderr.isatty() and not quiet
 
@@ -63,11 +64,13 @@ class Reporter:
 
     def step(self, progress: "Progress") -> None:
         """After every step."""
+        self._steps += 1
         if self._mirror is not None:
             self._mirror.log({"train/loss": progress.loss, "epoch": progress.epoch})
         if self._bar is not None:
             if self._bar.total is None:
                 self._bar.reset(total=progress.steps)
+                self._bar.n = self._bar.initial = progress.step - 1  # more than 0 where a stopped run goes on
             self._bar.set_description(
                 f"{self.config.task.name} epoch {progress.epoch}/{self.config.train.epochs}", refresh=False
             )
@@ -76,7 +79,7 @@ class Reporter:
             self._bar.update()
         elif time.perf_counter() - self._last_line > PLAIN_EVERY:
             self._last_line = time.perf_counter()
-            left = (self._last_line - self._started) * (progress.steps / progress.step - 1)
+            left = (self._last_line - self._started) / self._steps * (progress.steps - progress.step)
             self._say(
                 f"  step {progress.step:,}/{progress.steps:,}  loss {progress.loss:.3f}  about {clock(left)} left"
             )
@@ -98,7 +101,10 @@ class Reporter:
             self._mirror.log({"epoch": epoch.number, "train/epoch_loss": epoch.train_loss, **flat})
 
     def skipped(self, folder: Path, record: dict[str, Any]) -> None:
-        """A finished run stands there already."""
+        """The run's record stands there already."""
+        if record["status"] == "failed":
+            self._say(f"{_title(self.config)}: failed in another process of this sweep: {record['error']}")
+            return
         self._say(f"{_title(self.config)}: already finished in {folder} ({_score(record)}); force=true trains it again")
 
     def finished(self, folder: Path, record: dict[str, Any]) -> None:

@@ -40,23 +40,51 @@ def run_folder(config: Config) -> Path:
     return Path(config.results_dir).joinpath(*parts, f"seed-{config.seed}")
 
 
-def read_run(folder: Path) -> dict[str, Any] | None:
+def read_run(folder: Path, name: str = RUN_FILE) -> dict[str, Any] | None:
     """The content of run.json; None where there is none, or it is damaged, or of another schema."""
     try:
-        content = json.loads((folder / RUN_FILE).read_text())
+        content = json.loads((folder / name).read_text())
     except (OSError, ValueError):
         return None
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
         return None
     if "sha256" in content and content["sha256"] != _own_sha256(content):
         return None
-    return content
+    return content if _has_all(content) else None
+
+
+def _has_all(content: dict[str, Any]) -> bool:
+    """Whether what every reader relies on is there; a record whose own hash is right was written here, and has it."""
+    if "sha256" in content:
+        return True
+    try:
+        config, status = content["config"], content["status"]
+        named = [config[group]["name"] for group in ("protocol", "model", "method", "task")]
+        numbers = [config["seed"], *(config["train"][key] for key in ("lr", "batch_size", "epochs"))]
+        known = {"finished": ("score", "selections", "cost", "parameters"), "failed": ("error",), "running": ()}[status]
+        files = content.get("files", {}).values()
+        return (
+            all(isinstance(name, str) for name in named)
+            and all(isinstance(number, int | float) for number in numbers)
+            and all(key in content for key in known)
+            and (status != "finished" or isinstance(content["score"]["value"], float | int | None))
+            and all(isinstance(written["bytes"] + 0, int) and written["sha256"] for written in files)
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False
 
 
 def is_finished(folder: Path) -> bool:
     """Whether a finished run stands there."""
     run = read_run(folder)
     return run is not None and run.get("status") == "finished"
+
+
+def is_settled(record: dict[str, Any] | None) -> bool:
+    """Whether a run is finished, or diverged, as it would again."""
+    if record is None:
+        return False
+    return bool(record["status"] == "finished" or str(record.get("error")).startswith("Diverged:"))
 
 
 def finished_record(config: Config) -> dict[str, Any] | None:
@@ -82,6 +110,25 @@ def finished_record(config: Config) -> dict[str, Any] | None:
     return record
 
 
+def record_since(config: Config, began: float) -> dict[str, Any] | None:
+    """What another process of the same sweep made of this run: a failure, or what it was forced to train again.
+
+    Args:
+        config: The run.
+        began: When the sweep began, in seconds since the epoch.
+    """
+    folder = run_folder(config)
+    for name in (FAILED_FILE, RUN_FILE):
+        try:
+            fresh = (folder / name).stat().st_mtime >= began
+        except OSError:
+            continue
+        record = read_run(folder, name) if fresh else None
+        if record is not None and (config.force or record["status"] == "failed"):
+            return record
+    return None
+
+
 def seal(folder: Path, record: dict[str, Any]) -> None:
     """Writes run.json, with the size and SHA-256 of every other file in the folder, and of itself."""
     record["files"] = {
@@ -93,10 +140,11 @@ def seal(folder: Path, record: dict[str, Any]) -> None:
     write_json(folder / RUN_FILE, record)
 
 
-def damage(folder: Path, record: dict[str, Any]) -> list[str]:
+def damage(folder: Path, record: dict[str, Any], *, sizes_only: bool = False) -> list[str]:
     """What is wrong with a run folder's files, a sentence each; nothing where they are as they were written.
 
-    A run.json from before checksums were written has none, and nothing to be checked against.
+    A run.json from before checksums were written has none, and nothing to be checked against. Sizes alone are looked
+    up in no time, and tell of files that are gone or cut short.
     """
     if "files" not in record:
         return []
@@ -106,7 +154,7 @@ def damage(folder: Path, record: dict[str, Any]) -> list[str]:
         try:
             if path.stat().st_size != written["bytes"]:
                 problems.append(f"{name} has {path.stat().st_size} bytes, not {written['bytes']}")
-            elif file_sha256(path) != written["sha256"]:
+            elif not sizes_only and file_sha256(path) != written["sha256"]:
                 problems.append(f"the content of {name} was changed")
         except OSError as error:
             problems.append(f"{name}: {error.strerror}")
@@ -116,6 +164,15 @@ def damage(folder: Path, record: dict[str, Any]) -> list[str]:
 def _own_sha256(record: dict[str, Any]) -> str:
     content = {key: value for key, value in _plain(record).items() if key != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def run_folders(results_dir: Path) -> Iterator[Path]:
+    """Folders that hold a run, or should; the working folders of runs that are still going are not among them."""
+    places = {path.parent for path in results_dir.rglob(RUN_FILE)}
+    places |= {path for path in results_dir.rglob("seed-*") if path.is_dir()}
+    for folder in sorted(places):
+        if not any(part.startswith(".") for part in folder.relative_to(results_dir).parts):
+            yield folder
 
 
 def scan(results_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -16,6 +16,7 @@ from symlora.interchange.model_card import write_card
 from symlora.metrics import chance_level
 from symlora.model.build import RunModel
 from symlora.norms import adapter_norms
+from symlora.provenance import without_places
 from symlora.training.loop import predict
 from symlora.training.result import Fit, predictions_of
 
@@ -24,7 +25,7 @@ def keep(
     config: Config,
     work: Path,
     record: dict[str, Any],
-    model: RunModel,
+    model: RunModel | None,
     result: Fit | Exception,
     tokens: Mapping[str, TokenizedSplit],
     cost: dict[str, Any],
@@ -35,6 +36,7 @@ def keep(
             raise result
         if result.error is not None:
             raise result.error
+        assert model is not None  # it trained
         model.load_state(result.state[config.protocol.selection])
         model.save(work / "adapter")
         record |= _scores(config, result, tokens[config.task.validation[0]].labels)
@@ -48,8 +50,8 @@ def keep(
     except Exception as error:  # diverged, or a fault of ours
         record |= {
             "status": "failed",
-            "error": f"{type(error).__name__}: {error}",
-            "traceback": "".join(traceback.format_exception(error)),
+            "error": without_places(f"{type(error).__name__}: {error}"),
+            "traceback": without_places("".join(traceback.format_exception(error))),
         }
     else:
         record["adapter_bytes"] = sum(path.stat().st_size for path in (work / "adapter").glob("*.safetensors"))

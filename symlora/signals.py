@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM: the first stops at the next safe point, the second at once.
 
-A program that trains asks `stop_requested` between steps. Exit codes are the shell's: 128 + the signal's number.
+A program calls `stop_at_once` before it imports anything that takes time; a training asks `stop_requested` between its
+steps. Exit codes are the shell's: 128 + the signal's number.
 
     130   Ctrl-C (SIGINT)
     143   SIGTERM, for example of a batch system before its time limit
@@ -27,16 +28,20 @@ _patience = PATIENCE
 _depth = 0
 
 
-class Stopped(BaseException):
+class Stopped(SystemExit):
     """The user or the batch system asked to stop. No Exception, so that nobody takes it for a run's own failure.
+
+    A SystemExit, so that a program which it reaches anywhere, for example among its imports, ends with the exit code
+    and without a traceback.
 
     Attributes:
         signal: The signal's number.
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(number)
+        super().__init__(number)  # its argument is what a copy in another process is made from
         self.signal = number
+        self.code = self.exit_code
 
     @property
     def exit_code(self) -> int:
@@ -102,7 +107,10 @@ def passed_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 
 def stop_at_once() -> None:
-    """For programs: from now on either signal raises `Stopped`, so that what is half done is cleared away."""
+    """For programs: from now on either signal raises `Stopped`, so that what is half done is cleared away.
+
+    Where nothing is half done and it might get lost, in imports, the signal ends the program with the same exit code.
+    """
     _handle({signal.SIGINT: _raise, signal.SIGTERM: _raise})
 
 
@@ -140,4 +148,22 @@ def _give_up(number: int, frame: FrameType | None) -> None:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    raise Stopped(number)
+    stopped = Stopped(number)
+    if _swallowed(frame):
+        os._exit(stopped.exit_code)
+    raise stopped
+
+
+def _swallowed(frame: FrameType | None) -> bool:
+    """Whether what is raised here may get lost, or come out as another error: in imports, and in Hydra's own code.
+
+    Torch, transformers and OmegaConf were seen to do it. None of our files is half written there.
+    """
+    ours = False  # Hydra is above all that trains: what counts is whether it is Hydra that runs
+    while frame is not None:
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        ours = ours or package in ("__main__", "symlora")
+        if frame.f_code.co_filename.startswith("<frozen importlib.") or not ours and package in ("hydra", "omegaconf"):
+            return True
+        frame = frame.f_back
+    return False

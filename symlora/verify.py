@@ -4,7 +4,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from symlora.results import RUN_FILE, damage, read_run, seal
+from symlora.locks import owner
+from symlora.results import RUN_FILE, damage, read_run, run_folders, seal
 
 
 @dataclass
@@ -42,16 +43,17 @@ def verify(results_dir: Path, *, seal_old: bool = False) -> Found:
     from tqdm import tqdm
 
     found = Found()
-    records = sorted(results_dir.rglob(RUN_FILE))
-    for path in tqdm(records, unit="run", leave=False, disable=not sys.stderr.isatty()):
-        folder = path.parent
-        name = folder.relative_to(results_dir).as_posix()
-        if folder.name.startswith("."):
+    for folder in sorted(results_dir.rglob(".seed-*")):
+        run = folder.with_name("seed-" + folder.name.split("-")[1].partition(".")[0])
+        if folder.is_dir() and owner(results_dir, run) is None:  # otherwise it is being written
+            name = folder.relative_to(results_dir).as_posix()
             found.problems.append(f"{name}: left by a process that was killed; the next try of this run clears it away")
-            continue
+    for folder in tqdm([*run_folders(results_dir)], unit="run", leave=False, disable=not sys.stderr.isatty()):
+        name = folder.relative_to(results_dir).as_posix()
         record = read_run(folder)
         if record is None:
-            found.problems.append(f"{name}: {RUN_FILE} cannot be read as a record of a run")
+            wrong = "cannot be read as a record of a run" if (folder / RUN_FILE).exists() else "is missing"
+            found.problems.append(f"{name}: {RUN_FILE} {wrong}")
             continue
         found.runs += 1
         if "files" not in record:

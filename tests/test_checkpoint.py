@@ -17,12 +17,13 @@ from test_pack import UNEQUAL, configs, data_of
 from torch import Tensor
 
 from symlora import signals
+from symlora.checkpoints import FOLDER, headers
 from symlora.config import Config
 from symlora.data.tokens import TokenizedSplit
 from symlora.model.build import RunModel, build_pack
 from symlora.signals import Stopped
 from symlora.training import checkpoint as module
-from symlora.training.checkpoint import Checkpoint, headers
+from symlora.training.checkpoint import Checkpoint
 from symlora.training.hooks import AdaLora
 from symlora.training.loop import fit_pack
 from symlora.training.result import Fit
@@ -86,7 +87,7 @@ def test_stopped_and_resumed_is_never_stopped(
         same(trained(some, data, last), wanted)
         assert last.restarts == len(calls)
         last.remove()
-        assert not list((tmp_path / module.FOLDER).iterdir())
+        assert not list((tmp_path / FOLDER).iterdir())
 
 
 # Small enough that of 8 steps there is something done between them both before and after the fourth.
@@ -111,7 +112,7 @@ def test_a_method_that_acts_between_steps_goes_on_with_what_it_holds(
     wanted = trained(some, data)
     stopped_at(4, some, data, checkpoint_of(tmp_path, some), monkeypatch)
     assert headers(tmp_path)[0].steps == 4
-    shutil.copytree(tmp_path / module.FOLDER, tmp_path / "again" / module.FOLDER)
+    shutil.copytree(tmp_path / FOLDER, tmp_path / "again" / FOLDER)
     last = checkpoint_of(tmp_path, some)
     same(trained(some, data, last), wanted)
     assert last.restarts == 1

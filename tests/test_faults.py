@@ -3,16 +3,22 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors
+import safetensors.numpy
+from faults.__main__ import say
 from faults.children import Ended
 from faults.damage import versions
 from faults.judge import Verdicts, unclear
-from faults.kills import spread
-from faults.runs import Watch, left_behind
+from faults.kills import Tally, spread
+from faults.odd import HEADERS, PLANS, RECORDS, named_by_content
+from faults.runs import Watch, left_behind, trained_anew
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,7 +29,9 @@ def test_nothing_is_lost_and_every_message_is_clear() -> None:
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     kills, bad = ended.stdout.splitlines()[-2:]
     assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert kills.startswith("kills tried 6 (single runs 6, ")
     assert kills.endswith("runs lost 0, runs counted twice 0, resumed runs that differ 0")
+    assert re.search(r"[1-9]\d* of them taken up from a checkpoint", ended.stdout)
     assert bad == "bad inputs tried 10, tracebacks shown 0, unclear messages 0"
 
 
@@ -31,8 +39,10 @@ def write(root: Path, name: str, seed: int, status: str = "finished") -> Path:
     folder = root / name
     folder.mkdir(parents=True)
     group = {"name": "x"}
-    config = {"protocol": group, "model": group, "method": group, "task": group, "seed": seed}
+    train = {"lr": 1e-3, "batch_size": 8, "epochs": 1}
+    config = {"protocol": group, "model": group, "method": group, "task": group, "seed": seed, "train": train}
     record = {"schema_version": 1, "status": status, "config": config, "config_hash": "0", "score": {"value": seed}}
+    record |= {"selections": {}, "cost": {"seconds": 1.0}, "parameters": {"adapter": 1, "total": 1}}
     (folder / "run.json").write_text(json.dumps(record))
     return folder
 
@@ -102,3 +112,45 @@ def test_every_version_is_damaged_and_points_are_spread() -> None:
     assert spread(3, 10, random.Random(0)) == [1, 2, 3]
     chosen = spread(100, 10, random.Random(0))
     assert [(point - 1) // 10 for point in chosen] == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("tally", "kills", "bad", "said"),
+    [
+        (Tally({"packs": 3}, ends=3, resumed=1), 3, 2, ""),
+        (Tally(), 0, 2, ""),
+        (Tally({"packs": 3}, ends=3), 3, 2, "no run was taken up from a checkpoint"),
+        (Tally({"packs": 3}, ends=3, resumed=1), 4, 2, "3 of 4 kills were made"),
+        (Tally({"packs": 3}, ends=3, resumed=1), 3, 3, "2 of 3 bad inputs were tried"),
+        (Tally({"packs": 3}, ends=3, resumed=1, left=["x.safetensors"]), 3, 2, "left behind: x.safetensors"),
+        (Tally({"packs": 3}, ends=3, resumed=1, anew=["a/seed-0"]), 3, 2, "trained anew beside a checkpoint: a/seed-0"),
+    ],
+)
+def test_what_was_not_tried_is_a_fault(
+    tally: Tally, kills: int, bad: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verdicts = Verdicts()
+    verdicts.tried["files"] = 2
+    assert say(tally, verdicts, kills, bad) == (1 if said else 0)
+    assert said in capsys.readouterr().out
+
+
+def test_runs_that_trained_anew_are_seen(tmp_path: Path) -> None:
+    for seed, restarts in enumerate((1, 0)):
+        path = write(tmp_path, f"a/seed-{seed}", seed) / "run.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "cost": {"restarts": restarts}}))
+    assert trained_anew(tmp_path) == ["a/seed-1"]
+
+
+def test_odd_content_is_another_and_can_be_read(tmp_path: Path) -> None:
+    record = {"status": "finished", "files": {}, "sha256": "", "score": {"value": 1}, "config": {"protocol": {}}}
+    said = {"steps": 3, "runs": ["a"], "trained": False, "made_with": {}, "format": 1, "seconds": 1.0, "restarts": 0}
+    checkpoint = safetensors.numpy.save({"0": np.ones(3, np.float32)}, {"symlora": json.dumps(said)})
+    for odd, content in ((RECORDS, json.dumps(record).encode()), (PLANS, b'["a", "b"]'), (HEADERS, checkpoint)):
+        made = [change(content) for _, change in odd]
+        assert content not in made and len(set(made)) == len(made)
+    for _, change in HEADERS:
+        path = named_by_content(tmp_path / "pack.0.safetensors", change(checkpoint))
+        path.write_bytes(change(checkpoint))
+        with safetensors.safe_open(path, framework="np") as file:
+            assert json.loads(file.metadata()["symlora"]) != said and file.get_tensor("0").tolist() == [1.0] * 3

@@ -21,7 +21,8 @@ from symlora.config import CONFIG_DIR, Config, compose
 from symlora.interchange.model_card import score_interval, write_card
 from symlora.metrics import matthews_correlation
 from symlora.reporter import Reporter
-from symlora.run import prepare_data, run
+from symlora.run import run
+from symlora.run_data import prepare_data
 
 ROOT = CONFIG_DIR.parent
 HUB = "sentence-transformers/all-MiniLM-L6-v2"

@@ -20,13 +20,13 @@ import pytest
 import torch
 
 from symlora import results
+from symlora.checkpoints import headers
 from symlora.config import CONFIG_DIR, Config, compose
 from symlora.data.splits import load_splits
 from symlora.errors import SymloraError
 from symlora.metrics import compute
 from symlora.reporter import Reporter
 from symlora.run import run, run_pack
-from symlora.training.checkpoint import headers
 
 REPOSITORY = CONFIG_DIR.parent
 SMALL = (
@@ -289,8 +289,11 @@ def test_a_run_that_cannot_be_kept_does_not_cost_the_others(
         publish(work, folder)
 
     monkeypatch.setattr(results, "publish", full)
+    ended = run_pack(some, [Reporter(config, quiet=True) for config in some])
+    assert [record["status"] for _, record in ended] == ["finished", "lost", "finished"]
+    assert "seed-1 could not be finished: no space left" in ended[1][1]["error"]
     with pytest.raises(SymloraError, match="seed-1 could not be finished: no space left"):
-        run_pack(some, [Reporter(config, quiet=True) for config in some])
+        run(some[1], Reporter(some[1], quiet=True))
     assert [results.is_finished(folder) for folder in folders] == [True, False, True]
     assert not list((tmp_path / "runs").rglob(".seed-*"))
     monkeypatch.undo()

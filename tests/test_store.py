@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_every_file_is_hashed_and_any_change_is_found(finished: tuple[Path, Path
                 with pytest.raises(SymloraError, match="damaged|cannot be read"):
                     results.finished_record(small(tmp_path, "task=rte", "train.epochs=1"))
         path.unlink()
-        assert (verify(tmp_path / "runs").problems != []) == (name != "run.json")
+        assert len(lost := verify(tmp_path / "runs").problems) == 1 and name in lost[0]
         path.write_bytes(content)
     assert verify(tmp_path / "runs").problems == []
 
@@ -158,6 +159,96 @@ def test_a_failed_run_comes_back_too_but_never_before_a_finished_one(
     shutil.move(tmp_path / "copy", failed)
     results.recover(folder)
     assert (results.read_run(folder) or {})["status"] == "failed" and not failed.exists()
+
+
+def test_what_is_being_written_is_no_leftover(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = copied(finished, tmp_path)
+    work = results.begin(folder.with_name("seed-3"))
+    assert "left by a process that was killed" in verify(tmp_path / "runs").problems[0]
+    other = multiprocessing.get_context("fork").Process(
+        target=hold, args=(tmp_path / "runs", folder.with_name("seed-3"), tmp_path / "held")
+    )
+    other.start()
+    try:
+        while not (tmp_path / "held").exists():
+            time.sleep(0.01)
+        assert verify(tmp_path / "runs").problems == [] and work.exists()
+    finally:
+        other.kill()
+        other.join()
+
+
+def hold(root: Path, folder: Path, told: Path) -> None:
+    with locked(root, folder):
+        told.touch()
+        time.sleep(60)
+
+
+def test_a_run_cut_short_is_not_called_finished(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = copied(finished, tmp_path)
+    config = small(tmp_path, "task=rte", "train.epochs=1")
+    assert look("seeds", config, 0.0).state == "finished"
+    (folder / "predictions.parquet").write_bytes(b"")
+    assert look("seeds", config, 0.0).state == "failed"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda record: record.pop("status"),
+        lambda record: record["score"].pop("value"),
+        lambda record: record["config"].pop("protocol"),
+        lambda record: record.update(files={"a": {}}),
+        lambda record: record.update(files=[]),
+        lambda record: record.update(status="nearly"),
+    ],
+)
+def test_a_record_without_what_readers_need_is_no_record(
+    spoil: Any, finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = copied(finished, tmp_path)
+    record = results.read_run(folder)
+    assert record is not None
+    del record["sha256"]
+    results.write_json(folder / "run.json", record)
+    assert results.read_run(folder) == record  # as runs were before they had checksums
+    spoil(record)
+    results.write_json(folder / "run.json", record)
+    assert results.read_run(folder) is None
+
+
+def test_what_another_process_of_the_sweep_settled_is_not_trained_again(
+    minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = small(tmp_path, "task=rte", "train.epochs=1", "train.lr=1e30")
+    forced = small(tmp_path, "task=rte", "train.epochs=1", "force=true")
+    began = time.time() - 1
+    (_, failed), (_, repeated) = train(fails), train(forced)
+    assert (failed["status"], repeated["status"]) == ("failed", "finished")
+    monkeypatch.setattr("symlora.run.fit_pack", lambda *_, **__: pytest.fail("trained again"))
+    for config in (fails, forced):
+        reporters = [Reporter(config, quiet=True)]
+        stored = results.read_run(results.run_folder(config))
+        assert run_pack([config], reporters, began)[0][1] == stored
+        with monkeypatch.context() as patched:
+            patched.setattr("symlora.run._train", lambda *_, **__: [(Path(), {"status": "trained"})])
+            assert run_pack([config], reporters, time.time() + 1)[0][1]["status"] == "trained"
+
+
+def test_no_memory_for_the_models_is_as_no_memory_for_training(
+    minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configs = [small(tmp_path, "task=rte", "train.epochs=1", f"seed={seed}") for seed in range(2)]
+
+    def build_pack(some: Any, *_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("symlora.run.build_pack", build_pack)
+    ended = run_pack(configs, [Reporter(config, quiet=True) for config in configs])
+    assert "trained again in two halves" in capsys.readouterr().err
+    for folder, record in ended:
+        assert record["status"] == "failed" and "OutOfMemoryError" in record["error"]
+        assert results.read_run(folder) == json.loads(json.dumps(record))
 
 
 def test_a_damaged_leftover_takes_no_place(finished: tuple[Path, Path], tmp_path: Path) -> None:

@@ -27,11 +27,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 
 from symlora import results
+from symlora.checkpoints import headers, plans
 from symlora.config import CONFIG_DIR
 from symlora.locks import locked
 from symlora.signals import Stopped, stop_requested
 from symlora.sweep import worker
-from symlora.training.checkpoint import headers, plans
 
 SCRIPTS = CONFIG_DIR.parent / "scripts"
 BASIC = ("hydra/launcher=packed", "hydra.launcher.inner=basic")
@@ -193,12 +193,12 @@ def test_a_pack_that_breaks_leaves_the_others(
 
     real = symlora.run.run_pack
 
-    def breaking(configs: Sequence[Any], reporters: Sequence[Any]) -> Any:
+    def breaking(configs: Sequence[Any], reporters: Sequence[Any], began: float) -> Any:
         if configs[0].method.name == "lora":
             raise RuntimeError("no memory")
         if len(configs) > 1 and configs[0].method.name == "head":
             raise ValueError("these runs cannot share a pass")
-        return real(configs, reporters)
+        return real(configs, reporters, began)
 
     monkeypatch.setattr("symlora.run.run_pack", breaking)
     returns = multirun(*BASIC, "method=lora,symlora,head", "seed=0,1")
@@ -318,7 +318,7 @@ def test_a_run_of_another_process_is_waited_for(
         monkeypatch.setattr("symlora.sweep.launcher.owner", lambda *_: stack.close())  # while it waits
         returns = multirun(*points)
     assert all(job.status == JobStatus.COMPLETED for job in returns)
-    assert "1 runs are trained by other processes; waiting" in capsys.readouterr().err
+    assert "1 run is trained by other processes; waiting" in capsys.readouterr().err
     assert len(list(results.scan(root))) == 2
 
 

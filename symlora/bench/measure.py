@@ -175,7 +175,7 @@ def task_loads(
     """Every configuration of a task, the encoder's size, and what the record says of the data."""
     from transformers import AutoConfig
 
-    from symlora.run import prepare_data
+    from symlora.run_data import prepare_data
 
     config = {method: task_config(settings, task, method) for method in ("lora", settings.method)}
     data = prepare_data(config["lora"])[1]["train"]

@@ -20,6 +20,7 @@ import numpy as np
 
 from symlora.data import grammar
 from symlora.data.grammar import ANIMALS, PEOPLE, Event, Vocabulary
+from symlora.errors import SymloraError
 
 DEMO_RULES: dict[str, str] = {
     "cola": "acceptable if 'himself' or 'herself' agrees with the subject, not with the noun in between",
@@ -211,7 +212,10 @@ def demo_split(task: str, split: str, rows: int, seed: int = 0, reveal: bool = F
         label = labels.pop()
         texts = _new_texts(draw, spec, vocabulary, label, side, seen)
         if texts is None:
-            raise ValueError(f"demo task {task!r} has no {rows} different rows for {split!r}: it ran out after {index}")
+            raise SymloraError(
+                f"data.demo_rows: {task} has no {rows:,} different rows for {split}: the grammar ran out after "
+                f"{index:,}."
+            )
         seen.add(texts)
         for column, text in zip(spec.columns, texts, strict=True):
             table[column].append(text)

@@ -70,6 +70,16 @@ class TokenizedSplit:
         """[rows] tokens in each row, special tokens included."""
         return np.diff(self.offsets)
 
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """By name, all that are there."""
+        names = ("input_ids", "token_type_ids", "offsets", "labels", "idx")
+        return {name: np.ascontiguousarray(array) for name in names if (array := getattr(self, name)) is not None}
+
+    @property
+    def sha256(self) -> str:
+        """Of the content of the arrays."""
+        return _digest(self.arrays())
+
 
 def tokenize(
     split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, cache_dir: str | Path | None
@@ -115,12 +125,8 @@ def save_tokens(path: str | Path, tokens: TokenizedSplit) -> None:
     from safetensors.numpy import save
 
     path = Path(path)
-    arrays: dict[str, npt.NDArray[Any]] = {
-        name: np.ascontiguousarray(getattr(tokens, name)) for name in ("input_ids", "offsets", "labels", "idx")
-    }
-    if tokens.token_type_ids is not None:
-        arrays["token_type_ids"] = np.ascontiguousarray(tokens.token_type_ids)
-    metadata = {"format": FORMAT, "truncated": str(tokens.truncated), "sha256": _digest(arrays)}
+    arrays = tokens.arrays()
+    metadata = {"format": FORMAT, "truncated": str(tokens.truncated), "sha256": tokens.sha256}
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as temporary:
         temporary.write_bytes(save(arrays, metadata=metadata))

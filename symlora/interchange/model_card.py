@@ -25,6 +25,8 @@ _PAPER = """\
   year    = {2025}
 }
 """
+_NEEDS = """ The package symlora brings the method; it is installed from a
+checkout of its repository, and on no index."""
 _TEXT = """\
 # {method} adapter for {task} on {base}
 
@@ -169,7 +171,7 @@ def _text(record: Mapping[str, Any], predictions: Mapping[tuple[str, str], Any])
         data="GLUE" if config["data"]["source"] == "glue" else "made-up demo sentences, not GLUE",
         labels=", ".join(f"{number} = {name}" for number, name in enumerate(task["labels"])) or "a score from 0 to 5",
         code="\n".join(code),
-        needs="" if not ours else " The package symlora brings the method; it is installed from\na checkout of its repository, and on no index.",
+        needs="" if not ours else _NEEDS,
         split=score["split"],
         metric=score["metric"],
         value=_number(score["value"]),

@@ -137,7 +137,7 @@ def build_pack(configs: Sequence[Config], device: torch.device, precision: str) 
 
     Raises:
         SymloraError: The encoder cannot be found or loaded, the adapter does not fit it, or `init_from` does not fit.
-        ValueError: These runs cannot share a pass (`Pack`).
+        CannotPack: These runs cannot share a pass (`Pack`).
     """
     first = configs[0]
     if len(configs) > 1:

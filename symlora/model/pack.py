@@ -36,11 +36,15 @@ PACKED_TYPES = frozenset({"ADALORA", "DELORA", "HRA", "IA3", "LORA", "MISS", "VE
 OWN_STARTS = (True, False, "gaussian", "orthogonal")  # of LoRA; PiSSA, OLoRA and others rewrite the frozen weight
 
 
+class CannotPack(ValueError):
+    """These runs cannot share a pass; they can be trained one after another."""
+
+
 def check_packable(method: MethodConfig) -> None:
     """Refuses methods whose runs cannot share an encoder.
 
     Raises:
-        ValueError: They train, or rewrite, what is shared; or their layers do not work on a stack of runs.
+        CannotPack: They train, or rewrite, what is shared; or their layers do not work on a stack of runs.
     """
     why = None
     arguments = method.peft_config
@@ -61,7 +65,7 @@ def check_packable(method: MethodConfig) -> None:
         elif arguments.get("init_lora_weights", True) not in OWN_STARTS:
             why = f"init_lora_weights={arguments['init_lora_weights']} rewrites the frozen weights"
     if why is not None:
-        raise ValueError(f"method={method.name}: {why}: such runs train alone")
+        raise CannotPack(f"method={method.name}: {why}: such runs train alone")
 
 
 class Packed(nn.Module):
@@ -228,7 +232,7 @@ class Pack:
         runs: Made by `symlora.model.build.build_pack`.
 
     Raises:
-        ValueError: Something is trained outside of adapted projections and head (full fine-tuning, `bias="all"`), or
+        CannotPack: Something is trained outside of adapted projections and head (full fine-tuning, `bias="all"`), or
             the encoder does not run on flat batches: such runs train alone.
     """
 
@@ -249,7 +253,7 @@ class Pack:
         """A copy of the first run's encoder, on the same frozen tensors, with `Packed` where something is trained."""
         first = self.runs[0].encoder
         if not first.flat:
-            raise ValueError("this encoder does not run on flat batches, so its runs train one at a time")
+            raise CannotPack("this encoder does not run on flat batches, so its runs train one at a time")
         streams = DropoutStreams([run.streams.generators[0] for run in self.runs])
         shared: dict[int, Any] = {id(p): p for p in first.parameters()}
         shared[id(first.streams)] = streams
@@ -257,12 +261,12 @@ class Pack:
         names = [name for name, _ in trained_modules(self.runs[0])]
         loose = [n for n, _ in self.runs[0].trainable() if not any(n.startswith(f"{name}.") for name in names)]
         if loose:
-            raise ValueError(f"{loose[0]} is trained outside of adapted projections and head: such runs train alone")
+            raise CannotPack(f"{loose[0]} is trained outside of adapted projections and head: such runs train alone")
         owners: dict[int, int] = {}
         for number, run in enumerate(self.runs):
             for name, parameter in run.trainable():
                 if owners.setdefault(id(parameter), number) != number:
-                    raise ValueError(f"{name} is trained and belongs to the shared encoder: such runs train alone")
+                    raise CannotPack(f"{name} is trained and belongs to the shared encoder: such runs train alone")
         for name in names:
             members = [run.encoder.get_submodule(name) for run in self.runs]
             packed = Packed(members, [run.streams for run in self.runs], streams)
@@ -291,6 +295,6 @@ def trained_modules(run: "RunModel") -> list[tuple[str, nn.Module]]:
         beside = isinstance(module, ModulesToSaveWrapper) and isinstance(module.original_module, nn.LayerNorm)
         if not inside and (isinstance(module, BaseTunerLayer) or beside or name in prefixes):
             if isinstance(module, BaseTunerLayer) and not isinstance(module.get_base_layer(), nn.Linear):
-                raise ValueError(f"{name} adapts a {type(module.get_base_layer()).__name__}: such runs train alone")
+                raise CannotPack(f"{name} adapts a {type(module.get_base_layer()).__name__}: such runs train alone")
             found.append((name, module))
     return found

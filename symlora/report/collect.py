@@ -7,7 +7,6 @@ training is no problem: it is a row with status `failed`.
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from symlora.config import HELD_OUT
 from symlora.errors import SymloraError
 from symlora.metrics import chance_level
 from symlora.report.predictions import Unusable, checked_labels
-from symlora.results import RUN_FILE, SCHEMA_VERSION, damage
+from symlora.results import RUN_FILE, SCHEMA_VERSION, damage, run_folders
 
 RULES = ("best", "last", "held_out")  # how an epoch is chosen, symlora.training.result
 
@@ -120,15 +119,6 @@ def collect(results_dir: Path) -> Collected:
         )
     rows, repeated = _without_repeats(rows, results_dir)
     return Collected(frame_of(rows), tuple(bad + repeated), found)
-
-
-def run_folders(results_dir: Path) -> Iterator[Path]:
-    """Folders that hold a run, or should; the working folders of runs that are still going are not among them."""
-    places = {path.parent for path in results_dir.rglob(RUN_FILE)}
-    places |= {path for path in results_dir.rglob("seed-*") if path.is_dir()}
-    for folder in sorted(places):
-        if not any(part.startswith(".") for part in folder.relative_to(results_dir).parts):
-            yield folder
 
 
 def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:

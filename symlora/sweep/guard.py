@@ -1,4 +1,4 @@
-"""What is refused before a sweep of the study begins: Hydra callbacks named in configs/sweep.
+"""What is refused before a sweep begins: Hydra callbacks named in configs/config.yaml and configs/sweep.
 
 A callback, because it sees a command under any launcher. Hydra turns an Exception of a callback into a warning;
 SystemExit ends the command.
@@ -42,6 +42,25 @@ def swept(params: Mapping[str, Any] | None, overrides: list[str]) -> dict[str, l
 
 def _swept(config: DictConfig) -> dict[str, list[str]]:
     return swept(config.hydra.sweeper.get("params"), list(config.hydra.overrides.task))
+
+
+class HasPlace(Callback):
+    """Of every multirun: Hydra's folder can be made. Hydra itself would show a traceback."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Called by Hydra.
+
+        Raises:
+            SystemExit: It cannot.
+        """
+        folder = Path(config.hydra.sweep.dir)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            sys.exit(
+                f"error: the folder {folder} cannot be made: {error.strerror}. Move away what stands there, or set "
+                "hydra.sweep.dir=<a writable folder>."
+            )
 
 
 class OneSeed(Callback):

@@ -24,10 +24,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from symlora.checkpoints import clear_settled, headers, plans, write_plan
 from symlora.config import Config, resolve
 from symlora.errors import SymloraError
 from symlora.locks import owner
-from symlora.results import RUN_FILE, finished_record, read_run, run_folder
+from symlora.results import finished_record, read_run, run_folder
 from symlora.signals import check, stopping_gently
 from symlora.sweep import inner as inners
 from symlora.sweep.devices import visible_devices
@@ -79,10 +80,13 @@ class PackedLauncher(Launcher):
                 configs[index] = config
             else:
                 outcomes[index] = Outcome(index, error=str(config))
+        self._began = time.time()
         try:
             outcomes |= self._run(configs, job_overrides)
         except SymloraError as error:
             raise CompactHydraException(f"error: {error}") from None
+        for root in {Path(config.results_dir) for config in configs.values()}:
+            clear_settled(root)
         for index, job_return in enumerate(returns):
             _settle(job_return, outcomes[index])
         _say_failures([outcomes[index] for index in range(len(returns))], job_overrides)
@@ -145,14 +149,13 @@ class PackedLauncher(Launcher):
 
     def _train_all(self, jobs: Sequence[Job], job_overrides: Sequence[Sequence[str]]) -> dict[int, Outcome]:
         """Trains jobs; those that other processes train are waited for, and trained here if they are left undone."""
-        began = time.time()
         outcomes = self._train(jobs, job_overrides)
         while busy := [job for job in jobs if outcomes[job.index].busy]:
-            _say(f"{len(busy)} runs are trained by other processes; waiting for them (Ctrl-C is safe)")
+            are = "runs are" if len(busy) > 1 else "run is"
+            _say(f"{len(busy)} {are} trained by other processes; waiting (Ctrl-C is safe)")
             while all(owner(Path(job.config.results_dir), run_folder(job.config)) for job in busy):
                 time.sleep(POLL)
-            failed = {job.index: ended for job in busy if (ended := _failed_since(job, began)) is not None}
-            outcomes |= failed | self._train([job for job in busy if job.index not in failed], job_overrides)
+            outcomes |= self._train(busy, job_overrides)  # what is finished, or failed meanwhile, is not trained again
         return outcomes
 
     def _train(self, jobs: Sequence[Job], job_overrides: Sequence[Sequence[str]]) -> dict[int, Outcome]:
@@ -179,7 +182,7 @@ class PackedLauncher(Launcher):
         path = folder / f"packs-{secrets.token_hex(4)}.jsonl"
         given_out = devices if inner == "joblib" and len(devices) > 1 else ()
         stop_file = path.with_suffix(".stop").absolute()
-        task = PackTask(packs, Progress(path), threads, given_out, stop_file)
+        task = PackTask(packs, Progress(path), threads, given_out, stop_file, self._began)
         if stopped:
             _say(f"{sum(len(pack.jobs) for pack in stopped)} runs go on in the packs of a sweep that was stopped")
         _say(
@@ -211,14 +214,12 @@ def stopped_packs(jobs: Sequence[Job]) -> tuple[list[Pack], list[Job]]:
 
     A run's last bits depend on the runs beside it.
     """
-    from symlora.training.checkpoint import headers, plans
-
     packs: list[Pack] = []
     left = {_name(job): job for job in jobs}
     for root in dict.fromkeys(Path(job.config.results_dir) for job in jobs):
         kept = headers(root)
         for runs in [*(header.runs for header in kept), *plans(root)]:
-            mine = [name for name in runs if name in left]
+            mine = [name for name in dict.fromkeys(runs) if name in left]
             if mine and (set(mine) == set(runs) or any(header.serves(mine) for header in kept)):
                 packs.append(Pack(tuple(left.pop(name) for name in mine)))
     return packs, list(left.values())
@@ -226,23 +227,12 @@ def stopped_packs(jobs: Sequence[Job]) -> tuple[list[Pack], list[Job]]:
 
 def note_plan(packs: Sequence[Pack]) -> None:
     """Keeps which runs are to train together, for the same command after a stop."""
-    from symlora.training.checkpoint import write_plan
-
     for pack in packs:
         write_plan(Path(pack.jobs[0].config.results_dir), [_name(job) for job in pack.jobs])
 
 
 def _name(job: Job) -> str:
     return str(run_folder(job.config).relative_to(Path(job.config.results_dir)))
-
-
-def _failed_since(job: Job, began: float) -> Outcome | None:
-    """The outcome of a run that another process has trained meanwhile, and that failed."""
-    folder = run_folder(job.config)
-    record = read_run(folder)
-    if record is None or record["status"] != "failed" or (folder / RUN_FILE).stat().st_mtime < began:
-        return None
-    return outcome(job.index, folder, record)
 
 
 def _auto(jobs: int, devices: Sequence[str]) -> str:

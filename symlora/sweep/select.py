@@ -14,6 +14,7 @@ from typing import Any
 
 from symlora.config import HELD_OUT, Config
 from symlora.errors import SymloraError
+from symlora.files import whole
 from symlora.identity import config_hash
 
 AXES = ("lr", "batch_size")
@@ -159,9 +160,8 @@ def write(choice: Choice, path: Path) -> None:
     ]
     lines += ["train:", f"  lr: {best.lr!r}", f"  batch_size: {best.batch_size}", ""]
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text("\n".join(lines))
-    temporary.replace(path)
+    with whole(path) as temporary:
+        temporary.write_text("\n".join(lines))
 
 
 def _edge(choice: Choice, axis: str) -> str:

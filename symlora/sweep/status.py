@@ -10,7 +10,7 @@ from typing import Any
 from symlora.config import Config
 from symlora.locks import owner
 from symlora.reporter import clock
-from symlora.results import read_run, run_folder
+from symlora.results import damage, read_run, run_folder
 
 STATES = ("finished", "running", "failed", "missing")
 
@@ -47,7 +47,7 @@ def look(stage: str, config: Config, now: float) -> Run:
     folder = run_folder(config)
     record = read_run(folder)
     state, elapsed = "missing", 0.0
-    if record is not None and record["status"] == "finished":
+    if record is not None and record["status"] == "finished" and not damage(folder, record, sizes_only=True):
         state = "finished"
     elif (running := owner(Path(config.results_dir), folder)) is not None:
         state, elapsed = "running", max(0.0, now - running["since"])

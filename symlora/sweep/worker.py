@@ -1,5 +1,6 @@
 """What runs in a worker: one pack, from its number to the outcome of each of its runs."""
 
+import math
 import os
 import sys
 import traceback
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 
 from symlora.config import Config
+from symlora.errors import SymloraError
 from symlora.hub import go_offline_if_unreachable
 from symlora.reporter import Reporter
 from symlora.results import FAILED_FILE, RUN_FILE, is_finished
@@ -44,8 +46,8 @@ def outcome(index: int, folder: Path, record: dict[str, Any]) -> Outcome:
     """The outcome that a run's record tells of."""
     if record["status"] == "finished":
         return Outcome(index, score=record["score"]["value"])
-    if record["status"] == "busy":
-        return Outcome(index, error=record["error"], busy=True)
+    if record["status"] in ("busy", "lost"):
+        return Outcome(index, error=record["error"], busy=record["status"] == "busy")
     return Outcome(index, error=failure(folder, record))
 
 
@@ -65,6 +67,7 @@ class PackTask:
         threads: Of torch; None leaves them.
         devices: GPUs to be given out in turn, where Hydra's configuration does not (`hydra.job.env_set`).
         stop_file: Where it appears, the launching process was asked to stop.
+        began: When the sweep began (symlora.run.run_pack).
     """
 
     packs: Sequence[Pack]
@@ -72,6 +75,7 @@ class PackTask:
     threads: int | None = None
     devices: Sequence[str] = ()
     stop_file: Path | None = None
+    began: float = math.inf
 
     def __call__(self, cfg: Any) -> list[Outcome]:
         """Trains one pack. What goes wrong with it is told in its outcomes, and stops no other pack."""
@@ -88,7 +92,7 @@ class PackTask:
         except Stopped:
             return [Outcome(job.index, error="stopped") for job in pack.jobs]
         except Exception as error:  # bad data, no disk left, a fault of ours
-            if type(error).__name__ != "SymloraError":
+            if not isinstance(error, SymloraError):
                 traceback.print_exc(file=sys.stderr)
             outcomes = [Outcome(job.index, error=str(error) or type(error).__name__) for job in pack.jobs]
         failed = sum(outcome.error is not None for outcome in outcomes)
@@ -106,12 +110,12 @@ class PackTask:
         configs = [job.config for job in pack.jobs]
         reporters = [PackReporter(config, self.progress, number) for config in configs]
         try:
-            trained = run_pack(configs, reporters)
+            trained = run_pack(configs, reporters, self.began)
         except ValueError:  # a method whose modules cannot be stacked (symlora.model.pack): one run after another
             if len(configs) == 1:
                 raise
             alone = zip(configs, reporters, strict=True)
-            trained = [run_pack([config], [reporter])[0] for config, reporter in alone]
+            trained = [run_pack([config], [reporter], self.began)[0] for config, reporter in alone]
         return [outcome(job.index, *ran) for job, ran in zip(pack.jobs, trained, strict=True)]
 
 

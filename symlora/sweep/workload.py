@@ -23,7 +23,7 @@ def describe(configs: Mapping[int, Config]) -> tuple[list[Job], dict[int, Outcom
     """
     go_offline_if_unreachable()
     from symlora.model.build import pick_device
-    from symlora.run import prepare_data
+    from symlora.run_data import prepare_data
 
     sizes: dict[str, tuple[float, int] | SymloraError] = {}
     jobs: list[Job] = []

@@ -11,93 +11,24 @@ A checkpoint belongs to its pack, since a run's last bits depend on the runs bes
 the end, any of them can be taken from it alone.
 """
 
-import contextlib
 import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
+from symlora.checkpoints import FOLDER, FORMAT, Header, clear_settled, headers, pack_name, plans
 from symlora.files import whole
-from symlora.locks import owner
-from symlora.results import is_finished
+from symlora.results import is_settled, read_run
 
-FOLDER = ".checkpoints"
-FORMAT = 1
-SHARE_OF_TIME = 0.01  # a checkpoint that took t seconds is followed by none for t / 0.01: they cost 1 % at most
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a checkpoint says of itself, read without its tensors.
-
-    Attributes:
-        path: The file.
-        runs: Its runs: paths of their folders within the results folder.
-        trained: Whether they are trained to the end, and only their folders are missing.
-        made_with: Configurations, data, weights, versions, device, precision and threads: all that must be the same.
-        steps: Steps done.
-    """
-
-    path: Path
-    runs: tuple[str, ...]
-    trained: bool
-    made_with: dict[str, Any]
-    steps: int
-
-    def serves(self, runs: Iterable[str]) -> bool:
-        """Whether these runs can go on from it: its own, or some of its own once they are trained."""
-        wanted = set(runs)
-        return bool(wanted) and (wanted <= set(self.runs) if self.trained else wanted == set(self.runs))
-
-
-def headers(results_dir: Path) -> list[Header]:
-    """All checkpoints in a results folder that can be read, the furthest first."""
-    found = []
-    for path in sorted((results_dir / FOLDER).glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="pt") as file:
-                said = json.loads((file.metadata() or {})["symlora"])
-            if said["format"] == FORMAT:
-                found.append(Header(path, tuple(said["runs"]), said["trained"], said["made_with"], said["steps"]))
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError):
-            continue  # damaged; or removed since by the process that finished its runs: torch's error for that
-    return sorted(found, key=lambda header: -header.steps)
-
-
-def plans(results_dir: Path) -> list[tuple[str, ...]]:
-    """Which runs a sweep meant to train together, of packs that are not finished."""
-    found = []
-    for path in sorted((results_dir / FOLDER).glob("*.plan.json")):
-        try:
-            runs = json.loads(path.read_text())
-        except (OSError, ValueError):
-            continue
-        if isinstance(runs, list) and all(isinstance(run, str) for run in runs):
-            found.append(tuple(runs))
-    return found
-
-
-def write_plan(results_dir: Path, runs: Sequence[str]) -> None:
-    """Notes that these runs train together. Unwritten, a stopped sweep may put them into other packs later."""
-    path = results_dir / FOLDER / f"{_pack_name(runs)}.plan.json"
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as temporary:
-            temporary.write_text(json.dumps(list(runs)))
-
-
-def _pack_name(runs: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps(sorted(runs)).encode()).hexdigest()[:16]
+SHARE_OF_TIME = 0.01  # a checkpoint that took t seconds is followed by none for t / 0.01
 
 
 class Checkpoint:
@@ -123,7 +54,7 @@ class Checkpoint:
         self.runs = tuple(runs)
         self.made_with = json.loads(json.dumps(made_with))
         self.seconds, self.resume = seconds, resume
-        self._name = _pack_name(runs)
+        self._name = pack_name(runs)
         self.seconds_before, self.restarts, self.together = 0.0, 0, len(runs)
         self._started = time.monotonic()
         self._next = self._started + seconds
@@ -166,8 +97,10 @@ class Checkpoint:
 
     def load(self) -> dict[str, Any] | None:
         """What was kept of these runs; None where nothing was, or it is damaged, or was made with other versions."""
+        for half in self.folder.glob(f".{self._name}.*.safetensors.*"):  # of a process killed while it wrote
+            half.unlink(missing_ok=True)
+        clear_settled(self.results_dir, self.runs)
         found = headers(self.results_dir)
-        self._clear_away(found)
         for path in set(self.folder.glob(f"{self._name}.*.safetensors")) - {header.path for header in found}:
             self._say(f"{path} is damaged")
         for header in found if self.resume else []:
@@ -187,6 +120,8 @@ class Checkpoint:
             said = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["symlora"])
             self.seconds_before, self.restarts = said["seconds"], said["restarts"] + 1
             self.together = len(header.runs)
+            times = "" if self.restarts == 1 else f" for the {self.restarts}th time"
+            print(f"  goes on after step {header.steps:,}, from a checkpoint{times}", file=sys.stderr)
             state: dict[str, Any] = _put_together(said["state"], load(content))
             return state
         return None
@@ -197,19 +132,6 @@ class Checkpoint:
         before, now = theirs.pop("configurations", {}), own.pop("configurations")
         odd = sorted(key for key in own.keys() | theirs.keys() if own.get(key) != theirs.get(key))
         return odd + ["configurations"] * any(before.get(run) != now[run] for run in self.runs)
-
-    def _clear_away(self, found: Sequence[Header]) -> None:
-        """Removes what killed processes left: half a file of these runs, and what belongs to finished runs alone."""
-        for half in self.folder.glob(f".{self._name}.*"):
-            half.unlink(missing_ok=True)
-        left = {header.path: header.runs for header in found}
-        left |= {self.folder / f"{_pack_name(runs)}.plan.json": runs for runs in plans(self.results_dir)}
-        for path, runs in left.items():
-            places = [self.results_dir / run for run in runs if run not in self.runs]
-            if len(places) == len(runs) and all(
-                is_finished(place) and owner(self.results_dir, place) is None for place in places
-            ):
-                path.unlink(missing_ok=True)
 
     def _say(self, text: str) -> None:
         print(f"  {text}: training starts anew", file=sys.stderr)
@@ -222,11 +144,11 @@ class Checkpoint:
         """Removes the checkpoints of these runs; not one of a pack that has others to finish."""
         for header in headers(self.results_dir):
             mine, others = set(header.runs) & set(self.runs), set(header.runs) - set(self.runs)
-            if mine and all(is_finished(self.results_dir / run) for run in others):
+            if mine and all(is_settled(read_run(self.results_dir / run)) for run in others):
                 header.path.unlink(missing_ok=True)
         for runs in plans(self.results_dir):
             if set(runs) & set(self.runs):
-                (self.folder / f"{_pack_name(runs)}.plan.json").unlink(missing_ok=True)
+                (self.folder / f"{pack_name(runs)}.plan.json").unlink(missing_ok=True)
 
 
 def _taken_apart(value: Any, tensors: dict[str, Tensor], seen: dict[int, str]) -> Any:

@@ -12,6 +12,7 @@ child of one process that has imported everything once, so that a whole run take
     disks       full and read-only disks, clocks that jump
     judge       whether a command's answer to bad input is clear
     files       damaged versions of every file that is read
+    odd         content that can be read and is odd; locks that other processes hold
     overrides   made-up settings
     tables      made-up data files
 """

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from faults.children import Plant
 from faults.judge import Verdicts
-from faults.kills import SHORT, Subject, Tally, points_of, spread, subject
+from faults.kills import PACKED, SHORT, Subject, Tally, kind_of, points_of, spread, subject
 from faults.places import Place
 from faults.points import checkpoints_at_once, clock_jumps, failing_at, files_up_to, planted
 from faults.runs import Watch, results_of
@@ -16,14 +16,32 @@ SIZES = (4096, 9000, 20_000, 60_000)  # bytes; what the script prints must fit
 YEAR = 365 * 86400.0
 JUMPS = ((10 * YEAR, 3), (-10 * YEAR, 3), (3600.0, 1), (-7 * 86400.0, 10), (-40 * YEAR, 20))
 CODES = (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT)
-BLOCKED = ("runs", "runs/demo", "runs/.locks", "runs/.checkpoints")
+RUN = ("method=symlora", *SHORT)
+SWEEP = (*PACKED, "method=symlora,lora", "seed=0", *SHORT)
+BLOCKED = (
+    *((name, RUN) for name in ("runs", "runs/demo", "runs/.locks", "runs/.checkpoints")),
+    *((name, SWEEP) for name in (".cache", ".cache/multirun", "runs", "runs/.locks")),  # Hydra's own folder too
+)
 
 
 def full_disks(
     place: Place, count: int, rng: random.Random, verdicts: Verdicts, tally: Tally, tried: Callable[[], object]
 ) -> None:
-    """Lets a run meet a disk that is full, or fails, from some point on; then starts it again on a whole one."""
-    what = subject(place, "single runs", ("method=symlora", *SHORT))
+    """Lets runs and sweeps meet a disk that is full, or fails, from some point on; then starts them on a whole one."""
+    for overrides, tries in ((RUN, count - count // 3), (SWEEP, count // 3)):
+        if tries:
+            _full_disk(place, subject(place, kind_of(overrides), overrides), tries, rng, verdicts, tally, tried)
+
+
+def _full_disk(
+    place: Place,
+    what: Subject,
+    count: int,
+    rng: random.Random,
+    verdicts: Verdicts,
+    tally: Tally,
+    tried: Callable[[], object],
+) -> None:
     for name, plant in _faults(place, what, count, rng):
         here = place.below("full")
         watch = Watch(here.runs)
@@ -55,23 +73,25 @@ def _faults(
 
 def blocked_folders(place: Place, verdicts: Verdicts, tried: Callable[[], object]) -> None:
     """A file stands where a folder belongs: nothing can be written there, whoever the user is."""
-    for name in BLOCKED:
+    for name, overrides in BLOCKED:
         here = place.below("blocked")
         path = here.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("a file")
-        ended = here.train("method=symlora", *SHORT).wait()
+        ended = here.train(*overrides).wait()
         right = ended.status == 0 and all(run["status"] == "finished" for run in results_of(here.runs).values())
-        verdicts.enter("disks", f"a file at {name}", ended, [str(path), "results_dir"], right)
+        said = f"a file at {name}: {shlex.join(overrides)}"
+        key = "results_dir" if name.startswith("runs") else "hydra.sweep.dir"
+        verdicts.enter("disks", said, ended, [str(path), key], right)
         if path.read_text() != "a file":
-            verdicts.damaged.append(f"a file at {name} was changed")
+            verdicts.damaged.append(f"{said}: it was changed")
         here.clear()
         tried()
 
 
 def jumping_clocks(place: Place, count: int, verdicts: Verdicts, tally: Tally, tried: Callable[[], object]) -> None:
     """The wall clock jumps while a run is trained; nothing may depend on it."""
-    what = subject(place, "single runs", ("method=symlora", *SHORT))
+    what = subject(place, "single runs", RUN)
     for seconds, after in JUMPS[:count]:
         here = place.below("clock")
         said = f"{shlex.join(what.overrides)}, the clock jumps by {seconds:.0f} s"

@@ -12,16 +12,17 @@ from faults.children import Ended
 from faults.damage import others, tree, versions
 from faults.judge import Verdicts
 from faults.kills import PACKED
+from faults.odd import HEADERS, PLANS, RECORDS, Odd, named_by_content
 from faults.places import Place
 from faults.points import checkpoints_at_once, killed_once_saved, planted
-from faults.runs import results_of
+from faults.runs import results_of, trained_anew
 from faults.tables import write_glue
 
 SMALL = ("train.epochs=1", "data.demo_rows={train: 32, validation: 16, test: 4}")
 SECTION = "runs/demo/tiny/symlora/mrpc/*/seed-0/"
 OPTIONS = ("--tasks", "mrpc", "--model", "local", "--protocol", "demo")
 
-VERSIONS = 6  # at least, of every file (faults.damage)
+CHECKPOINTS = "stopped/.checkpoints/*.safetensors"
 
 Result = Callable[[Place, Ended], Any]
 
@@ -61,11 +62,27 @@ class Target:
             match is taken.
         commands: That read it.
         names: One of these must be in a message; the file's own name is always right.
+        odd: What else is tried: content that can be read, and is odd.
     """
 
     path: str
     commands: Sequence[Command]
     names: Sequence[str] = ()
+    odd: Sequence[Odd] = ()
+
+    @property
+    def flips(self) -> int:
+        """Of bits. What people type into results/published has no checksum: a changed digit there is an edit."""
+        return 0 if "results/published" in self.path else 2
+
+    def made(self, path: Path, content: bytes, rng: random.Random) -> list[tuple[str, bytes]]:
+        """Name and content of every version of the file that is tried: damaged ones, then readable ones."""
+        damaged = [*versions(content, rng, self.flips), *others(path.suffix)]
+        return damaged + [(name, change(content)) for name, change in self.odd]
+
+    def damaged(self) -> int:
+        """How many of these are not `odd`."""
+        return len([*versions(b"some", random.Random(0), self.flips), *others(Path(self.path).suffix)])
 
     def find(self, place: Place) -> Path:
         """The file.
@@ -147,6 +164,8 @@ SEEDS = Command(
 )
 STOPPED = ("method=lora", "seed=7", *SMALL, "results_dir={folder}/stopped")
 GO_ON = Command("train", STOPPED, taken_up)
+SWEEP_ON = Command("train", (*PACKED, *STOPPED), taken_up)  # reads all checkpoints before it plans
+PLANNED = Command("train", (*PACKED, "method=lora", "seed=8,9", *SMALL), trained)
 TABLES = Command("report", ("table1", "--results-dir", "runs", "--out", "out"), written)
 FIGURES = Command("report", ("figure1", "--results-dir", "runs", "--out", "out"), written)
 REPORT = Command("report", ("report", "--results-dir", "runs", "--out", "out"), written)
@@ -160,7 +179,7 @@ SELECT = Command("select_best", (*OPTIONS, *STUDY), printed)
 EXPORT = Command("export", ("{run}", "{folder}/out", "--to", "lora"), exported)
 
 TARGETS = (
-    Target(SECTION + "run.json", (AGAIN, TABLES, RUNS, STATUS, SELECT, VERIFY), ("seed-0",)),
+    Target(SECTION + "run.json", (RUNS, VERIFY, AGAIN, STATUS, TABLES, SELECT), ("seed-0",), RECORDS),
     Target(SECTION + "predictions.parquet", (AGAIN, TABLES, VERIFY), ("seed-0",)),
     Target(SECTION + "norms.parquet", (FIGURES, VERIFY), ("seed-0",)),
     Target(SECTION + "config.yaml", (VERIFY,), ("seed-0",)),
@@ -169,7 +188,8 @@ TARGETS = (
     Target("start/adapter_config.json", (FROM,), ("init_from", "{folder}/start")),
     Target("start/adapter_model.safetensors", (FROM,), ("init_from", "{folder}/start")),
     Target("cache/*.safetensors", (TRAIN,)),
-    Target("stopped/.checkpoints/*.safetensors", (GO_ON,)),
+    Target(CHECKPOINTS, (GO_ON, SWEEP_ON), odd=HEADERS),
+    Target("runs/.checkpoints/*.plan.json", (PLANNED,), odd=PLANS),
     Target("encoder/config.json", (TRAIN,), ("model.path", "{folder}/encoder")),
     Target("encoder/model.safetensors", (TRAIN,), ("model.path", "{folder}/encoder")),
     Target("encoder/tokenizer.json", (TRAIN,), ("model.path", "{folder}/encoder")),
@@ -260,14 +280,32 @@ def good_files(place: Place, *, quick: bool = False) -> Files:
     shutil.rmtree(good.folder / "cached")
     (start,) = good.runs.glob("demo/tiny/symlora/mrpc/*/seed-1/adapter")
     shutil.copytree(start, good.folder / "start")
+    _plan(good)
     return Files(good)
 
 
+def _plan(good: Place) -> None:
+    """The plan of a sweep that was stopped before it trained."""
+    from symlora.checkpoints import write_plan
+
+    (first,) = good.runs.glob("demo/tiny/lora/mrpc/*/seed-0")
+    write_plan(good.runs, [str(first.relative_to(good.runs).with_name(name)) for name in ("seed-8", "seed-9")])
+
+
 def tries() -> Iterator[tuple[Target, Command, int]]:
-    """Target, command, and the number of the version: all of them, target by target."""
+    """Target, command, and the number of the version: all damaged ones, target by target."""
     for target in TARGETS:
         for command in target.commands:
-            yield from ((target, command, number) for number in range(VERSIONS))
+            yield from ((target, command, number) for number in range(target.damaged()))
+
+
+def odd_tries() -> Iterator[tuple[Target, Command, int]]:
+    """The same of the odd ones: all with the first command of their target, then all with the next."""
+    for turn in range(max(len(target.commands) for target in TARGETS)):
+        for target in TARGETS:
+            for number in range(len(target.odd)):
+                if turn < len(target.commands):
+                    yield target, target.commands[turn], target.damaged() + number
 
 
 def damaged_file(
@@ -280,20 +318,22 @@ def damaged_file(
         if ended.status:
             raise RuntimeError(f"{command} failed on whole files:\n{ended.printed}")
         files.expected[command] = command.result(here, ended)
+        if command in (GO_ON, SWEEP_ON):
+            verdicts.ignored += [f"{command.arguments}: {run}" for run in trained_anew(here.folder / "stopped")]
         here.clear()
     here = files.copied("damaged")
     path = target.find(here)
     content = path.read_bytes()
-    # What people type into results/published has no checksum: a changed digit there is an edit.
-    flips = 0 if "results/published" in target.path else 2
-    made = [*versions(content, rng, flips), *others(path.suffix)]
-    how, changed = made[number % len(made)]
+    how, changed = target.made(path, content, rng)[number]
     path.write_bytes(changed)
+    if target.path == CHECKPOINTS and number >= target.damaged():
+        path = path.rename(named_by_content(path, changed))
     before = tree(here.folder)
     try:
         ended = command.run(here)
     finally:
-        path.write_bytes(content)
+        if target.path.startswith("project/"):  # which is no copy of this try's
+            path.write_bytes(content)
     names = [path.name, *(name.replace("{folder}", str(here.folder)) for name in target.names)]
     right = ended.status == 0 and same(files.expected[command], command.result(here, ended))
     said = f"{target.path}, {how}: {command.script} {' '.join(command.arguments[:3])}"

@@ -9,6 +9,7 @@ from faults.children import Ended
 MOST_LINES = 6
 MOST_LINES_OF_HYDRA = 18  # it lists what there is, and adds where it looked
 MOST_CHARACTERS = 1000
+MOST_CHARACTERS_OF_HYDRA = 2000  # of a failed sweep it repeats the first job's overrides
 SAYS_LEFT_OUT = (
     "left out: ",
     "WARNING",
@@ -28,6 +29,7 @@ class Verdicts:
         tracebacks: A sentence each.
         unclear: The same: no message, or one that does not name what is wrong, or a result that changed in silence.
         damaged: Files of other runs that were changed.
+        ignored: Runs that trained anew beside a whole checkpoint.
     """
 
     tried: Counter[str] = field(default_factory=Counter)
@@ -36,6 +38,7 @@ class Verdicts:
     tracebacks: list[str] = field(default_factory=list)
     unclear: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
 
     def enter(self, kind: str, said: str, ended: Ended, names: Sequence[str], same: bool) -> None:
         """Judges one try.
@@ -75,8 +78,10 @@ def unclear(ended: Ended, names: Sequence[str]) -> str:
     if not any(name in message for name in names):
         return f"names none of {names}: {_brief(message)}"
     lines = [line for line in message.splitlines() if line.strip()]
-    most = MOST_LINES_OF_HYDRA if "HYDRA_FULL_ERROR" in message else MOST_LINES
-    if len(lines) > most or len(message) > MOST_CHARACTERS:
+    of_hydra = "HYDRA_FULL_ERROR" in message
+    most_lines = MOST_LINES_OF_HYDRA if of_hydra else MOST_LINES
+    most_characters = MOST_CHARACTERS_OF_HYDRA if of_hydra else MOST_CHARACTERS
+    if len(lines) > most_lines or len(message) > most_characters:
         return f"{len(lines)} lines, {len(message)} characters: {_brief(message)}"
     return ""
 

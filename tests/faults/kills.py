@@ -10,10 +10,11 @@ from typing import Any
 
 from faults.children import Ended, Plant
 from faults.places import Place
-from faults.points import checkpoints_at_once, killed_at, listed, planted
-from faults.runs import Watch, left_behind, results_of
+from faults.points import checkpoints_at_once, killed_at, killed_once_saved, listed, planted
+from faults.runs import Watch, left_behind, results_of, trained_anew
 
 STOP_SECONDS = 10.0  # that a stop may take (symlora.signals)
+ROUNDS = 5  # more than kills are wanted: a command may end before its moment
 PACKED = ("-m", "hydra/launcher=packed", "hydra.launcher.inner=basic")
 SINGLE = (
     ("method=symlora", "checkpoint.seconds=0.2"),
@@ -38,19 +39,38 @@ class Tally:
         kills: By kind.
         ends: Runs that were compared at the end.
         resumed: How many of these had been taken up from a checkpoint.
+        anew: Runs that were not, although one stood there.
     """
 
     kills: dict[str, int] = field(default_factory=lambda: {"single runs": 0, "packs": 0, "sweeps": 0})
     ends: int = 0
     resumed: int = 0
+    anew: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     twice: list[str] = field(default_factory=list)
     differ: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     other: list[str] = field(default_factory=list)
 
+    def made(self) -> int:
+        """Kills, of every kind."""
+        return sum(self.kills.values())
+
+    def too_little(self, asked: int) -> list[str]:
+        """What these kills do not show, a sentence each."""
+        found = []
+        if self.made() < asked:
+            found.append(f"{self.made()} of {asked} kills were made: the commands ended before their moments")
+        if self.made() and not self.resumed:
+            found.append(f"{self.made()} kills, and no run was taken up from a checkpoint: resuming was not tried")
+        return found
+
     def end(self, watch: Watch, expected: dict[str, dict[str, Any]], said: str) -> None:
-        """Compares the results of one command that was killed and started again."""
+        """Compares the results of one command that was killed and started again.
+
+        Equal results do not say that a checkpoint was used: a run that starts anew has the same bits. So those that
+        were taken up are counted.
+        """
         self.differ += [f"{wrong}  [{said}]" for wrong in watch.end(expected)]
         self.lost += [f"{wrong}  [{said}]" for wrong in watch.lost]
         self.twice += [f"{wrong}  [{said}]" for wrong in watch.twice]
@@ -122,11 +142,36 @@ def at_random(
     return kills
 
 
-def last(here: Place, what: Subject, tally: Tally, watch: Watch, said: str) -> None:
-    """The start that nothing stops, and the comparison."""
+def reach(
+    place: Place, what: Subject, rng: random.Random, tally: Tally, wanted: int, tried: Callable[[], object]
+) -> None:
+    """Kills at random moments until so many kills were made, or so many starts ended before theirs that it gives up."""
+    for _ in range(wanted + ROUNDS):
+        if wanted <= 0:
+            break
+        wanted -= at_random(place, what, rng, tally, min(4, wanted), tried)
+
+
+def once_saved(place: Place, what: Subject, tally: Tally, tried: Callable[[], object]) -> None:
+    """Kills a command as soon as a checkpoint stands; the next start must take every run up from it."""
+    here = place.below("saved")
+    watch = Watch(here.runs)
+    said = f"{shlex.join(what.overrides)} killed once a checkpoint was saved"
+    ended = here.train(*what.overrides, plant=planted(checkpoints_at_once, killed_once_saved(here.runs))).wait()
+    if ended.killed:
+        tally.kills[what.kind] += 1
+        tried()
+    watch.look()
+    last(here, what, tally, watch, said, taken_up=True)
+
+
+def last(here: Place, what: Subject, tally: Tally, watch: Watch, said: str, *, taken_up: bool = False) -> None:
+    """The start that nothing stops, and the comparison; `taken_up`: it must go on from a checkpoint."""
     ended = here.train(*what.overrides, plant=checkpoints_at_once).wait()
     if ended.status:
         tally.other.append(f"ended with {ended.status}: {_brief(ended)}  [{said}]")
+    if taken_up:
+        tally.anew += [f"{run}  [{said}]" for run in trained_anew(here.runs)]
     tally.end(watch, what.expected, said)
     here.clear()
 
@@ -191,20 +236,20 @@ def all_kills(place: Place, budget: int, rng: random.Random, tally: Tally, tried
     for commands, kind, share in shares:
         for command in commands:
             what = subject(place, kind, command)
-            wanted = max(1, round(share * budget / len(commands)))
-            while wanted > 0:
-                done = at_random(place, what, rng, tally, min(4, wanted), tried)
-                wanted -= max(1, done)
+            reach(place, what, rng, tally, max(1, round(share * budget / len(commands))), tried)
             for number in (signal.SIGINT, signal.SIGTERM) if budget >= 50 else ():
                 stopped(place, what, number, rng, tally)
     for pointed in POINTED:
         what = subject(place, kind_of(pointed), pointed)
+        once_saved(place, what, tally, tried)
         names = points_of(place, what)
         wanted = max(2, round(0.35 * budget / len(POINTED)))
         chosen = spread(len(names), wanted, rng)
         for point in chosen:
             again = rng.randint(1, len(names)) if rng.random() < 0.3 else 0
             at_point(place, what, point, tally, tried, again)
+    if tally.made() < budget:  # ends that came before their moments
+        reach(place, subject(place, "single runs", SINGLE[0]), rng, tally, budget - tally.made(), tried)
 
 
 def spread(count: int, wanted: int, rng: random.Random) -> list[int]:

@@ -6,6 +6,7 @@ import hypothesis.strategies as st
 from hypothesis import Phase, given, settings
 
 from faults.judge import Verdicts
+from faults.kills import SHORT
 from faults.places import Place
 
 Wrong = tuple[str, tuple[str, ...]]
@@ -85,6 +86,20 @@ RANGES = {
     "task.columns": ["[sentence]", "word"],
     "task.splits": ["{train: 5}", "word"],
 }
+# Whole numbers without an upper bound: harmless, or refused.
+LARGE = (
+    ("data.demo_rows", "{train: 20000, validation: 16, test: 4}"),
+    ("seed", str(2**32)),
+    ("train.batch_size", str(10**30)),
+    ("seed", str(10**30)),
+    ("data.train_limit", str(10**30)),
+    ("data.demo_rows", "{train: 32, validation: 1000000000000000, test: 4}"),
+    ("train.batch_size", "1000000"),
+    ("seed", str(2**64)),
+    ("seed", str(2**63)),
+    ("data.max_length", str(2**63)),
+    ("method.peft_config.r", str(10**30)),
+)
 GROUPS = ("task", "method", "model", "protocol", "logger", "grid", "sweep")
 PARTS = ("train", "data", "method", "method.peft_config", "model", "protocol", "logger", "task", "checkpoint")
 SYNTAX = ["=1", "train.lr=[1", "train.lr={", "train.lr='x", "seed=1,2", "train.lr=1e-3,2e-3", "train", "~train.nothing",
@@ -98,8 +113,11 @@ def _ranges() -> st.SearchStrategy[Wrong]:
 
 
 def _huge() -> st.SearchStrategy[Wrong]:
+    """Far below 0 for every whole number; far above it for what the encoder bounds (the others: LARGE)."""
     keys = st.sampled_from(["train.batch_size", "train.epochs", "seed", "data.max_length", "data.train_limit"])
-    return st.tuples(keys, st.integers(-(10**30), -1)).map(lambda pair: (f"{pair[0]}={pair[1]}", (pair[0],)))
+    below = st.tuples(keys, st.integers(-(10**30), -1))
+    above = st.tuples(st.just("data.max_length"), st.integers(10**5, 10**30))
+    return st.one_of(below, above).map(lambda pair: (f"{pair[0]}={pair[1]}", (pair[0],)))
 
 
 def _unknown() -> st.SearchStrategy[Wrong]:
@@ -141,10 +159,29 @@ def stop_before_training() -> None:
     run.__dict__["fit_pack"] = accepted
 
 
-def made_up_overrides(place: Place, count: int, verdicts: Verdicts, tried: Callable[[], object]) -> None:
-    """Starts a run with each of `count` wrong settings."""
+def large_settings(place: Place, count: int, verdicts: Verdicts, tried: Callable[[], object]) -> None:
+    """Trains with the first of LARGE: to a finished run, or refused in one clear message. Never to a failed run."""
+    for key, value in LARGE[:count]:
+        here = place.below("large")
+        ended = here.train(*SHORT, f"{key}={value}").wait()
+        said = f"{key}={value}"
+        if "the run failed" in ended.err:
+            verdicts.tried["overrides"] += 1
+            verdicts.unclear.append(f"{said}: {' '.join(ended.err.split())[-400:]}")
+        else:
+            verdicts.enter("overrides", said, ended, (key, f"{key.rpartition('.')[2]} = {value}"), same=True)
+        here.clear()
+        tried()
 
-    @settings(max_examples=count, derandomize=True, database=None, deadline=None, phases=[Phase.generate])
+
+def made_up_overrides(place: Place, count: int, verdicts: Verdicts, tried: Callable[[], object]) -> None:
+    """Starts a run with each of `count` settings: three quarters wrong ones, and large ones that may be right."""
+    large = min(count // 4, len(LARGE))
+    large_settings(place, large, verdicts, tried)
+
+    wanted = max(1, count - large)
+
+    @settings(max_examples=wanted, derandomize=True, database=None, deadline=None, phases=[Phase.generate])
     @given(wrong())
     def one(override: Wrong) -> None:
         text, names = override

@@ -44,8 +44,7 @@ def difference(expected: dict[str, Any], found: dict[str, Any]) -> str:
 
 def counted_twice(root: Path) -> list[str]:
     """Configurations and seeds that a reader of the results folder meets more than once."""
-    from symlora.report.collect import run_folders
-    from symlora.results import scan
+    from symlora.results import run_folders, scan
 
     seen = Counter(
         (*(run["config"][key]["name"] for key in ("protocol", "model", "method", "task")), run["config_hash"], seed)
@@ -66,6 +65,13 @@ def left_behind(root: Path) -> list[str]:
         for path in root.rglob(".*")
         if path.name not in (".locks", ".checkpoints") and not {".locks", ".checkpoints"} & set(path.parts)
     ) + sorted(str(path.relative_to(root)) for path in (root / ".checkpoints").glob("*"))
+
+
+def trained_anew(root: Path) -> list[str]:
+    """Runs that were not taken up from a checkpoint."""
+    from symlora.results import scan
+
+    return [str(folder.relative_to(root)) for folder, run in scan(root) if run.get("cost", {}).get("restarts", 0) < 1]
 
 
 @dataclass

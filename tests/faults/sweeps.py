@@ -16,9 +16,11 @@ from typing import Any
 from faults.kills import PACKED, Tally
 from faults.places import Place
 from faults.points import checkpoints_at_once, planted
-from faults.runs import Watch, results_of
+from faults.runs import Watch, left_behind, results_of
 
 SWEEP = ("method=symlora,lora", "seed=0,1", "train.epochs=2", "hydra.launcher.workers=2")
+# In each pack one run diverges beside one that does not.
+DIVERGING = ("method=symlora,lora", "train.lr=5e-3,1e30", "train.epochs=2", "hydra.launcher.workers=2")
 WORKERS = ("-m", "hydra/launcher=packed", "hydra.launcher.inner=joblib", "hydra.launcher.inner_config.n_jobs=2")
 PATIENCE = 600.0
 
@@ -36,6 +38,7 @@ def killed_with_workers(
     here = place.below("sweep")
     watch = Watch(here.runs)
     said = shlex.join((*WORKERS, *SWEEP))
+    kills_before = tally.kills["sweeps"]
     starting = 3 * (time.monotonic() - started)  # it imports torch and the others in three processes
     for _ in range(kills):
         process = _start(here)
@@ -47,6 +50,8 @@ def killed_with_workers(
         _kill_group(process)
         said += " killed"
         watch.look()
+    if kills and tally.kills["sweeps"] == kills_before:
+        tally.other.append(f"the sweep ended before every moment that it was to be killed at  [{said}]")
     process = _start(here)
     process.wait(PATIENCE)
     if process.returncode:
@@ -91,27 +96,44 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def several_processes(place: Place, count: int, tally: Tally, kill_first_after: float | None = None) -> None:
-    """Starts one sweep `count` times at once: every run is trained to its end once, and all processes end well."""
+def several_processes(
+    place: Place,
+    count: int,
+    tally: Tally,
+    sweep: Sequence[str] = SWEEP,
+    kill_first_after: float | None = None,
+) -> None:
+    """Starts a sweep of four runs `count` times at once: each is trained to its end once, and all processes end well.
+
+    A run that diverges is a result too: whoever meets its failure does not train it again, and says so at the end.
+    """
     here = place.below("several")
     log = here.folder / "trainings"
-    said = f"{count} processes: {shlex.join((*PACKED, *SWEEP))}"
+    said = f"{count} processes: {shlex.join((*PACKED, *sweep))}"
     plant = planted(checkpoints_at_once, partial(log_trainings, log))
-    overrides: Sequence[str] = (*PACKED, *SWEEP, "checkpoint.seconds=0.2")
+    overrides: Sequence[str] = (*PACKED, *sweep, "checkpoint.seconds=0.2")
     children = [here.train(*overrides, plant=plant) for _ in range(count)]
     if kill_first_after is not None:
         said += ", the first killed"
         tally.kills["sweeps"] += children.pop(0).wait(kill_first_after).killed
+    diverges = sweep == DIVERGING
     for child in children:
         ended = child.wait()
-        if ended.status:
+        if ended.status != int(diverges) or "Traceback" in ended.err or ("Diverged" in ended.err) != diverges:
             tally.other.append(f"ended with {ended.status}: {ended.err[-600:]}  [{said}]")
     trained = Counter(log.read_text().split("\n")[:-1]) if log.is_file() else Counter()
     tally.twice += [f"{run} was trained {times} times  [{said}]" for run, times in trained.items() if times > 1]
-    found = results_of(here.runs)
-    if len(found) != 4 or any(run.get("status") != "finished" for run in found.values()):
-        tally.lost.append(f"{len(found)} of 4 runs stand at the end  [{said}]")
+    _stands(here, diverges, tally, said)
     here.clear()
+
+
+def _stands(here: Place, diverges: bool, tally: Tally, said: str) -> None:
+    """Four runs are there at the end, half of them failed if they diverge; and nothing else."""
+    found = Counter(run.get("status") for run in results_of(here.runs).values())
+    wanted = {"finished": 2, "failed": 2} if diverges else {"finished": 4}
+    if found != wanted:
+        tally.lost.append(f"{dict(found)} runs stand at the end, not {wanted}  [{said}]")
+    tally.left += [f"{path}  [{said}]" for path in left_behind(here.runs)]
 
 
 def log_trainings(log: Path) -> None:

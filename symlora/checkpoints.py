@@ -1,0 +1,98 @@
+"""Which checkpoints and plans lie in a results folder, and clearing away those that nobody needs. No torch is imported.
+
+<results_dir>/.checkpoints/<pack>.<hash>.safetensors   how far a pack of runs is (symlora.training.checkpoint)
+<results_dir>/.checkpoints/<pack>.plan.json            which runs a sweep means to train together
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from symlora.files import whole
+from symlora.locks import owner
+from symlora.results import is_settled, read_run
+
+FOLDER = ".checkpoints"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a checkpoint says of itself, read without its tensors.
+
+    Attributes:
+        path: The file.
+        runs: Its runs: paths of their folders within the results folder.
+        trained: Whether they are trained to the end, and only their folders are missing.
+        made_with: Configurations, data, weights, versions, device, precision and threads: all that must be the same.
+        steps: Steps done.
+    """
+
+    path: Path
+    runs: tuple[str, ...]
+    trained: bool
+    made_with: dict[str, Any]
+    steps: int
+
+    def serves(self, runs: Iterable[str]) -> bool:
+        """Whether these runs can go on from it: its own, or some of its own once they are trained."""
+        wanted = set(runs)
+        return bool(wanted) and (wanted <= set(self.runs) if self.trained else wanted == set(self.runs))
+
+
+def headers(results_dir: Path) -> list[Header]:
+    """All checkpoints in a results folder that can be read, the furthest first."""
+    found = []
+    for path in sorted((results_dir / FOLDER).glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy") as file:
+                said = json.loads((file.metadata() or {})["symlora"])
+            runs = tuple(str(run) for run in said["runs"])
+            numbers = (said["steps"], said["restarts"], said["seconds"])
+            if said["format"] == FORMAT and all(isinstance(number, int | float) for number in numbers):
+                found.append(Header(path, runs, bool(said["trained"]), {**said["made_with"]}, said["steps"]))
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            continue  # damaged; or removed since, by the process that finished its runs
+    return sorted(found, key=lambda header: -header.steps)
+
+
+def plans(results_dir: Path) -> list[tuple[str, ...]]:
+    """Which runs a sweep meant to train together, of packs that are not finished."""
+    found = []
+    for path in sorted((results_dir / FOLDER).glob("*.plan.json")):
+        try:
+            runs = json.loads(path.read_text())
+        except (OSError, ValueError):
+            continue
+        if isinstance(runs, list) and all(isinstance(run, str) for run in runs):
+            found.append(tuple(runs))
+    return found
+
+
+def write_plan(results_dir: Path, runs: Sequence[str]) -> None:
+    """Notes that these runs train together. Unwritten, a stopped sweep may put them into other packs later."""
+    path = results_dir / FOLDER / f"{pack_name(runs)}.plan.json"
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as temporary:
+            temporary.write_text(json.dumps(list(runs)))
+
+
+def pack_name(runs: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(sorted(runs)).encode()).hexdigest()[:16]
+
+
+def clear_settled(results_dir: Path, mine: Sequence[str] = ()) -> None:
+    """Removes what a killed process left of runs that are settled since. Files of the runs `mine` are left alone."""
+    left = {header.path: header.runs for header in headers(results_dir)}
+    left |= {results_dir / FOLDER / f"{pack_name(runs)}.plan.json": runs for runs in plans(results_dir)}
+    for path, runs in left.items():
+        settled = all(is_settled(read_run(results_dir / run)) for run in runs)
+        if settled and set(runs).isdisjoint(mine) and not any(owner(results_dir, results_dir / run) for run in runs):
+            path.unlink(missing_ok=True)

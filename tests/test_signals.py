@@ -1,0 +1,171 @@
+"""Programs that are stopped as their users stop them: exit codes, what they say, what is left running, what goes on."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import ROOT
+
+from symlora.checkpoints import headers
+from symlora.results import scan
+from symlora.signals import SWEEP_PATIENCE, Stopped
+
+SECONDS = 20.0  # that a stop may take here: twice what is promised, for a machine that does other things too
+
+
+def _listen() -> None:
+    """Processes in the background of a shell ignore SIGINT, and their children do."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+class Program:
+    """A script in a session of its own, as a terminal would start it."""
+
+    def __init__(self, folder: Path, script: str, *arguments: str) -> None:
+        self._printed = folder / "printed"
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # three quarters of a start would be parsing
+        environment["TMPDIR"] = str(folder)  # a killed demo leaves the folder of its stop file
+        environment["PYTHONPATH"] = f"{folder}{os.pathsep}{ROOT}"  # before installed packages, of which this may be one
+        with open(self._printed, "w") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, str(ROOT / "scripts" / script), *arguments],
+                cwd=folder,
+                env=environment,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_listen,
+            )
+
+    def wait_for(self, happened: Callable[[], bool], seconds: float = 120.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not happened():
+            assert self.process.poll() is None and time.monotonic() < deadline, self.printed()
+            time.sleep(0.02)
+
+    def ends(self, number: int, *, everyone: bool = False, times: int = 1) -> float:
+        """Sends a signal, to all its processes as Ctrl-C does or to it alone; seconds until nothing of it runs."""
+        family = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+        began = time.monotonic()
+        for _ in range(times):
+            if everyone:
+                os.killpg(self.process.pid, number)
+            else:
+                os.kill(self.process.pid, number)
+            time.sleep(0.5)  # two at once are one
+        self.process.wait(SECONDS)
+        _, left = psutil.wait_procs(family[1:], SECONDS)
+        assert not left, f"{left} still run"
+        return time.monotonic() - began
+
+    def printed(self) -> str:
+        return self._printed.read_text()
+
+
+@contextmanager
+def started(folder: Path, script: str, *arguments: str) -> Iterator[Program]:
+    """A program of which nothing outlives the test."""
+    program = Program(folder, script, *arguments)
+    try:
+        yield program
+    finally:
+        with suppress(ProcessLookupError):  # there is none left
+            os.killpg(program.process.pid, signal.SIGKILL)
+        program.process.wait()
+
+
+@pytest.mark.parametrize("script", ["train.py", "demo.py", "study.py"])
+def test_ctrl_c_among_the_imports_is_an_exit_code(script: str, tmp_path: Path) -> None:
+    """Hydra takes long. This one makes another error of what is raised in it, as transformers does."""
+    (tmp_path / "hydra.py").write_text(
+        "import os, signal\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n"
+        "except BaseException:\n    raise ImportError('interrupted') from None\n"
+    )
+    with started(tmp_path, script) as program:
+        program.process.wait(SECONDS)
+        assert program.process.returncode == 130
+        assert not program.printed()
+
+
+def test_a_stop_that_nobody_catches_is_an_exit_code(tmp_path: Path) -> None:
+    code = "import os, signal; from symlora.signals import stop_at_once; stop_at_once(); os.kill(os.getpid(), {})"
+    for number in (signal.SIGINT, signal.SIGTERM):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(int(number))], cwd=ROOT, capture_output=True, preexec_fn=_listen
+        )
+        assert (done.returncode, done.stderr) == (128 + number, b"")
+    stopped = pickle.loads(pickle.dumps(Stopped(signal.SIGTERM)))  # as a pool's worker sends it
+    assert (stopped.signal, stopped.code, stopped.exit_code) == (signal.SIGTERM, 143, 143)
+
+
+def test_a_stopped_demo_leaves_nothing_running_and_goes_on(minilm_dir: Path, demo: str, tmp_path: Path) -> None:
+    """Ctrl-C while the first run trains, then SIGTERM while the second does."""
+    runs = tmp_path / "runs"
+
+    def stopped(number: int, finished: int, *, everyone: bool) -> None:
+        """Sends a signal when so many runs are finished and the next one has begun."""
+        with started(tmp_path, demo, "--workers", "1", "--results-dir", str(runs)) as program:
+            program.wait_for(lambda: len(list(scan(runs))) == finished and any(runs.rglob(".seed-*")))
+            assert program.ends(number, everyone=everyone) < SECONDS
+        assert program.process.returncode == 128 + number, program.printed()
+        assert "Finished runs are kept; the same command goes on" in program.printed()
+        assert "Traceback" not in program.printed()
+        assert [header.trained for header in headers(runs)] == [False] and not list(runs.rglob(".seed-*"))
+
+    stopped(signal.SIGINT, 0, everyone=True)
+    assert not list(scan(runs))
+    stopped(signal.SIGTERM, 1, everyone=False)
+    assert [run["cost"]["restarts"] for _, run in scan(runs)] == [1]  # it went on from its checkpoint
+
+
+def test_a_second_ctrl_c_ends_the_demo_at_once(demo: str, tmp_path: Path) -> None:
+    """The worker does nothing at all here, and would not see a stop file."""
+    with started(tmp_path, demo, "--workers", "1", "--results-dir", str(tmp_path / "runs")) as program:
+        program.wait_for(lambda: bool(_workers(program)))
+        os.kill(_workers(program)[0].pid, signal.SIGSTOP)
+        assert program.ends(signal.SIGINT, everyone=True, times=2) < SWEEP_PATIENCE
+        assert program.process.returncode == 130
+        assert "Traceback" not in program.printed()
+
+
+def test_workers_end_with_a_killed_demo(demo: str, tmp_path: Path) -> None:
+    with started(tmp_path, demo, "--workers", "1", "--results-dir", str(tmp_path / "runs")) as program:
+        program.wait_for(lambda: bool(_workers(program)))
+        program.ends(signal.SIGKILL)
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> str:
+    """scripts/demo.py with two jobs of few rows."""
+    file = tmp_path / "short_demo.py"
+    file.write_text(
+        f"""\
+import runpy
+from symlora import demo
+
+jobs = demo.jobs
+few = ("data.demo_rows={{train: 160, validation: 40, test: 10}}",)
+demo.jobs = lambda folder: [(*job, *few) for job in jobs(folder)[:2]]
+if __name__ == "__main__":
+    runpy.run_path({str(ROOT / "scripts" / "demo.py")!r}, run_name="__main__")
+"""
+    )
+    return str(file)
+
+
+def _workers(program: Program) -> list[psutil.Process]:
+    """Its worker processes; multiprocessing's resource tracker is none."""
+    children = psutil.Process(program.process.pid).children()
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
