@@ -89,13 +89,14 @@ config: .venv/.ready ## Print the configuration that the same `make glue` would 
 	@$(RUN) scripts/train.py task=$(TASK) method=$(METHOD) model=$(MODEL) protocol=$(PROTOCOL) seed=$(SEED) $(ARGS) --cfg job --resolve
 
 test: .venv/.ready ## The whole test-suite, under 8 minutes on 2 cores
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal
 
 faults: .venv/.ready ## Kills, full disks, damaged files, wrong settings: nothing is lost, about 20 minutes (ARGS="--kills 20 --bad 40": fewer)
 	@PYTHONPATH=tests $(RUN) -m faults $(ARGS)
 
-docs-check: .venv/.ready ## Run or check every command in README.md and docs/, and every link, under 3 minutes
+docs-check: .venv/.ready ## Run or check every command in README.md and docs/, every link, and the notebooks: about 3 minutes
 	@$(RUN) scripts/docs_check.py $(ARGS)
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto -m notebooks
 
 lint: .venv/.ready ## ruff, and mypy --strict on package, scripts and tests
 	@.venv/bin/ruff check .

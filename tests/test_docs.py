@@ -27,9 +27,9 @@ def failures(page: Path, running: bool = False) -> list[str]:
     return [f"{item.place} {item.what}" for item in check_pages([page], running=running) if item.how == FAILED]
 
 
-@pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_what_a_page_shows_works(page: Path) -> None:
-    assert failures(page) == []
+def test_what_the_readme_shows_works() -> None:
+    """The other pages are `make docs-check`'s."""
+    assert ROOT / "README.md" in pages() and failures(ROOT / "README.md") == []
 
 
 FENCE = "```"

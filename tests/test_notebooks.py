@@ -67,6 +67,7 @@ def test_there_are_three() -> None:
     assert [path.name[0] for path in NOTEBOOKS] == ["1", "2", "3"]
 
 
+@pytest.mark.notebooks
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_committed_outputs_are_what_the_notebook_says_now(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     committed: Any = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]

@@ -118,7 +118,7 @@ def test_every_launcher_gives_the_same_runs(multirun: Multirun, tmp_path: Path) 
     packed = ("hydra/launcher=packed",)
     launchers = {
         "basic": (),
-        "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+        "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "method=lora"),
         "submitit_local": ("hydra/launcher=submitit_local", "method=lora", "seed=1"),  # a process a job: one will do
         "packed-basic": (*packed, "hydra.launcher.inner=basic"),
         "packed-joblib": (*packed, "hydra.launcher.inner=joblib", "hydra.launcher.inner_config.n_jobs=2"),

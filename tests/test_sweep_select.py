@@ -39,7 +39,10 @@ def record(config: Config, score: float | None, *, status: str = "finished", sec
         "config_hash": config_hash(config),
         "config": recorded_config(config),
         "selections": {rule: {"epoch": 1, "metrics": metrics} for rule in ("best", "last", "held_out")},
+        "score": {"value": score},
+        "parameters": {},
         "cost": {"seconds": seconds},
+        "error": None if status == "finished" else "Diverged: the loss is nan",
     }
 
 
