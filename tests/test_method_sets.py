@@ -65,12 +65,18 @@ def test_sweep_methods_names_every_method_but_qlora() -> None:
     assert found == set(names()) - ranks - {"qlora"}
 
 
-def test_every_method_lowered_its_loss_on_mrpc() -> None:
-    """The runs of `train.py -m sweep=methods`, where they are in results/runs."""
+MARGIN = 0.002  # six times the 3e-4 by which runs whose adapter had hardly moved differed from the head's
+
+
+def test_every_method_lowered_its_loss_on_mrpc_below_the_heads() -> None:
+    """The runs of `train.py -m sweep=methods`, where they are there. The head alone learns something too."""
     records = [record for _, record in scan(CONFIG_DIR.parent / "results" / "methods")]
     if not records:
         pytest.skip("results/methods is not there: python scripts/train.py -m sweep=methods")
-    for record in records:
-        name, losses = record["config"]["method"]["name"], [epoch["train_loss"] for epoch in record["epochs"]]
-        assert record["status"] == "finished" and losses[-1] < losses[0], name
-    assert {record["config"]["method"]["name"] for record in records} >= swept_methods()
+    losses = {
+        record["config"]["method"]["name"]: [epoch["train_loss"] for epoch in record["epochs"]] for record in records
+    }
+    assert len(losses) == len(records) and losses.keys() >= swept_methods()
+    for name, values in losses.items():
+        assert values[-1] < values[0], name
+        assert name == "head" or values[-1] < losses["head"][-1] - MARGIN, name
