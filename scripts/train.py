@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from symlora.checkpoints import clear_settled
+from symlora.command_line import check_words
 from symlora.config import Config, check_files, resolve
 from symlora.errors import SymloraError
 from symlora.hub import go_offline_if_unreachable
@@ -60,11 +61,9 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        if argument.lstrip("+").startswith("="):  # Hydra shows a traceback
-            sys.exit(f"error: {argument}: there is no key before the `=`.")
     try:
         check_files()
+        check_words(sys.argv[1:])
     except SymloraError as error:
         sys.exit(f"error: {error}")
     try:

@@ -31,6 +31,8 @@ def check(config: Config) -> None:
     _one_of("task.score", config.task.score, tuple(config.task.metrics))
     _one_of("data.source", config.data.source, ("glue", "demo"))
     _at_least("data.max_length", config.data.max_length, 8)
+    for split, rows in config.data.demo_rows.items():
+        _at_least(f"data.demo_rows.{split}", rows, 1)
     if config.data.train_limit is not None:
         _at_least("data.train_limit", config.data.train_limit, 2)
     _one_of("method.trains", config.method.trains, ("adapter", "head", "all"))

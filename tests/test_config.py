@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from symlora.command_line import check_words
 from symlora.config import CONFIG_DIR, Config, compose, resolve
 from symlora.errors import SymloraError
 from symlora.identity import config_hash, identity, slug
@@ -185,3 +186,31 @@ def test_without_hub_and_path_one_message_says_what_works_offline(tmp_path: Path
     assert result.returncode != 0 and "Traceback" not in result.stderr
     assert "GLUE_DIR=" in result.stderr and "make demo" in result.stderr
     assert not list(tmp_path.rglob("run.json"))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["method=symlroa"], r"method=symlroa: there is no configs/method/symlroa\.yaml\. Near: symlora"),
+        (["method=lora,symlroa", "task=rte"], "method=symlroa: there is no"),
+        (["model=x"], "There are: bert-base, local, minilm, roberta-base"),
+        (["task=/etc/passwd"], "task=/etc/passwd: there is no"),
+        (["train.lr={"], r"^train\.lr=\{ cannot be read"),
+        (["+=1"], "no key before"),
+    ],
+)
+def test_words_of_a_command_are_refused_in_one_line(words: list[str], says: str) -> None:
+    with pytest.raises(SymloraError, match=says) as refused:
+        check_words(words)
+    assert "\n" not in str(refused.value)
+
+
+def test_right_words_of_a_command_pass() -> None:
+    check_words(["-m", "method=glob(*)", "task=rte,mrpc", "model=minilm", "+data.x=[1,2]", "sweep=grid", "~logger"])
+    check_words(["--config-dir=elsewhere", "method=of_my_own"])
+
+
+@pytest.mark.parametrize("rows", [0, -4])
+def test_demo_rows_are_at_least_one(rows: int) -> None:
+    with pytest.raises(SymloraError, match=r"data\.demo_rows\.train=.*at least 1"):
+        compose("task=rte", "model=minilm", "protocol=demo", f"data.demo_rows.train={rows}")

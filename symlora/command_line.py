@@ -1,0 +1,44 @@
+"""What is wrong with the words of a command, said in one line before Hydra says it in fifty."""
+
+import difflib
+import re
+from collections.abc import Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from symlora.config import CONFIG_DIR
+from symlora.errors import SymloraError
+
+GROUPS = ("task", "method", "model", "protocol", "sweep", "budget")
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Looks at a command's overrides: that each can be read, and that what a group is set to is there.
+
+    Raises:
+        SymloraError: One cannot, or is not; with names near to it.
+    """
+    if any(word.startswith(("--config", "-c")) for word in words):  # other folders, or another program of Hydra's
+        return
+    for word in words:
+        if word.startswith("-"):
+            continue
+        if word.lstrip("+").startswith("="):
+            raise SymloraError(f"{word}: there is no key before the `=`.")
+        try:
+            OverridesParser.create().parse_override(word)
+        except HydraException as error:
+            raise SymloraError(f"{word} cannot be read: {str(error).splitlines()[0]}") from None
+        if match := re.fullmatch(rf"({'|'.join(GROUPS)})=([\w.,/+-]+)", word):
+            for name in match[2].split(","):
+                _check_choice(match[1], name)
+
+
+def _check_choice(group: str, name: str) -> None:
+    known = sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+    if name in known or name == "null":
+        return
+    near = difflib.get_close_matches(name, known)
+    hint = f"Near: {', '.join(near)}." if near else f"There are: {', '.join(known)}."
+    raise SymloraError(f"{group}={name}: there is no configs/{group}/{name}.yaml. {hint}")
