@@ -88,7 +88,7 @@ submission: .venv/.ready ## Zip of test predictions for the GLUE server: METHOD=
 config: .venv/.ready ## Print the configuration that the same `make glue` would run
 	@$(RUN) scripts/train.py task=$(TASK) method=$(METHOD) model=$(MODEL) protocol=$(PROTOCOL) seed=$(SEED) $(ARGS) --cfg job --resolve
 
-test: .venv/.ready ## The whole test-suite, under 8 minutes on 2 cores
+test: .venv/.ready ## The whole test-suite, 8 to 9 minutes on 2 cores
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal
 
 faults: .venv/.ready ## Kills, full disks, damaged files, wrong settings: nothing is lost, about 20 minutes (ARGS="--kills 20 --bad 40": fewer)

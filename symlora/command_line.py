@@ -10,6 +10,7 @@ from hydra.errors import HydraException
 from symlora.config import CONFIG_DIR
 from symlora.errors import SymloraError
 
+WITH_VALUE = ("--cfg", "--package", "-p", "--info", "-i")  # Hydra's options
 GROUPS = ("task", "method", "model", "protocol", "sweep", "budget")
 
 
@@ -21,8 +22,8 @@ def check_words(words: Sequence[str]) -> None:
     """
     if any(word.startswith(("--config", "-c")) for word in words):  # other folders, or another program of Hydra's
         return
-    for word in words:
-        if word.startswith("-"):
+    for before, word in zip(["", *words], words, strict=False):
+        if word.startswith("-") or before in WITH_VALUE:
             continue
         if word.lstrip("+").startswith("="):
             raise SymloraError(f"{word}: there is no key before the `=`.")

@@ -208,6 +208,7 @@ def test_words_of_a_command_are_refused_in_one_line(words: list[str], says: str)
 def test_right_words_of_a_command_pass() -> None:
     check_words(["-m", "method=glob(*)", "task=rte,mrpc", "model=minilm", "+data.x=[1,2]", "sweep=grid", "~logger"])
     check_words(["--config-dir=elsewhere", "method=of_my_own"])
+    check_words(["task=rte", "--cfg", "job", "--resolve"])
 
 
 @pytest.mark.parametrize("rows", [0, -4])
