@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from symlora.config import ModelConfig
+from symlora.config.schema import ModelConfig
 from symlora.data.batches import Batch, gather, padded
 from symlora.errors import SymloraError
 from symlora.model.adapter import output_layer

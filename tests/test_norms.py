@@ -13,7 +13,7 @@ from conftest import TinyFactory, run_config
 from torch import Tensor
 
 from symlora.model.build import RunModel, build
-from symlora.norms import adapter_norms, symmetry
+from symlora.runner.norms import adapter_norms, symmetry
 
 CPU = torch.device("cpu")
 Array = npt.NDArray[np.float64]

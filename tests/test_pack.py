@@ -12,7 +12,7 @@ import torch
 from conftest import TinyFactory, made_up, run_config
 from torch import Tensor
 
-from symlora.config import Config
+from symlora.config.schema import Config
 from symlora.data.batches import eval_batches, gather, pack_batch
 from symlora.data.tokens import TokenizedSplit
 from symlora.model.build import build, build_pack

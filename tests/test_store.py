@@ -18,14 +18,14 @@ import torch
 from conftest import ROOT
 from test_run import small, train
 
-from symlora import results
 from symlora.errors import SymloraError
-from symlora.locks import Busy, locked, owner
-from symlora.reporter import Reporter
-from symlora.run import is_out_of_memory, run_pack
+from symlora.runner.reporter import Reporter
+from symlora.runner.run import is_out_of_memory, run_pack
+from symlora.store import folder as results
+from symlora.store.locks import Busy, locked, owner
+from symlora.store.verify import verify
 from symlora.sweep.status import look
 from symlora.training import loop
-from symlora.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -225,13 +225,13 @@ def test_what_another_process_of_the_sweep_settled_is_not_trained_again(
     began = time.time() - 1
     (_, failed), (_, repeated) = train(fails), train(forced)
     assert (failed["status"], repeated["status"]) == ("failed", "finished")
-    monkeypatch.setattr("symlora.run.fit_pack", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("symlora.runner.run.fit_pack", lambda *_, **__: pytest.fail("trained again"))
     for config in (fails, forced):
         reporters = [Reporter(config, quiet=True)]
         stored = results.read_run(results.run_folder(config))
         assert run_pack([config], reporters, began)[0][1] == stored
         with monkeypatch.context() as patched:
-            patched.setattr("symlora.run._train", lambda *_, **__: [(Path(), {"status": "trained"})])
+            patched.setattr("symlora.runner.run._train", lambda *_, **__: [(Path(), {"status": "trained"})])
             assert run_pack([config], reporters, time.time() + 1)[0][1]["status"] == "trained"
 
 
@@ -243,7 +243,7 @@ def test_no_memory_for_the_models_is_as_no_memory_for_training(
     def build_pack(some: Any, *_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr("symlora.run.build_pack", build_pack)
+    monkeypatch.setattr("symlora.runner.run.build_pack", build_pack)
     ended = run_pack(configs, [Reporter(config, quiet=True) for config in configs])
     assert "trained again in two halves" in capsys.readouterr().err
     for folder, record in ended:
@@ -274,7 +274,7 @@ def test_a_pack_without_memory_is_trained_in_two_halves(
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return whole(some, *arguments, **more)
 
-    monkeypatch.setattr("symlora.run.fit_pack", fit_pack)
+    monkeypatch.setattr("symlora.runner.run.fit_pack", fit_pack)
     ended = run_pack(configs, [Reporter(config, quiet=True) for config in configs])
     assert sizes == [3, 2, 1]
     assert [record["status"] for _, record in ended] == ["failed", "failed", "finished"]

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from symlora.config import Config, compose
+from symlora.config.compose import compose
+from symlora.config.schema import Config
 from symlora.errors import SymloraError
-from symlora.reporter import clock
-from symlora.sweep import inner
-from symlora.sweep.devices import cuda_device, visible_devices
+from symlora.runner.reporter import clock
+from symlora.sweep import launchers
+from symlora.sweep.launchers import cuda_device, visible_devices
 from symlora.sweep.packing import Job, Pack, plan, shared
 from symlora.sweep.progress import Progress, Watcher
 from symlora.sweep.workload import model_type, packable
@@ -150,10 +151,10 @@ def test_without_the_variable_torch_is_asked(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_wrong_settings_of_the_inner_launcher_are_named() -> None:
     with pytest.raises(SymloraError, match=r"hydra.launcher.inner=slurm: unknown.*joblib"):
-        inner.node("slurm", {})
+        launchers.launcher_node("slurm", {})
     with pytest.raises(SymloraError, match=r"inner_config.*n_threads"):
-        inner.node("basic", {"n_threads": 2})
-    assert inner.at_once("basic", inner.node("basic", {}), 4) == 1
+        launchers.launcher_node("basic", {"n_threads": 2})
+    assert launchers.at_once("basic", launchers.launcher_node("basic", {}), 4) == 1
 
 
 def test_progress_is_told_over_all_packs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

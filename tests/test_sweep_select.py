@@ -15,13 +15,14 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from symlora.config import CONFIG_DIR, Config, compose
+from symlora.config.compose import CONFIG_DIR, compose
+from symlora.config.identity import config_hash
+from symlora.config.schema import Config
 from symlora.errors import SymloraError
-from symlora.identity import config_hash
-from symlora.locks import locked
-from symlora.results import RUN_FILE, SCHEMA_VERSION, recorded_config, run_folder, write_json
-from symlora.sweep.guard import HasBest, OneSeed, swept
-from symlora.sweep.jobs import best_file, expand, tasks_of
+from symlora.store.folder import RUN_FILE, SCHEMA_VERSION, recorded_config, run_folder, write_json
+from symlora.store.locks import locked
+from symlora.sweep.grid import best_file, expand, tasks_of
+from symlora.sweep.preflight import HasBest, OneSeed, swept
 from symlora.sweep.select import Choice, Point, choose, table, unequal, write
 from symlora.sweep.status import Costs, Run, look, time_left
 from symlora.sweep.status import table as status_table

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from symlora.config import Config, MethodConfig, TrainConfig
+from symlora.config.schema import Config, MethodConfig, TrainConfig
 from symlora.data.tokens import TokenizedSplit
 from symlora.model.build import RunModel, build
-from symlora.norms import adapter_norms
+from symlora.runner.norms import adapter_norms
 from symlora.training.loop import Progress, fit, loss_of, predict
 from symlora.training.optimizer import AdamW, linear_schedule
 from symlora.training.result import Diverged, Epoch, Fit, metrics_of, predictions_of, rules_met

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from symlora.bench.work import Case
-from symlora.config import Config, compose
+from symlora.config.compose import compose
+from symlora.config.schema import Config
 from symlora.model.build import pick_precision
 
 BATCH_SIZE = 16  # LoRA's scripts have 16 or 32

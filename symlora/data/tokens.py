@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from symlora.errors import SymloraError
-from symlora.files import whole
+from symlora.store.files import whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

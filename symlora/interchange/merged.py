@@ -11,7 +11,7 @@ import transformers
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
 
-from symlora.config import ModelConfig
+from symlora.config.schema import ModelConfig
 from symlora.errors import SymloraError
 from symlora.interchange.base_scale import apply_base_scale
 from symlora.interchange.stored import PREFIX, StoredAdapter, new_folder

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from symlora import results
 from symlora.errors import SymloraError
 from symlora.interchange.factors import CONFIG, WEIGHTS, Factors, factors_of
+from symlora.store import folder as results
 
 PREFIX = "base_model.model."  # of every name in a file that PEFT saves
 

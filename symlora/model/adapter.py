@@ -14,11 +14,11 @@ from peft.tuners.vera import VeraLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from symlora.config import Config
+from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.model.encoder import head_modules
-from symlora.results import damage, read_run
 from symlora.seeds import torch_generator
+from symlora.store.folder import damage, read_run
 
 if TYPE_CHECKING:
     from symlora.model.build import RunModel

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from symlora.config import Config, MethodConfig
+from symlora.config.schema import Config, MethodConfig
 from symlora.errors import SymloraError
 from symlora.model import attention
 from symlora.model.adapter import add_adapter, initialise_from, set_rank_pattern

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from symlora.adapters.registry import METHODS
-from symlora.config import MethodConfig
+from symlora.config.schema import MethodConfig
 from symlora.model.attention import Gather, Scatter
 from symlora.model.dropout import Dropout, DropoutStreams, scaled_mask
 from symlora.model.encoder import Encoder, head_modules

@@ -16,7 +16,7 @@ from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from symlora.files import whole
+from symlora.store.files import whole
 
 CELL = 0.34  # inches: a number of four characters stays legible in it
 GREY = "0.88"

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from symlora import metrics
+from symlora.metrics import functions as metrics
 from symlora.stats import checks, resampling
 from symlora.stats.checks import Reals
 from symlora.stats.intervals import Interval

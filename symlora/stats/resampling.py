@@ -3,7 +3,7 @@
 A bootstrap resample of rows is a count per row: how often it was drawn. All GLUE metrics are functions of sums over
 rows, hence of counts times fixed columns, and 10,000 resamples are one matrix product instead of 10,000 calls. Rows
 that agree in their label and in every prediction are one row with a larger count, which makes QQP's 40,430 rows a few
-hundred. Each function equals its namesake in symlora.metrics on the rows drawn, conventions included.
+hundred. Each function equals its namesake in symlora.metrics.functions on the rows drawn, conventions included.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from symlora import metrics
+from symlora.metrics import functions as metrics
 from symlora.stats.checks import Reals
 
 Flags = npt.NDArray[np.bool_]
@@ -95,7 +95,7 @@ Statistic = str | Callable[..., float]
 
 
 def metric_name(statistic: Statistic) -> str | None:
-    """The name of a metric of symlora.metrics given by name or as the function; None for any other function.
+    """The name of a metric of symlora.metrics.functions given by name or as the function; None for any other function.
 
     ValueError: an unknown name.
     """

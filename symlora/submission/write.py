@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from symlora.errors import SymloraError
-from symlora.files import file_sha256, whole
-from symlora.results import write_json
+from symlora.store.files import file_sha256, whole
+from symlora.store.folder import write_json
 from symlora.submission.check import Checked, check
 from symlora.submission.files import HEADER
 from symlora.submission.gather import Part

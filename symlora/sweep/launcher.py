@@ -3,7 +3,7 @@
     python scripts/train.py -m hydra/launcher=packed task=rte method=symlora,lora train.lr=1e-3,2e-3,4e-3 seed=0
 
 Finished jobs are left out; the others are put into packs (symlora.sweep.packing), and each pack is one job of an inner
-launcher of Hydra's (symlora.sweep.inner). Every job has its own run folder, and its own outcome in the order asked for.
+launcher of Hydra's (symlora.sweep.launchers). Every job has its own run folder and outcome, in the order asked for.
 """
 
 import contextlib
@@ -24,21 +24,22 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from symlora.checkpoints import clear_settled, headers, plans, write_plan
-from symlora.config import Config, resolve
+from symlora.config.compose import resolve
+from symlora.config.schema import Config
 from symlora.errors import SymloraError
-from symlora.locks import owner
-from symlora.results import finished_record, read_run, run_folder
-from symlora.signals import check, stopping_gently
-from symlora.sweep import inner as inners
-from symlora.sweep.devices import visible_devices
+from symlora.store.folder import finished_record, read_run, run_folder
+from symlora.store.locks import owner
+from symlora.sweep import launchers
+from symlora.sweep.launchers import visible_devices
 from symlora.sweep.packing import MAX_TOKENS_CPU, MAX_TOKENS_GPU, Job, Pack, plan
 from symlora.sweep.progress import POLL, Progress, Watcher
 from symlora.sweep.worker import Outcome, PackTask, outcome
+from symlora.training.checkpoint_files import clear_settled, headers, plans, write_plan
+from symlora.training.interrupt import check, graceful_stop
 
 
 class PackedLauncher(Launcher):
-    """Hydra's launcher interface; the arguments are symlora.sweep.settings.PackedLauncherConf's."""
+    """Hydra's launcher interface; the arguments are symlora.sweep.launchers.PackedLauncherConf's."""
 
     def __init__(
         self,
@@ -167,8 +168,8 @@ class PackedLauncher(Launcher):
         devices = visible_devices() if on_gpu else []
         # By all runs that the command names, finished or not: the last of a stopped sweep trains as the others did.
         inner = self.inner if self.inner != "auto" else _auto(self._asked, devices)
-        settings = inners.node(inner, self.inner_config)
-        workers = self.workers or inners.at_once(inner, settings, len(devices))
+        settings = launchers.launcher_node(inner, self.inner_config)
+        workers = self.workers or launchers.at_once(inner, settings, len(devices))
         stopped, others = stopped_packs(jobs)
         packs = stopped + plan(others, self.max_tokens or (MAX_TOKENS_GPU if on_gpu else MAX_TOKENS_CPU), workers)
         note_plan(packs)
@@ -191,9 +192,9 @@ class PackedLauncher(Launcher):
         )
         found: dict[int, Outcome] = {}
         lost = "its worker ended before it did"
-        with Watcher(packs, path), _threads_inherited(threads), stopping_gently(stop_file, announce=True):
+        with Watcher(packs, path), _threads_inherited(threads), graceful_stop(stop_file, announce=True):
             try:
-                for job_return in inners.launch(
+                for job_return in launchers.launch(
                     settings,
                     task,
                     [job_overrides[pack.jobs[0].index] for pack in packs],
@@ -237,8 +238,8 @@ def _name(job: Job) -> str:
 
 def _auto(jobs: int, devices: Sequence[str]) -> str:
     """The inner launcher that uses the machine well."""
-    places = len(devices) or inners.cores()
-    return "joblib" if min(jobs, places) > 1 and inners.installed("joblib") else "basic"
+    places = len(devices) or launchers.cores()
+    return "joblib" if min(jobs, places) > 1 and launchers.installed("joblib") else "basic"
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from symlora.config import Config
+from symlora.config.schema import Config
 
 # What the runs of a pack may differ in.
 FREE = ("seed",)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from symlora.reporter import clock
+from symlora.runner.reporter import clock
 from symlora.sweep.packing import Pack
 
 SHARE_EVERY = 5.0  # seconds between two words of a worker on how far its pack is

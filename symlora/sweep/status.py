@@ -7,10 +7,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from symlora.config import Config
-from symlora.locks import owner
-from symlora.reporter import clock
-from symlora.results import damage, read_run, run_folder
+from symlora.config.schema import Config
+from symlora.runner.reporter import clock
+from symlora.store.folder import damage, read_run, run_folder
+from symlora.store.locks import owner
 
 STATES = ("finished", "running", "failed", "missing")
 

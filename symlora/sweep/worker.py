@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from symlora.config import Config
+from symlora.config.schema import Config
 from symlora.errors import SymloraError
-from symlora.hub import go_offline_if_unreachable
-from symlora.reporter import Reporter
-from symlora.results import FAILED_FILE, RUN_FILE, is_finished
-from symlora.signals import Stopped, check, stopping_gently
-from symlora.sweep.devices import VARIABLE
+from symlora.model.hub import go_offline_if_unreachable
+from symlora.runner.reporter import Reporter
+from symlora.store.folder import FAILED_FILE, RUN_FILE, is_finished
+from symlora.sweep.launchers import VARIABLE
 from symlora.sweep.packing import Pack
 from symlora.sweep.progress import Progress
+from symlora.training.interrupt import Stopped, check, graceful_stop
 
 if TYPE_CHECKING:
     from symlora.training.loop import Progress as Step
@@ -67,7 +67,7 @@ class PackTask:
         threads: Of torch; None leaves them.
         devices: GPUs to be given out in turn, where Hydra's configuration does not (`hydra.job.env_set`).
         stop_file: Where it appears, the launching process was asked to stop.
-        began: When the sweep began (symlora.run.run_pack).
+        began: When the sweep began (symlora.runner.run.run_pack).
     """
 
     packs: Sequence[Pack]
@@ -85,7 +85,7 @@ class PackTask:
         if self.devices and VARIABLE not in hydra.job.env_set:
             os.environ[VARIABLE] = self.devices[number % len(self.devices)]
         try:
-            with stopping_gently(self.stop_file):
+            with graceful_stop(self.stop_file):
                 check()
                 self.progress.say(number, "started")
                 outcomes = self._train(number, pack)
@@ -103,7 +103,7 @@ class PackTask:
         go_offline_if_unreachable()
         import torch
 
-        from symlora.run import run_pack
+        from symlora.runner.run import run_pack
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)

@@ -24,9 +24,9 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from symlora.checkpoints import FOLDER, FORMAT, Header, clear_settled, headers, pack_name, plans
-from symlora.files import whole
-from symlora.results import is_settled, read_run
+from symlora.store.files import whole
+from symlora.store.folder import is_settled, read_run
+from symlora.training.checkpoint_files import FOLDER, FORMAT, Header, clear_settled, headers, pack_name, plans
 
 SHARE_OF_TIME = 0.01  # a checkpoint that took t seconds is followed by none for t / 0.01
 

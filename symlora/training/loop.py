@@ -11,17 +11,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
-from symlora.config import Config
+from symlora.config.schema import Config
 from symlora.data.batches import Batch, epoch_order, eval_batches, pack_batch, steps_per_epoch
 from symlora.data.tokens import TokenizedSplit
 from symlora.model.build import RunModel
 from symlora.model.encoder import Encoder
 from symlora.model.pack import Pack
-from symlora.signals import check
 from symlora.training.checkpoint import Checkpoint
 from symlora.training.distributed import ALONE, Processes
+from symlora.training.interrupt import check
 from symlora.training.result import Diverged, Epoch, Fit, Logits
-from symlora.training.running import Keeper, Run
+from symlora.training.run_state import CheckpointWriter, Run
 
 EVAL_TOKENS = 4096  # a batch this size keeps a CPU's matmuls near their peak and its activations in cache
 
@@ -84,7 +84,7 @@ def fit_pack(
         One entry a run; `error` is set where it diverged.
 
     Raises:
-        Stopped: A signal asked for it (symlora.signals); the checkpoint is as new as it can be.
+        Stopped: A signal asked for it (symlora.training.interrupt); the checkpoint is as new as it can be.
     """
     train, first = data["train"], configs[0]
     scored = [name for name in data if name != "train"]
@@ -93,7 +93,7 @@ def fit_pack(
         Run(number, config, model, per_epoch)
         for number, (config, model) in enumerate(zip(configs, pack.runs, strict=True))
     ]
-    keeper = Keeper(everyone, checkpoint, per_epoch)
+    keeper = CheckpointWriter(everyone, checkpoint, per_epoch)
     results = [run.result for run in everyone]
     runs = _leave_out(everyone, pack, [run for run in everyone if run.result.error is not None])
     for epoch in range(keeper.epoch, first.train.epochs + 1):

@@ -141,7 +141,7 @@ def held(path: Path, content: bytes) -> Iterator[Callable[[], None]]:
 
 def _only_lock(path: Path) -> None:
     """Makes it the lock of every run."""
-    from symlora import locks
+    from symlora.store import locks
 
     locks.__dict__["_lock_file"] = lambda results_dir, folder: path
 

@@ -24,10 +24,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from symlora.config import Config
+from symlora.config.identity import slug
+from symlora.config.schema import Config
 from symlora.errors import SymloraError
-from symlora.files import file_sha256, sync, whole
-from symlora.identity import slug
+from symlora.store.files import file_sha256, sync, whole
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from symlora.config import Config
+from symlora.config.schema import Config
 from symlora.data.tokens import TokenizedSplit
 from symlora.model.build import RunModel
-from symlora.signals import check, stop_requested
 from symlora.training.checkpoint import Checkpoint
 from symlora.training.hooks import step_hook
+from symlora.training.interrupt import check, stop_requested
 from symlora.training.optimizer import AdamW, linear_schedule
 from symlora.training.result import Diverged, Epoch, Fit, Logits, metrics_of, rules_met
 
@@ -99,7 +99,7 @@ class Run:
             self.result.state[rule] = state
 
 
-class Keeper:
+class CheckpointWriter:
     """Takes up a checkpoint, and writes further ones.
 
     Attributes:

@@ -13,24 +13,24 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from symlora import results
-from symlora.checkpoints import clear_settled
-from symlora.config import Config
+from symlora.config.identity import config_hash
+from symlora.config.schema import Config
 from symlora.data.tokens import TokenizedSplit
 from symlora.errors import SymloraError
-from symlora.identity import config_hash
-from symlora.locks import Busy, locked
 from symlora.model.build import RunModel, build_pack, encoder_is_frozen, pick_device, pick_precision
 from symlora.model.pack import CannotPack, Pack
 from symlora.model.source import find, weights_sha256
-from symlora.provenance import EnergyMeter, code_sha256, peak_memory_bytes, provenance
-from symlora.reporter import Reporter
-from symlora.run_data import check_vocabulary, describe, prepare_data
-from symlora.run_files import keep
-from symlora.signals import check, stopping_gently
+from symlora.runner.prepare import check_vocabulary, describe, prepare_data
+from symlora.runner.provenance import EnergyMeter, code_sha256, peak_memory_bytes, provenance
+from symlora.runner.record import keep
+from symlora.runner.reporter import Reporter
+from symlora.store import folder as results
+from symlora.store.locks import Busy, locked
 from symlora.sweep.packing import shared
 from symlora.training.checkpoint import Checkpoint
+from symlora.training.checkpoint_files import clear_settled
 from symlora.training.distributed import connected, launched_processes
+from symlora.training.interrupt import check, graceful_stop
 from symlora.training.loop import fit_pack
 from symlora.training.result import Fit
 
@@ -244,7 +244,7 @@ def _trained(
     checkpoint: Checkpoint | None,
 ) -> list[Fit]:
     processes, tests = launched_processes(), configs[0].task.test
-    with connected(processes, device), stopping_gently():
+    with connected(processes, device), graceful_stop():
         try:
             return fit_pack(
                 configs,

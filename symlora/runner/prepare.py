@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from symlora.config import HELD_OUT, Config
+from symlora.config.schema import HELD_OUT, Config
 from symlora.data.splits import Split, holdout, load_splits
 from symlora.data.tokens import TokenizedSplit, tokenize
 from symlora.errors import SymloraError

@@ -8,15 +8,15 @@ from typing import Any
 import numpy.typing as npt
 from safetensors import SafetensorError
 
-from symlora import results
-from symlora.config import Config
+from symlora.config.schema import Config
 from symlora.data.tokens import TokenizedSplit
 from symlora.errors import SymloraError
 from symlora.interchange.model_card import write_card
-from symlora.metrics import chance_level
+from symlora.metrics.functions import chance_level
 from symlora.model.build import RunModel
-from symlora.norms import adapter_norms
-from symlora.provenance import without_places
+from symlora.runner.norms import adapter_norms
+from symlora.runner.provenance import without_places
+from symlora.store import folder as results
 from symlora.training.loop import predict
 from symlora.training.result import Fit, predictions_of
 
@@ -130,7 +130,7 @@ def write_predictions(path: Path, found: dict[tuple[str, str], Any]) -> None:
 
 
 def write_norms(path: Path, model: RunModel) -> None:
-    """One row per adapted projection (symlora.norms); no file for methods without an adapter."""
+    """One row per adapted projection (symlora.runner.norms); no file for methods without an adapter."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

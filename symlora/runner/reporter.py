@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from symlora.config import Config, LoggerConfig
-from symlora.identity import slug
+from symlora.config.identity import slug
+from symlora.config.schema import Config, LoggerConfig
 
 if TYPE_CHECKING:  # torch and transformers take seconds, and a finished run is reported without them
     from symlora.training.loop import Progress

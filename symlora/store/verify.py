@@ -4,8 +4,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from symlora.locks import owner
-from symlora.results import RUN_FILE, damage, read_run, run_folders, seal
+from symlora.store.folder import RUN_FILE, damage, read_run, run_folders, seal
+from symlora.store.locks import owner
 
 
 @dataclass

@@ -14,9 +14,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from symlora.files import whole
-from symlora.locks import owner
-from symlora.results import is_settled, read_run
+from symlora.store.files import whole
+from symlora.store.folder import is_settled, read_run
+from symlora.store.locks import owner
 
 FOLDER = ".checkpoints"
 FORMAT = 1

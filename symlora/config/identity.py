@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from symlora.config import Config
-from symlora.files import file_sha256
+from symlora.config.schema import Config
+from symlora.store.files import file_sha256
 
 # What says where and how to run, not what: two configurations that differ only here are the same run.
 _NOT_IDENTITY = ("seed", "logger", "checkpoint", "device", "results_dir", "force", "progress", "predict_test")
