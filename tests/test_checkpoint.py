@@ -18,7 +18,8 @@ from torch import Tensor
 
 from symlora.config.schema import Config
 from symlora.data.tokens import TokenizedSplit
-from symlora.model.build import RunModel, build_pack
+from symlora.model.build import build_pack
+from symlora.model.run_model import RunModel
 from symlora.training import checkpoint as module
 from symlora.training import interrupt as signals
 from symlora.training.checkpoint import Checkpoint

@@ -39,8 +39,9 @@ from symlora.errors import SymloraError
 from symlora.model import build as model_build
 from symlora.model import catalog as methods
 from symlora.model import pack
-from symlora.model.build import HEAD_FILE, RunModel, build, build_pack
+from symlora.model.build import build, build_pack
 from symlora.model.catalog import Method, examine
+from symlora.model.run_model import HEAD_FILE, RunModel
 from symlora.model.source import ModelSource
 
 CPU = torch.device("cpu")

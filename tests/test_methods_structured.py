@@ -36,8 +36,9 @@ from symlora.config.schema import Config
 from symlora.data.batches import gather, padded
 from symlora.errors import SymloraError
 from symlora.model import catalog as methods
-from symlora.model.build import HEAD_FILE, RunModel, build, encoder_is_frozen
+from symlora.model.build import build, encoder_is_frozen
 from symlora.model.catalog import examine
+from symlora.model.run_model import HEAD_FILE, RunModel
 from symlora.runner.norms import adapter_norms
 from symlora.training.hooks import step_hook
 from symlora.training.loop import fit

@@ -12,7 +12,8 @@ import torch
 from conftest import TinyFactory, run_config
 from torch import Tensor
 
-from symlora.model.build import RunModel, build
+from symlora.model.build import build
+from symlora.model.run_model import RunModel
 from symlora.runner.norms import adapter_norms, symmetry
 
 CPU = torch.device("cpu")

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from symlora.config.schema import Config, MethodConfig, TrainConfig
 from symlora.data.tokens import TokenizedSplit
-from symlora.model.build import RunModel, build
+from symlora.model.build import build
+from symlora.model.run_model import RunModel
 from symlora.runner.norms import adapter_norms
 from symlora.training.loop import Progress, fit, loss_of, predict
 from symlora.training.optimizer import AdamW, linear_schedule

@@ -14,7 +14,8 @@ import torch
 
 from symlora.bench.settings import Settings, task_config
 from symlora.config.schema import CheckpointConfig
-from symlora.model.build import build_pack, pick_device, pick_precision
+from symlora.model.build import build_pack
+from symlora.model.device import pick_device, pick_precision
 from symlora.runner.prepare import prepare_data
 from symlora.training.checkpoint import Checkpoint
 from symlora.training.loop import fit_pack

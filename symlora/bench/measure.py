@@ -14,7 +14,7 @@ from symlora.bench.flops import Shape, needed
 from symlora.bench.settings import BATCH_SIZE, Settings, cases, task_config
 from symlora.bench.work import Case, Load, Work, measuring_rows
 from symlora.bench.workers import Group, Ready, Sample, wall
-from symlora.model.build import pick_device, pick_precision
+from symlora.model.device import pick_device, pick_precision
 from symlora.model.source import find
 from symlora.sweep.launchers import cores
 

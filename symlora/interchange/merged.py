@@ -15,7 +15,7 @@ from symlora.config.schema import ModelConfig
 from symlora.errors import SymloraError
 from symlora.interchange.base_scale import apply_base_scale
 from symlora.interchange.stored import PREFIX, StoredAdapter, new_folder
-from symlora.model.adapter import output_layer
+from symlora.model.run_model import output_layer
 from symlora.model.source import ModelSource, find, load_failure, load_tokenizer
 
 # Names of transformers' classes by PEFT's task type.

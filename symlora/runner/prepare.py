@@ -7,7 +7,7 @@ from symlora.config.schema import HELD_OUT, Config
 from symlora.data.splits import Split, holdout, load_splits
 from symlora.data.tokens import TokenizedSplit, tokenize
 from symlora.errors import SymloraError
-from symlora.model.build import RunModel
+from symlora.model.run_model import RunModel
 from symlora.model.source import find, load_tokenizer
 
 

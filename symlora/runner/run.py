@@ -17,8 +17,10 @@ from symlora.config.identity import config_hash
 from symlora.config.schema import Config
 from symlora.data.tokens import TokenizedSplit
 from symlora.errors import SymloraError
-from symlora.model.build import RunModel, build_pack, encoder_is_frozen, pick_device, pick_precision
+from symlora.model.build import build_pack, encoder_is_frozen
+from symlora.model.device import pick_device, pick_precision
 from symlora.model.pack import CannotPack, Pack
+from symlora.model.run_model import RunModel
 from symlora.model.source import find, weights_sha256
 from symlora.runner.prepare import check_vocabulary, describe, prepare_data
 from symlora.runner.provenance import EnergyMeter, code_sha256, peak_memory_bytes, provenance

@@ -162,7 +162,7 @@ class PackedLauncher(Launcher):
     def _train(self, jobs: Sequence[Job], job_overrides: Sequence[Sequence[str]]) -> dict[int, Outcome]:
         if not jobs:
             return {}
-        from symlora.model.build import pick_device
+        from symlora.model.device import pick_device
 
         on_gpu = pick_device(jobs[0].config.device).type != "cpu"
         devices = visible_devices() if on_gpu else []

@@ -22,7 +22,7 @@ def describe(configs: Mapping[int, Config]) -> tuple[list[Job], dict[int, Outcom
         configs: By the job's place in the multirun.
     """
     go_offline_if_unreachable()
-    from symlora.model.build import pick_device
+    from symlora.model.device import pick_device
     from symlora.runner.prepare import prepare_data
 
     sizes: dict[str, tuple[float, int] | SymloraError] = {}

@@ -14,9 +14,9 @@ from torch.nn.functional import cross_entropy, mse_loss
 from symlora.config.schema import Config
 from symlora.data.batches import Batch, epoch_order, eval_batches, pack_batch, steps_per_epoch
 from symlora.data.tokens import TokenizedSplit
-from symlora.model.build import RunModel
 from symlora.model.encoder import Encoder
 from symlora.model.pack import Pack
+from symlora.model.run_model import RunModel
 from symlora.training.checkpoint import Checkpoint
 from symlora.training.distributed import ALONE, Processes
 from symlora.training.interrupt import check

@@ -7,7 +7,7 @@ import torch
 
 from symlora.config.schema import Config
 from symlora.data.tokens import TokenizedSplit
-from symlora.model.build import RunModel
+from symlora.model.run_model import RunModel
 from symlora.training.checkpoint import Checkpoint
 from symlora.training.hooks import step_hook
 from symlora.training.interrupt import check, stop_requested
