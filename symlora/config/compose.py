@@ -1,5 +1,6 @@
 """Compose a run's configuration from YAML files and overrides."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,13 @@ from symlora.config.checks import NAMED, check, check_keys, check_name
 from symlora.config.schema import Config, TaskConfig
 from symlora.errors import SymloraError
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Beside the package in a checkout; in an installed package within it.
+CONFIG_DIR = next(parent / "configs" for parent in (_PACKAGE, _PACKAGE.parent) if (parent / "configs").is_dir())
+# Hydra finds plugins on sys.path, once: in a checkout they are in scripts/, in an installation beside the package.
+_SCRIPTS = CONFIG_DIR.parent / "scripts"
+if (_SCRIPTS / "hydra_plugins").is_dir() and str(_SCRIPTS) not in sys.path:
+    sys.path.append(str(_SCRIPTS))
 
 
 def resolve(cfg: Any) -> Config:

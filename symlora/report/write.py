@@ -1,5 +1,6 @@
-"""From a results folder to files: `make table1`, `make audit`, `make figure1` and `make report` are these functions."""
+"""Write the files of `symlora report` from a results folder."""
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -213,3 +214,28 @@ def _picture(png: Path, out: Path) -> str:
     links = [(path.relative_to(out).as_posix(), path.suffix[1:].upper()) for path in others if path.is_file()]
     caption = f"{FIGURES.get(png.stem, png.stem)} ({png.parent.name})."
     return html.picture(png, caption, links)
+
+
+def command(chosen: argparse.Namespace) -> int:
+    """Run `symlora report`: write the files, and print which. Arguments as its parser (symlora.cli) has them.
+
+    Raises:
+        SymloraError: With `strict`, something is missing, failed or left out; the files are written.
+    """
+    if chosen.what == "audit":
+        print(*write_audit(chosen.out), sep="\n")
+        return 0
+    problems: tuple[Problem, ...] = ()
+    report = build(chosen.results_dir, chosen.tasks.split(",") if chosen.tasks else tuple(TASKS))
+    if chosen.what == "table1":
+        files = write_tables(report, chosen.out)
+    elif chosen.what == "figure1":
+        files, problems = write_figures(report, chosen.out, chosen.as_paper)
+    else:
+        files, problems = write_report(report, chosen.out, chosen.as_paper, chosen.checkpoint)
+    print(*files, summary_line(report), sep="\n")
+    for problem in (*report.tally.bad, *problems):
+        print(f"left out: {problem.place}: {problem.reason}")
+    if chosen.strict and (problems or not report.tally.complete):
+        raise SymloraError("--strict: something is missing, failed or left out; the footer of every table names it.")
+    return 0

@@ -231,6 +231,12 @@ def begin(folder: Path) -> Path:
     return work
 
 
+def failure_text(folder: Path, record: dict[str, Any]) -> str:
+    """Say why a run failed, and where its traceback is."""
+    place = folder / (FAILED_FILE if is_finished(folder) else RUN_FILE)
+    return f"the run failed: {record['error']} (traceback in {place})"
+
+
 def not_kept(folder: Path, error: Exception) -> SymloraError:
     """Say what to do where a folder could not be written: a full disk, a folder that went away."""
     if isinstance(error, SymloraError):
