@@ -391,4 +391,4 @@ def test_the_command_line_explains_itself(capsys: pytest.CaptureFixture[str]) ->
 def test_audit_needs_no_run(tmp_path: Path) -> None:
     command("audit", "--out", tmp_path, "--results-dir", tmp_path / "nowhere")
     assert (tmp_path / "audit.md").read_text().startswith("# ")
-    assert "<h2>" in (tmp_path / "audit.html").read_text()
+    assert "<h2" in (tmp_path / "audit.html").read_text()

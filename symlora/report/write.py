@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from symlora.audit import audit_markdown, read_published
 from symlora.config.compose import CONFIG_DIR
 from symlora.errors import SymloraError
 from symlora.report import html
@@ -17,7 +18,7 @@ from symlora.report.footers import Tally, footers, tally
 from symlora.report.formats import FORMATS, to_html
 from symlora.report.leaderboard import load_leaderboard, unshown
 from symlora.report.names import CLAIMED, REFERENCE, TASKS, section_name
-from symlora.report.published import read_published
+from symlora.report.pages import markdown_page
 from symlora.report.settings import Settings, load_settings
 from symlora.report.table import Table
 from symlora.report.tables import table1, table2, table3, table4
@@ -110,14 +111,11 @@ def write_tables(report: Report, out: Path) -> list[Path]:
 
 
 def write_audit(out: Path, published: Path = PUBLISHED) -> list[Path]:
-    """The audit of the paper's printed numbers, <out>/audit.md and audit.html; it needs no run."""
-    from symlora.report.audit import audit_folder, audit_markdown
-
-    findings = audit_folder(published)
-    body = [html.paragraph(f"From printed numbers alone: {len(findings)} findings."), html.findings_html(findings)]
+    """Write the audit of the paper's printed numbers to <out>/audit.md and audit.html; it needs no run."""
+    text = audit_markdown(read_published(published))
     return [
-        write_text(out / "audit.md", audit_markdown(findings)),
-        write_text(out / "audit.html", html.page("What the paper printed", body)),
+        write_text(out / "audit.md", text),
+        write_text(out / "audit.html", markdown_page("What the paper printed", text)),
     ]
 
 
