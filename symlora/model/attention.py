@@ -28,37 +28,24 @@ SDPA_FROM = 100  # tokens; below it plain matmuls are faster in float32 on a CPU
 
 @dataclass(frozen=True)
 class Group:
-    """Sentences attended to together.
+    """Sentences attended to together."""
 
-    Attributes:
-        sentences: Number g of sentences.
-        length: Tokens S of the longest.
-        mask: Added to the scores, 0 or -inf: [g, 1, 1, S]; None when all are of one length.
-        run: Number in the pack of the run that all of them belong to; 0 where groups are not kept apart by run.
-    """
-
-    sentences: int
-    length: int
-    mask: Tensor | None
-    run: int = 0
+    sentences: int  # number g of sentences
+    length: int  # tokens S of the longest
+    mask: Tensor | None  # added to the scores, 0 or -inf: [g, 1, 1, S]; None when all are of one length
+    run: int = 0  # number in the pack of the run that all of them belong to; 0 where groups are not kept apart by run
 
 
 @dataclass(frozen=True)
 class FlatLayout:
-    """Where each token of a flat batch goes for attention, and where it comes back.
+    """Where each token of a flat batch goes for attention, and where it comes back."""
 
-    Attributes:
-        groups: The padded groups, one after the other among the P gathered rows.
-        gather: Token of each gathered row: int64 [P]; padding points at its sentence's first token, so that no
-            sentence meets another's values, be they NaN.
-        scatter: Gathered row of each token: int64 [T].
-        padding: Gathered rows that are padding: int64.
-    """
-
-    groups: tuple[Group, ...]
+    groups: tuple[Group, ...]  # the padded groups, one after the other among the P gathered rows
+    # Token of each gathered row: int64 [P]; padding points at its sentence's first token, so that no sentence meets
+    # another's values, be they NaN
     gather: Tensor
-    scatter: Tensor
-    padding: Tensor
+    scatter: Tensor  # gathered row of each token: int64 [T]
+    padding: Tensor  # gathered rows that are padding: int64
 
     @staticmethod
     def of(

@@ -34,23 +34,14 @@ CAPTION = (
 
 @dataclass(frozen=True)
 class Method:
-    """One method as it stands here.
+    """One method as it stands here."""
 
-    Attributes:
-        config: Its YAML file.
-        counts: What it trains on RoBERTa-base; None where it cannot be built here.
-        by_weights: Whether the count depends on the values of the weights (random ones here).
-        merges: Whether the adapter can be merged; None where there is none (`trains: head` or `all`).
-        packs: Whether runs can share an encoder.
-        notes: What it does not do here, and why: run, merge, pack.
-    """
-
-    config: MethodConfig
-    counts: ParameterCounts | None
-    by_weights: bool
-    merges: bool | None
-    packs: bool
-    notes: tuple[str, ...]
+    config: MethodConfig  # its YAML file
+    counts: ParameterCounts | None  # what it trains on RoBERTa-base; None where it cannot be built here
+    by_weights: bool  # whether the count depends on the values of the weights (random ones here)
+    merges: bool | None  # whether the adapter can be merged; None where there is none (`trains: head` or `all`)
+    packs: bool  # whether runs can share an encoder
+    notes: tuple[str, ...]  # what it does not do here, and why: run, merge, pack
 
     @property
     def trained(self) -> int | None:

@@ -183,17 +183,11 @@ def _leaves(members: Sequence[nn.Module]) -> dict[str, list[Tensor]]:
 
 @dataclass(frozen=True)
 class Fill:
-    """Makes the runs' numbers of rows equal, by copies of each run's own first row, and undoes it.
+    """Makes the runs' numbers of rows equal, by copies of each run's own first row, and undoes it."""
 
-    Attributes:
-        index: The row at each of the K · most places: int64.
-        back: The place of each row: int64 [R].
-        surplus: Places that hold a copy: int64.
-    """
-
-    index: Tensor
-    back: Tensor
-    surplus: Tensor
+    index: Tensor  # the row at each of the K · most places: int64
+    back: Tensor  # the place of each row: int64 [R]
+    surplus: Tensor  # places that hold a copy: int64
 
     @staticmethod
     def of(counts: tuple[int, ...], device: torch.device) -> "Fill":

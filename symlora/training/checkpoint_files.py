@@ -24,21 +24,14 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Header:
-    """What a checkpoint says of itself, read without its tensors.
+    """What a checkpoint says of itself, read without its tensors."""
 
-    Attributes:
-        path: The file.
-        runs: Its runs: paths of their folders within the results folder.
-        trained: Whether they are trained to the end, and only their folders are missing.
-        fingerprint: Configurations, data, weights, versions, device, precision and threads: all that must be the same.
-        steps: Steps done.
-    """
-
-    path: Path
-    runs: tuple[str, ...]
-    trained: bool
+    path: Path  # the file
+    runs: tuple[str, ...]  # its runs: paths of their folders within the results folder
+    trained: bool  # whether they are trained to the end, and only their folders are missing
+    # Configurations, data, weights, versions, device, precision and threads: all that must be the same
     fingerprint: dict[str, Any]
-    steps: int
+    steps: int  # steps done
 
     def serves(self, runs: Iterable[str]) -> bool:
         """Whether these runs can go on from it: its own, or some of its own once they are trained."""

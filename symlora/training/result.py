@@ -20,42 +20,27 @@ class Diverged(Exception):
 
 @dataclass
 class Epoch:
-    """What is known of a model after an epoch.
+    """What is known of a model after an epoch."""
 
-    Attributes:
-        number: From 1.
-        train_loss: Mean over the epoch's sentences, with dropout.
-        metrics: For each scored split, the task's metrics as fractions.
-        seconds: Training and scoring, wall clock; of a pack's, this run's share.
-    """
-
-    number: int
-    train_loss: float
-    metrics: Metrics
-    seconds: float
+    number: int  # from 1
+    train_loss: float  # mean over the epoch's sentences, with dropout
+    metrics: Metrics  # for each scored split, the task's metrics as fractions
+    seconds: float  # training and scoring, wall clock; of a pack's, this run's share
 
 
 @dataclass
 class Fit:
-    """A trained run.
+    """A trained run."""
 
-    Attributes:
-        epochs: One entry per epoch, in order.
-        chosen: Epoch number by each rule: `best` on validation, `last`, and `held_out` where a slice was set aside.
-        logits: For each rule and scored split, float32 [rows, classes].
-        state: Trained parameters by rule.
-        tokens: Tokens trained on, padding not counted.
-        train_seconds: Wall clock of the training steps alone; of a pack's, this run's share.
-        error: Why the run ended before its time; None if it did not.
-    """
-
-    epochs: list[Epoch] = field(default_factory=list)
+    epochs: list[Epoch] = field(default_factory=list)  # one entry per epoch, in order
+    # Epoch number by each rule: `best` on validation, `last`, and `held_out` where a slice was set aside
     chosen: dict[str, int] = field(default_factory=dict)
+    # For each rule and scored split, float32 [rows, classes]
     logits: dict[str, dict[str, Logits]] = field(default_factory=dict)
-    state: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    tokens: int = 0
-    train_seconds: float = 0.0
-    error: Diverged | None = None
+    state: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # trained parameters by rule
+    tokens: int = 0  # tokens trained on, padding not counted
+    train_seconds: float = 0.0  # wall clock of the training steps alone; of a pack's, this run's share
+    error: Diverged | None = None  # why the run ended before its time; None if it did not
 
 
 def rules_met(epochs: list[Epoch], config: Config) -> list[str]:
