@@ -1,4 +1,4 @@
-"""Run the command `symlora`, also `python -m symlora`: one subcommand for each thing a user does."""
+"""Run the command `symlora`, also `python -m symlora`."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ STOPPED = "\nStopped. Finished runs are kept; the same command goes on from the 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one subcommand; a wrong input is one line on stderr and exit status 1."""
+    """Run one subcommand; wrong input is one line and exit status 1."""
     if arguments is None:  # a program of its own, and not a call from Python
         stop_at_once()  # before the imports, which take a second or more
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -142,7 +142,9 @@ def _export_options(made: argparse.ArgumentParser) -> None:
 
 
 def _demo(chosen: argparse.Namespace) -> int:
-    """Train SymLoRA, LoRA and the bare head on three demo tasks with three seeds each, and print the comparison.
+    """Train SymLoRA, LoRA and the bare head on three demo tasks.
+
+    With three seeds each, and print the comparison.
 
     Sentences come from our own grammar in the shape of GLUE's tasks: these are not GLUE scores. Finished runs are not
     trained again.
@@ -153,14 +155,16 @@ def _demo(chosen: argparse.Namespace) -> int:
 
 
 def _study(chosen: argparse.Namespace) -> int:
-    """Train the grid of every task, select, then train the seeds of each winner. Resumable."""
+    """Train the grid, select, then train the winners' seeds; resumable."""
     from symlora.sweep.study import Study, run_study
 
     return run_study(Study.of(chosen))
 
 
 def _select(chosen: argparse.Namespace) -> int:
-    """Choose the best grid point of each method and task, and write it to configs/best for the seeds.
+    """Choose the best grid point of each method and task.
+
+    Writes it to configs/best for the seeds.
 
     Prints what was chosen and whether it lies on the grid's edge. Trains nothing, unless --widen --run.
     """
@@ -173,7 +177,7 @@ def _select(chosen: argparse.Namespace) -> int:
 
 
 def _status(chosen: argparse.Namespace) -> int:
-    """Count the runs of a study: finished, running, failed and missing, with an estimate of the time left."""
+    """Count a study's runs and estimate the time left."""
     from symlora.sweep.launchers import cores
     from symlora.sweep.study import Study
 
@@ -182,7 +186,7 @@ def _status(chosen: argparse.Namespace) -> int:
 
 
 def _runs(chosen: argparse.Namespace) -> int:
-    """List the run folders: one line per configuration, mean and spread of the score over its seeds."""
+    """List run folders: mean and spread of the score over seeds."""
     from symlora.store.folder import scan
     from symlora.store.listing import table
 
@@ -197,7 +201,10 @@ def _runs(chosen: argparse.Namespace) -> int:
 
 
 def _verify(chosen: argparse.Namespace) -> int:
-    """Hash every file of every run again, and compare with its run.json; exit status 1 if anything differs."""
+    """Hash every file again, and compare with run.json.
+
+    The exit status is 1 if anything differs.
+    """
     from symlora.store.verify import verify
 
     found = verify(chosen.results_dir)
@@ -208,7 +215,7 @@ def _verify(chosen: argparse.Namespace) -> int:
 
 
 def _methods(chosen: argparse.Namespace) -> int:
-    """List the methods of configs/method: equation, trained parameters on RoBERTa-base, merges, packs, source."""
+    """List the methods: equation, parameters on RoBERTa-base, merges, packs, source."""
     from symlora.model.catalog import details, examine, load, names, table
 
     methods = [examine(method) for method in load([chosen.method] if chosen.method else names())]
@@ -217,7 +224,7 @@ def _methods(chosen: argparse.Namespace) -> int:
 
 
 def _report(chosen: argparse.Namespace) -> int:
-    """Write tables, figures and the audit of the paper from run folders: nothing trains, nothing needs a network.
+    """Write tables, figures and the audit; nothing trains.
 
     table1    Table 1 and its companions 2 to 4: <out>/tables/*.md, .tex, .csv, .html
     figure1   Figure 1 and its companions: <out>/figures/*/*.png, .pdf, .csv

@@ -49,7 +49,7 @@ def resolve(cfg: Any) -> Config:
 
 
 def check_files() -> None:
-    """Reads every file in configs/ as YAML (0.02 s): of a damaged one Hydra would show a traceback.
+    """Read every file in configs/, so that a damaged one is named.
 
     Raises:
         SymloraError: One cannot be read.
@@ -63,7 +63,7 @@ def check_files() -> None:
 
 
 def compose(*overrides: str) -> Config:
-    """The configuration that `python scripts/train.py <overrides>` would run, for programs and tests.
+    """Compose the configuration that `symlora train <overrides>` would run.
 
     Raises:
         SymloraError: An override names no key or has a wrong value.
@@ -84,7 +84,10 @@ def compose(*overrides: str) -> Config:
 
 
 def _check_facts(config: Config) -> None:
-    """A task's metrics and splits decide the score, but are no part of a run's name: they are not settings."""
+    """Refuse overrides of a task's facts.
+
+    They decide the score, but are no part of a run's name.
+    """
     path = CONFIG_DIR / "task" / f"{config.task.name}.yaml"
     if path.is_file():
         facts = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(path)))

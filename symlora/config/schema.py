@@ -17,7 +17,7 @@ HELD_OUT = "held_out"  # the slice of the training split that a protocol may set
 
 @dataclass
 class TaskConfig:
-    """Facts of a task (columns, labels, metrics, sizes of the splits) and nothing that could be tuned."""
+    """Facts of a task; nothing of it is tuned."""
 
     name: str = MISSING  # the config name of the hub dataset `nyu-mll/glue`
     columns: list[str] = field(default_factory=list)  # one or two text columns
@@ -115,7 +115,7 @@ class ProtocolConfig:
 
 @dataclass
 class LoggerConfig:
-    """A mirror of the run folder in Weights & Biases; the folder is the record."""
+    """Mirror a run in Weights & Biases; the folder is the record."""
 
     name: str = "none"  # `none` or `wandb`
     project: str = "symlora"  # W&B project

@@ -1,4 +1,4 @@
-"""What a run tells people while it runs: a progress bar on a terminal, plain lines elsewhere; and the mirror in W&B."""
+"""Report a run's progress to the terminal and to W&B."""
 
 import os
 import sys
@@ -63,7 +63,7 @@ class Reporter:
         self._started = self._last_line = time.perf_counter()
 
     def step(self, progress: "StepProgress") -> None:
-        """After every step."""
+        """Report a step."""
         self._steps += 1
         if self._mirror is not None:
             self._mirror.log({"train/loss": progress.loss, "epoch": progress.epoch})
@@ -84,7 +84,7 @@ class Reporter:
             self._say(f"  {at}  loss {progress.loss:.3f}  about {format_duration(left)} left")
 
     def epoch(self, epoch: "Epoch") -> None:
-        """After every epoch."""
+        """Report an epoch."""
         scores = "  ".join(
             f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
             for split, metrics in epoch.metrics.items()
@@ -100,14 +100,14 @@ class Reporter:
             self._mirror.log({"epoch": epoch.number, "train/epoch_loss": epoch.train_loss, **flat})
 
     def skipped(self, folder: Path, record: dict[str, Any]) -> None:
-        """The run's record stands there already."""
+        """Say that the run's record stands there already."""
         if record["status"] == "failed":
             self._say(f"{_title(self.config)}: failed in another process of this sweep: {record['error']}")
             return
         self._say(f"{_title(self.config)}: already finished in {folder} ({_score(record)}); force=true trains it again")
 
     def finished(self, folder: Path, record: dict[str, Any]) -> None:
-        """The last word on a run."""
+        """Report how a run ended."""
         self.close()
         if record["status"] == "failed":
             self._say(f"  FAILED: {record['error']}")
@@ -143,7 +143,10 @@ class Reporter:
 
 
 class _Wandb:
-    """One W&B run, named after the configuration, so that a repeat is recognised. The key stays with `wandb login`."""
+    """One W&B run, named after the configuration.
+
+    A repeat is recognised by its id. The key stays with `wandb login`.
+    """
 
     def __init__(self, logger: LoggerConfig, config: Config, record: dict[str, Any]) -> None:
         os.environ.setdefault("WANDB_SILENT", "true")  # read when wandb is imported

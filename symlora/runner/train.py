@@ -1,4 +1,4 @@
-"""Train one run, or each run of a multirun, from the command line."""
+"""Train one run or a multirun from the command line."""
 
 import sys
 from pathlib import Path

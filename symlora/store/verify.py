@@ -1,4 +1,4 @@
-"""Whether the run folders under a results folder are as they were written (`make verify-results`)."""
+"""Check that run folders are as they were written (`make verify-results`)."""
 
 import sys
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class Found:
     problems: list[str] = field(default_factory=list)  # A line each
 
     def summary(self) -> str:
-        """The last line."""
+        """Return the last line of `make verify-results`."""
         checked = f"{self.runs} runs, {self.files} files, {self.bytes / 2**20:.1f} MiB checked"
         text = f"{checked}: {len(self.problems)} problems"
         return text + (f"; {self.unsealed} runs have no checksums (--seal gives them some)" if self.unsealed else "")

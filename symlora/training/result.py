@@ -1,4 +1,4 @@
-"""What a trained run is: its epochs, what each selection rule chose, and the logits and parameters there."""
+"""Hold what a trained run is: epochs, scores, logits, parameters."""
 
 import math
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ Metrics = dict[str, dict[str, float]]
 
 
 class Diverged(Exception):
-    """The loss is no longer a finite number. The run is kept, as failed."""
+    """The loss is not finite; the run is kept as failed."""
 
 
 @dataclass
@@ -44,7 +44,10 @@ class Fit:
 
 
 def rules_met(epochs: list[Epoch], config: Config) -> list[str]:
-    """Which selection rules take the newest epoch. Of equal scores the earlier epoch stays; NaN never wins."""
+    """Return the selection rules that take the newest epoch.
+
+    Of equal scores the earlier epoch stays; NaN never wins.
+    """
     rules = ["last"]
     splits = {"best": config.task.validation[0]}
     if HELD_OUT in epochs[-1].metrics:
@@ -58,12 +61,12 @@ def rules_met(epochs: list[Epoch], config: Config) -> list[str]:
 
 
 def predictions_of(logits: Logits, *, regression: bool) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
-    """The class with the largest logit, or the score itself."""
+    """Return the class with the largest logit, or the score itself."""
     return logits[:, 0] if regression else logits.argmax(axis=1)
 
 
 def metrics_of(
     config: Config, logits: Logits, labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
 ) -> dict[str, float]:
-    """The task's metrics of these logits."""
+    """Compute the task's metrics of these logits."""
     return compute(config.task.metrics, predictions_of(logits, regression=not config.task.labels), labels)
