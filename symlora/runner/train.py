@@ -35,7 +35,8 @@ def train(config: Config) -> dict[str, Any]:
     from symlora.runner.run import run
     from symlora.training.distributed import launched_processes
 
-    folder, record = run(config, Reporter(config, quiet=launched_processes().rank > 0))
+    first = launched_processes().rank == 0
+    folder, record = run(config, Reporter(config, quiet=not first, mirror=first))
     if record["status"] == "busy":
         raise SymloraError(record["error"])
     if record["status"] == "failed":
