@@ -9,9 +9,9 @@ from typing import Literal
 import numpy.typing as npt
 from scipy import stats
 
-from symlora.stats import checks
-from symlora.stats.comparisons import paired_interval
-from symlora.stats.intervals import Interval
+from old_stats import checks
+from old_stats.comparisons import paired_interval
+from old_stats.intervals import Interval
 
 Verdict = Literal["equivalent", "better", "worse", "inconclusive"]
 

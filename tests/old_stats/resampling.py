@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
+from old_stats.checks import Reals
 from symlora import metrics
-from symlora.stats.checks import Reals
 
 Flags = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int64] | Reals

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from symlora.stats import bootstrap, checks
-from symlora.stats.intervals import Interval, t_interval
-from symlora.stats.resampling import Statistic
+from old_stats import bootstrap, checks
+from old_stats.intervals import Interval, t_interval
+from old_stats.resampling import Statistic
 
 _EXACT_PAIRS = 20
 

@@ -1,0 +1,54 @@
+"""The one rounding of the report: percent points, one decimal, half to even."""
+
+from __future__ import annotations
+
+import math
+from decimal import ROUND_HALF_EVEN, Context, Decimal
+
+from old_stats.intervals import Interval
+
+_ONE_DECIMAL = Decimal("0.1")
+# A mean of one-decimal numbers is off by some 1e-14: 87.25 may arrive as 87.24999999999999. Twelve digits are more
+# than any score here has, and put such a tie back on the tie.
+_NOISE = Context(prec=12, rounding=ROUND_HALF_EVEN)
+_MISSING = "–"
+
+
+def points(value: float, scale: int = 100) -> Decimal:
+    """`value` times `scale` in percent points: scale 100 for fractions, 1 for values already in points.
+
+    The product is taken in decimal, from the shortest text that gives this float, so 0.8725 is a tie and becomes 87.2,
+    as 0.8735 becomes 87.4. Never "-0.0". nan and infinities pass. str() of the result is what a table prints.
+    """
+    if not math.isfinite(value):
+        return Decimal(str(float(value)))
+    exact = _NOISE.create_decimal(repr(float(value))) * scale
+    rounded = exact.quantize(_ONE_DECIMAL, rounding=ROUND_HALF_EVEN)
+    return abs(rounded) if rounded == 0 else rounded
+
+
+def round_points(value: float) -> Decimal:
+    """`points` of a value that is in percent points already."""
+    return points(value, scale=1)
+
+
+def format_points(interval: Interval, scale: int = 100) -> str:
+    """ "87.5 ± 0.3", or "85.6 (80.9 to 89.2)" where the estimate is not in the middle; `scale` as in `points`.
+
+    Without an interval (one seed) the estimate alone, without an estimate a dash.
+    """
+    if math.isnan(interval.estimate):
+        return _MISSING
+    estimate = str(points(interval.estimate, scale))
+    if math.isnan(interval.low) or math.isnan(interval.high):
+        return estimate
+    if math.isfinite(interval.half_width) and interval.symmetric:
+        return f"{estimate} ± {points(interval.half_width, scale)}"
+    low, high = (_bound(bound, scale) for bound in (interval.low, interval.high))
+    return f"{estimate} ({low} to {high})"
+
+
+def _bound(value: float, scale: int) -> str:
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    return str(points(value, scale))
