@@ -71,11 +71,13 @@ def test_tost_keeps_its_level_and_power() -> None:
 
 
 @relaxed
-@given(pairs)
-def test_sign_flip_equals_enumeration(ab: tuple[list[float], list[float]]) -> None:
-    d = np.subtract(*ab)
-    means = [abs(np.mean(np.array(signs) * d)) for signs in itertools.product((1, -1), repeat=len(d))]
-    assert stats.sign_flip(*ab) == pytest.approx(np.mean([mean >= abs(d.mean()) - 1e-12 for mean in means]), abs=1e-12)
+@given(st.lists(st.tuples(st.integers(0, 999), st.integers(-6, 6)), min_size=2, max_size=7))
+def test_sign_flip_equals_exact_enumeration(tenths: list[tuple[int, int]]) -> None:
+    """Of points with one decimal, whose differences are off by some 1e-15: patterns of one mean must tie."""
+    d = [difference for _, difference in tenths]
+    sums = [abs(np.dot(signs, d)) for signs in itertools.product((1, -1), repeat=len(d))]
+    a, b = zip(*(((score + difference) / 10, score / 10) for score, difference in tenths), strict=True)
+    assert stats.sign_flip(a, b) == pytest.approx(np.mean(np.array(sums) >= abs(sum(d))), abs=1e-12)
 
 
 def test_smallest_p_of_the_sign_flip() -> None:
