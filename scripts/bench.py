@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from symlora.errors import SymloraError
-from symlora.hub import go_offline_if_unreachable
+from symlora.model.hub import go_offline_if_unreachable
 
 
 def arguments() -> argparse.Namespace:
@@ -49,7 +49,7 @@ def main() -> None:
     from symlora.bench.record import derive
     from symlora.bench.settings import Settings
     from symlora.bench.table import text
-    from symlora.results import write_json
+    from symlora.store.folder import write_json
 
     chosen = {
         "tasks": given.tasks and tuple(given.tasks.split(",")),

@@ -2,7 +2,7 @@
 
 import sys
 
-from symlora.signals import Stopped, stop_at_once
+from symlora.training.interrupt import Stopped, stop_at_once
 
 if __name__ == "__main__":
     stop_at_once()  # before the other imports, and before the workers start
@@ -28,7 +28,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from symlora import demo
-    from symlora.summary import table
+    from symlora.store.listing import table
 
     started = time.perf_counter()
     jobs = demo.jobs(arguments.results_dir)

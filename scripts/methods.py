@@ -12,7 +12,7 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="as a table of Markdown")
     parser.add_argument("--method", metavar="NAME", help="one method in detail, with its settings")
     arguments = parser.parse_args()
-    from symlora.methods import details, examine, load, names, table  # torch, transformers and peft take seconds
+    from symlora.model.catalog import details, examine, load, names, table  # torch, transformers and peft take seconds
 
     methods = [examine(method) for method in load([arguments.method] if arguments.method else names())]
     print(details(methods[0]) if arguments.method else table(methods, markdown=arguments.markdown))

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from symlora.results import scan
-from symlora.summary import table
+from symlora.store.folder import scan
+from symlora.store.listing import table
 
 
 def main() -> None:

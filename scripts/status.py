@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-from symlora.config import compose
+from symlora.config.compose import compose
 from symlora.errors import SymloraError
-from symlora.results import scan
+from symlora.store.folder import scan
 from symlora.sweep import options
-from symlora.sweep.inner import cores
+from symlora.sweep.launchers import cores
 from symlora.sweep.status import Costs, table
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from symlora.signals import Stopped, stop_at_once
+from symlora.training.interrupt import Stopped, stop_at_once
 
 if __name__ == "__main__":
     stop_at_once()  # before the other imports, which take a second or more

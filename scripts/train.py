@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from symlora.signals import Stopped, stop_at_once
+from symlora.training.interrupt import Stopped, stop_at_once
 
 if __name__ == "__main__":
     stop_at_once()  # before the other imports, which take a second or more
@@ -15,14 +15,15 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from symlora.checkpoints import clear_settled
-from symlora.command_line import check_words
-from symlora.config import Config, check_files, resolve
+from symlora.config.compose import check_files, resolve
+from symlora.config.overrides import check_words
+from symlora.config.schema import Config
 from symlora.errors import SymloraError
-from symlora.hub import go_offline_if_unreachable
-from symlora.reporter import Reporter
-from symlora.results import finished_record, run_folder
+from symlora.model.hub import go_offline_if_unreachable
+from symlora.runner.reporter import Reporter
+from symlora.store.folder import finished_record, run_folder
 from symlora.sweep.worker import failure
+from symlora.training.checkpoint_files import clear_settled
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def train(config: Config) -> dict[str, Any]:
         return record
     go_offline_if_unreachable()
     # torch, transformers and peft take seconds that no typing error need wait for
-    from symlora.run import run
+    from symlora.runner.run import run
     from symlora.training.distributed import launched_processes
 
     folder, record = run(config, Reporter(config, quiet=launched_processes().rank > 0))

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from symlora.verify import verify
+from symlora.store.verify import verify
 
 
 def main() -> None:

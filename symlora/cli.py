@@ -48,7 +48,7 @@ def _export(chosen: argparse.Namespace) -> None:
         raise SymloraError(f"{chosen.source} is a loralib checkpoint, which does not hold its α: give --alpha.")
     if not chosen.source.is_file() and chosen.alpha is not None:
         raise SymloraError("--alpha goes with a checkpoint file of loralib; an adapter's folder holds its own.")
-    from symlora.hub import go_offline_if_unreachable
+    from symlora.model.hub import go_offline_if_unreachable
 
     go_offline_if_unreachable()
     from symlora.interchange.export import export  # torch, transformers and peft take seconds

@@ -18,11 +18,11 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from symlora.config import compose
+from symlora.config.compose import compose
 from symlora.errors import SymloraError
-from symlora.hub import go_offline_if_unreachable
-from symlora.signals import check, stopping_gently
-from symlora.sweep.inner import cores
+from symlora.model.hub import go_offline_if_unreachable
+from symlora.sweep.launchers import cores
+from symlora.training.interrupt import graceful_stop, raise_if_stopped
 
 TASKS = ("mrpc", "qnli", "stsb")
 METHODS = ("symlora", "lora", "head")
@@ -57,15 +57,15 @@ def run_job(job: Job, stop_file: Path) -> dict[str, Any]:
         Stopped: `stop_file` appeared; the checkpoint is written.
         SymloraError: The run could not start.
     """
-    with stopping_gently(stop_file):
-        check()  # the pool hands a run out before the one before it has ended
+    with graceful_stop(stop_file):
+        raise_if_stopped()  # the pool hands a run out before the one before it has ended
         import torch
 
         go_offline_if_unreachable()
-        from symlora.reporter import Reporter
-        from symlora.run import run
+        from symlora.runner.reporter import Reporter
+        from symlora.runner.run import run
 
-        check()  # the imports take seconds
+        raise_if_stopped()  # the imports take seconds
         torch.set_num_threads(1)
         config = compose(*job)
         record = run(config, Reporter(config, quiet=True))[1]
@@ -82,7 +82,7 @@ def run_all(todo: Sequence[Job], workers: int | None = None) -> list[dict[str, A
 
     Raises:
         SymloraError: A run could not start; the others have stopped, with checkpoints.
-        Stopped: A signal asked for it (symlora.signals). No worker is left.
+        Stopped: A signal asked for it (symlora.training.interrupt). No worker is left.
     """
     from tqdm import tqdm
 
@@ -93,7 +93,7 @@ def run_all(todo: Sequence[Job], workers: int | None = None) -> list[dict[str, A
     failed: BaseException | None = None
     with tempfile.TemporaryDirectory(prefix="symlora-demo-") as folder:
         stop_file = Path(folder) / "stop"
-        with stopping_gently(stop_file, announce=True), _pool(workers) as pool:
+        with graceful_stop(stop_file, announce=True), _pool(workers) as pool:
             with _signals_held():
                 futures = [pool.submit(run_job, job, stop_file) for job in todo]
             bar = tqdm(as_completed(futures), total=len(todo), unit="run", disable=not terminal)
@@ -108,7 +108,7 @@ def run_all(todo: Sequence[Job], workers: int | None = None) -> list[dict[str, A
                         file=sys.stderr,
                         flush=True,
                     )
-            check()
+            raise_if_stopped()
             if isinstance(failed, BrokenProcessPool):
                 raise SymloraError(
                     "a worker was killed, perhaps because memory ran out: try --workers 1. Finished runs are kept."

@@ -7,7 +7,7 @@ import hydra
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
-from symlora.config import CONFIG_DIR
+from symlora.config.compose import CONFIG_DIR
 
 PROTOCOLS = ("paper", "holdout", "short", "short_holdout", "methods", "smoke", "demo")
 """In the order of the tables."""

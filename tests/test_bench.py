@@ -23,7 +23,7 @@ from symlora.bench.workers import Group, Sample, wall
 from symlora.data.batches import pack_batch
 from symlora.data.tokens import TokenizedSplit
 from symlora.errors import SymloraError
-from symlora.results import write_json
+from symlora.store.folder import write_json
 
 CPU = torch.device("cpu")
 LENGTHS = [5, 3, 12, 4, 8, 9, 3, 15, 7, 3, 4, 11]

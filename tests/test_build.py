@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from symlora.config import ModelConfig
+from symlora.config.schema import ModelConfig
 from symlora.data.batches import Batch, gather, padded
 from symlora.errors import SymloraError
-from symlora.model.adapter import output_layer
-from symlora.model.build import HEAD_FILE, RunModel, build, pick_device, pick_precision
+from symlora.model.build import build
+from symlora.model.device import pick_device, pick_precision
+from symlora.model.run_model import HEAD_FILE, RunModel, output_layer
 from symlora.model.source import ModelSource, find, load_tokenizer, weights_sha256
 
 CPU = torch.device("cpu")

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from symlora.command_line import check_words
-from symlora.config import CONFIG_DIR, Config, compose, resolve
+from symlora.config.compose import CONFIG_DIR, compose, resolve
+from symlora.config.identity import config_hash, identity, slug
+from symlora.config.overrides import check_words
+from symlora.config.schema import Config
 from symlora.errors import SymloraError
-from symlora.identity import config_hash, identity, slug
-from symlora.results import run_folder
+from symlora.store.folder import run_folder
 
 REPOSITORY = CONFIG_DIR.parent
 

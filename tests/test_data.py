@@ -23,7 +23,7 @@ from conftest import epoch_batches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symlora.config import DataConfig, TaskConfig
+from symlora.config.schema import DataConfig, TaskConfig
 from symlora.data.batches import (
     epoch_order,
     eval_batches,

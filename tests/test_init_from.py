@@ -11,7 +11,8 @@ import torch
 from conftest import TinyFactory, run_config
 
 from symlora.errors import SymloraError
-from symlora.model.build import RunModel, build
+from symlora.model.build import build
+from symlora.model.run_model import RunModel
 
 
 def built(folder: Path, method: str, source: Path | None = None, **peft_config: Any) -> RunModel:

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from symlora import SymLoraConfig
 from symlora.cli import main
-from symlora.config import compose
+from symlora.config.compose import compose
 from symlora.errors import SymloraError
 from symlora.interchange.base_scale import BASE_SCALE, apply_base_scale
 from symlora.interchange.loralib import loralib_to_lora

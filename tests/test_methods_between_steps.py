@@ -22,13 +22,14 @@ from transformers import AutoModelForSequenceClassification
 
 from symlora.adapters import DyLoraConfig, PriLoraConfig, SaraConfig, XgbLoraConfig
 from symlora.adapters.sara import rank_of_share
-from symlora.config import Config
+from symlora.config.schema import Config
 from symlora.data.batches import padded
 from symlora.errors import SymloraError
 from symlora.model import quantization
-from symlora.model.build import RunModel, build
+from symlora.model.build import build
 from symlora.model.pack import check_packable
-from symlora.norms import adapter_norms
+from symlora.model.run_model import RunModel
+from symlora.runner.norms import adapter_norms
 from symlora.training.hooks import AdaLora, step_hook
 from symlora.training.loop import fit, predict
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from symlora.adapters import LoraLambdaConfig, SymLoraConfig, SymLoraOrthonormalConfig, SymmetricConfig, SymmetricLinear
 from symlora.adapters.symlora_orthonormal import orthonormal_columns
 from symlora.adapters.symmetric import triangle_places
-from symlora.config import MethodConfig, TrainConfig
+from symlora.config.schema import MethodConfig, TrainConfig
 from symlora.model.build import build
-from symlora.norms import adapter_norms
+from symlora.runner.norms import adapter_norms
 from symlora.training.loop import fit
 from symlora.training.optimizer import AdamW
 

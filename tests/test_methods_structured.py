@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, linear
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
-from symlora import methods
 from symlora.adapters import (
     HoulsbyConfig,
     Lora2Config,
@@ -33,12 +32,14 @@ from symlora.adapters import (
     MeloraConfig,
 )
 from symlora.adapters.lora2 import entries_kept
-from symlora.config import Config
+from symlora.config.schema import Config
 from symlora.data.batches import gather, padded
 from symlora.errors import SymloraError
-from symlora.methods import examine
-from symlora.model.build import HEAD_FILE, RunModel, build, encoder_is_frozen
-from symlora.norms import adapter_norms
+from symlora.model import catalog as methods
+from symlora.model.build import build, encoder_is_frozen
+from symlora.model.catalog import examine
+from symlora.model.run_model import HEAD_FILE, RunModel
+from symlora.runner.norms import adapter_norms
 from symlora.training.hooks import step_hook
 from symlora.training.loop import fit
 from symlora.training.optimizer import AdamW

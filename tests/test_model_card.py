@@ -17,12 +17,13 @@ from huggingface_hub import ModelCard
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint  # type: ignore[import-untyped]
 
-from symlora.config import CONFIG_DIR, Config, compose
+from symlora.config.compose import CONFIG_DIR, compose
+from symlora.config.schema import Config
 from symlora.interchange.model_card import score_interval, write_card
-from symlora.metrics import matthews_correlation
-from symlora.reporter import Reporter
-from symlora.run import run
-from symlora.run_data import prepare_data
+from symlora.metrics.functions import matthews_correlation
+from symlora.runner.prepare import prepare_data
+from symlora.runner.reporter import Reporter
+from symlora.runner.run import run
 
 ROOT = CONFIG_DIR.parent
 HUB = "sentence-transformers/all-MiniLM-L6-v2"

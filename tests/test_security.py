@@ -14,7 +14,7 @@ from faults.places import make_encoder
 from omegaconf import OmegaConf
 from test_run import small, train
 
-from symlora.config import compose
+from symlora.config.compose import compose
 
 SOURCES = sorted([*(ROOT / "symlora").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")])
 FORBIDDEN_MODULES = {"cPickle", "dill", "cloudpickle", "marshal", "shelve"}
@@ -177,7 +177,7 @@ def test_configurations_name_no_code_and_pin_what_they_fetch() -> None:
     for path in sorted((ROOT / "configs").rglob("*.yaml")):
         text = path.read_text()
         targets = re.findall(r"_target_: (\S+)", text)  # Hydra's own callbacks: checks before a sweep
-        assert all(target.startswith("symlora.sweep.guard.") for target in targets), path
+        assert all(target.startswith("symlora.sweep.preflight.") for target in targets), path
         assert "!!python" not in text, path
     for path in sorted((ROOT / "configs" / "model").glob("*.yaml")):
         model = OmegaConf.load(path)
@@ -212,7 +212,7 @@ def test_a_failed_runs_record_names_no_folder(tmp_path: Path) -> None:
     )
     folder, record = train(config)
     assert record["status"] == "failed" and record["error"].startswith("Diverged:")
-    assert 'File "symlora/run_files.py"' in record["traceback"], "it should still say where"
+    assert 'File "symlora/runner/record.py"' in record["traceback"], "it should still say where"
     for path in filter(Path.is_file, folder.rglob("*")):
         content = path.read_bytes()
         assert not [place for place in (*PLACES, str(tmp_path)) if place.encode() in content], path.name

@@ -16,9 +16,9 @@ import psutil
 import pytest
 from conftest import ROOT
 
-from symlora.checkpoints import headers
-from symlora.results import scan
-from symlora.signals import SWEEP_PATIENCE, Stopped
+from symlora.store.folder import scan
+from symlora.training.checkpoint_files import headers
+from symlora.training.interrupt import SWEEP_PATIENCE, Stopped
 
 SECONDS = 20.0  # that a stop may take here: twice what is promised, for a machine that does other things too
 
@@ -100,7 +100,8 @@ def test_ctrl_c_among_the_imports_is_an_exit_code(script: str, tmp_path: Path) -
 
 
 def test_a_stop_that_nobody_catches_is_an_exit_code(tmp_path: Path) -> None:
-    code = "import os, signal; from symlora.signals import stop_at_once; stop_at_once(); os.kill(os.getpid(), {})"
+    load = "import os; from symlora.training.interrupt import stop_at_once"
+    code = load + "; stop_at_once(); os.kill(os.getpid(), {})"
     for number in (signal.SIGINT, signal.SIGTERM):
         done = subprocess.run(
             [sys.executable, "-c", code.format(int(number))], cwd=ROOT, capture_output=True, preexec_fn=_listen

@@ -1,4 +1,4 @@
-"""Bootstraps: metrics of counted rows against symlora.metrics, intervals against scipy and theory, coverage.
+"""Bootstraps: metrics of counted rows against those of the rows drawn, intervals against scipy and theory, coverage.
 
 Run: pytest tests/test_stats_bootstrap.py (about 15 s).
 """
@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from symlora import metrics, stats
+from symlora import stats
+from symlora.metrics import functions as metrics
 from symlora.stats import Interval, bootstrap
 
 Classes = npt.NDArray[np.int64]

@@ -12,7 +12,7 @@ import pytest
 from report_runs import write_record, write_run
 from scipy import stats as scipy_stats
 
-from symlora.config import CONFIG_DIR
+from symlora.config.compose import CONFIG_DIR
 from symlora.report.formats import to_csv, to_latex, to_markdown
 from symlora.report.table import Cell, Section, Table, gap
 from symlora.report.write import Report, Sources, build, write_tables

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import SequentialSampler
 
 from symlora.bench.work import Done, Load, Work, done
-from symlora.config import Config
+from symlora.config.schema import Config
 from symlora.model.encoder import head_modules
 from symlora.model.source import find, load_tokenizer
 

@@ -13,9 +13,10 @@ from statistics import median
 import torch
 
 from symlora.bench.settings import Settings, task_config
-from symlora.config import CheckpointConfig
-from symlora.model.build import build_pack, pick_device, pick_precision
-from symlora.run_data import prepare_data
+from symlora.config.schema import CheckpointConfig
+from symlora.model.build import build_pack
+from symlora.model.device import pick_device, pick_precision
+from symlora.runner.prepare import prepare_data
 from symlora.training.checkpoint import Checkpoint
 from symlora.training.loop import fit_pack
 

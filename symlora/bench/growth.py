@@ -12,7 +12,7 @@ import numpy as np
 from symlora.bench.flops import Shape, needed
 from symlora.bench.settings import BATCH_SIZE, DROPOUT, Settings, task_config
 from symlora.bench.work import Case, Load, Work, random_rows
-from symlora.config import Config
+from symlora.config.schema import Config
 from symlora.model.source import find, load_tokenizer
 
 LAYERS_AT = 64  # tokens a row while layers grow: RTE's mean

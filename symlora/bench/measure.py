@@ -14,9 +14,9 @@ from symlora.bench.flops import Shape, needed
 from symlora.bench.settings import BATCH_SIZE, Settings, cases, task_config
 from symlora.bench.work import Case, Load, Work, measuring_rows
 from symlora.bench.workers import Group, Ready, Sample, wall
-from symlora.model.build import pick_device, pick_precision
+from symlora.model.device import pick_device, pick_precision
 from symlora.model.source import find
-from symlora.sweep.inner import cores
+from symlora.sweep.launchers import cores
 
 SCHEMA_VERSION = 1
 BUSY = 0.5  # load average above which timings are not to be trusted
@@ -175,7 +175,7 @@ def task_loads(
     """Every configuration of a task, the encoder's size, and what the record says of the data."""
     from transformers import AutoConfig
 
-    from symlora.run_data import prepare_data
+    from symlora.runner.prepare import prepare_data
 
     config = {method: task_config(settings, task, method) for method in ("lora", settings.method)}
     data = prepare_data(config["lora"])[1]["train"]

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from symlora.bench.work import Case
-from symlora.config import Config, compose
-from symlora.model.build import pick_precision
+from symlora.config.compose import compose
+from symlora.config.schema import Config
+from symlora.model.device import pick_precision
 
 BATCH_SIZE = 16  # LoRA's scripts have 16 or 32
 DROPOUT = 0.1  # RoBERTa's and BERT's own, of hidden states and of attention probabilities

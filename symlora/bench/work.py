@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from symlora.config import Config
+from symlora.config.schema import Config
 from symlora.data.batches import Rows
 from symlora.data.tokens import TokenizedSplit
 from symlora.errors import SymloraError

@@ -174,7 +174,7 @@ class _Worker:
         """Versions, device and threads of this process."""
         import torch
 
-        from symlora.provenance import provenance
+        from symlora.runner.provenance import provenance
 
         return {**provenance(self.device), "threads": torch.get_num_threads()}
 

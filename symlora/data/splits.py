@@ -26,7 +26,7 @@ from symlora.errors import OFFLINE_HELP, SymloraError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from symlora.config import DataConfig, TaskConfig
+    from symlora.config.schema import DataConfig, TaskConfig
 
 SCORE_RANGE = (0.0, 5.0)  # STS-B, GLUE's one regression task
 # AX, the diagnostic set that GLUE wants an MNLI model's predictions of, is a config of its own on the hub.

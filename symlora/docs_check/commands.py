@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 
-from symlora.config import CONFIG_DIR
+from symlora.config.compose import CONFIG_DIR
 from symlora.docs_check.arguments import Wrong, of_launcher, of_script, parse
 from symlora.docs_check.pages import PLACEHOLDER, variants
 from symlora.docs_check.settings import GROUPS, check_composes, several

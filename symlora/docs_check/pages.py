@@ -112,7 +112,7 @@ def links(page: Path) -> Iterator[str]:
 
 
 def named_paths(page: Path) -> Iterator[str]:
-    """Files of this project that a page names in code type, such as `symlora/results.py`."""
+    """Files of this project that a page names in code type, such as `symlora/store/folder.py`."""
     for token in MarkdownIt().parse(page.read_text()):
         for child in token.children or ():
             if child.type == "code_inline" and re.fullmatch(

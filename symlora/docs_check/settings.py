@@ -9,11 +9,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from symlora.config import CONFIG_DIR, Config, compose
+from symlora.config.compose import CONFIG_DIR, compose
+from symlora.config.schema import Config
 from symlora.docs_check.arguments import Wrong
 from symlora.docs_check.pages import PLACEHOLDER
 from symlora.errors import SymloraError
-from symlora.sweep.jobs import expand
+from symlora.sweep.grid import expand
 
 SETTING = re.compile(r"(?:\+\+?|~)?([a-z]\w*(?:[./]\w+)*)=(.+)")
 GROUPS = ("task", "method", "model", "protocol")

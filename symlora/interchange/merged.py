@@ -11,11 +11,11 @@ import transformers
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
 
-from symlora.config import ModelConfig
+from symlora.config.schema import ModelConfig
 from symlora.errors import SymloraError
 from symlora.interchange.base_scale import apply_base_scale
 from symlora.interchange.stored import PREFIX, StoredAdapter, new_folder
-from symlora.model.adapter import output_layer
+from symlora.model.run_model import output_layer
 from symlora.model.source import ModelSource, find, load_failure, load_tokenizer
 
 # Names of transformers' classes by PEFT's task type.

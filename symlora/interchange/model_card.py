@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from symlora.metrics import pearson
+from symlora.metrics.functions import pearson
 from symlora.stats import Interval, bootstrap_interval, fisher_z, wilson
 from symlora.training.result import predictions_of
 
@@ -90,7 +90,7 @@ def score_interval(metric: str, logits: Any, labels: Any, split: str) -> Interva
     Wilson's for accuracy, Fisher's z for Pearson's r, percentiles of 10,000 resamples of rows for the others.
 
     Args:
-        metric: A name of symlora.metrics.
+        metric: A name of symlora.metrics.functions.
         logits: [rows, classes], or [rows, 1] for regression.
         labels: [rows].
         split: What the rows are called.

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from symlora import results
 from symlora.errors import SymloraError
 from symlora.interchange.factors import CONFIG, WEIGHTS, Factors, factors_of
+from symlora.store import folder as results
 
 PREFIX = "base_model.model."  # of every name in a file that PEFT saves
 
@@ -61,7 +61,7 @@ def read_adapter(source: Path) -> StoredAdapter:
     """
     run = results.read_run(source)
     folder = source / "adapter" if run is not None else source
-    if run is not None and (problems := results.damage(source, run)):
+    if run is not None and (problems := results.find_damage(source, run)):
         raise SymloraError(f"{source} is damaged: {problems[0]}. Train that run again (force=true).")
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():

@@ -6,7 +6,7 @@ import sys
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -14,14 +14,12 @@ from peft.tuners.vera import VeraLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from symlora.config import Config
+from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.model.encoder import head_modules
-from symlora.results import damage, read_run
+from symlora.model.run_model import RunModel, output_layer
 from symlora.seeds import torch_generator
-
-if TYPE_CHECKING:
-    from symlora.model.build import RunModel
+from symlora.store.folder import find_damage, read_run
 
 
 def add_adapter(model: Any, config: Config) -> Any:
@@ -141,24 +139,6 @@ def _check_fit(wrapped: Any, targets: Any, method: str) -> None:
             )
 
 
-def set_rank_pattern(wrapped: Any) -> None:
-    """Writes into AdaLoRA's configuration which singular values are left, as it must be when the adapter is saved.
-
-    PEFT saves the triplets that `rank_pattern` names and drops the others. Its own pattern is the last one that
-    training made: it does not fit an earlier epoch's model, nor values that moved again since they were set to 0.
-    """
-    config = wrapped.peft_config["default"]
-    if config.peft_type != "ADALORA":
-        return
-    left = {
-        name: (value != 0).flatten().tolist()
-        for name, value in wrapped.base_model.model.named_parameters()
-        if name.endswith("lora_E.default")
-    }
-    flags = [flag for rows in left.values() for flag in rows]
-    config.rank_pattern = left if any(flags) and not all(flags) else None  # all 0: not trained yet
-
-
 def _first_lines(error: Exception) -> str:
     return " ".join(str(error).split())[:600]
 
@@ -178,7 +158,7 @@ _NOT_OF_THE_FUNCTION = {
 }
 
 
-def initialise_from(run_model: "RunModel", folder: Path) -> None:
+def initialise_from(run_model: RunModel, folder: Path) -> None:
     """Starts adapter and head from another run's (a run folder, or a PEFT adapter folder).
 
     The output layer of the head is not carried over: its classes are another task's (MNLI has three, RTE two).
@@ -207,7 +187,7 @@ def initialise_from(run_model: "RunModel", folder: Path) -> None:
         )
     for run_folder in (folder, folder.parent):  # a run's files have checksums
         record = read_run(run_folder)
-        if record is not None and (problems := damage(run_folder, record)):
+        if record is not None and (problems := find_damage(run_folder, record)):
             raise SymloraError(f"init_from={folder} is damaged: {problems[0]}. Train that run again (force=true).")
     try:
         theirs = type(own).from_pretrained(str(candidates[0]))
@@ -268,15 +248,3 @@ def _other_function(own: Any, theirs: Any) -> str | None:
 
 def _plain(value: Any) -> Any:
     return sorted(value, key=str) if isinstance(value, (set, frozenset)) else str(value)
-
-
-def output_layer(model: Any) -> str:
-    """Name of the head's last linear layer: `classifier.out_proj` in RoBERTa, `classifier` in BERT."""
-    names: list[str] = [
-        name.replace(".modules_to_save.default", "")
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        and module.out_features == model.config.num_labels
-        and "original_module" not in name
-    ]
-    return names[-1]

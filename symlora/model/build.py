@@ -1,125 +1,24 @@
 """Puts a run's model together: pre-trained encoder, head, adapter, precision."""
 
 import copy
-import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from symlora.config import Config, MethodConfig
+from symlora.config.schema import Config, MethodConfig
 from symlora.errors import SymloraError
 from symlora.model import attention
-from symlora.model.adapter import add_adapter, initialise_from, set_rank_pattern
+from symlora.model.adapter import add_adapter, initialise_from
 from symlora.model.dropout import DropoutStreams, set_dropout, use_own_dropout
 from symlora.model.encoder import FLAT_MODEL_TYPES, Encoder, head_modules
-from symlora.model.pack import Pack, check_packable
+from symlora.model.pack import PackedModel, check_packable
 from symlora.model.quantization import four_bits, keep_trainable
+from symlora.model.run_model import RunModel
 from symlora.model.source import ModelSource, find, load_failure
 from symlora.seeds import torch_generator
-
-HEAD_FILE = "head.safetensors"
-
-
-@dataclass(frozen=True)
-class ParameterCounts:
-    """Trained parameters: of the adapter, of the classification head, and of the encoder itself (full fine-tuning)."""
-
-    adapter: int
-    head: int
-    encoder: int
-
-    @property
-    def total(self) -> int:
-        """All that is trained."""
-        return self.adapter + self.head + self.encoder
-
-    def __str__(self) -> str:
-        """For people: adapter, head and sum."""
-        parts = [f"adapter {self.adapter:,}", f"head {self.head:,}"] + (
-            [f"encoder {self.encoder:,}"] if self.encoder else []
-        )
-        return f"{' + '.join(parts)} = {self.total:,}"
-
-
-class RunModel:
-    """A model ready to train.
-
-    Attributes:
-        encoder: Takes batches, returns logits.
-        peft: The PEFT model around it, None for methods without an adapter.
-        streams: The run's dropout generator.
-    """
-
-    def __init__(self, encoder: Encoder, peft: Any | None, method: MethodConfig, streams: DropoutStreams):
-        self.encoder = encoder
-        self.peft = peft
-        self.method = method
-        self.streams = streams
-
-    def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and values of what is trained."""
-        return ((name, p) for name, p in self.encoder.named_parameters() if p.requires_grad)
-
-    def in_head(self, name: str) -> bool:
-        """Whether the parameter of this name is the head's."""
-        return any(f".{head}." in f".{name}" for head in head_modules(self.encoder.model))
-
-    def counts(self) -> ParameterCounts:
-        """How many parameters are trained, and where."""
-        kinds = {"adapter": 0, "head": 0, "encoder": 0}
-        for name, parameter in self.trainable():
-            kinds["head" if self.in_head(name) else "adapter" if self.peft is not None else "encoder"] += (
-                parameter.numel()
-            )
-        return ParameterCounts(**kinds)
-
-    def moving(self) -> Iterator[tuple[str, Tensor]]:
-        """Names and values of all that training changes: what is trained, and what a method writes between steps."""
-        yield from self.trainable()
-        for layer_name, layer in self.encoder.named_modules():
-            for container in getattr(layer, "changing_layer_names", ()):
-                for adapter, value in getattr(layer, container).items():
-                    yield f"{layer_name}.{container}.{adapter}", value
-
-    def state(self) -> dict[str, Tensor]:
-        """A copy of all that training changes, on the CPU."""
-        return {name: value.detach().to("cpu", copy=True) for name, value in self.moving()}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Puts back what `state` returned."""
-        with torch.no_grad():
-            for name, value in self.moving():
-                value.copy_(state[name])
-
-    def adapted_layers(self) -> Iterator[tuple[str, Any]]:
-        """Names (within the encoder) and PEFT layers of the adapted projections."""
-        if self.peft is None:
-            return
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
-        for name, module in self.encoder.model.named_modules():
-            if isinstance(module, BaseTunerLayer) and hasattr(module, "get_delta_weight"):
-                yield name, module
-
-    def save(self, folder: Path) -> None:
-        """Writes what is trained: a PEFT adapter, the head's tensors alone, or the whole model; always safetensors."""
-        if self.peft is not None:
-            set_rank_pattern(self.peft)
-            # Embeddings are never trained; left to itself PEFT asks the hub whether the vocabulary grew.
-            self.peft.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-            (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, every field "More Information Needed"
-        elif self.method.trains == "head":
-            from safetensors.torch import save_file
-
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file({name.removeprefix("model."): value for name, value in self.state().items()}, folder / HEAD_FILE)
-        else:
-            self.encoder.model.save_pretrained(folder, safe_serialization=True)
 
 
 def build(config: Config, device: torch.device, precision: str) -> RunModel:
@@ -127,7 +26,7 @@ def build(config: Config, device: torch.device, precision: str) -> RunModel:
     return build_pack([config], device, precision).runs[0]
 
 
-def build_pack(configs: Sequence[Config], device: torch.device, precision: str) -> Pack:
+def build_pack(configs: Sequence[Config], device: torch.device, precision: str) -> PackedModel:
     """The models of runs that train together, on their device, every start drawn from its run's own seed.
 
     Args:
@@ -137,7 +36,7 @@ def build_pack(configs: Sequence[Config], device: torch.device, precision: str) 
 
     Raises:
         SymloraError: The encoder cannot be found or loaded, the adapter does not fit it, or `init_from` does not fit.
-        CannotPack: These runs cannot share a pass (`Pack`).
+        CannotPack: These runs cannot share a pass (`PackedModel`).
     """
     first = configs[0]
     if len(configs) > 1:
@@ -152,7 +51,7 @@ def build_pack(configs: Sequence[Config], device: torch.device, precision: str) 
     runs.append(run_model(model, drawn, configs[-1], device))
     for run in runs:  # after every start was drawn, on the CPU: equal seeds give other numbers on other devices
         run.encoder.to(device)
-    return Pack(runs)
+    return PackedModel(runs)
 
 
 def encoder_is_frozen(method: MethodConfig) -> bool:
@@ -291,35 +190,3 @@ def _train_head(model: Any, base_parameters: Sequence[str]) -> None:
     for name, parameter in model.named_parameters():
         beside = any(re.search(expression, name) for expression in base_parameters)
         parameter.requires_grad_(beside or any(part in f".{name}" for part in heads))
-
-
-def pick_device(name: str) -> torch.device:
-    """The device that `auto`, `cpu`, `cuda` or `cuda:<number>` names; `auto` heeds torchrun's LOCAL_RANK.
-
-    Raises:
-        SymloraError: It does not exist here.
-    """
-    if name == "auto":
-        gpu = (
-            torch.device("cuda", int(os.environ["LOCAL_RANK"])) if "LOCAL_RANK" in os.environ else torch.device("cuda")
-        )
-        return gpu if torch.cuda.is_available() else torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise SymloraError(f"device={name}: give auto, cpu, cuda or cuda:<number>.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SymloraError(f"device={name}: torch {torch.__version__} sees no CUDA device here.")
-    if device.type not in ("cpu", "cuda"):
-        raise SymloraError(f"device={name}: only cpu and cuda are supported.")
-    return device
-
-
-def pick_precision(name: str, device: torch.device) -> str:
-    """`auto` becomes bf16 on a GPU that has it and on a CPU with AMX tiles (3x faster, measured), else fp32."""
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return "bf16" if has_amx is not None and has_amx() else "fp32"

@@ -14,21 +14,18 @@ never leaves its run.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from symlora.adapters.registry import METHODS
-from symlora.config import MethodConfig
+from symlora.config.schema import MethodConfig
 from symlora.model.attention import Gather, Scatter
 from symlora.model.dropout import Dropout, DropoutStreams, scaled_mask
 from symlora.model.encoder import Encoder, head_modules
-
-if TYPE_CHECKING:
-    from symlora.model.build import RunModel
-
+from symlora.model.run_model import RunModel
 
 # PEFT's methods whose packed runs are tested to equal the runs alone (tests/test_methods.py); LORA includes DoRA.
 # Others look at all their rows at once (LILY), write in place (FourierFT, VBLoRA), or were not tried.
@@ -221,7 +218,7 @@ class Fill:
         return out
 
 
-class Pack:
+class PackedModel:
     """Runs that train together.
 
     Attributes:
@@ -236,7 +233,7 @@ class Pack:
             the encoder does not run on flat batches: such runs train alone.
     """
 
-    def __init__(self, runs: Sequence["RunModel"]) -> None:
+    def __init__(self, runs: Sequence[RunModel]) -> None:
         self.runs = list(runs)
         self._packed: list[Packed] = []
         self.encoder = self.runs[0].encoder if len(self.runs) == 1 else self._host()
@@ -276,7 +273,7 @@ class Pack:
         return host
 
 
-def trained_modules(run: "RunModel") -> list[tuple[str, nn.Module]]:
+def trained_modules(run: RunModel) -> list[tuple[str, nn.Module]]:
     """Names (within the Encoder) and modules of what a pack holds once for each run.
 
     Adapted projections, head, and LayerNorms that train beside them.

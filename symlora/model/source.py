@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from symlora.config import ModelConfig
+from symlora.config.schema import ModelConfig
 from symlora.errors import OFFLINE_HELP, SymloraError
-from symlora.files import file_sha256
+from symlora.store.files import file_sha256
 
 # Where the files are missing, transformers 5 makes most tokenizers all the same, of special tokens alone (5 to 8).
 _NO_WORDS = 16

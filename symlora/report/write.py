@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from symlora.config import CONFIG_DIR
+from symlora.config.compose import CONFIG_DIR
 from symlora.errors import SymloraError
-from symlora.files import whole
 from symlora.report import html
 from symlora.report.choice import Chosen, Key, choose, read_best
 from symlora.report.collect import Collected, Problem, collect
@@ -21,6 +20,7 @@ from symlora.report.published import read_published
 from symlora.report.settings import Settings, load_settings
 from symlora.report.table import Table
 from symlora.report.tables import table1, table2, table3, table4
+from symlora.store.files import atomic_write
 
 ROOT = CONFIG_DIR.parent
 PUBLISHED, LEADERBOARD, BEST = ROOT / "results" / "published", ROOT / "results" / "leaderboard", CONFIG_DIR / "best"
@@ -192,7 +192,7 @@ def write_text(path: Path, text: str) -> Path:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise SymloraError(f"{path} cannot be written: {error.strerror}. Set --out to a writable folder.") from error

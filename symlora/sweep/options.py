@@ -2,7 +2,7 @@
 
 import argparse
 
-from symlora.sweep.jobs import tasks_of
+from symlora.sweep.grid import tasks_of
 from symlora.sweep.study import METHODS, Study
 
 

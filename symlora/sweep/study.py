@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from symlora.config import CONFIG_DIR, Config
+from symlora.config.compose import CONFIG_DIR
+from symlora.config.schema import Config
 from symlora.errors import SymloraError
-from symlora.results import read_run, run_folder, scan
-from symlora.signals import passed_on
-from symlora.sweep.jobs import BEST_DIR, best_file, expand
+from symlora.store.folder import read_run, run_folder, scan
+from symlora.sweep.grid import BEST_DIR, best_file, expand
 from symlora.sweep.select import AXES, Choice, choose
-from symlora.sweep.status import Run, look
+from symlora.sweep.status import RunStatus, run_status
+from symlora.training.interrupt import forward_signals
 
 METHODS = ("symlora", "lora")
 POINT = tuple(f"train.{axis}" for axis in AXES)  # what a grid varies, and a selection decides
@@ -101,17 +102,17 @@ class Study:
                 tried[axis] = sorted({*tried[axis], *new})
         return commands
 
-    def runs(self, now: float | None = None) -> list[Run]:
+    def runs(self, now: float | None = None) -> list[RunStatus]:
         """Every run of the study and its state."""
         now = time.time() if now is None else now
-        found = [look("grid", config, now) for config in expand(*self.grid())]
+        found = [run_status("grid", config, now) for config in expand(*self.grid())]
         for task in self.tasks:
             for method in self.methods:
                 if best_file(self.protocol, self.model, method, task, self.best_dir).is_file():
                     only = Study([task], self.model, self.protocol, self.seeds, [method], self.args)
-                    found += [look("seeds", config, now) for config in expand(*only.repeats())]
+                    found += [run_status("seeds", config, now) for config in expand(*only.repeats())]
                 else:
-                    found += [Run("seeds", task, method, None)] * self.seeds
+                    found += [RunStatus("seeds", task, method, None)] * self.seeds
         return found
 
 
@@ -125,7 +126,7 @@ def multirun(overrides: Sequence[str]) -> int:
     command = [sys.executable, str(CONFIG_DIR.parent / "scripts" / "train.py"), "-m", *overrides]
     # A session of its own: Ctrl-C reaches it once, through here, and it may take the seconds that a checkpoint needs.
     process = subprocess.Popen(command, start_new_session=True)
-    with passed_on(process):
+    with forward_signals(process):
         return process.wait()
 
 

@@ -19,7 +19,7 @@ from symlora.errors import SymloraError
 from symlora.seeds import torch_generator
 
 if TYPE_CHECKING:
-    from symlora.model.build import RunModel
+    from symlora.model.run_model import RunModel
 
 
 class StepHook:

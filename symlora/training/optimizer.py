@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from symlora.config import MethodConfig, TrainConfig
+from symlora.config.schema import MethodConfig, TrainConfig
 
 # Hugging Face's Trainer, under LoRA's scripts: neither biases nor LayerNorm weights decay.
 _UNDECAYED = ("bias", "LayerNorm.weight", "layer_norm.weight", "norm.weight")

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from symlora.config import HELD_OUT, Config
-from symlora.metrics import compute
+from symlora.config.schema import HELD_OUT, Config
+from symlora.metrics.functions import compute
 
 Logits = npt.NDArray[np.float32]
 Metrics = dict[str, dict[str, float]]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from symlora.config import CONFIG_DIR
+from symlora.config.compose import CONFIG_DIR
 from symlora.errors import SymloraError
 
 WITH_VALUE = ("--cfg", "--package", "-p", "--info", "-i")  # Hydra's options

@@ -11,9 +11,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from symlora.config import CONFIG_DIR, Config, check_files, resolve
+from symlora.config.compose import CONFIG_DIR, check_files, resolve
+from symlora.config.schema import Config
 from symlora.errors import SymloraError
-from symlora.sweep.guard import GROUPS, swept
+from symlora.sweep.preflight import GROUPS, swept
 
 BEST_DIR = CONFIG_DIR / "best"
 

@@ -1,15 +1,11 @@
 """What a type alone cannot say of a configuration: ranges, known words, names that are part of a path."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from symlora.config.schema import Config
 from symlora.errors import SymloraError
-
-if TYPE_CHECKING:
-    from symlora.config import Config
 
 NAMED = ("task", "method", "model", "protocol")  # groups whose name is a part of the run folder's path
 METRICS = ("matthews_correlation", "accuracy", "f1", "pearson", "spearmanr")

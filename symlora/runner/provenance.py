@@ -35,17 +35,19 @@ def provenance(device: torch.device) -> dict[str, Any]:
 @functools.cache
 def code_sha256() -> str:
     """Of the source that decides what a step or a score comes to: a stopped run does not go on with other equations."""
-    root = Path(__file__).parent
-    parts = [path for part in ("adapters", "data", "model", "training") for path in (root / part).glob("*.py")]
+    root = Path(__file__).parents[1]
+    parts = [
+        path for part in ("adapters", "data", "metrics", "model", "training") for path in (root / part).glob("*.py")
+    ]
     digest = hashlib.sha256()
-    for path in sorted([*parts, root / "metrics.py", root / "seeds.py"]):
+    for path in sorted([*parts, root / "seeds.py"]):
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
 
 def without_places(text: str) -> str:
     """A traceback without folders of this machine, which may name a user."""
-    places = [Path(__file__).parents[1], Path(sys.prefix), Path(sys.base_prefix), Path.home()]
+    places = [Path(__file__).parents[2], Path(sys.prefix), Path(sys.base_prefix), Path.home()]
     for place in sorted({str(place) for place in places} - {os.sep}, key=len, reverse=True):
         text = text.replace(place + os.sep, "")
     return text
@@ -111,7 +113,7 @@ def _version(name: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():  # installed as a package, perhaps inside some other repository
         return None
     try:

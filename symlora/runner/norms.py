@@ -13,7 +13,7 @@ from torch import Tensor
 
 from symlora.adapters.base import AdapterLayer
 from symlora.adapters.base_scale import BaseScaleLayer
-from symlora.model.build import RunModel
+from symlora.model.run_model import RunModel
 
 
 def adapter_norms(model: RunModel) -> Iterator[dict[str, Any]]:

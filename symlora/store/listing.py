@@ -17,7 +17,7 @@ def table(records: Iterable[dict[str, Any]]) -> str:
     """Scores in points, as the protocol of each run selects its epoch.
 
     Args:
-        records: Contents of run.json files (symlora.results.scan).
+        records: Contents of run.json files (symlora.store.folder.scan).
 
     Returns:
         A block of lines for each protocol and model: mean and standard deviation (n - 1) of the score over the seeds,

@@ -1,25 +1,17 @@
-"""The schema of a run's configuration: Hydra checks YAML and command line against it.
+"""Define the schema of a run's configuration.
 
 One `Config` describes one run: one adapter method, trained on one GLUE task, with one set of hyper-parameters and
-one seed. The YAML files in configs/ fill it; `resolve` turns Hydra's object into these plain dataclasses once, at
-the top of main. This module imports no torch, so that `--help` and errors in the configuration answer in about a
-second.
+one seed. The YAML files in configs/ fill it; `symlora.config.compose.resolve` turns Hydra's object into these plain
+dataclasses once, at the top of main. This module imports no torch: `--help` and configuration errors appear in about
+a second.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import MISSING
 
-import symlora.sweep  # noqa: F401  # what configs/ may name: the resolver cuda_device, hydra/launcher=packed
-from symlora.config_check import NAMED, check, check_keys, check_name
-from symlora.errors import SymloraError
-
-CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 HELD_OUT = "held_out"  # the slice of the training split that a protocol may set aside to choose the epoch
 
 
@@ -241,92 +233,3 @@ class Config:
 
 
 ConfigStore.instance().store(name="schema", node=Config)
-
-
-def resolve(cfg: Any) -> Config:
-    """Turns Hydra's composed object into a plain `Config`.
-
-    Args:
-        cfg: The DictConfig that Hydra hands to main.
-
-    Returns:
-        The typed configuration, every interpolation resolved.
-
-    Raises:
-        SymloraError: A value is missing or out of range; the message names its key.
-    """
-    try:
-        for group in NAMED:  # before the recipes, which look names up
-            if name := OmegaConf.select(cfg, f"{group}.name", default=""):
-                check_name(group, name)
-        config = OmegaConf.to_object(cfg)
-    except OmegaConfBaseException as error:
-        raise SymloraError(_explain(error)) from None
-    assert isinstance(config, Config)
-    check_keys(config)
-    check(config)
-    _check_facts(config)
-    config.protocol.recipe = {}  # its values now stand in `train`; the table of the other tasks is no part of this run
-    return config
-
-
-def check_files() -> None:
-    """Reads every file in configs/ as YAML (0.02 s): of a damaged one Hydra would show a traceback.
-
-    Raises:
-        SymloraError: One cannot be read.
-    """
-    for path in sorted(CONFIG_DIR.rglob("*.yaml")):
-        try:
-            yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise SymloraError(f"{path} cannot be read as YAML ({reason}). Restore it (git checkout).") from None
-
-
-def compose(*overrides: str) -> Config:
-    """The configuration that `python scripts/train.py <overrides>` would run, for programs and tests.
-
-    Raises:
-        SymloraError: An override names no key or has a wrong value.
-    """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.errors import HydraException
-
-    try:
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            return resolve(hydra_compose("config", overrides=list(overrides)))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        check_files()  # says which
-        raise
-    except HydraException as error:
-        detail = f" ({error.__cause__})" if error.__cause__ else ""
-        raise SymloraError(f"{error}{detail}") from error
-
-
-def _check_facts(config: Config) -> None:
-    """A task's metrics and splits decide the score, but are no part of a run's name: they are not settings."""
-    path = CONFIG_DIR / "task" / f"{config.task.name}.yaml"
-    if path.is_file():
-        facts = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(path)))
-        for key, value in vars(facts).items():
-            if getattr(config.task, key) != value:
-                raise SymloraError(
-                    f"task.{key} is a fact of {config.task.name} ({path.name}), not a setting. Leave it, or make a "
-                    "task file of another name in configs/task."
-                )
-
-
-def _explain(error: Exception) -> str:
-    key = getattr(error, "full_key", None) or "?"
-    first_line = str(error).splitlines()[0]
-    if "recipe" in first_line:
-        return (
-            f"This protocol has no recipe for this task ({first_line}). "
-            "Give train.lr, train.batch_size and train.epochs on the command line, or add the task "
-            "to the protocol's YAML file."
-        )
-    if isinstance(error, MissingMandatoryValue):
-        return f"{key} is not set: give {key}=<value>."
-    return f"{key}: {first_line}"

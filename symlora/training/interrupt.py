@@ -56,7 +56,7 @@ def stop_requested() -> int | None:
     return _requested
 
 
-def check() -> None:
+def raise_if_stopped() -> None:
     """Stops here if it was asked for.
 
     Raises:
@@ -67,7 +67,7 @@ def check() -> None:
 
 
 @contextlib.contextmanager
-def stopping_gently(stop_file: Path | None = None, *, announce: bool = False) -> Iterator[None]:
+def graceful_stop(stop_file: Path | None = None, *, announce: bool = False) -> Iterator[None]:
     """Within it, a first signal only sets what `stop_requested` tells; outside it raises `Stopped` at once.
 
     Args:
@@ -96,7 +96,7 @@ def stopping_gently(stop_file: Path | None = None, *, announce: bool = False) ->
 
 
 @contextlib.contextmanager
-def passed_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+def forward_signals(process: "subprocess.Popen[bytes]") -> Iterator[None]:
     """Within it, both signals go to a process that this one waits for, and do nothing here."""
 
     def send(number: int, frame: FrameType | None) -> None:

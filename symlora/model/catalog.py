@@ -16,11 +16,13 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from symlora.config import CONFIG_DIR, Config, MethodConfig
+from symlora.config.compose import CONFIG_DIR
+from symlora.config.schema import Config, MethodConfig
 from symlora.errors import SymloraError
-from symlora.model.build import ParameterCounts, RunModel, run_model
+from symlora.model.build import run_model
 from symlora.model.pack import check_packable
 from symlora.model.quantization import four_bits
+from symlora.model.run_model import ParameterCounts, RunModel
 
 NOTHING = "–"
 CAPTION = (

@@ -1,4 +1,4 @@
-"""The GLUE metrics of symlora.metrics as an `evaluate.Metric` that needs no network.
+"""The GLUE metrics of symlora.metrics.functions as an `evaluate.Metric` that needs no network.
 
     metric = evaluate.load("<path to this file>", "rte")
     metric.compute(predictions=[0, 1], references=[0, 0])    # {"accuracy": 0.5}
@@ -11,7 +11,7 @@ scans it for imports: keep each on a line of its own, and keep imports absolute.
 import datasets
 import evaluate
 
-from symlora import metrics
+from symlora.metrics import functions as metrics
 
 TASK_METRICS: dict[str, list[str]] = {
     "cola": ["matthews_correlation"],
