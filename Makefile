@@ -63,7 +63,7 @@ status: .venv/.ready ## Runs of the study that are finished, running, failed or 
 	@$(SYMLORA) status $(STUDY) --seeds $(N) $(ARGS)
 
 bench: .venv/.ready ## Speed, memory and share of the peak beside Hugging Face's Trainer + PEFT, about 20 minutes (ARGS=--quick: few)
-	@$(RUN) scripts/bench.py $(ARGS)
+	@$(RUN) scripts/bench $(ARGS)
 
 runs: .venv/.ready ## List the runs in results/runs: mean and spread over the seeds
 	@$(SYMLORA) runs $(ARGS)
