@@ -79,6 +79,14 @@ def test_identity_leaves_out_seed_and_machine_and_nothing_else() -> None:
     assert "seed" not in identity(base) and "lr" in identity(base)["train"]
 
 
+def test_home_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/größe x")
+    keys = ("model.path", "init_from", "data.dir", "data.cache_dir", "results_dir")
+    config = compose("task=rte", *(f"{key}='~/{key}'" for key in keys))
+    found = [config.model.path, config.init_from, config.data.dir, config.data.cache_dir, config.results_dir]
+    assert found == [f"/home/größe x/{key}" for key in keys]
+
+
 def test_run_folder_is_a_function_of_the_configuration() -> None:
     config = compose("task=mrpc", "method=lora", "seed=7", "results_dir=out")
     assert run_folder(config) == Path("out/paper/roberta-base/lora/mrpc") / slug(config) / "seed-7"

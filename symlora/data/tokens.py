@@ -106,7 +106,7 @@ def tokenize(
     key = None if cache_dir is None else _cache_key(split, tokenizer, max_length)
     if cache_dir is None or key is None:
         return _tokenize(split, tokenizer, max_length)
-    path = Path(cache_dir).expanduser() / f"{key}.safetensors"
+    path = Path(cache_dir) / f"{key}.safetensors"
     if path.exists():
         try:
             return load_tokens(path)
