@@ -6,17 +6,20 @@ The command line is tried as a user types it, in a process of its own. About 20 
 import dataclasses
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import TinyFactory
 
 from symlora.config.compose import CONFIG_DIR, compose, resolve
 from symlora.config.identity import config_hash, identity, slug
 from symlora.config.overrides import check_words
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
+from symlora.model.source import ModelSource, weights_sha256
 from symlora.store.folder import run_folder
 
 REPOSITORY = CONFIG_DIR.parent
@@ -77,6 +80,33 @@ def test_identity_leaves_out_seed_and_machine_and_nothing_else() -> None:
     ):
         assert config_hash(base) != config_hash(compose("task=rte", other)), other
     assert "seed" not in identity(base) and "lr" in identity(base)["train"]
+
+
+def test_identity_of_an_encoder_is_all_that_is_loaded(
+    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModel
+
+    monkeypatch.chdir(tmp_path)
+    for seed, name in ((0, "enc"), (1, "other")):
+        AutoModel.from_pretrained(tiny("bert", seed=seed)).save_pretrained(name, max_shard_size="20KB")
+    shards = sorted(Path("enc").glob("model-*.safetensors"))
+    assert len(shards) > 2
+
+    def name_of(path: str = "enc") -> str:
+        return config_hash(compose("task=rte", "model=local", "model.name=m", f"model.path='{path}'"))
+
+    seen, found = [name_of()], weights_sha256(ModelSource("enc", None))
+    assert seen[0] == name_of("./enc") == name_of(str(tmp_path / "enc"))
+    Path("enc/README.md").write_text("x")
+    assert name_of() == seen[0]
+    shutil.copy(Path("other") / shards[-1].name, shards[-1])
+    assert found != weights_sha256(ModelSource("enc", None)) is not None
+    for file in ("config.json", "tokenizer_config.json", "vocab.txt", "spm.model"):
+        seen.append(name_of())
+        with open(Path("enc", file), "a") as beside:
+            beside.write("\n")
+    assert len({*seen, name_of()}) == 6
 
 
 def test_home_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,16 @@
 
 import importlib.util
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from symlora.config.identity import SAFE_INDEX, SAFE_WEIGHTS, files_sha256, weight_files, weight_names
 from symlora.config.schema import ModelConfig
 from symlora.errors import OFFLINE_HELP, SymloraError
-from symlora.store.files import file_sha256
 
 # Where the files are missing, transformers 5 makes most tokenizers all the same, of special tokens alone (5 to 8).
 _NO_WORDS = 16
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _checked(folder: Path, where: str) -> Path:
         raise SymloraError(f"{where}: the folder {folder} does not exist.")
     if not (folder / "config.json").is_file():
         raise SymloraError(f"{where}: {folder} holds no config.json; give a folder written by save_pretrained.")
-    if not any((folder / name).is_file() for name in WEIGHTS):
+    if not any((folder / name).is_file() for name in (SAFE_WEIGHTS, SAFE_INDEX)):
         raise SymloraError(
             f"{where}: {folder} holds no model.safetensors. (Pickled weights such as pytorch_model.bin are not read: "
             "load them once in transformers and save_pretrained them.)"
@@ -95,14 +95,19 @@ def load_tokenizer(source: ModelSource) -> Any:
 
 
 def weights_sha256(source: ModelSource) -> str | None:
-    """SHA-256 of model.safetensors, or None for sharded weights."""
-    path: str | None = str(Path(source.name_or_path) / WEIGHTS[0])
+    """Hash the weights: of model.safetensors, or of all its shards together; None where there are none."""
+    folder = Path(source.name_or_path)
     if source.revision is not None:
         from transformers.utils import cached_file
 
-        path = cached_file(
-            source.name_or_path, WEIGHTS[0], revision=source.revision, _raise_exceptions_for_missing_entries=False
+        fetch = partial(
+            cached_file, source.name_or_path, revision=source.revision, _raise_exceptions_for_missing_entries=False
         )
-    if path is None or not Path(path).is_file():
-        return None
-    return file_sha256(Path(path))
+        first = next((path for name in (SAFE_WEIGHTS, SAFE_INDEX) if (path := fetch(name)) is not None), None)
+        if first is None:
+            return None
+        folder = Path(first).parent
+        for name in weight_names(folder):
+            fetch(name)
+    files = weight_files(folder)
+    return files_sha256(files) if files else None
