@@ -10,6 +10,11 @@ from symlora.config.identity import SAFE_INDEX, SAFE_WEIGHTS, files_sha256, weig
 from symlora.config.schema import ModelConfig
 from symlora.errors import OFFLINE_HELP, SymloraError
 
+# RoBERTa and what descends from it mark the second text by a doubled separator, whatever their type_vocab_size says.
+_WITHOUT_SEGMENTS = frozenset(
+    {"camembert", "data2vec-text", "longformer", "luke", "roberta", "roberta-prelayernorm", "xlm-roberta"}
+    | {"xlm-roberta-xl", "xmod"}
+)
 # Where the files are missing, transformers 5 makes most tokenizers all the same, of special tokens alone (5 to 8).
 _NO_WORDS = 16
 
@@ -75,15 +80,16 @@ def load_failure(source: ModelSource, error: Exception) -> SymloraError:
 
 
 def load_tokenizer(source: ModelSource) -> Any:
-    """The tokenizer beside the weights.
+    """Load the tokenizer beside the weights; it gives segments (token_type_ids) where the encoder has two.
 
     Raises:
         SymloraError: There is none, or the hub is out of reach.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.name_or_path, **source.arguments)
+        encoder = AutoConfig.from_pretrained(source.name_or_path, **source.arguments)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and tokenizers' bare Exception
         raise load_failure(source, error) from error
     if len(tokenizer) <= _NO_WORDS:
@@ -91,7 +97,20 @@ def load_tokenizer(source: ModelSource) -> Any:
             f"{source.name_or_path} holds no tokenizer (tokenizer.json, or the vocabulary's files): copy it there, "
             "beside the weights."
         )
+    _set_segments(tokenizer, encoder)
     return tokenizer
+
+
+def _set_segments(tokenizer: Any, encoder: Any) -> None:
+    """Make a tokenizer return token_type_ids if the encoder has two segments, and only then.
+
+    ALBERT's returns none since transformers 5, nor does a generic one (PreTrainedTokenizerFast).
+    """
+    wanted = (getattr(encoder, "type_vocab_size", None) or 0) > 1 and encoder.model_type not in _WITHOUT_SEGMENTS
+    names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+    if wanted != ("token_type_ids" in tokenizer.model_input_names):
+        tokenizer.model_input_names = [*names, "token_type_ids"] if wanted else names
+        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # which save_pretrained writes
 
 
 def weights_sha256(source: ModelSource) -> str | None:
