@@ -8,6 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +18,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import epoch_batches
+from conftest import TinyFactory, epoch_batches
+from safetensors.torch import load_file
 from test_data import empty, glue, made_split, made_tokens, text, truncate
 
+from symlora.config.compose import compose
+from symlora.config.schema import ModelConfig
 from symlora.data.batches import gather, padded
-from symlora.data.splits import Split
+from symlora.data.demo import demo_split
+from symlora.data.splits import Split, load_splits
 from symlora.data.tokens import TokenizedSplit, load_tokens, save_tokens, tokenize
 from symlora.errors import SymloraError
-from symlora.model.source import ModelSource, load_tokenizer
+from symlora.model.source import ModelSource, find, load_tokenizer
+from symlora.runner.reporter import Reporter
+from symlora.runner.run import run
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +161,7 @@ def test_second_text_is_segment_one_where_the_encoder_has_two(
         assert found.input_ids.tolist() == stock.input_ids.tolist()
         assert (found.token_type_ids is not None) == segments
         if segments:
-            assert found.token_type_ids.tolist() == stock.token_type_ids.tolist()
+            np.testing.assert_array_equal(found.token_type_ids, stock.token_type_ids)
     generic.save_pretrained(tmp_path / "again")  # as in an exported model: its users get the same segments
     shutil.copy(folder / "config.json", tmp_path / "again")
     assert ("token_type_ids" in load_auto(tmp_path / "again")("a", "b")) == segments
@@ -162,3 +171,70 @@ def load_auto(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder)
+
+
+SpmFolder = tuple[Path, Any, Callable[[int], int]]
+# The name of the model, arguments of its trainer, and what the family makes of SentencePiece's own numbers.
+SPM: dict[str, tuple[str, dict[str, Any], Callable[[int], int]]] = {
+    "deberta-v2": (
+        "spm",
+        {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3, "bos_piece": "[CLS]", "eos_piece": "[SEP]"}
+        | {"pad_piece": "[PAD]", "unk_piece": "[UNK]"},
+        lambda number: number,
+    ),
+    "xlm-roberta": ("sentencepiece.bpe", {}, lambda number: number + 1 if number else 3),  # fairseq's own first four
+    "albert": (
+        "spiece",
+        {"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1, "pad_piece": "<pad>"}
+        | {"user_defined_symbols": ["[CLS]", "[SEP]", "[MASK]"]},
+        lambda number: number,
+    ),
+}
+
+
+@pytest.fixture(params=SPM)
+def spm_folder(request: pytest.FixtureRequest, tiny: TinyFactory, tmp_path: Path) -> SpmFolder:
+    """An encoder whose tokenizer is a SentencePiece model alone; the model, and its numbers in the family's."""
+    import sentencepiece
+
+    name, options, number = SPM[request.param]
+    shutil.copytree(tiny(request.param, max_position_embeddings=140), tmp_path / "enc")
+    path = tmp_path / "enc" / f"{name}.model"
+    rows = demo_split("rte", "train", 200)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(rows["sentence1"]), model_prefix=str(path)[:-6], vocab_size=80, minloglevel=2, **options
+    )
+    (tmp_path / "enc" / "tokenizer_config.json").write_text("{}")
+    return tmp_path / "enc", sentencepiece.SentencePieceProcessor(model_file=str(path)), number
+
+
+def test_sentencepiece_alone_trains_on_its_own_numbers(spm_folder: SpmFolder, tmp_path: Path) -> None:
+    folder, own, number = spm_folder
+    config = compose(
+        *("task=rte", "model=local", "model.name=m", f"model.path={folder}", "protocol=demo", "train.epochs=1"),
+        *("data.demo_rows={train: 16, validation: 8}", f"results_dir={tmp_path}", f"data.cache_dir={tmp_path / 't'}"),
+        *("device=cpu", "precision=fp32"),
+    )
+    assert run(config, Reporter(config, quiet=True))[1]["status"] == "finished"
+    split = load_splits(config.task, config.data, ["validation"])["validation"]
+    tokens, tokenizer = tokenize(split, load_tokenizer(find(config.model)), 128, None), load_auto(folder)
+    for row, pair in enumerate(zip(*split.texts, strict=True)):
+        found = tokens.input_ids[tokens.offsets[row] : tokens.offsets[row + 1]].tolist()
+        words = [token for token in found if token not in (tokenizer.cls_token_id, tokenizer.sep_token_id)]
+        assert words == [number(piece) for text in pair for piece in own.encode(text)]
+
+
+@pytest.mark.parametrize("spm_folder", ["deberta-v2"], indirect=True)
+def test_sentencepiece_that_cannot_be_read_is_explained(spm_folder: SpmFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.utils import is_sentencepiece_available
+
+    folder = spm_folder[0]
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "sentencepiece", None)
+        is_sentencepiece_available.cache_clear()
+        with pytest.raises(SymloraError, match=r"SentencePiece model: pip install sentencepiece$"):
+            load_tokenizer(ModelSource(str(folder), None))
+    is_sentencepiece_available.cache_clear()
+    next(folder.glob("*.model")).write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(SymloraError, match="Git LFS pointer"):
+        load_tokenizer(ModelSource(str(folder), None))

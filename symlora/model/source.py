@@ -86,12 +86,14 @@ def load_tokenizer(source: ModelSource) -> Any:
         SymloraError: There is none, or the hub is out of reach.
     """
     from transformers import AutoConfig, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.set_verbosity_error()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.name_or_path, **source.arguments)
         encoder = AutoConfig.from_pretrained(source.name_or_path, **source.arguments)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and tokenizers' bare Exception
-        raise load_failure(source, error) from error
+        raise (_sentencepiece_failure if "tiktoken" in str(error) else load_failure)(source, error) from error
     if len(tokenizer) <= _NO_WORDS:
         raise SymloraError(
             f"{source.name_or_path} holds no tokenizer (tokenizer.json, or the vocabulary's files): copy it there, "
@@ -99,6 +101,20 @@ def load_tokenizer(source: ModelSource) -> Any:
         )
     _set_segments(tokenizer, encoder)
     return tokenizer
+
+
+def _sentencepiece_failure(source: ModelSource, error: Exception) -> SymloraError:
+    """Return what is behind transformers' advice to install tiktoken, its last resort for a SentencePiece model."""
+    from transformers.utils import is_protobuf_available, is_sentencepiece_available
+
+    there = {"sentencepiece": is_sentencepiece_available(), "protobuf": is_protobuf_available()}
+    needed = " ".join(name for name in there if not there[name])
+    if needed:
+        return SymloraError(f"The tokenizer of {source.name_or_path} is a SentencePiece model: pip install {needed}")
+    return SymloraError(
+        f"The SentencePiece model of {source.name_or_path} cannot be read: it is damaged, or a Git LFS pointer. "
+        "Copy it again."
+    )
 
 
 def _set_segments(tokenizer: Any, encoder: Any) -> None:
