@@ -238,3 +238,33 @@ def test_sentencepiece_that_cannot_be_read_is_explained(spm_folder: SpmFolder, m
     next(folder.glob("*.model")).write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(SymloraError, match="Git LFS pointer"):
         load_tokenizer(ModelSource(str(folder), None))
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_pickled_weights_are_refused_with_a_command_that_converts_them(
+    shards: int, tiny: TinyFactory, tmp_path: Path
+) -> None:
+    """All that is wrong is said at once: config.json here says no model_type either."""
+    folder, weights = tmp_path / "a b", load_file(tiny("bert") / "model.safetensors")
+    folder.mkdir()
+    content = json.loads((tiny("bert") / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps({key: value for key, value in content.items() if key != "model_type"})
+    )
+    names = sorted(weights)
+    weights["shared"] = weights["embeddings.word_embeddings.weight"].T  # not contiguous, and of the same memory
+    for shard in range(shards):
+        part = {name: weights[name] for name in [*names, "shared"][shard::shards]}
+        torch.save(part, folder / f"pytorch_model-{shard}.bin")
+    with pytest.raises(SymloraError, match='no "model_type".*holds no model.safetensors') as refused:
+        find(ModelConfig("m", path=str(folder)))
+    command = str(refused.value).partition("in that folder: ")[2]
+    subprocess.run(command.replace("python", sys.executable, 1), shell=True, check=True, cwd=folder)
+    (folder / "config.json").write_text(json.dumps(content))
+    find(ModelConfig("m", path=str(folder)))
+    converted = load_file(folder / "model.safetensors")
+    assert converted.keys() == weights.keys()
+    assert all(torch.equal(converted[name], weights[name]) for name in weights)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(SymloraError, match="adapter_config.json makes transformers load an adapter"):
+        find(ModelConfig("m", path=str(folder)))

