@@ -53,6 +53,11 @@ LORA_TABLE_9 = {
     "rte": (5e-4, 32, 80),
     "stsb": (4e-4, 16, 40),
 }
+# The same table, RoBERTa-large at length 128 (marked †); batch 4 for all.
+LORA_LARGE = {
+    **{"mnli": (3e-4, 10), "sst2": (4e-4, 10), "mrpc": (3e-4, 20), "cola": (2e-4, 20)},
+    **{"qnli": (2e-4, 10), "qqp": (3e-4, 20), "rte": (4e-4, 20), "stsb": (2e-4, 10)},
+}
 
 
 @pytest.mark.parametrize("task", LORA_TABLE_9)
@@ -63,6 +68,8 @@ def test_the_paper_protocol_is_loras_recipe_at_length_128(task: str, protocol: s
     assert (config.train.warmup_ratio, config.train.weight_decay, config.data.max_length) == (0.06, 0.1, 128)
     assert (config.method.peft_config["r"], config.method.peft_config["alpha"]) == (8, 8)
     assert config.method.lambda_decay == "none"
+    large = compose(f"task={task}", f"protocol={protocol}", "model=roberta-large").train
+    assert ((large.lr, large.epochs), large.batch_size) == (LORA_LARGE[task], 4)
 
 
 def test_identity_leaves_out_seed_and_machine_and_nothing_else() -> None:
@@ -232,7 +239,7 @@ def test_without_hub_and_path_one_message_says_what_works_offline(tmp_path: Path
     [
         (["method=symlroa"], r"method=symlroa: there is no configs/method/symlroa\.yaml\. Near: symlora"),
         (["method=lora,symlroa", "task=rte"], "method=symlroa: there is no"),
-        (["model=x"], "There are: bert-base, local, minilm, roberta-base"),
+        (["model=x"], "There are: ModernBERT-base, bert-base, .*roberta-large"),
         (["task=/etc/passwd"], "task=/etc/passwd: there is no"),
         (["train.lr={"], r"^train\.lr=\{ cannot be read"),
         (["+=1"], "no key before"),

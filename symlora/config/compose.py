@@ -39,7 +39,8 @@ def resolve(cfg: Any) -> Config:
     check_keys(config)
     check(config)
     _check_facts(config)
-    config.protocol.recipe = {}  # its values now stand in `train`; the table of the other tasks is no part of this run
+    # Their values now stand in `train`; the tables of the other tasks are no part of this run.
+    config.protocol.recipe = config.model.recipe = {}
     return config
 
 

@@ -14,7 +14,7 @@ from symlora.store.files import file_sha256
 # What says where and how to run, not what: two configurations that differ only here are the same run.
 _NOT_IDENTITY = ("seed", "logger", "checkpoint", "device", "results_dir", "force", "progress", "predict_test")
 _NOT_IDENTITY_DATA = ("dir", "cache_dir")
-_NOT_IDENTITY_MODEL = ("package", "note", "shape")
+_NOT_IDENTITY_MODEL = ("package", "note", "shape", "recipe")
 _NOT_IDENTITY_METHOD = ("equation", "source")
 # What an encoder's folder holds beside its weights that changes the numbers.
 _BESIDE_WEIGHTS = (

@@ -80,6 +80,7 @@ class ModelConfig:
         path: A folder with config.json, model.safetensors and the tokenizer; wins over both.
         note: A sentence that must stand beside this model's scores.
         shape: Values that the encoder's config.json must have, so that no other encoder is filed under this name.
+        recipe: As `protocol.recipe`, which it replaces in protocol `paper`.
     """
 
     name: str = MISSING
@@ -89,6 +90,7 @@ class ModelConfig:
     path: str | None = None
     note: str = ""
     shape: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

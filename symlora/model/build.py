@@ -17,7 +17,7 @@ from symlora.model.encoder import FLAT_MODEL_TYPES, Encoder, head_modules
 from symlora.model.pack import PackedModel, check_packable
 from symlora.model.quantization import four_bits, keep_trainable
 from symlora.model.run_model import RunModel
-from symlora.model.source import ModelSource, find, load_failure
+from symlora.model.source import ModelSource, find, load_failure, wrong_shape
 from symlora.seeds import torch_generator
 
 
@@ -116,10 +116,7 @@ def load_classifier(
             hf_config.label2id = {label: number for number, label in enumerate(labels)}
         found = {key: getattr(hf_config, key, None) for key in config.model.shape}
         if found != config.model.shape:
-            raise SymloraError(
-                f"{source.name_or_path} has {found}, but model={config.model.name} is {config.model.shape}. Give it a "
-                f"name of its own: model=local model.name=<name> model.path={source.name_or_path}"
-            )
+            raise wrong_shape(source, config.model.name, found, config.model.shape)
         flat = hf_config.model_type in FLAT_MODEL_TYPES
         with torch.random.fork_rng(devices=[]):  # the head is drawn below; the global generator must not move
             model, info = AutoModelForSequenceClassification.from_pretrained(

