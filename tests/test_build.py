@@ -118,6 +118,37 @@ def test_one_seed_gives_every_method_the_same_head(kind: str, tiny: TinyFactory)
         assert not torch.equal(head_of(built(tiny(kind), seed=seed))[output], heads["symlora"][output])
 
 
+@pytest.mark.parametrize(
+    ("stored", "says"),
+    [
+        ("Not_Entailment ENTAILMENT", ["not_entailment, entailment) were put into"]),
+        ("entailment not_entailment", []),
+        ("LABEL_0 LABEL_1", []),
+        ("negative positive", ["whose classes are negative, positive"]),
+    ],
+)
+def test_a_stored_head_is_kept_in_the_tasks_order_and_said(stored: str, says: list[str], tiny: TinyFactory) -> None:
+    names = dict(enumerate(stored.split()))
+    folder = tiny("bert", head=True, id2label=names, label2id={name: number for number, name in names.items()})
+    model = built(folder, "head").encoder.model
+    file = load_file(folder / WEIGHTS)
+    order = [1, 0] if stored.startswith("Not") else [0, 1]
+    assert torch.equal(model.classifier.weight, file["classifier.weight"][order])
+    assert torch.equal(model.classifier.bias, file["classifier.bias"][order])
+    assert model.loaded["head"] == {"kept": ["bert.pooler.dense", "classifier"], "drawn": []}
+    assert all(part in note for part, note in zip(says, model.loaded["notes"], strict=True))
+
+
+def test_layers_that_the_configuration_leaves_out_are_said(tiny: TinyFactory, tmp_path: Path) -> None:
+    folder = tmp_path / "shorter"
+    shutil.copytree(tiny("bert"), folder)
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {"num_hidden_layers": 1}))
+    loaded = built(folder).encoder.model.loaded
+    assert loaded["head"] == {"kept": ["bert.pooler.dense"], "drawn": ["classifier"]}
+    assert len(loaded["notes"]) == 1 and "16 tensors" in loaded["notes"][0] and "encoder.layer.1." in loaded["notes"][0]
+
+
 def test_head_is_drawn_as_transformers_draws_it(tiny: TinyFactory) -> None:
     """Normal with the config's initializer_range (0.2 here), biases 0; what the file holds (BERT's pooler) is kept."""
     head = head_of(built(tiny("roberta")))

@@ -30,6 +30,7 @@ from symlora.data.splits import Split, load_splits
 from symlora.data.tokens import TokenizedSplit, load_tokens, save_tokens, tokenize
 from symlora.errors import SymloraError
 from symlora.model.source import ModelSource, find, load_tokenizer
+from symlora.model.tokenizer import describe_tokenizer
 from symlora.runner.reporter import Reporter
 from symlora.runner.run import run
 
@@ -173,6 +174,40 @@ def load_auto(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
 
+def described(folder: Path, texts: list[str]) -> tuple[dict[str, Any], list[str]]:
+    source = ModelSource(str(folder), None)
+    tokenizer = load_tokenizer(source)
+    split = Split("train", (texts,), np.zeros(len(texts), np.int64), np.arange(len(texts)))
+    found = describe_tokenizer(tokenizer, source, tokenize(split, tokenizer, 16, None))
+    return found["tokenizer"], found["notes"]
+
+
+def test_what_a_tokenizer_does_to_the_numbers_is_said(minilm_dir: Path, tmp_path: Path) -> None:
+    plain = ["the cat sat", "a dog"]
+    assert described(minilm_dir, plain) == (
+        {"class": "BertTokenizer", "vocabulary": 30_522, "lower_case": True, "segments": 2, "truncation_side": "right"}
+        | {"unknown_tokens": 0.0},
+        [],
+    )
+    folder = encoder_folder(tmp_path, minilm_dir, {"model_type": "bert"}, "PreTrainedTokenizerFast")
+    assert described(folder, plain)[1] == []
+    state = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false, "truncation_side": "left"}')
+    facts, notes = described(folder, ["The cat", "a dog"])
+    assert (facts["lower_case"], facts["unknown_tokens"]) == (False, 1 / 8)
+    says = ("on the left", "12.5% of the training tokens are unknown", "differs from tokenizer.json")
+    assert all(part in note for part, note in zip(says, notes, strict=True))
+    vocabulary = state["model"]["vocab"].items()
+    state["model"]["vocab"] = {word.title() if word.isalpha() else word: number for word, number in vocabulary}
+    (folder / "tokenizer.json").write_text(json.dumps(state))
+    (folder / "tokenizer_config.json").write_text("{}")
+    assert "lower case, but 7" in described(folder, plain)[1][1]  # that share of its words has letters alone
+    (folder / "tokenizer.json").write_text(json.dumps(state | {"post_processor": None}))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with pytest.raises(SymloraError, match="no special token"):
+        load_tokenizer(ModelSource(str(folder), None))
+
+
 SpmFolder = tuple[Path, Any, Callable[[int], int]]
 # The name of the model, arguments of its trainer, and what the family makes of SentencePiece's own numbers.
 SPM: dict[str, tuple[str, dict[str, Any], Callable[[int], int]]] = {
@@ -204,18 +239,27 @@ def spm_folder(request: pytest.FixtureRequest, tiny: TinyFactory, tmp_path: Path
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(rows["sentence1"]), model_prefix=str(path)[:-6], vocab_size=80, minloglevel=2, **options
     )
-    (tmp_path / "enc" / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "enc" / "tokenizer_config.json").write_text('{"truncation_side": "left"}')
     return tmp_path / "enc", sentencepiece.SentencePieceProcessor(model_file=str(path)), number
 
 
-def test_sentencepiece_alone_trains_on_its_own_numbers(spm_folder: SpmFolder, tmp_path: Path) -> None:
+def test_sentencepiece_alone_trains_on_its_own_numbers(
+    spm_folder: SpmFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, own, number = spm_folder
     config = compose(
         *("task=rte", "model=local", "model.name=m", f"model.path={folder}", "protocol=demo", "train.epochs=1"),
         *("data.demo_rows={train: 16, validation: 8}", f"results_dir={tmp_path}", f"data.cache_dir={tmp_path / 't'}"),
         *("device=cpu", "precision=fp32"),
     )
-    assert run(config, Reporter(config, quiet=True))[1]["status"] == "finished"
+    record, said = run(config, Reporter(config))[1], capsys.readouterr().err
+    assert record["status"] == "finished"
+    origin, note = record["provenance"], "the tokenizer cuts long texts on the left"
+    assert origin["tokenizer"]["truncation_side"] == "left" and note in origin["notes"] and f"  note: {note}" in said
+    assert (
+        f"  tokenizer: {origin['tokenizer']['class']}, " in said
+        and f"{', '.join(origin['head']['drawn'])} drawn" in said
+    )
     split = load_splits(config.task, config.data, ["validation"])["validation"]
     tokens, tokenizer = tokenize(split, load_tokenizer(find(config.model)), 128, None), load_auto(folder)
     for row, pair in enumerate(zip(*split.texts, strict=True)):

@@ -155,6 +155,11 @@ def load_tokenizer(source: ModelSource) -> Any:
             f"{source.name_or_path} holds no tokenizer (tokenizer.json, or the vocabulary's files): copy it there, "
             "beside the weights."
         )
+    if tokenizer("a")["input_ids"][:1] == tokenizer("a", add_special_tokens=False)["input_ids"][:1]:
+        raise SymloraError(
+            f"The tokenizer of {source.name_or_path} puts no special token ([CLS], <s>) before a text, where the head "
+            "reads. Its tokenizer.json needs a post_processor, or the encoder another tokenizer."
+        )
     _set_segments(tokenizer, encoder)
     return tokenizer
 
