@@ -1,5 +1,6 @@
 """Compose a run's configuration from YAML files and overrides."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,22 @@ def resolve(cfg: Any) -> Config:
     except OmegaConfBaseException as error:
         raise SymloraError(_explain(error)) from None
     assert isinstance(config, Config)
+    _expand_home(config)
     check_keys(config)
     check(config)
     _check_facts(config)
-    config.protocol.recipe = {}  # its values now stand in `train`; the table of the other tasks is no part of this run
+    # Their values now stand in `train`; the tables of the other tasks are no part of this run.
+    config.protocol.recipe = config.model.recipe = {}
     return config
+
+
+def _expand_home(config: Config) -> None:
+    """Replace a leading `~` in every setting that is a path."""
+    keys = ((config, ("results_dir", "init_from")), (config.model, ("path",)), (config.data, ("dir", "cache_dir")))
+    for holder, names in keys:
+        for name in names:
+            if (value := getattr(holder, name)) is not None:
+                setattr(holder, name, os.path.expanduser(value))
 
 
 def check_files() -> None:

@@ -60,6 +60,7 @@ class ModelConfig:
     note: str = ""  # A sentence that must stand beside this model's scores
     # Values that the encoder's config.json must have, so that no other encoder is filed under this name
     shape: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)  # as `protocol.recipe`, which it replaces in protocol `paper`
 
 
 @dataclass

@@ -53,8 +53,12 @@ class Reporter:
         self._say(
             f"  {record['provenance']['device']}, {record['precision']}, {record['provenance']['threads']} threads"
         )
-        if config.model.note:
-            self._say(f"  note: {config.model.note}")
+        tokenizer, head = record["provenance"]["tokenizer"], record["provenance"]["head"]
+        starts = "; ".join(f"{', '.join(head[how])} {how}" for how in ("kept", "drawn") if head[how])
+        case, segments = ("lower case" if tokenizer["lower_case"] else "case kept"), tokenizer["segments"]
+        self._say(f"  tokenizer: {tokenizer['class']}, {case}, {segments} segment(s); head: {starts}")
+        for note in filter(None, [config.model.note, *record["provenance"]["notes"]]):
+            self._say(f"  note: {note}")
         if self._wants_bar:
             from tqdm import tqdm
 
