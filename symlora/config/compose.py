@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -12,6 +13,8 @@ from symlora.config.schema import Config, TaskConfig
 from symlora.errors import SymloraError
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
+
+ConfigStore.instance().store(name="schema", node=Config)
 
 
 def resolve(cfg: Any) -> Config:
