@@ -312,15 +312,11 @@ def made_up_checkpoint() -> dict[str, torch.Tensor]:
     return {name: torch.randn(shape) for name, shape in shapes.items()}
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
-def test_loralib_checkpoint_is_the_same_function_in_peft(suffix: str, base_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["factors.safetensors", "factors.bin", "whole model.bin", "whole model.safetensors"])
+def test_loralib_checkpoint_is_the_same_function_in_peft(
+    kind: str, base_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     content = made_up_checkpoint()
-    file = tmp_path / f"checkpoint{suffix}"
-    save_file(content, file) if suffix == ".safetensors" else torch.save(content, file)
-    modules = loralib_to_lora(file, tmp_path / "out", alpha=16, base_model="some/base")
-    assert len(modules) == 4
-    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
-    assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (4, 16, "some/base")
     expected = base(base_dir)
     with torch.no_grad():
         for name, parameter in expected.named_parameters():
@@ -329,7 +325,33 @@ def test_loralib_checkpoint_is_the_same_function_in_peft(suffix: str, base_dir: 
                 parameter += 16 / 4 * content[f"{module}.lora_B"] @ content[f"{module}.lora_A"]
             if name in content:
                 parameter.copy_(content[name])
+    if kind.startswith("whole"):  # as loralib saves in eval mode, B A merged into the weights, and transformers 4
+        content = {**expected.state_dict(), "roberta.embeddings.position_ids": torch.arange(24)[None], **content}
+    file = tmp_path / kind
+    save_file(content, file) if file.suffix == ".safetensors" else torch.save(content, file)
+    main(["export", str(file), str(tmp_path / "out"), "--to", "lora", "--alpha", "16", "--base", "some/base"])
+    said = capsys.readouterr().out
+    assert "4 matrices, alpha 16" in said and ("other tensors of the encoder" in said) == kind.startswith("whole")
+    config = read_adapter(tmp_path / "out").config
+    assert (config.r, config.lora_alpha, config.base_model_name_or_path) == (4, 16, "some/base")
+    assert config.modules_to_save == ["classifier"]
     close(logits(PeftModel.from_pretrained(base(base_dir), tmp_path / "out").eval()), logits(expected), 1e-4)
+
+
+@pytest.mark.parametrize("target", ["lora", "merged"])
+def test_an_adapter_of_old_peft_is_exported(target: str, base_dir: Path, tmp_path: Path) -> None:
+    model = saved(tmp_path / "a", base_dir, symlora())
+    torch.save(load_file(tmp_path / "a" / FILE), tmp_path / "a" / "adapter_model.bin")
+    expected = matrix(tmp_path / "a", QUERY, 6 / 4)
+    (tmp_path / "a" / FILE).unlink()
+    main(["export", str(tmp_path / "a"), str(tmp_path / "out"), "--to", target, "--base", str(base_dir)])
+    if target == "lora":
+        close(matrix(tmp_path / "out", QUERY, 1.0), expected, 1e-6)
+    else:
+        close(logits(base(tmp_path / "out")), logits(model))
+    torch.save({"a": Path("not a tensor")}, tmp_path / "a" / "adapter_model.bin")  # unpickling it would run code
+    with pytest.raises(SystemExit, match="error: .*holds other objects"):
+        main(["export", str(tmp_path / "a"), str(tmp_path / "again"), "--to", target])
 
 
 @pytest.mark.parametrize(
@@ -486,6 +508,8 @@ def test_an_adapter_without_task_type_is_merged_into_the_class_it_was_made_for(b
         ("lora out --to symlora --rank 0", "at least 1"),
         ("lora out --to symlora --rank 2 --full", "not both"),
         ("lora/adapter_model.safetensors out --to lora", "give --alpha"),
+        ("lora/adapter_model.safetensors out --to lora --alpha 16", "is PEFT's: give its folder"),
+        ("checkpoint out --to lora", "symlora export checkpoint/pytorch_model.bin FOLDER --to lora --alpha ALPHA"),
         ("lora out --to symlora --alpha 16", "--alpha goes with"),
         ("loralib.bin out --to merged --alpha 16", "loralib.bin does not name its base model"),
         ("nameless out --to merged", "names no base model"),
@@ -514,7 +538,9 @@ def test_a_command_that_does_not_fit_is_one_clear_error(
     edit(Path("nameless"), base_model_name_or_path=None)
     edit(Path("regex"), exclude_modules="(")
     torch.save(made_up_checkpoint(), "loralib.bin")
-    Path("full/file").mkdir(parents=True)
+    for folder in ("full/file", "checkpoint/pytorch_model.bin"):
+        Path(folder).parent.mkdir()
+        Path(folder).touch()
     with pytest.raises(SystemExit, match=f"error: .*{words}"):
         main(["export", *command.split()])
     assert not Path("out").exists()

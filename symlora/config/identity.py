@@ -40,7 +40,8 @@ def identity(config: Config) -> dict[str, Any]:
             del content[group][key]
     # Files stand for their content, wherever they are.
     content["model"]["path"] = _digest(config.model.path, "model.safetensors")
-    content["init_from"] = _digest(config.init_from, "adapter/adapter_model.safetensors", "adapter_model.safetensors")
+    adapters = ("adapter_model.safetensors", "adapter_model.bin")
+    content["init_from"] = _digest(config.init_from, *(f"adapter/{name}" for name in adapters), *adapters)
     content["task"] = config.task.name  # its facts are the data's, which are checked; its metrics choose nothing
     if config.data.source != "demo":
         del content["data"]["demo_rows"]

@@ -46,14 +46,20 @@ def export(
     warnings.filterwarnings("ignore", category=FutureWarning)  # transformers 5.23, of its own names
     if alpha is not None and to == "merged" and base is None:
         raise SymloraError(f"{source} does not name its base model. Give its folder or hub name (--base).")
-    if alpha is not None and to == "lora":
-        modules = loralib_to_lora(source, out, alpha, base)
-        yield f"{len(modules)} matrices, alpha {alpha:g}"
-        yield f"LoRA adapter: {out}"
-    elif alpha is not None:
+    if alpha is not None:
         with tempfile.TemporaryDirectory() as folder:
-            loralib_to_lora(source, Path(folder) / "lora", alpha, base)
-            yield from export(Path(folder) / "lora", out, to, base, rank, full)
+            lora = out if to == "lora" else Path(folder) / "lora"
+            imported = loralib_to_lora(source, lora, alpha, base)
+            if imported.left_out:
+                yield (
+                    f"left out: {len(imported.left_out)} other tensors of the encoder, taken to be the base model's "
+                    "(right if only LoRA and the head were trained)"
+                )
+            if to == "lora":
+                yield f"{len(imported.modules)} matrices, alpha {alpha:g}"
+                yield f"LoRA adapter: {out}"
+            else:
+                yield from export(lora, out, to, base, rank, full)
     elif to == "merged":
         adapter = read_adapter(source)
         export_merged(adapter, out, base)

@@ -1,22 +1,39 @@
 """Convert checkpoints of LoRA's own code (loralib, microsoft/LoRA) to PEFT's LoRA adapters.
 
 Such a file is a state dict: `<module>.lora_A` (r × n_in), `<module>.lora_B` (n_out × r), and every trained parameter of
-the head under its own name. It does not hold α, without which ΔW = (α/r) B A is not known. For the released
-RoBERTa-base MNLI checkpoint the LoRA paper's table 9 says 8, the released scripts say 16
-(examples/NLU/roberta_base_mnli.sh), and users who tried both found that it works at 16 (microsoft/LoRA #37, #151).
+the head under its own name. The pytorch_model.bin that LoRA's scripts leave holds the frozen encoder too; its weights
+may have B A merged in already, and are left out.
+
+Neither holds α, without which ΔW = (α/r) B A is not known. For the released RoBERTa-base MNLI checkpoint the LoRA
+paper's table 9 says 8, the released scripts say 16 (examples/NLU/roberta_base_mnli.sh), and users who tried both found
+that it works at 16 (microsoft/LoRA #37, #151).
 """
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 from peft import LoraConfig
 
 from symlora.errors import SymloraError
 from symlora.interchange.write import new_folder, rank_fields, write_adapter
-from symlora.store.adapter_folder import PREFIX, find_factors, read_tensors
+from symlora.store.adapter_folder import CONFIG, PREFIX, find_factors, read_tensors
 
 
-def loralib_to_lora(file: Path, out: Path, alpha: float, base_model: str | None = None) -> list[str]:
+@dataclass(frozen=True)
+class Imported:
+    """What was taken from a checkpoint.
+
+    Attributes:
+        modules: Names of the adapted modules.
+        left_out: Names of the encoder's other tensors, taken to be the base model's.
+    """
+
+    modules: list[str]
+    left_out: list[str]
+
+
+def loralib_to_lora(file: Path, out: Path, alpha: float, base_model: str | None = None) -> Imported:
     """Write a LoRA adapter from a checkpoint of loralib.
 
     Args:
@@ -25,27 +42,26 @@ def loralib_to_lora(file: Path, out: Path, alpha: float, base_model: str | None 
         alpha: α that it was trained with.
         base_model: What `adapter_config.json` shall name as the base model.
 
-    Returns:
-        Names of the adapted modules.
-
     Raises:
-        SymloraError: The file cannot be read, holds no such factors or other tensors of the encoder, or α is not above
-            0. `out` is then not there.
+        SymloraError: The file cannot be read, holds no such factors or a few other tensors of the encoder (biases that
+            were trained beside the factors), or α is not above 0. `out` is then not there.
     """
     if not 0 < alpha < math.inf:
         raise SymloraError(f"alpha={alpha}: give the α that the checkpoint was trained with, above 0.")
     tensors = read_tensors(file)
     found = find_factors(tensors, file)
+    if any(name.startswith(PREFIX) for name in tensors):
+        raise SymloraError(f"{file} is PEFT's: give its folder, where {CONFIG} is, without an α.")
     ranks = {factors.module: factors.left.shape[1] for factors in found}
     encoders = {module.split(".")[0] for module in ranks}
     factors = {name for name in tensors if name.startswith(tuple(f"{module}.lora_" for module in ranks))}
-    head = sorted({name.split(".")[0] for name in tensors if name not in factors} - encoders)
-    for name in tensors:
-        if name not in factors and name.split(".")[0] in encoders:
-            raise SymloraError(
-                f"{file}: {name} is of the encoder, and no LoRA factor. A LoRA adapter has a place for the factors and "
-                "the head only (biases or norms trained beside them cannot be carried over)."
-            )
+    rest = [name for name in tensors if name not in factors and name.split(".")[0] in encoders]
+    if rest and not any(f"{module}.weight" in tensors for module in ranks):  # not the whole model
+        raise SymloraError(
+            f"{file}: {rest[0]} is of the encoder, and no LoRA factor. A LoRA adapter has a place for the factors and "
+            "the head only (biases or norms trained beside them cannot be carried over)."
+        )
+    head = sorted({name.split(".")[0] for name in tensors} - encoders)
     config = LoraConfig(
         **rank_fields(ranks),
         lora_alpha=int(alpha) if alpha == int(alpha) else alpha,  # type: ignore[arg-type]  # PEFT takes both
@@ -55,8 +71,7 @@ def loralib_to_lora(file: Path, out: Path, alpha: float, base_model: str | None 
         base_model_name_or_path=base_model,
         inference_mode=True,
     )
+    kept = {name: value for name, value in tensors.items() if name not in rest}
     with new_folder(out) as work:
-        write_adapter(
-            work, config, {PREFIX + name + ".weight" * (name in factors): value for name, value in tensors.items()}
-        )
-    return list(ranks)
+        write_adapter(work, config, {f"{PREFIX}{name}{'.weight' * (name in factors)}": kept[name] for name in kept})
+    return Imported(list(ranks), rest)

@@ -1,7 +1,8 @@
 """Read adapter folders and tensor files; nothing is unpickled.
 
-PEFT's `save_pretrained` leaves a folder with adapter_config.json and adapter_model.safetensors. A run folder holds one
-in adapter/. LoRA's own code (loralib) leaves a single file with `….query.lora_A` and `….query.lora_B`.
+PEFT's `save_pretrained` leaves a folder with adapter_config.json and adapter_model.safetensors (old versions:
+adapter_model.bin). A run folder holds one in adapter/. LoRA's own code (loralib) leaves a single file with
+`….query.lora_A` and `….query.lora_B`, alone or among all weights of the model.
 """
 
 import re
@@ -24,7 +25,8 @@ from symlora.store.folder import damage, read_run
 
 Array = npt.NDArray[np.float64]
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+WEIGHTS, OLD_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."  # of every name in a file that PEFT saves
 _PRODUCTS = ("LORA", "SYMLORA", "SYMLORAORTHONORMAL")  # methods whose ΔW is a product of two factors
 _FACTOR = re.compile(r"^(?P<module>.+)\.(?P<part>lora_A|lora_B|symlora_Q|symlora_diag)(?:\.weight)?$")
@@ -99,13 +101,12 @@ def read_adapter(source: Path) -> StoredAdapter:
         SymloraError: No adapter there, a method that PEFT does not know, or a file that cannot be read or was changed
             since the run.
     """
-    folder = next((place for place in (source / "adapter", source) if (place / CONFIG).is_file()), source)
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise SymloraError(
-                f"{folder}: there is no {name}. Give a finished run's folder, or an adapter's as save_pretrained "
-                "leaves it (runs of the methods head and full have no adapter)."
-            )
+    folder = next((place for place in (source / "adapter", source) if (place / CONFIG).is_file()), None)
+    if folder is None:
+        raise SymloraError(f"{source}: there is no {CONFIG}. {_other_files(source)}")
+    weights = next((folder / name for name in (WEIGHTS, OLD_WEIGHTS) if (folder / name).is_file()), None)
+    if weights is None:
+        raise SymloraError(f"{folder}: there is no {WEIGHTS} (and no {OLD_WEIGHTS}).")
     run = read_run(folder.parent) if folder.name == "adapter" else None
     if run is not None and (problems := damage(folder.parent, run)):
         raise SymloraError(f"{folder.parent} is damaged: {problems[0]}. Train that run again (force=true).")
@@ -115,7 +116,21 @@ def read_adapter(source: Path) -> StoredAdapter:
         raise SymloraError(f"{folder / CONFIG} cannot be read as a PEFT configuration: {error}") from error
     if run is not None and run["config"]["model"]["path"] is None and config.revision is None:
         config.revision = run["config"]["model"]["revision"]  # runs of older versions did not write it there
-    return StoredAdapter(folder, config, read_tensors(folder / WEIGHTS), run)
+    return StoredAdapter(folder, config, read_tensors(weights), run)
+
+
+def _other_files(source: Path) -> str:
+    """What to do with a folder or file that is no adapter."""
+    checkpoint = source if source.is_file() else source / "pytorch_model.bin"
+    if checkpoint.is_file():
+        return (
+            f"If {checkpoint.name} is a checkpoint of LoRA's own code, make an adapter of it: symlora export "
+            f"{checkpoint} FOLDER --to lora --alpha ALPHA (the α of its training)."
+        )
+    return (
+        "Give a finished run's folder, or an adapter's as save_pretrained leaves it (runs of the methods head and full "
+        "have no adapter)."
+    )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
