@@ -8,7 +8,6 @@ import sys
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
-import pytest
 from conftest import ROOT, TinyFactory
 
 # jaxtyping: shapes in the signatures of the methods.

@@ -17,7 +17,7 @@ from symlora.config.schema import HELD_OUT
 from symlora.errors import SymloraError
 from symlora.metrics.functions import chance_level
 from symlora.report.predictions import Unusable, checked_labels
-from symlora.store.folder import RUN_FILE, SCHEMA_VERSION, damage, run_folders
+from symlora.store.folder import RUN_FILE, SCHEMA_VERSION, find_damage, run_folders
 
 RULES = ("best", "last", "held_out")  # how an epoch is chosen, symlora.training.result
 
@@ -148,7 +148,7 @@ def _read(folder: Path) -> dict[str, Any]:
 def _row(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     try:
         row = _typed(_described(folder, record))
-        if problems := damage(folder, record):
+        if problems := find_damage(folder, record):
             raise Unusable(f"it is damaged: {problems[0]}")
         if record["status"] == "finished":
             row |= _scored(folder, record)

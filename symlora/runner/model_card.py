@@ -62,7 +62,7 @@ def score_interval(metric: str, logits: Any, labels: Any, split: str) -> Interva
     Wilson's for accuracy, Fisher's z for Pearson's r, percentiles of 10,000 resamples of rows for the others.
 
     Args:
-        metric: A name of symlora.metrics.
+        metric: A name of symlora.metrics.functions.
         logits: [rows, classes], or [rows, 1] for regression.
         labels: [rows].
         split: What the rows are called.

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from symlora.errors import SymloraError
-from symlora.store.folder import damage, read_run
+from symlora.store.folder import find_damage, read_run
 
 Array = npt.NDArray[np.float64]
 
@@ -108,7 +108,7 @@ def read_adapter(source: Path) -> StoredAdapter:
     if weights is None:
         raise SymloraError(f"{folder}: there is no {WEIGHTS} (and no {OLD_WEIGHTS}).")
     run = read_run(folder.parent) if folder.name == "adapter" else None
-    if run is not None and (problems := damage(folder.parent, run)):
+    if run is not None and (problems := find_damage(folder.parent, run)):
         raise SymloraError(f"{folder.parent} is damaged: {problems[0]}. Train that run again (force=true).")
     try:
         config = PeftConfig.from_pretrained(str(folder))
