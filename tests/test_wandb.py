@@ -50,7 +50,7 @@ def offline_runs(tmp_path: Path) -> list[tuple[str, list[dict[str, Any]], dict[s
     for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns):
         name, rows, summary, status = "", [], {}, None
         for data in chunks(path.read_bytes()):
-            record = wandb_internal_pb2.Record()
+            record: Any = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
             record.ParseFromString(data)
             kind = record.WhichOneof("record_type")
             if kind == "run":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -20,6 +21,8 @@ CONFIG_DIR = next(parent / "configs" for parent in (_PACKAGE, _PACKAGE.parent) i
 _SCRIPTS = CONFIG_DIR.parent / "scripts"
 if (_SCRIPTS / "hydra_plugins").is_dir() and str(_SCRIPTS) not in sys.path:
     sys.path.append(str(_SCRIPTS))
+
+ConfigStore.instance().store(name="schema", node=Config)
 
 
 def resolve(cfg: Any) -> Config:

@@ -21,7 +21,7 @@ _BESIDE_WEIGHTS = (
     *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.*", "merges.txt", "*.model", "*.codes"),
 )
-_ADAPTERS = ("adapter/adapter_model.safetensors", "adapter_model.safetensors")
+_ADAPTERS = tuple(f"{folder}adapter_model.{kind}" for folder in ("adapter/", "") for kind in ("safetensors", "bin"))
 SAFE_WEIGHTS, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 # What the runs of a pack may differ in: it concerns the trained modules alone.
 _FREE = ("seed",)
