@@ -132,12 +132,16 @@ def test_no_failure_replaces_a_finished_run(minilm_dir: Path, tmp_path: Path, mo
     assert json.loads((folder / results.FAILED_FILE).read_text()) == failed
 
 
-def test_start_from_another_run(minilm_dir: Path, tmp_path: Path) -> None:
+def test_start_from_another_run(minilm_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parent, _ = train(small(tmp_path, "task=mnli", "train.lr=1e-2"))
     _, plain = train(small(tmp_path, "task=rte"))
-    folder, started = train(small(tmp_path, "task=rte", f"init_from={parent}"))
+    config = small(tmp_path, "task=rte", f"init_from={parent}")
+    folder, started = run(config, Reporter(config))
     assert started["epochs"][0]["train_loss"] != plain["epochs"][0]["train_loss"]
     assert started["config_hash"] != plain["config_hash"]
+    head = {"taken": ["bert.pooler.dense"], "drawn": ["classifier"], "pretrained": [], "left_out": []}
+    assert started["started_from"] == head and "started_from" not in plain
+    assert "init_from: adapter, bert.pooler.dense taken; classifier drawn from the seed\n" in capsys.readouterr().err
     assert started["config"]["init_from"] == parent.name  # not the folder, which may name a user
     with pytest.raises(SymloraError, match="init_from"):
         train(small(tmp_path, "task=rte", "method=lora", f"init_from={parent}"))

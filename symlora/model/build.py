@@ -89,7 +89,7 @@ def run_model(model: Any, drawn: list[str], config: Config, device: torch.device
         )
     run_model = RunModel(encoder, peft_model, config.method, streams)
     if config.init_from is not None:
-        initialise_from(run_model, Path(config.init_from))
+        run_model.started_from = initialise_from(run_model, Path(config.init_from), drawn)
     return run_model
 
 

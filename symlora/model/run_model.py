@@ -43,6 +43,7 @@ class RunModel:
         encoder: Takes batches, returns logits.
         peft: The PEFT model around it, None for methods without an adapter.
         streams: The run's dropout generator.
+        started_from: What `init_from` brought and what not (symlora.model.start_from); None without.
     """
 
     def __init__(self, encoder: Encoder, peft: Any | None, method: MethodConfig, streams: DropoutStreams):
@@ -50,6 +51,7 @@ class RunModel:
         self.peft = peft
         self.method = method
         self.streams = streams
+        self.started_from: dict[str, list[str]] | None = None
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and values of what is trained."""

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor
+
 from symlora.errors import SymloraError
-from symlora.model.adapter import _first_lines
 from symlora.model.run_model import RunModel, output_layer
-from symlora.store.folder import find_damage, read_run
+from symlora.store.adapter_folder import PREFIX, StoredAdapter, read_adapter
 
 # Fields of a PEFT configuration that leave alone what given weights compute. Targets and ranks show in the weights'
 # names and shapes.
@@ -24,75 +26,92 @@ _NOT_OF_THE_FUNCTION = {
 }
 
 
-def initialise_from(run_model: RunModel, folder: Path) -> None:
-    """Starts adapter and head from another run's (a run folder, or a PEFT adapter folder).
+def initialise_from(run_model: RunModel, source: Path, drawn: list[str]) -> dict[str, list[str]]:
+    """Load a saved adapter, and what fits of its head, into a run's model.
 
-    The output layer of the head is not carried over: its classes are another task's (MNLI has three, RTE two).
+    The output layer is never taken: its classes are another task's (MNLI has three, RTE two). It and what else of the
+    head the adapter does not bring stay as this run starts them: drawn from the seed, or as in the encoder's files.
+
+    Args:
+        run_model: Its adapter and head are changed in place.
+        source: A run folder or a PEFT adapter folder.
+        drawn: Names of the classifier's tensors that were drawn from the run's seed.
+
+    Returns:
+        Names of the head's modules: `taken` from the adapter, `drawn`, `pretrained`; and what of the adapter was
+        `left_out` because this classifier has no such module.
 
     Raises:
         SymloraError: No adapter there; one of another method, rank, scale, structure or encoder; one that AdaLoRA has
             pruned; or the method is XGBLoRA.
     """
-    from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
-
     if run_model.peft is None:
         raise SymloraError(
-            f"init_from={folder}: method={run_model.method.name} has no adapter to start from; use symlora or lora."
+            f"init_from={source}: method={run_model.method.name} has no adapter to start from; use symlora or lora."
         )
-    own = run_model.peft.peft_config["default"]
-    if own.peft_type == "XGBLORA":
-        raise SymloraError(
-            f"init_from={folder}: xgblora cannot start from an adapter: its boosters are those of one whole training, "
-            "and the first restart would overwrite booster 0. Leave init_from out."
-        )
-    files = ("adapter_config.json", "adapter_model.safetensors")  # PEFT would also take pickled weights; we do not
-    candidates = [p for p in (folder / "adapter", folder) if all((p / file).is_file() for file in files)]
-    if not candidates:
-        raise SymloraError(
-            f"init_from={folder}: {' and '.join(files)} are not there. Give a finished run's folder or an adapter's."
-        )
-    for run_folder in (folder, folder.parent):  # a run's files have checksums
-        record = read_run(run_folder)
-        if record is not None and (problems := find_damage(run_folder, record)):
-            raise SymloraError(f"init_from={folder} is damaged: {problems[0]}. Train that run again (force=true).")
     try:
-        theirs = type(own).from_pretrained(str(candidates[0]))
-        weights = load_peft_weights(str(candidates[0]), device="cpu")
-    except Exception as error:  # TypeError for another method's file, safetensors' own error for a truncated one
-        raise SymloraError(
-            f"init_from={candidates[0]}: not a readable {own.peft_type} adapter: {_first_lines(error)}"
-        ) from error
-    if theirs.peft_type != own.peft_type:
-        raise SymloraError(
-            f"init_from={candidates[0]} is a {theirs.peft_type} adapter; this run trains {own.peft_type}."
-        )
-    if own.peft_type == "ADALORA" and theirs.rank_pattern:
-        raise SymloraError(
-            f"init_from={candidates[0]}: AdaLoRA has pruned this adapter; it has fewer triplets than "
-            f"init_r={own.init_r}. Start from an adapter that is not pruned yet."
-        )
-    key = _other_function(own, theirs)
-    if key is not None:  # the same weights would make another ΔW
-        raise SymloraError(
-            f"init_from={candidates[0]} has {key}={getattr(theirs, key)}, this run {getattr(own, key)}. "
-            f"Set (or, for a key not in the YAML, +) method.peft_config.{key}={getattr(theirs, key)}."
-        )
-    # PEFT wants every tensor of the saved format, so the output layer's are this run's own.
-    start = get_peft_model_state_dict(run_model.peft, save_embedding_layers=False)
-    output = tuple(f".{output_layer(run_model.encoder.model)}.{kind}" for kind in ("weight", "bias"))
-    weights = {key: value for key, value in weights.items() if not key.endswith(output)}
-    weights |= {key: value for key, value in start.items() if key.endswith(output)}
-    odd = sorted(weights.keys() ^ start.keys())
+        adapter = read_adapter(source)
+    except SymloraError as error:
+        raise SymloraError(f"init_from={source}: {error}") from error
+    _check_method(run_model.peft.peft_config["default"], adapter)
+    model, own = run_model.encoder.model, get_peft_model_state_dict(run_model.peft, save_embedding_layers=False)
+    encoder = f"{PREFIX}{model.base_model_prefix}."
+    tensors = _named_as_in_classifier(adapter.tensors, encoder)
+    in_head = {name for name in own if run_model.in_head(name) and run_model.peft.base_model.prefix not in name}
+    output = {name for name in in_head if name.startswith(f"{PREFIX}{output_layer(model)}.")}
+    saved = set(adapter.config.modules_to_save or ())
+    other_head = {
+        name for name in tensors.keys() - own.keys() if saved & set(name.split(".")) and not name.startswith(encoder)
+    }
+    odd = sorted((own.keys() ^ tensors.keys()) - in_head - other_head)
     if odd:
         raise SymloraError(
-            f"init_from={candidates[0]} was made for another encoder or other targets: {odd[0]} has no counterpart."
+            f"init_from={adapter.folder} was made for another encoder or other targets: {odd[0]} has no counterpart."
         )
-    try:
-        set_peft_model_state_dict(run_model.peft, weights)
+    taken = (tensors.keys() & own.keys()) - output
+    try:  # PEFT wants every tensor of the saved format: those that are not taken are this run's own
+        set_peft_model_state_dict(run_model.peft, {name: (tensors if name in taken else own)[name] for name in own})
     except RuntimeError as error:  # another shape: another rank or another encoder
+        reason = " ".join(str(error).split())[:600]
+        raise SymloraError(f"init_from={adapter.folder} does not fit this run's adapter: {reason}") from error
+    new, seeded = in_head - taken, {PREFIX + name for name in drawn}
+    parts = {"taken": in_head & taken, "drawn": new & seeded, "pretrained": new - seeded, "left_out": other_head}
+    return {part: _modules(names) for part, names in parts.items()}
+
+
+def _named_as_in_classifier(tensors: dict[str, Tensor], encoder: str) -> dict[str, Tensor]:
+    """Put the encoder's prefix before the names of an adapter that was trained on the bare encoder (AutoModel)."""
+    if any(name.startswith(encoder) for name in tensors):
+        return tensors
+    return {encoder + name.removeprefix(PREFIX): value for name, value in tensors.items()}
+
+
+def _modules(names: set[str]) -> list[str]:
+    return sorted({name.removeprefix(PREFIX).rpartition(".")[0] for name in names})
+
+
+def _check_method(own: Any, adapter: StoredAdapter) -> None:
+    """Refuse an adapter whose weights would compute another ΔW in this run's method."""
+    theirs, where = adapter.config, f"init_from={adapter.folder}"
+    if own.peft_type == "XGBLORA":
         raise SymloraError(
-            f"init_from={candidates[0]} does not fit this run's adapter: {_first_lines(error)}"
-        ) from error
+            f"{where}: xgblora cannot start from an adapter: its boosters are those of one whole training, and the "
+            "first restart would overwrite booster 0. Leave init_from out."
+        )
+    if theirs.peft_type != own.peft_type:
+        raise SymloraError(f"{where} is a {adapter.method} adapter; this run trains {own.peft_type}.")
+    if own.peft_type == "ADALORA" and theirs.rank_pattern:
+        raise SymloraError(
+            f"{where}: AdaLoRA has pruned this adapter; it has fewer triplets than init_r={own.init_r}. Start from an "
+            "adapter that is not pruned yet."
+        )
+    key = _other_function(own, theirs)
+    if key is not None:
+        value = getattr(theirs, key)
+        raise SymloraError(
+            f"{where} has {key}={value}, this run {getattr(own, key)}. Set (or, for a key not in the YAML, +) "
+            f"method.peft_config.{key}={value}."
+        )
 
 
 def _other_function(own: Any, theirs: Any) -> str | None:

@@ -132,6 +132,8 @@ def check_model(prepared: Prepared, models: Sequence[RunModel]) -> None:
     check_space(prepared.works[0], models)
     for number, model in enumerate(models):
         prepared.records[number]["parameters"] = {**vars(model.counts()), "total": model.counts().total}
+        if model.started_from is not None:
+            prepared.records[number]["started_from"] = model.started_from
         prepared.reporters[number].started(prepared.folders[number], prepared.records[number])
 
 

@@ -45,6 +45,8 @@ class Reporter:
             + (f" + encoder {parameters['encoder']:,}" if parameters["encoder"] else "")
             + f" = {parameters['total']:,}"
         )
+        if "started_from" in record:
+            self._say(f"  init_from: {_start(record['started_from'])}")
         self._say(f"  rows: {rows}; {cut:.1%} of the training rows cut at {config.data.max_length} tokens")
         self._say(
             f"  {record['provenance']['device']}, {record['precision']}, {record['provenance']['threads']} threads"
@@ -171,6 +173,13 @@ class _Wandb:
 def _title(config: Config) -> str:
     where = f"{config.model.name}, protocol {config.protocol.name}, seed {config.seed}"
     return f"{config.method.name} on {config.task.name}, {where}"
+
+
+def _start(started_from: dict[str, list[str]]) -> str:
+    """Return what a run took from a saved adapter, and where the rest of its head came from."""
+    said = {"taken": "taken", "drawn": "drawn from the seed", "pretrained": "as in the encoder", "left_out": "left out"}
+    modules = {**started_from, "taken": ["adapter", *started_from["taken"]]}
+    return "; ".join(f"{', '.join(modules[part])} {words}" for part, words in said.items() if modules[part])
 
 
 def _score(record: dict[str, Any]) -> str:
