@@ -113,7 +113,7 @@ def test_a_file_of_few_keys_has_the_defaults(tiny: TinyFactory, saved: Any) -> N
 
 
 @pytest.mark.parametrize(
-    ("kind", "trained_as", "taken", "drawn", "pretrained"),
+    ("kind", "trained_as", "taken", "drawn", "kept"),
     [
         ("bert", "classifier", [], ["classifier"], ["bert.pooler.dense"]),
         ("deberta-v2", "classifier", [], ["classifier", "pooler.dense"], []),
@@ -154,9 +154,11 @@ def test_what_an_adapter_of_others_lacks_starts_as_without_it(
     (tmp_path / "adapter_model.safetensors").unlink()
     torch.save(tensors, tmp_path / "adapter_model.bin")
     model, before = built(tiny(kind), "lora", tmp_path), fresh.state()
-    transform = [f"cls.predictions.transform.{name}" for name in ("LayerNorm", "dense")]
-    left_out = transform if trained_as == "masked-lm" else []
-    assert model.started_from == {"taken": taken, "drawn": drawn, "pretrained": pretrained, "left_out": left_out}
+    loaded = model.encoder.model.loaded
+    assert {how: sorted(names) for how, names in loaded["head"].items()} == {
+        "taken": taken, "drawn": drawn, "kept": kept
+    }  # fmt: skip
+    assert ("transform.dense of that adapter left out" in "".join(loaded["notes"])) == (trained_as == "masked-lm")
     for name, value in model.state().items():
         saved_name = name.replace(".modules_to_save", "").replace(".default", "")
         theirs = [t for key, t in tensors.items() if saved_name.endswith(f".{key.removeprefix(PREFIX)}")]

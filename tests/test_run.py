@@ -139,9 +139,9 @@ def test_start_from_another_run(minilm_dir: Path, tmp_path: Path, capsys: pytest
     folder, started = run(config, Reporter(config))
     assert started["epochs"][0]["train_loss"] != plain["epochs"][0]["train_loss"]
     assert started["config_hash"] != plain["config_hash"]
-    head = {"taken": ["bert.pooler.dense"], "drawn": ["classifier"], "pretrained": [], "left_out": []}
-    assert started["started_from"] == head and "started_from" not in plain
-    assert "init_from: adapter, bert.pooler.dense taken; classifier drawn from the seed\n" in capsys.readouterr().err
+    assert started["provenance"]["head"] == {"taken": ["bert.pooler.dense"], "drawn": ["classifier"], "kept": []}
+    assert plain["provenance"]["head"] == {"drawn": ["classifier"], "kept": ["bert.pooler.dense"]}
+    assert "head: classifier drawn; bert.pooler.dense taken from init_from\n" in capsys.readouterr().err
     assert started["config"]["init_from"] == parent.name  # not the folder, which may name a user
     with pytest.raises(SymloraError, match="init_from"):
         train(small(tmp_path, "task=rte", "method=lora", f"init_from={parent}"))

@@ -26,20 +26,15 @@ _NOT_OF_THE_FUNCTION = {
 }
 
 
-def initialise_from(run_model: RunModel, source: Path, drawn: list[str]) -> dict[str, list[str]]:
+def initialise_from(run_model: RunModel, source: Path) -> None:
     """Load a saved adapter, and what fits of its head, into a run's model.
 
     The output layer is never taken: its classes are another task's (MNLI has three, RTE two). It and what else of the
     head the adapter does not bring stay as this run starts them: drawn from the seed, or as in the encoder's files.
 
     Args:
-        run_model: Its adapter and head are changed in place.
+        run_model: Its adapter and head are changed in place, and what is known of the head's start (`model.loaded`).
         source: A run folder or a PEFT adapter folder.
-        drawn: Names of the classifier's tensors that were drawn from the run's seed.
-
-    Returns:
-        Names of the head's modules: `taken` from the adapter, `drawn`, `pretrained`; and what of the adapter was
-        `left_out` because this classifier has no such module.
 
     Raises:
         SymloraError: No adapter there; one of another method, rank, scale, structure or encoder; one that AdaLoRA has
@@ -74,9 +69,14 @@ def initialise_from(run_model: RunModel, source: Path, drawn: list[str]) -> dict
     except RuntimeError as error:  # another shape: another rank or another encoder
         reason = " ".join(str(error).split())[:600]
         raise SymloraError(f"init_from={adapter.folder} does not fit this run's adapter: {reason}") from error
-    new, seeded = in_head - taken, {PREFIX + name for name in drawn}
-    parts = {"taken": in_head & taken, "drawn": new & seeded, "pretrained": new - seeded, "left_out": other_head}
-    return {part: _modules(names) for part, names in parts.items()}
+    _describe(model, _modules(in_head & taken), _modules(other_head))
+
+
+def _describe(model: Any, taken: list[str], left_out: list[str]) -> None:
+    """Enter into `model.loaded` which modules of the head the adapter brought."""
+    head = {how: [name for name in names if name not in taken] for how, names in model.loaded["head"].items()}
+    notes = [f"init_from: {', '.join(left_out)} of that adapter left out: this classifier has none"] if left_out else []
+    model.loaded = {"head": {**head, "taken": taken}, "notes": [*model.loaded["notes"], *notes]}
 
 
 def _named_as_in_classifier(tensors: dict[str, Tensor], encoder: str) -> dict[str, Tensor]:

@@ -22,7 +22,6 @@ import pandas as pd
 from symlora.errors import SymloraError
 from symlora.interchange.symmetric import stacked, symmetric_core
 from symlora.report.collect import Problem
-from symlora.report.finding import Grid
 from symlora.report.names import METHODS, TASKS, section_name
 from symlora.stats.rounding import points
 from symlora.store.adapter_folder import Array, Factors, find_factors, read_adapter, read_tensors
@@ -186,13 +185,17 @@ def symmetry_of_checkpoint(
     return _frame(_rows(found, labels, seed))
 
 
-def summary(frame: pd.DataFrame) -> Grid:
-    """Means over layers and seeds, in percent: one row a protocol, model, task, method and projection."""
+def summary(frame: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Take means over layers and seeds, in percent.
+
+    Returns:
+        The header, then one row a protocol, model, task, method and projection.
+    """
     header = (
         "runs of", "task", "method", "projection", "matrices", "symmetric", "by chance", "captured", "random factors",
         "same singular values", "positive", "negative",
     )  # fmt: skip
-    rows = []
+    rows: list[tuple[str, ...]] = [header]
     for key, part in frame.groupby(GROUP, sort=True):
         protocol, model, task, method, projection = (str(name) for name in key)
         means = part.mean(numeric_only=True)
@@ -212,7 +215,7 @@ def summary(frame: pd.DataFrame) -> Grid:
                 f"{means['negative']:.1f}",
             )
         )
-    return Grid(header, tuple(rows))
+    return rows
 
 
 def symmetry_markdown(symmetry: Symmetry) -> str:
@@ -228,8 +231,8 @@ def symmetry_markdown(symmetry: Symmetry) -> str:
         "",
     ]
     if len(symmetry.frame):
-        grid = summary(symmetry.frame)
-        lines += ["| " + " | ".join(row) + " |" for row in (grid.header, ("---",) * len(grid.header), *grid.rows)]
+        header, *rows = summary(symmetry.frame)
+        lines += ["| " + " | ".join(row) + " |" for row in (header, ("---",) * len(header), *rows)]
     else:
         lines.append("No stored adapter was found.")
     if symmetry.without:

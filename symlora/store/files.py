@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what their content hashes to."""
+"""Write files atomically and hash them."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A place to write to, which becomes `path` when the block ends, on the disk, and vanishes when it raises."""
+    """Write atomically: yield a temporary path that replaces `path` on success."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # machines that share a folder share numbers too
     try:
         yield temporary
@@ -22,7 +22,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Returns when a file's content, or the names in a folder, are on the disk."""
+    """Flush a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -31,6 +31,6 @@ def sync(path: Path) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """Of a file's content, hexadecimal."""
+    """Return a file's SHA-256 in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
