@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from symlora.config.schema import Config
-from symlora.store.files import file_sha256
 
 # What says where and how to run, not what: two configurations that differ only here are the same run.
 _NOT_IDENTITY = ("seed", "logger", "checkpoint", "device", "results_dir", "force", "progress", "predict_test")
@@ -101,6 +100,12 @@ def _adapter_sha256(folder: str | None) -> str | None:
     """Hash an adapter's weights; the folder's own name where there are none."""
     files = [] if folder is None else _matching(Path(folder), _ADAPTERS)
     return files_sha256(files[:1]) if files else folder
+
+
+def file_sha256(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @functools.cache

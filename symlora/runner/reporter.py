@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from symlora.config.identity import config_hash, slug
+from symlora.config.identity import config_hash, file_sha256, slug
 from symlora.config.schema import Config
-from symlora.store.files import file_sha256
 from symlora.store.folder import RUN_FILE, recorded_config, run_folder
 
 if TYPE_CHECKING:  # torch and transformers take seconds, and a finished run is reported without them
