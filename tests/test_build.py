@@ -286,6 +286,7 @@ def test_init_from_errors(tiny: TinyFactory, tmp_path: Path) -> None:
     folder, source = tiny("roberta"), tmp_path / "run"
     built(folder, "symlora", "mnli").save(source / "adapter")
     built(folder, "lora", "mnli").save(tmp_path / "lora")
+    (tmp_path / "pytorch_model.bin").touch()
     here = re.escape(str(source))
     cases: list[tuple[str, Callable[[], RunModel]]] = [
         (f"{here}.*size mismatch", lambda: started(folder, source, r=4)),
@@ -296,8 +297,12 @@ def test_init_from_errors(tiny: TinyFactory, tmp_path: Path) -> None:
         (f"{here}.*another encoder", lambda: started(tiny("roberta", num_hidden_layers=3), source)),
         (f"{here}.*another encoder", lambda: started(tiny("bert"), source)),
         (f"{here}.*other targets", lambda: started(folder, source, target_modules=["query"])),
-        ("adapter_config.json.*not there", lambda: started(folder, tmp_path)),
-        ("adapter_config.json.*not there", lambda: started(folder, tmp_path / "nowhere")),
+        ("there is no adapter_config.json", lambda: started(folder, tmp_path)),
+        (
+            "symlora export .*pytorch_model.bin FOLDER --to lora",
+            lambda: started(folder, tmp_path / "pytorch_model.bin"),
+        ),
+        ("there is no adapter_config.json", lambda: started(folder, tmp_path / "nowhere")),
         ("method=head has no adapter", lambda: started(folder, source, "head")),
     ]
     for message, attempt in cases:
@@ -305,7 +310,7 @@ def test_init_from_errors(tiny: TinyFactory, tmp_path: Path) -> None:
             attempt()
     weights = source / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(SymloraError, match=f"{here}.*not a readable"):
+    with pytest.raises(SymloraError, match=f"init_from={here}.*cannot be read as safetensors"):
         started(folder, source)
 
 

@@ -11,13 +11,14 @@ import torch
 from symlora.config.schema import Config, MethodConfig
 from symlora.errors import SymloraError
 from symlora.model import attention
-from symlora.model.adapter import add_adapter, initialise_from
+from symlora.model.adapter import add_adapter
 from symlora.model.dropout import DropoutStreams, set_dropout, use_own_dropout
 from symlora.model.encoder import FLAT_MODEL_TYPES, Encoder, head_modules
 from symlora.model.pack import PackedModel, check_packable
 from symlora.model.quantization import four_bits, keep_trainable
 from symlora.model.run_model import RunModel, output_layer
 from symlora.model.source import ModelSource, find, load_failure, wrong_shape
+from symlora.model.start_from import initialise_from
 from symlora.seeds import torch_generator
 
 

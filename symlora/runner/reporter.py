@@ -53,7 +53,8 @@ class Reporter:
             f"  {record['provenance']['device']}, {record['precision']}, {record['provenance']['threads']} threads"
         )
         tokenizer, head = record["provenance"]["tokenizer"], record["provenance"]["head"]
-        starts = "; ".join(f"{', '.join(head[how])} {how}" for how in ("kept", "drawn") if head[how])
+        words = {"kept": "kept", "drawn": "drawn", "taken": "taken from init_from"}
+        starts = "; ".join(f"{', '.join(head[how])} {word}" for how, word in words.items() if head.get(how))
         case, segments = ("lower case" if tokenizer["lower_case"] else "case kept"), tokenizer["segments"]
         self._say(f"  tokenizer: {tokenizer['class']}, {case}, {segments} segment(s); head: {starts}")
         for note in filter(None, [config.model.note, *record["provenance"]["notes"]]):
