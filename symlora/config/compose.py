@@ -1,10 +1,12 @@
 """Compose a run's configuration from YAML files and overrides."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -12,7 +14,15 @@ from symlora.config.checks import NAMED, check, check_keys, check_name
 from symlora.config.schema import Config, TaskConfig
 from symlora.errors import SymloraError
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Beside the package in a checkout; in an installed package within it.
+CONFIG_DIR = next(parent / "configs" for parent in (_PACKAGE, _PACKAGE.parent) if (parent / "configs").is_dir())
+# Hydra finds plugins on sys.path, once: in a checkout they are in scripts/, in an installation beside the package.
+_SCRIPTS = CONFIG_DIR.parent / "scripts"
+if (_SCRIPTS / "hydra_plugins").is_dir() and str(_SCRIPTS) not in sys.path:
+    sys.path.append(str(_SCRIPTS))
+
+ConfigStore.instance().store(name="schema", node=Config)
 
 
 def resolve(cfg: Any) -> Config:
@@ -54,7 +64,7 @@ def _expand_home(config: Config) -> None:
 
 
 def check_files() -> None:
-    """Reads every file in configs/ as YAML (0.02 s): of a damaged one Hydra would show a traceback.
+    """Read every file in configs/, so that a damaged one is named.
 
     Raises:
         SymloraError: One cannot be read.
@@ -68,7 +78,7 @@ def check_files() -> None:
 
 
 def compose(*overrides: str) -> Config:
-    """The configuration that `python scripts/train.py <overrides>` would run, for programs and tests.
+    """Compose the configuration that `symlora train <overrides>` would run.
 
     Raises:
         SymloraError: An override names no key or has a wrong value.
@@ -89,7 +99,10 @@ def compose(*overrides: str) -> Config:
 
 
 def _check_facts(config: Config) -> None:
-    """A task's metrics and splits decide the score, but are no part of a run's name: they are not settings."""
+    """Refuse overrides of a task's facts.
+
+    They decide the score, but are no part of a run's name.
+    """
     path = CONFIG_DIR / "task" / f"{config.task.name}.yaml"
     if path.is_file():
         facts = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(path)))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from symlora.config.schema import Config
-from symlora.store.files import file_sha256
 
 # What says where and how to run, not what: two configurations that differ only here are the same run.
 _NOT_IDENTITY = ("seed", "logger", "checkpoint", "device", "results_dir", "force", "progress", "predict_test")
@@ -21,7 +20,7 @@ _BESIDE_WEIGHTS = (
     *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.*", "merges.txt", "*.model", "*.codes"),
 )
-_ADAPTERS = ("adapter/adapter_model.safetensors", "adapter_model.safetensors")
+_ADAPTERS = tuple(f"{folder}adapter_model.{kind}" for folder in ("adapter/", "") for kind in ("safetensors", "bin"))
 SAFE_WEIGHTS, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 # What the runs of a pack may differ in: it concerns the trained modules alone.
 _FREE = ("seed",)
@@ -101,6 +100,12 @@ def _adapter_sha256(folder: str | None) -> str | None:
     """Hash an adapter's weights; the folder's own name where there are none."""
     files = [] if folder is None else _matching(Path(folder), _ADAPTERS)
     return files_sha256(files[:1]) if files else folder
+
+
+def file_sha256(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""What is wrong with the words of a command, said in one line before Hydra says it in fifty."""
+"""Report bad overrides in one line, before Hydra does."""
 
 import difflib
 import re
@@ -15,7 +15,7 @@ GROUPS = ("task", "method", "model", "protocol", "sweep", "budget")
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Looks at a command's overrides: that each can be read, and that what a group is set to is there.
+    """Check that each override can be read and names what exists.
 
     Raises:
         SymloraError: One cannot, or is not; with names near to it.

@@ -22,12 +22,14 @@ from symlora.seeds import torch_generator
 
 
 def build(config: Config, device: torch.device, precision: str) -> RunModel:
-    """The model of one run: `build_pack` of one."""
+    """Build the model of one run: `build_pack` of one."""
     return build_pack([config], device, precision).runs[0]
 
 
 def build_pack(configs: Sequence[Config], device: torch.device, precision: str) -> PackedModel:
-    """The models of runs that train together, on their device, every start drawn from its run's own seed.
+    """Build the models of runs that train together, on their device.
+
+    Every start is drawn from its run's own seed.
 
     Args:
         configs: The runs; they share encoder, task and method, and differ in seed and hyper-parameters.
@@ -55,19 +57,22 @@ def build_pack(configs: Sequence[Config], device: torch.device, precision: str) 
 
 
 def encoder_is_frozen(method: MethodConfig) -> bool:
-    """Whether nothing of the encoder itself trains (full fine-tuning and BitFit do), so that it may be bfloat16."""
+    """Tell whether nothing of the encoder trains, so it may be bfloat16.
+
+    Full fine-tuning and BitFit train it.
+    """
     return method.trains != "all" and not method.base_parameters
 
 
 def _with_shared_encoder(model: Any) -> Any:
-    """A copy of a classifier: the encoder's tensors are the very same, the head's are its own."""
+    """Copy a classifier: the encoder's tensors are shared, the head's copied."""
     heads = tuple(f".{name}." for name in head_modules(model))
     shared = {id(p): p for name, p in model.named_parameters() if not any(part in f".{name}" for part in heads)}
     return copy.deepcopy(model, shared)
 
 
 def run_model(model: Any, drawn: list[str], config: Config, device: torch.device) -> RunModel:
-    """One run's head, adapter and dropout on a loaded classifier."""
+    """Add one run's head, adapter and dropout to a loaded classifier."""
     _draw(model, drawn, torch_generator(config.seed, "head"))
     if config.train.model_dropout is not None:
         set_dropout(model, config.train.model_dropout)
@@ -95,7 +100,9 @@ def run_model(model: Any, drawn: list[str], config: Config, device: torch.device
 def load_classifier(
     source: ModelSource, config: Config, attention_unless_flat: str | None = None
 ) -> tuple[Any, list[str]]:
-    """A sequence classifier with pre-trained encoder weights, in float32, and the names of what each run must draw.
+    """Load a float32 classifier with pre-trained encoder weights.
+
+    Also returns the names of the parameters that each run must draw.
 
     Raises:
         SymloraError: It cannot be loaded, or encoder weights are missing from the file.
@@ -209,7 +216,7 @@ def _encoder_to(model: Any, dtype: torch.dtype) -> None:
 
 
 def _train_head(model: Any, base_parameters: Sequence[str]) -> None:
-    """Only the head trains, and what of the encoder these expressions match."""
+    """Let only the head train, and what these expressions match."""
     heads = tuple(f".{name}." for name in head_modules(model))
     for expression in base_parameters:
         if not any(re.search(expression, name) for name, _ in model.named_parameters()):

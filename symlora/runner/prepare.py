@@ -48,13 +48,13 @@ class Prepared:
 
     @property
     def scored(self) -> dict[str, TokenizedSplit]:
-        """The training split and those that are scored after each epoch."""
+        """Return the training split and those scored after each epoch."""
         return {name: split for name, split in self.tokens.items() if name not in self.configs[0].task.test}
 
 
 @contextmanager
 def prepare_pack(configs: Sequence[Config], reporters: Sequence[Reporter], processes: Processes) -> Iterator[Prepared]:
-    """Make work folders, load data, begin records and find the checkpoint of a pack.
+    """Prepare a pack: work folders, data, records, checkpoint.
 
     At the end of the block, work folders that were not published vanish and the reporters are closed.
 
@@ -127,7 +127,7 @@ def describe(split: Split, tokens: TokenizedSplit) -> dict[str, Any]:
 
 
 def check_model(prepared: Prepared, models: Sequence[RunModel]) -> None:
-    """Refuse models that cannot be trained or saved; enter their sizes into the records and announce the runs.
+    """Check the models, record their sizes and announce the runs.
 
     Raises:
         SymloraError: The tokenizer is another model's, or there is no room on the disk.
@@ -158,7 +158,9 @@ def check_vocabulary(config: Config, model: RunModel, tokens: Mapping[str, Token
 
 
 def check_space(work: Path, models: Sequence[RunModel]) -> None:
-    """Refuse to train what could not be saved: trained weights in float32, and 16 MiB a run for the rest.
+    """Refuse to train what the disk has no room for.
+
+    Trained weights in float32, and 16 MiB a run for the rest.
 
     Raises:
         SymloraError: There is less room.

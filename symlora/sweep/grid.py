@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+import symlora.sweep.launchers  # noqa: F401  # registers the schema of hydra/launcher=packed
 from symlora.config.compose import CONFIG_DIR, check_files, resolve
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
