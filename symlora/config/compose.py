@@ -1,10 +1,15 @@
 """Compose a run's configuration from YAML files and overrides."""
 
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -19,6 +24,9 @@ CONFIG_DIR = next(parent / "configs" for parent in (_PACKAGE, _PACKAGE.parent) i
 _SCRIPTS = CONFIG_DIR.parent / "scripts"
 if (_SCRIPTS / "hydra_plugins").is_dir() and str(_SCRIPTS) not in sys.path:
     sys.path.append(str(_SCRIPTS))
+
+ConfigStore.instance().store(name="schema", node=Config)
+PATHS = ("model.path", "init_from", "data.dir", "data.cache_dir", "results_dir")
 
 
 def resolve(cfg: Any) -> Config:
@@ -41,11 +49,39 @@ def resolve(cfg: Any) -> Config:
     except OmegaConfBaseException as error:
         raise SymloraError(_explain(error)) from None
     assert isinstance(config, Config)
+    _expand_home(config)
     check_keys(config)
     check(config)
     _check_facts(config)
-    config.protocol.recipe = {}  # its values now stand in `train`; the table of the other tasks is no part of this run
+    # Their values now stand in `train`; the tables of the other tasks are no part of this run.
+    config.protocol.recipe = config.model.recipe = {}
     return config
+
+
+def quote_paths(words: Sequence[str]) -> list[str]:
+    """Quote the values of path settings that Hydra's grammar has no room for: `~`, `=`, `#`, ü, brackets."""
+    return [_quoted(word) for word in words]
+
+
+def _quoted(word: str) -> str:
+    key, equals, value = word.partition("=")
+    if not equals or key.lstrip("+") not in PATHS:
+        return word
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        escaped = value.replace("'", r"\'")
+        return f"{key}='{escaped}'"
+    return word
+
+
+def _expand_home(config: Config) -> None:
+    """Replace a leading `~` in every setting that is a path."""
+    keys = ((config, ("results_dir", "init_from")), (config.model, ("path",)), (config.data, ("dir", "cache_dir")))
+    for holder, names in keys:
+        for name in names:
+            if (value := getattr(holder, name)) is not None:
+                setattr(holder, name, os.path.expanduser(value))
 
 
 def check_files() -> None:
@@ -70,11 +106,10 @@ def compose(*overrides: str) -> Config:
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
-    from hydra.errors import HydraException
 
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            return resolve(hydra_compose("config", overrides=list(overrides)))
+            return resolve(hydra_compose("config", overrides=quote_paths(overrides)))
     except (yaml.YAMLError, UnicodeDecodeError):
         check_files()  # says which
         raise

@@ -9,9 +9,7 @@ a second.
 from dataclasses import dataclass, field
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
-
+MISSING: Any = "???"  # OmegaConf's own, written out: a PEFT user has neither Hydra nor OmegaConf
 HELD_OUT = "held_out"  # the slice of the training split that a protocol may set aside to choose the epoch
 
 
@@ -60,6 +58,7 @@ class ModelConfig:
     note: str = ""  # A sentence that must stand beside this model's scores
     # Values that the encoder's config.json must have, so that no other encoder is filed under this name
     shape: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)  # as `protocol.recipe`, which it replaces in protocol `paper`
 
 
 @dataclass
@@ -158,6 +157,3 @@ class Config:
     results_dir: str = "results/runs"  # root of the run folders
     force: bool = False  # train again although a finished run with this configuration exists
     progress: bool = True  # show bars when the output is a terminal
-
-
-ConfigStore.instance().store(name="schema", node=Config)

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ import torch
 from symlora.config.schema import Config, MethodConfig
 from symlora.errors import SymloraError
 from symlora.model import attention
-from symlora.model.adapter import add_adapter, initialise_from
+from symlora.model.adapter import add_adapter
 from symlora.model.dropout import DropoutStreams, set_dropout, use_own_dropout
 from symlora.model.encoder import FLAT_MODEL_TYPES, Encoder, head_modules
 from symlora.model.pack import PackedModel, check_packable
 from symlora.model.quantization import four_bits, keep_trainable
-from symlora.model.run_model import RunModel
-from symlora.model.source import ModelSource, find, load_failure
+from symlora.model.run_model import RunModel, output_layer
+from symlora.model.source import ModelSource, find, load_failure, wrong_shape
+from symlora.model.start_from import initialise_from
 from symlora.seeds import torch_generator
 
 
@@ -117,16 +118,14 @@ def load_classifier(
     quantization = four_bits(config.method.name) if config.method.load_in_4bit else {}
     try:
         hf_config = AutoConfig.from_pretrained(source.name_or_path, **source.arguments)
+        stored_classes = [str(name).lower() for _, name in sorted((hf_config.id2label or {}).items())]
         hf_config.num_labels = len(labels) or 1
         if labels:
             hf_config.id2label = dict(enumerate(labels))
             hf_config.label2id = {label: number for number, label in enumerate(labels)}
         found = {key: getattr(hf_config, key, None) for key in config.model.shape}
         if found != config.model.shape:
-            raise SymloraError(
-                f"{source.name_or_path} has {found}, but model={config.model.name} is {config.model.shape}. Give it a "
-                f"name of its own: model=local model.name=<name> model.path={source.name_or_path}"
-            )
+            raise wrong_shape(source, config.model.name, found, config.model.shape)
         flat = hf_config.model_type in FLAT_MODEL_TYPES
         with torch.random.fork_rng(devices=[]):  # the head is drawn below; the global generator must not move
             model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -158,10 +157,39 @@ def load_classifier(
             f"missing or of another shape, for example {foreign[0]}."
         )
     keep_trainable(model)
+    model.loaded = _describe_loaded(model, missing, info["unexpected_keys"], stored_classes, labels)
     # PEFT writes this into the adapter's files, where a folder of this machine has no place.
     folder = Path(config.model.path).name if config.model.path else None
     model.name_or_path = model.config._name_or_path = config.model.hub or folder or config.model.name
     return model, missing
+
+
+def _describe_loaded(
+    model: Any, missing: Sequence[str], unexpected: Iterable[str], stored_classes: list[str], labels: list[str]
+) -> dict[str, Any]:
+    """Return what run.json says of head and weights; the classes of a stored head are put into the task's order."""
+    names = [
+        name for name, _ in model.named_parameters() if any(f".{head}." in f".{name}" for head in head_modules(model))
+    ]
+    drawn, kept = (
+        list(dict.fromkeys(name.rpartition(".")[0] for name in names if (name in missing) == new))
+        for new in (True, False)
+    )
+    notes = []
+    expected = [label.lower() for label in labels]
+    named = not any(name.startswith("label_") for name in stored_classes)
+    if output_layer(model) in kept and named and labels and stored_classes != expected:
+        if sorted(stored_classes) == sorted(expected):
+            with torch.no_grad():
+                for value in model.get_submodule(output_layer(model)).parameters():
+                    value.copy_(value[[stored_classes.index(label) for label in expected]])
+            notes.append(f"the stored head's classes ({', '.join(stored_classes)}) were put into the task's order")
+        else:
+            notes.append(f"the head starts from a stored one, whose classes are {', '.join(stored_classes)}")
+    layers = sorted(key for key in unexpected if re.search(r"\blayers?\.\d", key))
+    if layers:
+        notes.append(f"{len(layers)} tensors of the weights' layers have no place in this encoder, such as {layers[0]}")
+    return {"head": {"kept": kept, "drawn": drawn}, "notes": notes}
 
 
 def _draw(model: Any, keys: list[str], generator: torch.Generator) -> None:

@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from symlora.config.schema import Config
 from symlora.data.tokens import TokenizedSplit
 from symlora.errors import SymloraError
-from symlora.interchange.model_card import write_card
 from symlora.metrics.functions import chance_level
 from symlora.model.run_model import RunModel
+from symlora.runner.model_card import write_card
 from symlora.runner.norms import adapter_norms
 from symlora.runner.prepare import Prepared
 from symlora.runner.provenance import peak_memory_bytes, without_places

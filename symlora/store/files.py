@@ -1,6 +1,5 @@
-"""Write files atomically and hash them."""
+"""Write files atomically."""
 
-import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -28,9 +27,3 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def file_sha256(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -24,10 +24,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from symlora.config.identity import slug
+from symlora.config.identity import file_sha256, slug
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
-from symlora.store.files import atomic_write, file_sha256, sync
+from symlora.store.files import atomic_write, sync
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"

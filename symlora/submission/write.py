@@ -5,8 +5,9 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from symlora.config.identity import file_sha256
 from symlora.errors import SymloraError
-from symlora.store.files import atomic_write, file_sha256
+from symlora.store.files import atomic_write
 from symlora.store.folder import write_json
 from symlora.submission.check import Checked, check
 from symlora.submission.files import HEADER, LINES, files

@@ -106,7 +106,7 @@ def fit_pack(
             rows = [orders[run.number] for run in runs]
             batch = pack_batch(train, rows, first.train.batch_size, step, slice(processes.rank, None, processes.size))
             whole = min(first.train.batch_size, len(train) - step * first.train.batch_size)
-            values = _step(runs, batch, pack, epoch, whole, processes)
+            values = train_step(runs, batch, pack, epoch, whole, processes)
             for run, value in zip(runs, values, strict=True):
                 on_step(run.number, StepProgress(epoch, run.steps_done, run.steps, value, run.score))
             runs = _leave_out(runs, pack, [run for run in runs if run.result.error is not None])
@@ -136,7 +136,7 @@ def fit_pack(
     return results
 
 
-def _step(
+def train_step(
     runs: list[RunState], batch: Batch, pack: PackedModel, epoch: int, whole: int, processes: Processes = ALONE
 ) -> list[float]:
     """Take one optimizer step of every run; return their losses.

@@ -1,4 +1,4 @@
-"""The FLOPs that a training step of an adapter on a frozen encoder cannot do without.
+"""Count the FLOPs that a training step of an adapter needs at least.
 
 Letters: n width, m width of the feed-forward, L layers, r rank, c classes; a row of l tokens. A matmul of [a, b] with
 [b, d] is 2abd; nothing but matmuls is counted. Of one row, forward:
@@ -10,55 +10,43 @@ Letters: n width, m width of the feed-forward, L layers, r rank, c classes; a ro
 
 (Embeddings are looked up; ELECTRA's and ALBERT's projection of them is left out.)
 
-Backward: frozen matrices need the gradient of their input alone, as much again (attention twice as much, for both of
-its matmuls have two inputs); adapters and head also that of their weights. Nothing flows below layer 0: there Wq, Wk
-and Wv have no backward, keys none at all. So a step costs about 2F and not the 3F of full fine-tuning.
+Backward: frozen matrices need only the gradient of their input, as much again (attention twice as much, since both
+inputs of its matmuls have a gradient); adapters and head also that of their weights. Nothing flows below layer 0: there
+Wq, Wk and Wv have no backward, keys none at all. So a step costs about 2F, not the 3F of full fine-tuning.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from symlora.config.schema import Config
+
 
 @dataclass(frozen=True)
 class Shape:
-    """An encoder's size, with a head of one dense layer and an output layer, query and value adapted.
+    """An encoder's size: query and value adapted, a head of one dense layer and an output layer."""
 
-    Attributes:
-        width: n.
-        inner: m.
-        layers: L.
-        classes: c.
-        rank: r.
-    """
-
-    width: int
-    inner: int
-    layers: int
-    classes: int
-    rank: int
+    width: int  # n
+    inner: int  # m
+    layers: int  # L
+    classes: int  # c
+    rank: int  # r
 
     @staticmethod
-    def of(hf_config: Any, classes: int, rank: int) -> "Shape":
-        """From an encoder's config.json as transformers reads it."""
+    def of(hf_config: Any, config: Config) -> "Shape":
+        """Read it from an encoder's config.json, as transformers loads it, and a run's configuration."""
         inner = getattr(hf_config, "intermediate_size", None) or hf_config.hidden_dim  # DistilBERT's name
+        classes, rank = len(config.task.labels) or 1, config.method.peft_config["r"]
         return Shape(hf_config.hidden_size, inner, hf_config.num_hidden_layers, classes, rank)
-
-    def as_dict(self) -> dict[str, int]:
-        """For the record."""
-        return asdict(self)
 
 
 def needed(shape: Shape, lengths: npt.NDArray[np.int64], *, first_query_only: bool = True) -> npt.NDArray[np.float64]:
-    """FLOPs of one training step for each row: float64 [rows].
+    """Count the FLOPs of one training step for each row, from its tokens without padding.
 
-    Args:
-        shape: The encoder's size.
-        lengths: [rows] tokens, padding not counted.
-        first_query_only: The last layer makes one query a row, which is all that the head reads. False: a query of
-            every token, as our encoder does (it takes the first tokens after the last attention).
+    `first_query_only`: the last layer makes one query a row, which is all that the head reads. Our encoder makes one of
+    every token (it takes the first tokens after the last attention).
     """
     n, m, r = shape.width, shape.inner, shape.rank
     tokens = lengths.astype(np.float64)
