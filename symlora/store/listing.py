@@ -1,4 +1,4 @@
-"""Run folders at a glance: one line per configuration, mean and spread over its seeds.
+"""List run folders: a line per configuration, mean and spread over seeds.
 
 A look at what there is, not a report: it tests nothing and compares nothing.
 """
