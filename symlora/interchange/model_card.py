@@ -148,7 +148,7 @@ def _text(record: Mapping[str, Any], predictions: Mapping[tuple[str, str], Any])
     task, model, train, kind = config["task"], config["model"], config["train"], config["method"]["peft_type"]
     rows = predictions[score["selection"], score["split"]]
     interval = score_interval(score["metric"], rows["logits"], rows["label"], score["split"])
-    ours = kind in {method.method.upper() for method, _ in METHODS}
+    ours = kind in METHODS
     code = [
         *(["import symlora  # so that PEFT knows the method"] if ours else []),
         "from peft import AutoPeftModelForSequenceClassification",
