@@ -29,6 +29,7 @@ from symlora import SymLoraConfig
 from symlora.adapters.config import LowRankConfig
 from symlora.adapters.factors import FactorLayer
 from symlora.adapters.layer import AdapterLayer
+from symlora.adapters.loralambda import LoraLambdaConfig
 from symlora.adapters.registry import METHODS
 from symlora.adapters.symlora import SymLoraLinear, symmetric_update
 from symlora.adapters.tuner import AdapterModel
@@ -322,6 +323,8 @@ def test_two_changes_of_one_weight_are_not_merged() -> None:
 def test_too_large_a_rank_is_refused_by_name_and_shape() -> None:
     with pytest.raises(ValueError, match=r"r = 17.*encoder\.layer\.0\.attention\.self\.query.*16 x 16"):
         get_peft_model(classifier(), SymLoraConfig(r=17))
+    with pytest.raises(ValueError, match=r"r = 17.*intermediate\.dense.*24 x 16"):
+        get_peft_model(classifier(), LoraLambdaConfig(r=17, target_modules=["intermediate.dense"]))
 
 
 def test_unmatched_unknown_and_unsuited_targets_are_refused() -> None:

@@ -29,6 +29,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     adapter_layer_names: tuple[str, ...] = ()
     frozen_layer_names: ClassVar[tuple[str, ...]] = ()
     changing_layer_names: ClassVar[tuple[str, ...]] = ()
+    other_dict_names: ClassVar[tuple[str, ...]] = ()  # plain dictionaries by adapter name
     other_param_names: tuple[str, ...] = ("r", "scaling", "dropout")
     needs_square: ClassVar[bool] = False  # the method adapts square matrices alone
 
@@ -38,7 +39,8 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.other_param_names = AdapterLayer.other_param_names + cls.frozen_layer_names  # so that deleting finds them
+        # So that deleting an adapter finds them.
+        cls.other_param_names = AdapterLayer.other_param_names + cls.frozen_layer_names + cls.other_dict_names
 
     def __init__(
         self, base_layer: nn.Module, adapter_name: str, config: AdapterConfig, module: str, **quantization: Any
@@ -56,6 +58,8 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             setattr(self, name, nn.ParameterDict())
         for name in self.frozen_layer_names:
             setattr(self, name, BufferDict(persistent=True))
+        for name in self.other_dict_names:
+            setattr(self, name, {})
         self.merged_adapters = []
         self._original_weight: Tensor | None = None  # the base weight as it was, kept while adapters are merged
         self._active_adapter = adapter_name
@@ -123,7 +127,6 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             moved = getattr(self, name)[adapter_name]
             if moved.is_floating_point() and moved.dtype.itemsize < value.dtype.itemsize == 4:
                 moved.data = value.detach().to(moved.device)
-                moved.requires_grad_(value.requires_grad)
 
     def adapter_input(self, adapter: str, x: Tensor) -> Tensor:
         """Return `x` in the adapter's dtype, after its dropout."""

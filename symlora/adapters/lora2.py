@@ -94,9 +94,10 @@ class Lora2Linear(FactorLayer):
                 f"lora2: inner_width = {k} is more than module {self.module_name!r} allows: its weight is "
                 f"{self.shape_text}"
             )
+        std = config.init_std if config.init_weights else 0.5
         shapes = {"A": (k, self.in_features), "B": (r, k), "aa": (k, r), "bb": (self.out_features, k)}
-        values = {f"lora2_{name}": torch.randn(shape) * config.init_std for name, shape in shapes.items()}
-        values["lora2_E"] = 1 / config.init_std * zeros(config, r)
+        values = {f"lora2_{name}": torch.randn(shape) * std for name, shape in shapes.items()}
+        values["lora2_E"] = zeros(config, r)
         if config.target_r is not None:
             for container in self.frozen_layer_names:
                 values[container] = torch.zeros_like(values[f"lora2_{container.rsplit('_', 1)[-1]}"])

@@ -58,10 +58,7 @@ class LortaLinear(FactorLayer):
     """Adapt a linear layer by LoRTA; see the top of this file. Its parameters come from `LortaModel`."""
 
     adapter_layer_names = ("lorta_A", "lorta_B", "lorta_C_head", "lorta_C_matrix", "lorta_C_layer")
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.place: dict[str, tuple[int, int]] = {}  # of an adapter: numbers of layer and matrix, from 0
-        super().__init__(*args, **kwargs)
+    other_dict_names = ("place",)  # numbers of layer and matrix, from 0
 
     def initial_values(self, config: LortaConfig, r: int) -> dict[str, Tensor]:
         return {}

@@ -65,9 +65,9 @@ class PriLoraLinear(FactorLayer):
 
     adapter_layer_names = ("prilora_A", "prilora_B")
     frozen_layer_names = changing_layer_names = ("prilora_norm",)
+    other_dict_names = ("seen",)  # Σ x_j² of the step under way
 
     def initial_values(self, config: PriLoraConfig, r: int) -> dict[str, Tensor]:
-        self.seen: dict[str, Tensor] = {}  # Σ x_j² of the step under way
         B, A = zeros(config, self.out_features, r), kaiming(r, self.in_features)
         return {"prilora_A": A, "prilora_B": B, "prilora_norm": torch.zeros(self.in_features)}
 
