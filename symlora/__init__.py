@@ -1,4 +1,4 @@
-"""SymLoRA (arXiv 2504.03719) for PEFT, and one harness for adapter methods on GLUE.
+"""Give PEFT SymLoRA (arXiv 2504.03719) and a harness for adapters on GLUE.
 
 `import symlora` imports neither torch nor peft. It is enough for PEFT to know the method all the same: as soon as peft
 is imported, before or after, SymLoRA is registered, so `PeftModel.from_pretrained` loads its adapters.

@@ -17,7 +17,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from symlora.config import Config, compose
+from symlora.config.compose import compose
+from symlora.config.schema import Config
 from symlora.data.batches import Batch, epoch_order, pack_batch, steps_per_epoch
 from symlora.data.tokens import TokenizedSplit
 

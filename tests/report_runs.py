@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from symlora.metrics import METRICS
-from symlora.results import SCHEMA_VERSION
+from symlora.metrics.functions import METRICS
+from symlora.store.folder import SCHEMA_VERSION
 
 ROWS = 100
 TASKS = {"rte": "accuracy", "mrpc": "accuracy", "cola": "matthews_correlation", "stsb": "pearson"}

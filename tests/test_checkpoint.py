@@ -16,15 +16,16 @@ from conftest import TinyFactory, made_up
 from test_pack import UNEQUAL, configs, data_of
 from torch import Tensor
 
-from symlora import signals
-from symlora.checkpoints import FOLDER, headers
-from symlora.config import Config
+from symlora.config.schema import Config
 from symlora.data.tokens import TokenizedSplit
-from symlora.model.build import RunModel, build_pack
-from symlora.signals import Stopped
+from symlora.model.build import build_pack
+from symlora.model.run_model import RunModel
 from symlora.training import checkpoint as module
+from symlora.training import interrupt as signals
 from symlora.training.checkpoint import Checkpoint
+from symlora.training.checkpoint_files import FOLDER, headers
 from symlora.training.hooks import AdaLora
+from symlora.training.interrupt import Stopped
 from symlora.training.loop import fit_pack
 from symlora.training.result import Fit
 
@@ -32,10 +33,10 @@ CPU = torch.device("cpu")
 MADE_WITH: dict[str, Any] = {"threads": 1}
 
 
-def checkpoint_of(folder: Path, some: list[Config], seconds: float = 1e9, **made_with: Any) -> Checkpoint:
+def checkpoint_of(folder: Path, some: list[Config], seconds: float = 1e9, **fingerprint: Any) -> Checkpoint:
     runs = [f"run/seed-{config.seed}" for config in some]
     identity = {"configurations": {run: str(config.train) for run, config in zip(runs, some, strict=True)}}
-    return Checkpoint(folder, runs, identity | MADE_WITH | made_with, seconds)
+    return Checkpoint(folder, runs, identity | MADE_WITH | fingerprint, seconds)
 
 
 def trained(some: list[Config], data: dict[str, TokenizedSplit], kept: Checkpoint | None = None) -> list[Fit]:
@@ -52,8 +53,8 @@ def stopped_at(
         return signal.SIGTERM if next(calls) >= call else None
 
     with monkeypatch.context() as patched:
-        patched.setattr("symlora.training.running.stop_requested", stop_requested)
-        patched.setattr("symlora.signals.stop_requested", lambda: int(signal.SIGTERM))
+        patched.setattr("symlora.training.run_state.stop_requested", stop_requested)
+        patched.setattr("symlora.training.interrupt.stop_requested", lambda: int(signal.SIGTERM))
         with pytest.raises(Stopped):
             trained(some, data, kept)
 
@@ -148,7 +149,7 @@ def test_any_run_of_a_trained_pack_is_taken_from_the_checkpoint(
     """A pack that dies while its folders are written: nothing is trained again, and no bit changes."""
     some, data = configs(tiny("bert"), "symlora"), data_of(UNEQUAL)
     wanted = trained(some, data, checkpoint_of(tmp_path, some))
-    monkeypatch.setattr("symlora.training.loop._step", None)  # a step would fail
+    monkeypatch.setattr("symlora.training.loop.train_step", None)  # a step would fail
     same(trained(some[1:], data, checkpoint_of(tmp_path, some[1:])), wanted[1:])
 
 
@@ -205,7 +206,7 @@ def test_the_time_between_checkpoints(
         yield tmp_path / "written"
         now[0] += 1.0
 
-    monkeypatch.setattr(module, "whole", slow)
+    monkeypatch.setattr(module, "atomic_write", slow)
     kept.save({}, 1)
     now[0] += 99.9
     assert not kept.due()
@@ -216,7 +217,7 @@ def test_the_time_between_checkpoints(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "whole", full)
+    monkeypatch.setattr(module, "atomic_write", full)
     kept.save({}, 2)
     kept.save({}, 3)
     assert capsys.readouterr().err.count("No space left on device") == 1
@@ -237,7 +238,7 @@ def test_a_checkpoint_is_small(tiny: TinyFactory, tmp_path: Path, monkeypatch: p
 def test_a_first_signal_waits_and_a_second_does_not() -> None:
     signals.stop_at_once()
     try:
-        with signals.stopping_gently():
+        with signals.graceful_stop():
             assert signals.stop_requested() is None
             signal.raise_signal(signal.SIGINT)
             assert signals.stop_requested() == signal.SIGINT
@@ -245,7 +246,7 @@ def test_a_first_signal_waits_and_a_second_does_not() -> None:
                 signal.raise_signal(signal.SIGTERM)
             assert again.value.exit_code == 143
             with pytest.raises(Stopped) as asked:
-                signals.check()
+                signals.raise_if_stopped()
             assert asked.value.exit_code == 130
             with pytest.raises(Stopped):  # the step takes too long
                 signal.raise_signal(signal.SIGALRM)
@@ -259,10 +260,10 @@ def test_a_first_signal_waits_and_a_second_does_not() -> None:
 
 def test_the_launching_process_of_a_sweep_passes_a_signal_on(tmp_path: Path) -> None:
     stop_file = tmp_path / "stop"
-    with signals.stopping_gently(stop_file, announce=True):
+    with signals.graceful_stop(stop_file, announce=True):
         signal.raise_signal(signal.SIGTERM)
         assert stop_file.exists()
-    with signals.stopping_gently(stop_file):  # a worker
+    with signals.graceful_stop(stop_file):  # a worker
         assert signals.stop_requested() == signal.SIGTERM
     assert signals.stop_requested() is None
 
@@ -277,7 +278,7 @@ def test_a_stop_while_the_end_is_written_is_heeded(
         if epoch.number == 2:
             signal.raise_signal(signal.SIGTERM)
 
-    with signals.stopping_gently(), pytest.raises(Stopped):
+    with signals.graceful_stop(), pytest.raises(Stopped):
         fit_pack(some, data, build_pack(some, CPU, "fp32"), on_epoch=on_epoch, checkpoint=checkpoint_of(tmp_path, some))
     assert headers(tmp_path)[0].trained
     same(trained(some, data, checkpoint_of(tmp_path, some)), wanted)

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from report_runs import read_record, write_record, write_run
 
-from symlora.config import CONFIG_DIR
+from symlora.config.compose import CONFIG_DIR
 from symlora.errors import SymloraError
-from symlora.metrics import chance_level
+from symlora.metrics.functions import chance_level
 from symlora.report.choice import choose, edge, read_best, unequal_grids
 from symlora.report.collect import COLUMNS, collect
 from symlora.report.leaderboard import load_leaderboard

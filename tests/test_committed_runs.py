@@ -5,9 +5,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from symlora.config import CONFIG_DIR, compose
-from symlora.metrics import compute
-from symlora.results import run_folder, scan
+from symlora.config.compose import CONFIG_DIR, compose
+from symlora.metrics.functions import compute
+from symlora.store.folder import run_folder, scan
 
 ROOT = CONFIG_DIR.parent / "results" / "runs"
 RUNS = list(scan(ROOT))

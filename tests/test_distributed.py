@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from symlora.config import CONFIG_DIR, compose
+from symlora.config.compose import CONFIG_DIR, compose
 from symlora.errors import SymloraError
-from symlora.reporter import Reporter
-from symlora.run import run
+from symlora.runner.reporter import Reporter
+from symlora.runner.run import run
 from symlora.training.distributed import Processes, launched_processes
 
 # 45 rows in batches of 16: the last batch has 13 rows, 7 for one process and 6 for the other.

@@ -23,8 +23,9 @@ from symlora.data.batches import Batch, gather, padded
 from symlora.errors import SymloraError
 from symlora.model import attention
 from symlora.model.attention import SDPA_FROM, FlatLayout, flat_attention
-from symlora.model.build import RunModel, build
+from symlora.model.build import build
 from symlora.model.encoder import FLAT_MODEL_TYPES, head_modules
+from symlora.model.run_model import RunModel
 from symlora.training.loop import loss_of
 
 CPU = torch.device("cpu")

@@ -18,7 +18,8 @@ from matplotlib.patches import Rectangle
 from torch import nn
 
 from symlora import stats
-from symlora.config import CONFIG_DIR, MethodConfig, TrainConfig, compose
+from symlora.config.compose import CONFIG_DIR, compose
+from symlora.config.schema import MethodConfig, TrainConfig
 from symlora.errors import SymloraError
 from symlora.report import figure1 as fig
 from symlora.report.choice import choose

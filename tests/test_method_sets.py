@@ -11,10 +11,10 @@ from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from symlora.config import CONFIG_DIR
-from symlora.methods import examine, load, names
-from symlora.results import scan
-from symlora.sweep.jobs import expand
+from symlora.config.compose import CONFIG_DIR
+from symlora.model.catalog import examine, load, names
+from symlora.store.folder import scan
+from symlora.sweep.grid import expand
 
 BUDGETS = {"147k": 147_456, "295k": 294_912}  # 8 n and 16 n a matrix: LoRA's ranks 4 and 8
 

@@ -28,15 +28,18 @@ from test_pack import alike, trained_alone, trained_together
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from symlora import adapters, methods
+from symlora import adapters
 from symlora.adapters.tuner import AdapterModel
-from symlora.config import CONFIG_DIR, Config, MethodConfig
-from symlora.config_check import check
+from symlora.config.checks import check
+from symlora.config.compose import CONFIG_DIR
+from symlora.config.schema import Config, MethodConfig
 from symlora.data.batches import gather
 from symlora.errors import SymloraError
-from symlora.methods import Method, examine
 from symlora.model import build as model_build
-from symlora.model.build import HEAD_FILE, RunModel, build, build_pack
+from symlora.model import catalog as methods
+from symlora.model.build import build, build_pack
+from symlora.model.catalog import Method, examine
+from symlora.model.run_model import HEAD_FILE, RunModel
 from symlora.model.source import ModelSource
 
 CPU = torch.device("cpu")

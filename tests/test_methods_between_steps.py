@@ -25,13 +25,14 @@ from symlora.adapters.dylora import DyLoraConfig
 from symlora.adapters.prilora import PriLoraConfig
 from symlora.adapters.sara import SaraConfig, rank_of_share
 from symlora.adapters.xgblora import XgbLoraConfig
-from symlora.config import Config
+from symlora.config.schema import Config
 from symlora.data.batches import padded
 from symlora.errors import SymloraError
 from symlora.model import quantization
-from symlora.model.build import RunModel, build
+from symlora.model.build import build
 from symlora.model.pack import check_packable
-from symlora.norms import adapter_norms
+from symlora.model.run_model import RunModel
+from symlora.runner.norms import adapter_norms
 from symlora.training.hooks import AdaLora, step_hook
 from symlora.training.loop import fit, predict
 

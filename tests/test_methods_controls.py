@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from symlora.adapters.symlora import SymLoraConfig
 from symlora.adapters.symlora_orthonormal import SymLoraOrthonormalConfig, orthonormal_columns
 from symlora.adapters.symmetric import SymmetricConfig, SymmetricLinear, triangle_places
-from symlora.config import MethodConfig, TrainConfig
+from symlora.config.schema import MethodConfig, TrainConfig
 from symlora.model.build import build
-from symlora.norms import adapter_norms
+from symlora.runner.norms import adapter_norms
 from symlora.training.loop import fit
 from symlora.training.optimizer import AdamW
 

@@ -23,19 +23,20 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, linear
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
-from symlora import methods
 from symlora.adapters.houlsby import HoulsbyConfig
 from symlora.adapters.lora2 import Lora2Config, entries_kept
 from symlora.adapters.loramini import LoraMiniConfig
 from symlora.adapters.lorand import LorandConfig
 from symlora.adapters.lorta import LortaConfig
 from symlora.adapters.melora import MeloraConfig
-from symlora.config import Config
+from symlora.config.schema import Config
 from symlora.data.batches import gather, padded
 from symlora.errors import SymloraError
-from symlora.methods import examine
-from symlora.model.build import HEAD_FILE, RunModel, build, encoder_is_frozen
-from symlora.norms import adapter_norms
+from symlora.model import catalog as methods
+from symlora.model.build import build, encoder_is_frozen
+from symlora.model.catalog import examine
+from symlora.model.run_model import HEAD_FILE, RunModel
+from symlora.runner.norms import adapter_norms
 from symlora.training.hooks import step_hook
 from symlora.training.loop import fit
 from symlora.training.optimizer import AdamW

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from symlora import metrics
+from symlora.metrics import functions as metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -169,23 +169,24 @@ def test_compute_keeps_the_order_and_names_unknown_metrics() -> None:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, symlora.metrics; print({'scipy', 'sklearn', 'torch', 'evaluate'} & set(sys.modules) or 'light')"
+    heavy = "{'scipy', 'sklearn', 'torch', 'evaluate'}"
+    code = f"import sys, symlora.metrics.functions; print({heavy} & set(sys.modules) or 'light')"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "light"
 
 
 def test_evaluate_module_works_offline(tmp_path: Path) -> None:
-    """Every configuration, loaded by path with the hub switched off, gives what symlora.metrics gives."""
+    """Every configuration, loaded by path with the hub switched off, gives what symlora.metrics.functions gives."""
     code = f"""
 import json, evaluate
-from symlora.glue_metric import TASK_METRICS
+from symlora.metrics.glue import TASK_METRICS
 out = {{}}
 for task in TASK_METRICS:
-    metric = evaluate.load({str(ROOT / "symlora" / "glue_metric.py")!r}, task)
+    metric = evaluate.load({str(ROOT / "symlora" / "metrics" / "glue.py")!r}, task)
     real = task == "stsb"
     predictions, references = ([0.5, 2.0, 4.5], [0, 3, 4]) if real else ([0, 1, 1], [0, 1, 0])
     out[task] = metric.compute(predictions=predictions, references=references)
 try:
-    evaluate.load({str(ROOT / "symlora" / "glue_metric.py")!r}, "boolq")
+    evaluate.load({str(ROOT / "symlora" / "metrics" / "glue.py")!r}, "boolq")
 except KeyError as error:
     out["error"] = str(error)
 print(json.dumps(out))

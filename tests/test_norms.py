@@ -12,8 +12,9 @@ import torch
 from conftest import TinyFactory, run_config
 from torch import Tensor
 
-from symlora.model.build import RunModel, build
-from symlora.norms import adapter_norms, symmetry
+from symlora.model.build import build
+from symlora.model.run_model import RunModel
+from symlora.runner.norms import adapter_norms, symmetry
 
 CPU = torch.device("cpu")
 Array = npt.NDArray[np.float64]

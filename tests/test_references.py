@@ -14,7 +14,7 @@ import torch
 from peft.utils.peft_types import PeftType
 from torch import Tensor, nn
 
-from symlora.methods import load
+from symlora.model.catalog import load
 
 N_IN, N_OUT, R, ROWS = 12, 20, 4, 5
 

@@ -19,14 +19,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from symlora import results
-from symlora.checkpoints import headers
-from symlora.config import CONFIG_DIR, Config, compose
+from symlora.config.compose import CONFIG_DIR, compose
+from symlora.config.schema import Config
 from symlora.data.splits import load_splits
 from symlora.errors import SymloraError
-from symlora.metrics import compute
-from symlora.reporter import Reporter
-from symlora.run import run, run_pack
+from symlora.metrics.functions import compute
+from symlora.runner.reporter import Reporter
+from symlora.runner.run import run, run_pack
+from symlora.store import folder as results
+from symlora.training.checkpoint_files import headers
 
 REPOSITORY = CONFIG_DIR.parent
 SMALL = (
@@ -121,22 +122,26 @@ def test_a_diverged_run_is_kept_as_failed_and_tried_again(minilm_dir: Path, tmp_
 def test_no_failure_replaces_a_finished_run(minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, record = train(small(tmp_path, "task=rte"))
 
-    def out_of_memory(*_: object) -> None:
+    def out_of_memory(*_: object, **__: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("symlora.run.fit_pack", out_of_memory)
+    monkeypatch.setattr("symlora.runner.run.fit_pack", out_of_memory)
     _, failed = train(small(tmp_path, "task=rte", "force=true"))
     assert failed["error"] == "RuntimeError: out of memory" and "Traceback" in failed["traceback"]
     assert results.read_run(folder) == record and not list(folder.parent.glob(".*"))
     assert json.loads((folder / results.FAILED_FILE).read_text()) == failed
 
 
-def test_start_from_another_run(minilm_dir: Path, tmp_path: Path) -> None:
+def test_start_from_another_run(minilm_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parent, _ = train(small(tmp_path, "task=mnli", "train.lr=1e-2"))
     _, plain = train(small(tmp_path, "task=rte"))
-    folder, started = train(small(tmp_path, "task=rte", f"init_from={parent}"))
+    config = small(tmp_path, "task=rte", f"init_from={parent}")
+    folder, started = run(config, Reporter(config))
     assert started["epochs"][0]["train_loss"] != plain["epochs"][0]["train_loss"]
     assert started["config_hash"] != plain["config_hash"]
+    assert started["provenance"]["head"] == {"taken": ["bert.pooler.dense"], "drawn": ["classifier"], "kept": []}
+    assert plain["provenance"]["head"] == {"drawn": ["classifier"], "kept": ["bert.pooler.dense"]}
+    assert "head: classifier drawn; bert.pooler.dense taken from init_from\n" in capsys.readouterr().err
     assert started["config"]["init_from"] == parent.name  # not the folder, which may name a user
     with pytest.raises(SymloraError, match="init_from"):
         train(small(tmp_path, "task=rte", "method=lora", f"init_from={parent}"))

@@ -26,12 +26,12 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 
-from symlora import results
-from symlora.checkpoints import headers, plans
-from symlora.config import CONFIG_DIR
-from symlora.locks import locked
-from symlora.signals import Stopped, stop_requested
+from symlora.config.compose import CONFIG_DIR
+from symlora.store import folder as results
+from symlora.store.locks import locked
 from symlora.sweep import worker
+from symlora.training.checkpoint_files import headers, plans
+from symlora.training.interrupt import Stopped, stop_requested
 
 SCRIPTS = CONFIG_DIR.parent / "scripts"
 BASIC = ("hydra/launcher=packed", "hydra.launcher.inner=basic")
@@ -146,7 +146,7 @@ class HydraRun:
     """The configuration of a job, from what its launcher returned."""
 
     def __init__(self, job: JobReturn) -> None:
-        from symlora.config import resolve
+        from symlora.config.compose import resolve
 
         self.config = resolve(job.cfg)
 
@@ -189,9 +189,9 @@ def test_outcomes_come_in_order_and_failures_stop_nothing(
 def test_a_pack_that_breaks_leaves_the_others(
     multirun: Multirun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import symlora.run
+    import symlora.runner.run
 
-    real = symlora.run.run_pack
+    real = symlora.runner.run.run_pack
 
     def breaking(configs: Sequence[Any], reporters: Sequence[Any], began: float) -> Any:
         if configs[0].method.name == "lora":
@@ -200,7 +200,7 @@ def test_a_pack_that_breaks_leaves_the_others(
             raise ValueError("these runs cannot share a pass")
         return real(configs, reporters, began)
 
-    monkeypatch.setattr("symlora.run.run_pack", breaking)
+    monkeypatch.setattr("symlora.runner.run.run_pack", breaking)
     returns = multirun(*BASIC, "method=lora,symlora,head", "seed=0,1")
     assert [job.status == JobStatus.COMPLETED for job in returns] == [False, False, True, True, True, True]
     assert "no memory" in str(returns[0]._return_value)
@@ -291,7 +291,7 @@ def test_a_stopped_sweep_goes_on_from_its_checkpoints(
         return stop_requested()
 
     with monkeypatch.context() as patched:
-        patched.setattr("symlora.training.running.stop_requested", at_fifth_step)
+        patched.setattr("symlora.training.run_state.stop_requested", at_fifth_step)
         with pytest.raises(Stopped):
             multirun(*points, "seed=0,1,2")
     assert [(len(header.runs), header.trained) for header in headers(tmp_path / "runs")] == [(3, False)]
@@ -315,7 +315,7 @@ def test_a_run_of_another_process_is_waited_for(
     root = tmp_path / "runs"
     with ExitStack() as stack:
         stack.enter_context(locked(root, root / folder))
-        monkeypatch.setattr("symlora.sweep.launcher.owner", lambda *_: stack.close())  # while it waits
+        monkeypatch.setattr("symlora.sweep.launcher.holder", lambda *_: stack.close())  # while it waits
         returns = multirun(*points)
     assert all(job.status == JobStatus.COMPLETED for job in returns)
     assert "1 run is trained by other processes; waiting" in capsys.readouterr().err

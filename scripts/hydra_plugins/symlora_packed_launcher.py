@@ -1,7 +1,7 @@
-"""`hydra/launcher=packed`, in the one namespace from which Hydra takes plugins. It is symlora.sweep.launcher's."""
+"""Register `hydra/launcher=packed` and the resolver `cuda_device`: Hydra imports plugins from this namespace alone."""
 
 from symlora.sweep import launcher
 
 
 class SymloraPackedLauncher(launcher.PackedLauncher):
-    """Trains the jobs of a multirun in packs."""
+    """Train the jobs of a multirun in packs."""

@@ -26,7 +26,7 @@ from symlora.errors import OFFLINE_HELP, SymloraError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from symlora.config import DataConfig, TaskConfig
+    from symlora.config.schema import DataConfig, TaskConfig
 
 SCORE_RANGE = (0.0, 5.0)  # STS-B, GLUE's one regression task
 # AX, the diagnostic set that GLUE wants an MNLI model's predictions of, is a config of its own on the hub.
@@ -174,7 +174,7 @@ def _read(task: TaskConfig, data: DataConfig, split: str) -> tuple[str, pa.Table
         raise SymloraError(f"data.source is {data.source!r}. Set 'glue' or 'demo'.")
     if not data.dir:
         return _hub_table(task, data, split)
-    return _folder_table(task, data, Path(data.dir).expanduser(), split)
+    return _folder_table(task, data, Path(data.dir), split)
 
 
 def _place(task: TaskConfig, split: str) -> tuple[str, str]:

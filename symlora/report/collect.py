@@ -13,11 +13,11 @@ from typing import Any
 
 import pandas as pd
 
-from symlora.config import HELD_OUT
+from symlora.config.schema import HELD_OUT
 from symlora.errors import SymloraError
-from symlora.metrics import chance_level
+from symlora.metrics.functions import chance_level
 from symlora.report.predictions import Unusable, checked_labels
-from symlora.results import RUN_FILE, SCHEMA_VERSION, damage, run_folders
+from symlora.store.folder import RUN_FILE, SCHEMA_VERSION, find_damage, run_folders
 
 RULES = ("best", "last", "held_out")  # how an epoch is chosen, symlora.training.result
 
@@ -49,7 +49,7 @@ COLUMNS = {
     "last": "at the last epoch",
     "held_out": "at the epoch that is best on the slice of the training split set aside; NaN without one",
     "criterion": "what hyper-parameters may be chosen by: the score on that slice, at that epoch; NaN without one",
-    "chance": "score that takes no learning, see symlora.metrics.chance_level",
+    "chance": "score that takes no learning, see symlora.metrics.functions.chance_level",
     "at_chance": "whether `score` is not above `chance`",
     "adapter": "trained parameters of the adapter",
     "head": "trained parameters of the classification head",
@@ -148,7 +148,7 @@ def _read(folder: Path) -> dict[str, Any]:
 def _row(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     try:
         row = _typed(_described(folder, record))
-        if problems := damage(folder, record):
+        if problems := find_damage(folder, record):
             raise Unusable(f"it is damaged: {problems[0]}")
         if record["status"] == "finished":
             row |= _scored(folder, record)

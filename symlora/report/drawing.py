@@ -16,7 +16,7 @@ from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from symlora.files import whole
+from symlora.store.files import atomic_write
 
 CELL = 0.34  # inches: a number of four characters stays legible in it
 GREY = "0.88"
@@ -51,7 +51,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     for kind, content in metadata.items():
         path = stem.with_name(f"{stem.name}.{kind}")
-        with look(), whole(path) as temporary:
+        with look(), atomic_write(path) as temporary:
             figure.savefig(temporary, format=kind, dpi=200, metadata=content)
         written.append(path)
     return written

@@ -7,9 +7,8 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from symlora.config import CONFIG_DIR
+from symlora.config.compose import CONFIG_DIR
 from symlora.errors import SymloraError
-from symlora.files import whole
 from symlora.report.choice import Best, choose, read_best
 from symlora.report.collect import Collected, Problem, collect
 from symlora.report.comparison import compare_all
@@ -20,6 +19,7 @@ from symlora.report.grid_panel import grid_panel, grid_points
 from symlora.report.names import section_name, section_order
 from symlora.report.norms_frame import cells, read_norms
 from symlora.report.settings import Settings, load_settings
+from symlora.store.files import atomic_write
 
 _CELL = ("task", "method", "projection", "layer", "configuration", "why", "seeds", "failed")
 _FIGURE1 = tuple(column.key for column in (*FROBENIUS, *AS_PAPER))
@@ -120,7 +120,7 @@ class _Section:
         """Writes the frame and gives what the file says: what is drawn is what is there to read."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{stem}.csv"
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             frame.to_csv(temporary, index=False, lineterminator="\n")
         self.files.append(path)
         return read_drawn(path)

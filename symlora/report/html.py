@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from symlora.report.finding import Finding, Grid
 from symlora.report.formats import inline, to_html
 from symlora.report.table import Table
 
@@ -32,7 +31,6 @@ thead th:first-child { background: var(--band); }
 th.section { text-align: left; background: var(--band); white-space: normal; font-weight: 600; }
 .stay { position: sticky; left: 0.7rem; width: fit-content; max-width: min(60rem, calc(100vw - 5rem)); }
 .note { font-weight: 400; } .gap { color: var(--gap); font-style: italic; } .flag { color: var(--flag); }
-.verdict { border-left: 3px solid var(--line); padding-left: 0.8rem; }
 td.text { white-space: normal; text-align: left; min-width: 7rem; }
 @media print { .scroll { overflow: visible; } }
 """
@@ -100,43 +98,14 @@ def picture(png: Path, caption: str, links: Sequence[tuple[str, str]] = ()) -> s
     )
 
 
-def findings_html(findings: Sequence[Finding]) -> str:
-    """The audit: an overview, then each finding."""
-    rows = "".join(
-        f'<tr><td class="word"><a href="#{escape(finding.key)}">{escape(finding.title)}</a></td>'
-        f'<td class="word">{escape(finding.status)}</td></tr>'
-        for finding in findings
-    )
-    head = '<tr><th scope="col" class="word">Finding</th><th scope="col" class="word">The claim</th></tr>'
-    overview = f"{_box('Overview')}<table><thead>{head}</thead><tbody>{rows}</tbody></table></div>"
-    return "\n".join([overview, *(_finding(finding) for finding in findings)])
-
-
-def grid_html(grid: Grid, label: str) -> str:
-    """A small table of text."""
-    head = "".join(f'<th scope="col" class="word">{inline(name)}</th>' for name in grid.header)
-    rows = "".join(f"<tr>{''.join(_text_cell(text) for text in row)}</tr>" for row in grid.rows)
-    return f"{_box(label)}<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-
-
-def _box(label: str) -> str:
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">'
+def grid_html(rows: Sequence[Sequence[str]], label: str) -> str:
+    """Render a small table of text, header first."""
+    head = "".join(f'<th scope="col" class="word">{inline(name)}</th>' for name in rows[0])
+    body = "".join(f"<tr>{''.join(_text_cell(text) for text in row)}</tr>" for row in rows[1:])
+    box = f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">'
+    return f"{box}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def _text_cell(text: str) -> str:
     kind = "text" if len(text) > 24 else "word"
     return f'<td class="{kind}">{inline(text)}</td>'
-
-
-def _finding(finding: Finding) -> str:
-    status = "is undecided" if finding.status == "undecided" else finding.status
-    return "\n".join(
-        [
-            f'<section id="{escape(finding.key)}"><h2>{escape(finding.title)}</h2>',
-            f"<p><strong>Claim.</strong> {inline(finding.claim)}</p>",
-            f"<p><strong>Arithmetic.</strong> {inline(finding.arithmetic)}</p>",
-            *(grid_html(grid, finding.title) for grid in finding.grids),
-            f'<p class="verdict"><strong>Verdict: the claim {status}.</strong> {inline(finding.verdict)}</p>',
-            f'<p class="note">Source: {inline(finding.source)}</p></section>',
-        ]
-    )

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from symlora.config import CONFIG_DIR
+from symlora.config.compose import CONFIG_DIR
 from symlora.report.choice import Key
 from symlora.report.collect import Problem
 from symlora.report.names import CLAIMED, REFERENCE, TASKS

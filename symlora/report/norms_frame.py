@@ -14,7 +14,7 @@ import pandas as pd
 from symlora.report.choice import Chosen, Key
 from symlora.report.collect import Problem
 from symlora.report.names import CLAIMED, REFERENCE
-from symlora.results import read_run
+from symlora.store.folder import read_run
 
 METHODS = (CLAIMED, REFERENCE)  # in every figure, in this order, with or without runs; other methods follow
 PROJECTIONS = {
@@ -88,7 +88,7 @@ def decay_to_zero(train: Mapping[str, Any], rows: int, epoch: int) -> float:
     1 - wd · lr_t; the two differ by less than (wd · lr)² a step.)
 
     Args:
-        train: Fields of symlora.config.TrainConfig.
+        train: Fields of symlora.config.schema.TrainConfig.
         rows: Of the training split.
         epoch: The one whose weights are kept; up to train["epochs"].
     """
@@ -102,7 +102,7 @@ def decay_to_zero(train: Mapping[str, Any], rows: int, epoch: int) -> float:
 
 
 def _norms(stored: pd.DataFrame) -> pd.DataFrame:
-    """The quantities of the figures from those of symlora.norms.
+    """The quantities of the figures from those of symlora.runner.norms.
 
     difference_*: |λ|‖W0‖_F - ‖ΔW‖_F; and as the paper's formula has it, λ Σ|w0| - Σ|Δw|, where λ keeps its sign.
     log10_ratio: log10(‖ΔW‖_F / ‖W0‖_F), which leaves λ out and so means the same for every method; missing at ΔW = 0.

@@ -7,8 +7,8 @@ from typing import Any
 import numpy.typing as npt
 import pandas as pd
 
-from symlora.config import HELD_OUT
-from symlora.metrics import METRICS
+from symlora.config.schema import HELD_OUT
+from symlora.metrics.functions import METRICS
 
 PREDICTIONS_FILE = "predictions.parquet"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from symlora.config import CONFIG_DIR
+from symlora.config.compose import CONFIG_DIR
 from symlora.errors import SymloraError
 
 

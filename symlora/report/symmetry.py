@@ -20,12 +20,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from symlora.errors import SymloraError
-from symlora.interchange.factors import Array, Factors, read_factors
 from symlora.interchange.symmetric import stacked, symmetric_core
 from symlora.report.collect import Problem
-from symlora.report.finding import Grid
 from symlora.report.names import METHODS, TASKS, section_name
 from symlora.stats.rounding import points
+from symlora.store.adapter_folder import Array, Factors, find_factors, read_adapter, read_tensors
 
 ROUNDING = 1e-6  # eigenvalues below this part of the largest one are rounding: factors are stored in float32
 DRAWS = 32  # of random directions
@@ -166,10 +165,10 @@ def symmetry_of_runs(runs: pd.DataFrame, seed: int = 0) -> Symmetry:
             without += 1
             continue
         try:
-            rows += _rows(read_factors(folder), {name: run[name] for name in LABELS}, seed)
+            rows += _rows(read_adapter(folder).factors(), {name: run[name] for name in LABELS}, seed)
         except SymloraError as error:
             place = "/".join(run["folder"].parts[-6:])
-            bad.append(Problem(f"{place}/adapter", str(error).replace(f"{folder}/", "")))
+            bad.append(Problem(f"{place}/adapter", str(error).replace(f"{run['folder']}/", "")))
     return Symmetry(_frame(rows), tuple(bad), without)
 
 
@@ -182,16 +181,21 @@ def symmetry_of_checkpoint(
         SymloraError: The adapter cannot be read.
     """
     labels = dict(zip(LABELS, ("released", model, task, method, path.stem, -1), strict=True))
-    return _frame(_rows(read_factors(path), labels, seed))
+    found = read_adapter(path).factors() if path.is_dir() else find_factors(read_tensors(path), path)
+    return _frame(_rows(found, labels, seed))
 
 
-def summary(frame: pd.DataFrame) -> Grid:
-    """Means over layers and seeds, in percent: one row a protocol, model, task, method and projection."""
+def summary(frame: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Take means over layers and seeds, in percent.
+
+    Returns:
+        The header, then one row a protocol, model, task, method and projection.
+    """
     header = (
         "runs of", "task", "method", "projection", "matrices", "symmetric", "by chance", "captured", "random factors",
         "same singular values", "positive", "negative",
     )  # fmt: skip
-    rows = []
+    rows: list[tuple[str, ...]] = [header]
     for key, part in frame.groupby(GROUP, sort=True):
         protocol, model, task, method, projection = (str(name) for name in key)
         means = part.mean(numeric_only=True)
@@ -211,7 +215,7 @@ def summary(frame: pd.DataFrame) -> Grid:
                 f"{means['negative']:.1f}",
             )
         )
-    return Grid(header, tuple(rows))
+    return rows
 
 
 def symmetry_markdown(symmetry: Symmetry) -> str:
@@ -227,8 +231,8 @@ def symmetry_markdown(symmetry: Symmetry) -> str:
         "",
     ]
     if len(symmetry.frame):
-        grid = summary(symmetry.frame)
-        lines += ["| " + " | ".join(row) + " |" for row in (grid.header, ("---",) * len(grid.header), *grid.rows)]
+        header, *rows = summary(symmetry.frame)
+        lines += ["| " + " | ".join(row) + " |" for row in (header, ("---",) * len(header), *rows)]
     else:
         lines.append("No stored adapter was found.")
     if symmetry.without:

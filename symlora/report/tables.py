@@ -17,6 +17,7 @@ from statistics import fmean, median
 import numpy as np
 
 from symlora import stats
+from symlora.audit.published import Published
 from symlora.report import captions
 from symlora.report.choice import Chosen, Key, edge, unequal_grids
 from symlora.report.collect import RULES
@@ -25,7 +26,6 @@ from symlora.report.leaderboard import Scores, TestScore
 from symlora.report.names import CLAIMED, METHODS, REFERENCE, TASKS, section_name
 from symlora.report.paper_sections import paper_sections, row_names
 from symlora.report.predictions import load_predictions
-from symlora.report.published import Published
 from symlora.report.settings import Settings
 from symlora.report.table import (
     EMPTY,
@@ -145,7 +145,7 @@ def _method_names(key: Key) -> tuple[Cell, Cell]:
 
 
 def _metric(published: Published, task: str) -> str:
-    return published.tasks[task].metric if task in published.tasks else ""
+    return published.glue.tasks[task].metric if task in published.glue.tasks else ""
 
 
 def _mean(cell: Chosen, settings: Settings) -> Cell:
@@ -202,7 +202,7 @@ def _compared(cell: Chosen, reference: Chosen, pair: Paired | None, holm: tuple[
         return (words("reference"), *[EMPTY] * 9)
     if pair is None:
         return (gap("no pair"), *[EMPTY] * 9)
-    equal, flip = pair.equivalence, pair.flip
+    equal = pair.equivalence
     verdict = words(equal.verdict) if equal else gap("one seed")
     needed = number(None)
     if equal and equal.verdict == "inconclusive":
@@ -217,9 +217,9 @@ def _compared(cell: Chosen, reference: Chosen, pair: Paired | None, holm: tuple[
         verdict,
         probability(equal.p if equal else None),
         probability(holm[1] if holm else None),
-        probability(flip.p if flip else None),
+        probability(pair.flip),
         probability(holm[0] if holm else None),
-        probability(pair.mcnemar.p if pair.mcnemar else None),
+        probability(pair.mcnemar),
         bounds(pair.both),
         needed,
     )

@@ -1,14 +1,15 @@
-"""From a results folder to files: `make table1`, `make audit`, `make figure1` and `make report` are these functions."""
+"""Write the files of `symlora report` from a results folder."""
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from symlora.config import CONFIG_DIR
+from symlora.audit import audit_markdown, read_published
+from symlora.config.compose import CONFIG_DIR
 from symlora.errors import SymloraError
-from symlora.files import whole
 from symlora.report import html
 from symlora.report.choice import Chosen, Key, choose, read_best
 from symlora.report.collect import Collected, Problem, collect
@@ -17,10 +18,11 @@ from symlora.report.footers import Tally, footers, tally
 from symlora.report.formats import FORMATS, to_html
 from symlora.report.leaderboard import load_leaderboard, unshown
 from symlora.report.names import CLAIMED, REFERENCE, TASKS, section_name
-from symlora.report.published import read_published
+from symlora.report.pages import markdown_page
 from symlora.report.settings import Settings, load_settings
 from symlora.report.table import Table
 from symlora.report.tables import table1, table2, table3, table4
+from symlora.store.files import atomic_write
 
 ROOT = CONFIG_DIR.parent
 PUBLISHED, LEADERBOARD, BEST = ROOT / "results" / "published", ROOT / "results" / "leaderboard", CONFIG_DIR / "best"
@@ -109,14 +111,11 @@ def write_tables(report: Report, out: Path) -> list[Path]:
 
 
 def write_audit(out: Path, published: Path = PUBLISHED) -> list[Path]:
-    """The audit of the paper's printed numbers, <out>/audit.md and audit.html; it needs no run."""
-    from symlora.report.audit import audit_folder, audit_markdown
-
-    findings = audit_folder(published)
-    body = [html.paragraph(f"From printed numbers alone: {len(findings)} findings."), html.findings_html(findings)]
+    """Write the audit of the paper's printed numbers to <out>/audit.md and audit.html; it needs no run."""
+    text = audit_markdown(read_published(published))
     return [
-        write_text(out / "audit.md", audit_markdown(findings)),
-        write_text(out / "audit.html", html.page("What the paper printed", body)),
+        write_text(out / "audit.md", text),
+        write_text(out / "audit.html", markdown_page("What the paper printed", text)),
     ]
 
 
@@ -192,7 +191,7 @@ def write_text(path: Path, text: str) -> Path:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise SymloraError(f"{path} cannot be written: {error.strerror}. Set --out to a writable folder.") from error
@@ -213,3 +212,28 @@ def _picture(png: Path, out: Path) -> str:
     links = [(path.relative_to(out).as_posix(), path.suffix[1:].upper()) for path in others if path.is_file()]
     caption = f"{FIGURES.get(png.stem, png.stem)} ({png.parent.name})."
     return html.picture(png, caption, links)
+
+
+def command(chosen: argparse.Namespace) -> int:
+    """Run `symlora report`: write the files, and print which. Arguments as its parser (symlora.cli) has them.
+
+    Raises:
+        SymloraError: With `strict`, something is missing, failed or left out; the files are written.
+    """
+    if chosen.what == "audit":
+        print(*write_audit(chosen.out), sep="\n")
+        return 0
+    problems: tuple[Problem, ...] = ()
+    report = build(chosen.results_dir, chosen.tasks.split(",") if chosen.tasks else tuple(TASKS))
+    if chosen.what == "table1":
+        files = write_tables(report, chosen.out)
+    elif chosen.what == "figure1":
+        files, problems = write_figures(report, chosen.out, chosen.as_paper)
+    else:
+        files, problems = write_report(report, chosen.out, chosen.as_paper, chosen.checkpoint)
+    print(*files, summary_line(report), sep="\n")
+    for problem in (*report.tally.bad, *problems):
+        print(f"left out: {problem.place}: {problem.reason}")
+    if chosen.strict and (problems or not report.tally.complete):
+        raise SymloraError("--strict: something is missing, failed or left out; the footer of every table names it.")
+    return 0

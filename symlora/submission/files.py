@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from omegaconf import OmegaConf
 
-from symlora.config import CONFIG_DIR, TaskConfig
+from symlora.config.compose import CONFIG_DIR
+from symlora.config.schema import TaskConfig
 from symlora.data.splits import SCORE_RANGE
 
 HEADER = "index\tprediction"

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from symlora.config import CONFIG_DIR
+from symlora.config.compose import CONFIG_DIR
 from symlora.data.splits import SCORE_RANGE
 from symlora.errors import SymloraError
 from symlora.report.choice import Chosen, choose, measure, read_best
 from symlora.report.collect import collect
 from symlora.report.predictions import PREDICTIONS_FILE, load_predictions
 from symlora.report.write import BEST
-from symlora.results import read_run, run_folders
+from symlora.store.folder import read_run, run_folders
 from symlora.submission.files import MAJORITY, File, files
 
 DEFAULT_RESULTS = Path("results/runs")

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from symlora.config import HELD_OUT, Config
+from symlora.config.identity import config_hash
+from symlora.config.schema import HELD_OUT, Config
 from symlora.errors import SymloraError
-from symlora.files import whole
-from symlora.identity import config_hash
+from symlora.store.files import atomic_write
 
 AXES = ("lr", "batch_size")
 
@@ -94,7 +94,7 @@ def choose(config: Config, records: Iterable[Mapping[str, Any]]) -> Choice:
 
     Args:
         config: The run as its protocol and the command line have it; the grid changes its learning rate and batch size.
-        records: Contents of run.json files (symlora.results.scan), of any runs.
+        records: Contents of run.json files (symlora.store.folder.scan), of any runs.
     """
     wanted = (config.protocol.name, config.model.name, config.method.name, config.task.name)
     held_out = config.protocol.selection == HELD_OUT
@@ -160,7 +160,7 @@ def write(choice: Choice, path: Path) -> None:
     ]
     lines += ["train:", f"  lr: {best.lr!r}", f"  batch_size: {best.batch_size}", ""]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("\n".join(lines))
 
 

@@ -3,26 +3,28 @@
 import math
 import os
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from symlora.config import Config
+from symlora.config.schema import Config
 from symlora.errors import SymloraError
-from symlora.hub import go_offline_if_unreachable
-from symlora.reporter import Reporter
-from symlora.results import FAILED_FILE, RUN_FILE, is_finished
-from symlora.signals import Stopped, check, stopping_gently
-from symlora.sweep.devices import VARIABLE
-from symlora.sweep.packing import Pack
-from symlora.sweep.progress import Progress
+from symlora.model.hub import go_offline_if_unreachable
+from symlora.runner.reporter import Reporter
+from symlora.store.folder import failure_text
+from symlora.sweep.launchers import VARIABLE
+from symlora.sweep.packing import PackPlan
+from symlora.sweep.progress import ProgressLog
+from symlora.training.interrupt import Stopped, graceful_stop, raise_if_stopped
 
 if TYPE_CHECKING:
-    from symlora.training.loop import Progress as Step
+    from symlora.training.loop import StepProgress
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,7 @@ def outcome(index: int, folder: Path, record: dict[str, Any]) -> Outcome:
         return Outcome(index, score=record["score"]["value"])
     if record["status"] in ("busy", "lost"):
         return Outcome(index, error=record["error"], busy=record["status"] == "busy")
-    return Outcome(index, error=failure(folder, record))
-
-
-def failure(folder: Path, record: dict[str, Any]) -> str:
-    """What a failed run's user is told."""
-    place = folder / (FAILED_FILE if is_finished(folder) else RUN_FILE)
-    return f"the run failed: {record['error']} (traceback in {place})"
+    return Outcome(index, error=failure_text(folder, record))
 
 
 @dataclass
@@ -67,26 +63,30 @@ class PackTask:
         threads: Of torch; None leaves them.
         devices: GPUs to be given out in turn, where Hydra's configuration does not (`hydra.job.env_set`).
         stop_file: Where it appears, the launching process was asked to stop.
-        began: When the sweep began (symlora.run.run_pack).
+        began: When the sweep began (symlora.runner.run.run_pack).
+        launcher: The launching process; a worker that is its child ends when it was killed.
     """
 
-    packs: Sequence[Pack]
-    progress: Progress
+    packs: Sequence[PackPlan]
+    progress: ProgressLog
     threads: int | None = None
     devices: Sequence[str] = ()
     stop_file: Path | None = None
     began: float = math.inf
+    launcher: int = field(default_factory=os.getpid)
 
     def __call__(self, cfg: Any) -> list[Outcome]:
-        """Trains one pack. What goes wrong with it is told in its outcomes, and stops no other pack."""
+        """Train one pack. What goes wrong with it is told in its outcomes, and stops no other pack."""
+        if os.getppid() == self.launcher:
+            threading.Thread(target=_end_with, args=(self.launcher,), daemon=True).start()
         hydra = HydraConfig.get()
         number = int(hydra.job.num)
         pack = self.packs[number]
         if self.devices and VARIABLE not in hydra.job.env_set:
             os.environ[VARIABLE] = self.devices[number % len(self.devices)]
         try:
-            with stopping_gently(self.stop_file):
-                check()
+            with graceful_stop(self.stop_file):
+                raise_if_stopped()
                 self.progress.say(number, "started")
                 outcomes = self._train(number, pack)
         except Stopped:
@@ -99,11 +99,11 @@ class PackTask:
         self.progress.say(number, "finished", failed=failed)
         return outcomes
 
-    def _train(self, number: int, pack: Pack) -> list[Outcome]:
+    def _train(self, number: int, pack: PackPlan) -> list[Outcome]:
         go_offline_if_unreachable()
         import torch
 
-        from symlora.run import run_pack
+        from symlora.runner.run import run_pack
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
@@ -119,15 +119,22 @@ class PackTask:
         return [outcome(job.index, *ran) for job, ran in zip(pack.jobs, trained, strict=True)]
 
 
+def _end_with(launcher: int) -> None:
+    """End this worker when the launching process is gone: nobody would take up its outcomes, or give it more."""
+    while os.getppid() == launcher:
+        time.sleep(1.0)
+    os._exit(1)
+
+
 class PackReporter(Reporter):
     """Says how far the pack is, and prints nothing; W&B is mirrored as ever."""
 
-    def __init__(self, config: Config, progress: Progress, number: int) -> None:
+    def __init__(self, config: Config, progress: ProgressLog, number: int) -> None:
         super().__init__(config, quiet=True)
         self._progress = progress
         self._number = number
 
-    def step(self, progress: "Step") -> None:
+    def step(self, progress: "StepProgress") -> None:
         """After every step."""
         super().step(progress)
         self._progress.share(self._number, progress.step / progress.steps)

@@ -8,9 +8,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from symlora.config import Config
+from symlora.config.schema import Config
 from symlora.errors import SymloraError
-from symlora.hub import go_offline_if_unreachable
+from symlora.model.hub import go_offline_if_unreachable
 from symlora.sweep.packing import Job
 from symlora.sweep.worker import Outcome
 
@@ -22,8 +22,8 @@ def describe(configs: Mapping[int, Config]) -> tuple[list[Job], dict[int, Outcom
         configs: By the job's place in the multirun.
     """
     go_offline_if_unreachable()
-    from symlora.model.build import pick_device
-    from symlora.run_data import prepare_data
+    from symlora.model.device import pick_device
+    from symlora.runner.prepare import prepare_data
 
     sizes: dict[str, tuple[float, int] | SymloraError] = {}
     jobs: list[Job] = []

@@ -1,4 +1,4 @@
-"""Checkpoints of a pack of runs, so that a training which was stopped at any point goes on exactly.
+"""Write and load checkpoints of a pack, for exact resume.
 
     <results_dir>/.checkpoints/<pack>.<first digits of the file's SHA-256>.safetensors
 
@@ -24,9 +24,9 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from symlora.checkpoints import FOLDER, FORMAT, Header, clear_settled, headers, pack_name, plans
-from symlora.files import whole
-from symlora.results import is_settled, read_run
+from symlora.store.files import atomic_write
+from symlora.store.folder import is_settled, read_run
+from symlora.training.checkpoint_files import FOLDER, FORMAT, Header, clear_settled, headers, pack_name, plans
 
 SHARE_OF_TIME = 0.01  # a checkpoint that took t seconds is followed by none for t / 0.01
 
@@ -37,7 +37,7 @@ class Checkpoint:
     Args:
         results_dir: The results folder.
         runs: The runs' folders within it.
-        made_with: See `Header`.
+        fingerprint: See `Header`.
         seconds: Time between two checkpoints; at the end of the training there is one in any case.
         resume: Whether to take up what is there.
 
@@ -47,12 +47,18 @@ class Checkpoint:
     """
 
     def __init__(
-        self, results_dir: Path, runs: Sequence[str], made_with: dict[str, Any], seconds: float, *, resume: bool = True
+        self,
+        results_dir: Path,
+        runs: Sequence[str],
+        fingerprint: dict[str, Any],
+        seconds: float,
+        *,
+        resume: bool = True,
     ) -> None:
         self.folder = results_dir / FOLDER
         self.results_dir = results_dir
         self.runs = tuple(runs)
-        self.made_with = json.loads(json.dumps(made_with))
+        self.fingerprint = json.loads(json.dumps(fingerprint))
         self.seconds, self.resume = seconds, resume
         self._name = pack_name(runs)
         self.seconds_before, self.restarts, self.together = 0.0, 0, len(runs)
@@ -61,18 +67,21 @@ class Checkpoint:
         self._failed = False
 
     def due(self) -> bool:
-        """Whether it is time for the next one."""
+        """Tell whether it is time for the next one."""
         return time.monotonic() >= self._next
 
     def save(self, state: dict[str, Any], steps: int, *, trained: bool = False) -> None:
-        """Writes a checkpoint and removes the one before. A full disk costs the checkpoint and not the run."""
+        """Write a checkpoint and remove the one before.
+
+        A full disk costs the checkpoint and not the run.
+        """
         started = time.monotonic()
         tensors: dict[str, Tensor] = {}
         header = {
             "format": FORMAT,
             "runs": self.runs,
             "trained": trained,
-            "made_with": self.made_with,
+            "fingerprint": self.fingerprint,
             "steps": steps,
             "seconds": self.seconds_spent(),
             "restarts": self.restarts,
@@ -82,7 +91,7 @@ class Checkpoint:
         path = self.folder / f"{self._name}.{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with whole(path) as temporary:
+            with atomic_write(path) as temporary:
                 temporary.write_bytes(content)
         except OSError as error:
             if not self._failed:
@@ -96,7 +105,10 @@ class Checkpoint:
         self._next = now + max(self.seconds, (now - started) / SHARE_OF_TIME)
 
     def load(self) -> dict[str, Any] | None:
-        """What was kept of these runs; None where nothing was, or it is damaged, or was made with other versions."""
+        """Load what was kept of these runs, or None.
+
+        None also where it is damaged or was made with other versions.
+        """
         for half in self.folder.glob(f".{self._name}.*.safetensors.*"):  # of a process killed while it wrote
             half.unlink(missing_ok=True)
         clear_settled(self.results_dir, self.runs)
@@ -127,8 +139,8 @@ class Checkpoint:
         return None
 
     def _differences(self, header: Header) -> list[str]:
-        """What is not the same as when the checkpoint was made."""
-        theirs, own = dict(header.made_with), dict(self.made_with)
+        """List what is not the same as when the checkpoint was made."""
+        theirs, own = dict(header.fingerprint), dict(self.fingerprint)
         before, now = theirs.pop("configurations", {}), own.pop("configurations")
         odd = sorted(key for key in own.keys() | theirs.keys() if own.get(key) != theirs.get(key))
         return odd + ["configurations"] * any(before.get(run) != now[run] for run in self.runs)
@@ -137,11 +149,11 @@ class Checkpoint:
         print(f"  {text}: training starts anew", file=sys.stderr)
 
     def seconds_spent(self) -> float:
-        """Wall clock since this was made, and of the processes before this one until their last checkpoint."""
+        """Return the wall clock of these runs, earlier processes included."""
         return self.seconds_before + time.monotonic() - self._started
 
     def remove(self) -> None:
-        """Removes the checkpoints of these runs; not one of a pack that has others to finish."""
+        """Remove these runs' checkpoints; not one that other runs still need."""
         for header in headers(self.results_dir):
             mine, others = set(header.runs) & set(self.runs), set(header.runs) - set(self.runs)
             if mine and all(is_settled(read_run(self.results_dir / run)) for run in others):
@@ -152,7 +164,10 @@ class Checkpoint:
 
 
 def _taken_apart(value: Any, tensors: dict[str, Tensor], seen: dict[int, str]) -> Any:
-    """JSON with the tensors and arrays taken out and numbered; one that stands at two places is kept once."""
+    """Take tensors and arrays out of a state, and number them.
+
+    One that stands at two places is kept once.
+    """
     if isinstance(value, (Tensor, np.ndarray)):
         if id(value) not in seen:
             seen[id(value)] = str(len(tensors))

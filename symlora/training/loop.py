@@ -1,4 +1,4 @@
-"""Trains a pack of runs, one or many, and scores each after every epoch."""
+"""Train a pack of runs, and score each after every epoch."""
 
 import math
 import time
@@ -11,23 +11,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
-from symlora.config import Config
+from symlora.config.schema import Config
 from symlora.data.batches import Batch, epoch_order, eval_batches, pack_batch, steps_per_epoch
 from symlora.data.tokens import TokenizedSplit
-from symlora.model.build import RunModel
 from symlora.model.encoder import Encoder
-from symlora.model.pack import Pack
-from symlora.signals import check
+from symlora.model.pack import PackedModel
+from symlora.model.run_model import RunModel
 from symlora.training.checkpoint import Checkpoint
 from symlora.training.distributed import ALONE, Processes
+from symlora.training.interrupt import raise_if_stopped
 from symlora.training.result import Diverged, Epoch, Fit, Logits
-from symlora.training.running import Keeper, Run
+from symlora.training.run_state import CheckpointWriter, RunState
 
 EVAL_TOKENS = 4096  # a batch this size keeps a CPU's matmuls near their peak and its activations in cache
 
 
 @dataclass(frozen=True)
-class Progress:
+class StepProgress:
     """Where training stands, for a progress bar."""
 
     epoch: int
@@ -41,16 +41,16 @@ def fit(
     config: Config,
     data: Mapping[str, TokenizedSplit],
     model: RunModel,
-    on_step: Callable[[Progress], None] = lambda progress: None,
+    on_step: Callable[[StepProgress], None] = lambda progress: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> Fit:
-    """One run alone: `fit_pack` of one.
+    """Train one run: `fit_pack` of one.
 
     Raises:
         Diverged: The loss or the model's output became NaN or infinite.
     """
     result = fit_pack(
-        [config], data, Pack([model]), lambda _, progress: on_step(progress), lambda _, epoch: on_epoch(epoch)
+        [config], data, PackedModel([model]), lambda _, progress: on_step(progress), lambda _, epoch: on_epoch(epoch)
     )[0]
     if result.error is not None:
         raise result.error
@@ -60,13 +60,13 @@ def fit(
 def fit_pack(
     configs: Sequence[Config],
     data: Mapping[str, TokenizedSplit],
-    pack: Pack,
-    on_step: Callable[[int, Progress], None] = lambda run, progress: None,
+    pack: PackedModel,
+    on_step: Callable[[int, StepProgress], None] = lambda run, progress: None,
     on_epoch: Callable[[int, Epoch], None] = lambda run, epoch: None,
     processes: Processes = ALONE,
     checkpoint: Checkpoint | None = None,
 ) -> list[Fit]:
-    """Trains K runs at once on `data["train"]` and scores every other split after each epoch.
+    """Train K runs at once on `data["train"]`; score every epoch.
 
     Every run has its own batches, optimizer, schedule and clipping. One that diverges is taken out of the pack, and
     the others go on.
@@ -84,16 +84,16 @@ def fit_pack(
         One entry a run; `error` is set where it diverged.
 
     Raises:
-        Stopped: A signal asked for it (symlora.signals); the checkpoint is as new as it can be.
+        Stopped: A signal asked for it (symlora.training.interrupt); the checkpoint is as new as it can be.
     """
     train, first = data["train"], configs[0]
     scored = [name for name in data if name != "train"]
     per_epoch = steps_per_epoch(len(train), first.train.batch_size)
     everyone = [
-        Run(number, config, model, per_epoch)
+        RunState(number, config, model, per_epoch)
         for number, (config, model) in enumerate(zip(configs, pack.runs, strict=True))
     ]
-    keeper = Keeper(everyone, checkpoint, per_epoch)
+    keeper = CheckpointWriter(everyone, checkpoint, per_epoch)
     results = [run.result for run in everyone]
     runs = _leave_out(everyone, pack, [run for run in everyone if run.result.error is not None])
     for epoch in range(keeper.epoch, first.train.epochs + 1):
@@ -106,9 +106,9 @@ def fit_pack(
             rows = [orders[run.number] for run in runs]
             batch = pack_batch(train, rows, first.train.batch_size, step, slice(processes.rank, None, processes.size))
             whole = min(first.train.batch_size, len(train) - step * first.train.batch_size)
-            values = _step(runs, batch, pack, epoch, whole, processes)
+            values = train_step(runs, batch, pack, epoch, whole, processes)
             for run, value in zip(runs, values, strict=True):
-                on_step(run.number, Progress(epoch, run.steps_done, run.steps, value, run.score))
+                on_step(run.number, StepProgress(epoch, run.steps_done, run.steps, value, run.score))
             runs = _leave_out(runs, pack, [run for run in runs if run.result.error is not None])
             if not runs:
                 break
@@ -132,14 +132,16 @@ def fit_pack(
         runs = _leave_out(runs, pack, [run for run in runs if run.result.error is not None])
         keeper.step, keeper.seconds = 0, 0.0
     keeper.trained(first.train.epochs + 1)
-    check()
+    raise_if_stopped()
     return results
 
 
-def _step(
-    runs: list[Run], batch: Batch, pack: Pack, epoch: int, whole: int, processes: Processes = ALONE
+def train_step(
+    runs: list[RunState], batch: Batch, pack: PackedModel, epoch: int, whole: int, processes: Processes = ALONE
 ) -> list[float]:
-    """One optimizer step of every run; the runs' losses. Each loss reaches its own run's parameters alone.
+    """Take one optimizer step of every run; return their losses.
+
+    Each loss reaches its own run's parameters alone.
 
     `whole` is the number of rows of a run's batch over all processes.
     """
@@ -172,7 +174,7 @@ def _step(
     return values
 
 
-def _leave_out(runs: list[Run], pack: Pack, diverged: list[Run]) -> list[Run]:
+def _leave_out(runs: list[RunState], pack: PackedModel, diverged: list[RunState]) -> list[RunState]:
     for run in diverged:
         if len(runs) > 1:
             pack.drop(runs.index(run))
@@ -183,14 +185,17 @@ def _leave_out(runs: list[Run], pack: Pack, diverged: list[Run]) -> list[Run]:
 def loss_of(
     logits: Float[Tensor, "batch classes"], labels: Int[Tensor, "batch"] | Float[Tensor, "batch"]
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy ([B, classes] against int64 [B]), or mean squared error ([B, 1] against float32 [B])."""
+    """Return mean cross-entropy, or mean squared error for real labels.
+
+    [B, classes] against int64 [B], or [B, 1] against float32 [B].
+    """
     if labels.is_floating_point():
         return mse_loss(logits[:, 0], labels)
     return cross_entropy(logits, labels)
 
 
 def predict(encoder: Encoder, data: TokenizedSplit, max_tokens: int = EVAL_TOKENS) -> Logits:
-    """Logits of every row, in the split's order: float32 [rows, classes]."""
+    """Predict every row, in the split's order: float32 [rows, classes]."""
     return predict_pack(encoder, [data], 1, max_tokens)[0][0]
 
 
@@ -202,7 +207,9 @@ def predict_pack(
     max_tokens: int = EVAL_TOKENS,
     poll: Callable[[], None] = lambda: None,
 ) -> list[list[Logits]]:
-    """Logits of every run on every split: for each run and split float32 [rows, classes], rows in the split's order.
+    """Predict every split with every run: float32 [rows, classes] each.
+
+    Rows are in the split's order.
 
     `poll` is called before each batch, and may stop the whole by raising.
     """

@@ -286,7 +286,7 @@ def good_files(place: Place, *, quick: bool = False) -> Files:
 
 def _plan(good: Place) -> None:
     """The plan of a sweep that was stopped before it trained."""
-    from symlora.checkpoints import write_plan
+    from symlora.training.checkpoint_files import write_plan
 
     (first,) = good.runs.glob("demo/tiny/lora/mrpc/*/seed-0")
     write_plan(good.runs, [str(first.relative_to(good.runs).with_name(name)) for name in ("seed-8", "seed-9")])

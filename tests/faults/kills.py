@@ -13,7 +13,7 @@ from faults.places import Place
 from faults.points import checkpoints_at_once, killed_at, killed_once_saved, listed, planted
 from faults.runs import Watch, left_behind, results_of, trained_anew
 
-STOP_SECONDS = 10.0  # that a stop may take (symlora.signals)
+STOP_SECONDS = 10.0  # that a stop may take (symlora.training.interrupt)
 ROUNDS = 5  # more than kills are wanted: a command may end before its moment
 PACKED = ("-m", "hydra/launcher=packed", "hydra.launcher.inner=basic")
 SINGLE = (
@@ -75,7 +75,7 @@ class Tally:
         self.lost += [f"{wrong}  [{said}]" for wrong in watch.lost]
         self.twice += [f"{wrong}  [{said}]" for wrong in watch.twice]
         self.left += [f"{path}  [{said}]" for path in left_behind(watch.root)]
-        from symlora.results import scan
+        from symlora.store.folder import scan
 
         for _, record in scan(watch.root):
             self.ends += 1

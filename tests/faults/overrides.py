@@ -151,7 +151,7 @@ def wrong() -> st.SearchStrategy[Wrong]:
 
 def stop_before_training() -> None:
     """Settings that are let through need not be trained with."""
-    from symlora import run
+    from symlora.runner import run
 
     def accepted(*arguments: object, **named: object) -> None:
         raise SystemExit(ACCEPTED)

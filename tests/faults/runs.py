@@ -12,7 +12,7 @@ COMPARED = ("status", "config_hash", "config", "epochs", "selections", "score", 
 
 def contents(folder: Path) -> dict[str, Any]:
     """All of a run folder that the seed and the configuration decide: no times, no memory, no checksums of these."""
-    from symlora.results import read_run
+    from symlora.store.folder import read_run
 
     record = read_run(folder)
     if record is None:
@@ -32,7 +32,7 @@ def contents(folder: Path) -> dict[str, Any]:
 
 def results_of(root: Path) -> dict[str, dict[str, Any]]:
     """Contents of every run folder by its path below the results folder."""
-    from symlora.results import scan
+    from symlora.store.folder import scan
 
     return {str(folder.relative_to(root)): contents(folder) for folder, _ in scan(root)}
 
@@ -44,7 +44,7 @@ def difference(expected: dict[str, Any], found: dict[str, Any]) -> str:
 
 def counted_twice(root: Path) -> list[str]:
     """Configurations and seeds that a reader of the results folder meets more than once."""
-    from symlora.results import run_folders, scan
+    from symlora.store.folder import run_folders, scan
 
     seen = Counter(
         (*(run["config"][key]["name"] for key in ("protocol", "model", "method", "task")), run["config_hash"], seed)
@@ -69,7 +69,7 @@ def left_behind(root: Path) -> list[str]:
 
 def trained_anew(root: Path) -> list[str]:
     """Runs that were not taken up from a checkpoint."""
-    from symlora.results import scan
+    from symlora.store.folder import scan
 
     return [str(folder.relative_to(root)) for folder, run in scan(root) if run.get("cost", {}).get("restarts", 0) < 1]
 

@@ -138,8 +138,8 @@ def _stands(here: Place, diverges: bool, tally: Tally, said: str) -> None:
 
 def log_trainings(log: Path) -> None:
     """Adds a line for each run that is trained to its end."""
-    from symlora import run
-    from symlora.results import run_folder
+    from symlora.runner import run
+    from symlora.store.folder import run_folder
 
     real = run.__dict__["fit_pack"]
 

@@ -1,0 +1,1 @@
+"""Describe one run: schema, checks, composition from YAML, identity."""

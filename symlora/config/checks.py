@@ -1,0 +1,98 @@
+"""Check ranges, known words and names of a configuration."""
+
+import dataclasses
+import re
+from typing import Any
+
+from symlora.config.schema import Config
+from symlora.errors import SymloraError
+
+NAMED = ("task", "method", "model", "protocol")  # groups whose name is a part of the run folder's path
+METRICS = ("matthews_correlation", "accuracy", "f1", "pearson", "spearmanr")
+SELECTIONS = ("best", "last", "held_out")
+PRECISIONS = ("auto", "fp32", "bf16")
+LAMBDA_DECAYS = ("none", "zero", "one")
+
+
+def check(config: Config) -> None:
+    """Checks the values that a type alone does not.
+
+    Raises:
+        SymloraError: A value is out of range or unknown; the message names its key.
+    """
+    for group in NAMED:
+        check_name(group, getattr(config, group).name)
+    for metric in config.task.metrics:
+        _one_of("task.metrics", metric, METRICS)
+    _one_of("task.score", config.task.score, tuple(config.task.metrics))
+    _one_of("data.source", config.data.source, ("glue", "demo"))
+    _at_least("data.max_length", config.data.max_length, 8)
+    for split, rows in config.data.demo_rows.items():
+        _at_least(f"data.demo_rows.{split}", rows, 1)
+    if config.data.train_limit is not None:
+        _at_least("data.train_limit", config.data.train_limit, 2)
+    _one_of("method.trains", config.method.trains, ("adapter", "head", "all"))
+    _one_of("method.lambda_decay", config.method.lambda_decay, LAMBDA_DECAYS)
+    if config.method.trains == "adapter" and not config.method.peft_type:
+        raise SymloraError(
+            "method.peft_type is unset: name a PEFT method (LORA, SYMLORA, ...), or set method.trains=head or all."
+        )
+    if config.method.base_parameters and config.method.trains != "head":
+        raise SymloraError("method.base_parameters goes with method.trains=head.")
+    lora = config.method.peft_type == "LORA" and not config.method.peft_config.get("use_dora", False)
+    if config.method.load_in_4bit and not (config.method.trains == "adapter" and lora):
+        raise SymloraError("method.load_in_4bit goes with method.peft_type=LORA (and no use_dora): see method=qlora.")
+    for name, ratio in config.method.lr_ratio.items():
+        if not 0.0 < ratio < float("inf"):
+            raise SymloraError(f"method.lr_ratio.{name}={ratio}: give a number above 0.")
+    train, protocol = config.train, config.protocol
+    if not 0.0 < train.lr < float("inf"):
+        raise SymloraError(f"train.lr={train.lr}: give a learning rate above 0, for example 4e-4.")
+    if train.head_lr is not None and not 0.0 < train.head_lr < float("inf"):
+        raise SymloraError(f"train.head_lr={train.head_lr}: give a learning rate above 0, or null for train.lr.")
+    _at_least("train.batch_size", train.batch_size, 1)
+    _at_least("train.epochs", train.epochs, 1)
+    _at_least("train.weight_decay", train.weight_decay, 0.0)
+    _at_least("train.max_grad_norm", train.max_grad_norm, 0.0)
+    if train.model_dropout is not None and not 0.0 <= train.model_dropout < 1.0:
+        raise SymloraError(f"train.model_dropout={train.model_dropout}: give a probability below 1, or null.")
+    if not 0.0 <= train.warmup_ratio <= 1.0:
+        raise SymloraError(f"train.warmup_ratio={train.warmup_ratio}: give a share between 0 and 1.")
+    _one_of("protocol.selection", protocol.selection, SELECTIONS)
+    if not 0.0 <= protocol.held_out < 1.0:
+        raise SymloraError(
+            f"protocol.held_out={protocol.held_out}: give a share of the training split, 0 or more, below 1."
+        )
+    if protocol.selection == "held_out" and protocol.held_out == 0.0:
+        raise SymloraError("protocol.selection=held_out needs protocol.held_out above 0 (for example 0.1).")
+    _at_least("checkpoint.seconds", config.checkpoint.seconds, 0.0)
+    _one_of("logger.name", config.logger.name, ("none", "wandb"))
+    _one_of("logger.mode", config.logger.mode, ("offline", "online", "disabled"))
+    _one_of("precision", config.precision, PRECISIONS)
+    _at_least("seed", config.seed, 0)
+
+
+def check_keys(node: Any, above: str = "") -> None:
+    """Refuse keys that nothing reads: `+key=value` adds any to Hydra's object."""
+    known = {field.name for field in dataclasses.fields(node)}
+    for key, value in vars(node).items():
+        if key not in known:
+            raise SymloraError(f"{above}{key}: there is no such setting. Known here: {', '.join(sorted(known))}.")
+        if dataclasses.is_dataclass(value):
+            check_keys(value, f"{above}{key}.")
+
+
+def check_name(group: str, name: Any) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(name)):
+        raise SymloraError(f"{group}.name={name!r} is part of a path: use letters, digits, dots, - and _.")
+
+
+def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise SymloraError(f"{key}={value}: unknown. Choose one of: {', '.join(known)}.")
+
+
+def _at_least(key: str, value: float, least: float) -> None:
+    # Written so that NaN fails too.
+    if not value >= least:
+        raise SymloraError(f"{key}={value}: must be at least {least}.")

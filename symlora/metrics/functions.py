@@ -1,0 +1,172 @@
+"""Compute the GLUE metrics as pure functions of two arrays.
+
+In numpy alone: scipy.stats and sklearn take seconds to import.
+
+All are fractions in [-1, 1] (accuracy and F1 in [0, 1]), never percent. Predictions and labels have shape [rows].
+Classification takes class numbers (integers >= 0; a label -1 is a hidden one and refused), regression takes reals.
+
+Where a formula divides by zero, the conventions of scikit-learn and scipy hold, against which the tests compare:
+
+    matthews_correlation   0.0 when predictions or labels are all of one class
+    f1                     0.0 when class 1 is neither predicted nor present
+    pearson, spearmanr     nan when predictions or labels are all equal: the correlation does not exist, and a made-up
+                           0 would take part in means. Callers test with math.isnan.
+
+Every function raises ValueError for arrays that are empty, of unequal or other shape, of the wrong kind, or not finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Reals = npt.NDArray[np.float64]
+Classes = npt.NDArray[np.int64]
+
+
+def matthews_correlation(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Compute Matthews correlation; for more classes R_K (Gorodkin 2004).
+
+    As scikit-learn.
+    """
+    predicted, true = _classes(predictions, labels)
+    classes = int(max(predicted.max(), true.max())) + 1
+    predicted_counts = np.bincount(predicted, minlength=classes).astype(np.float64)
+    true_counts = np.bincount(true, minlength=classes).astype(np.float64)
+    rows = float(len(true))
+    # Sums of products of counts: whole numbers below 2^53 for any data set here, hence exact in float64.
+    covariance = rows * float(np.sum(predicted == true)) - float(predicted_counts @ true_counts)
+    predicted_variance = rows**2 - float(predicted_counts @ predicted_counts)
+    true_variance = rows**2 - float(true_counts @ true_counts)
+    if predicted_variance == 0 or true_variance == 0:
+        return 0.0
+    return _clip(covariance / float(np.sqrt(predicted_variance * true_variance)))
+
+
+def accuracy(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Share of rows predicted correctly."""
+    predicted, true = _classes(predictions, labels)
+    return float(np.mean(predicted == true))
+
+
+def f1(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Compute F1 of class 1 against class 0: 2 TP / (2 TP + FP + FN).
+
+    Class 1 is "equivalent" in MRPC, "duplicate" in QQP.
+    """
+    predicted, true = _classes(predictions, labels)
+    if max(predicted.max(), true.max()) > 1:
+        raise ValueError("f1 is defined for the classes 0 and 1 only")
+    hits = int(np.sum(predicted & true))
+    marked = int(predicted.sum() + true.sum())
+    return 2 * hits / marked if marked else 0.0
+
+
+def pearson(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Pearson's product-moment correlation, in float64 whatever the input."""
+    return _correlation(*_reals(predictions, labels))
+
+
+def spearmanr(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Spearman's correlation: Pearson's of the ranks, ties sharing their mean rank."""
+    predicted, true = _reals(predictions, labels)
+    return _correlation(_ranks(predicted), _ranks(true))
+
+
+METRICS: dict[str, Callable[[npt.ArrayLike, npt.ArrayLike], float]] = {
+    "matthews_correlation": matthews_correlation,
+    "accuracy": accuracy,
+    "f1": f1,
+    "pearson": pearson,
+    "spearmanr": spearmanr,
+}
+
+
+def compute(task_metrics: Sequence[str], predictions: npt.ArrayLike, labels: npt.ArrayLike) -> dict[str, float]:
+    """Compute each named metric of `predictions` against `labels`, in order."""
+    unknown = [name for name in task_metrics if name not in METRICS]
+    if unknown:
+        raise ValueError(f"unknown metric {', '.join(map(repr, unknown))}; known: {', '.join(METRICS)}")
+    return {name: METRICS[name](predictions, labels) for name in task_metrics}
+
+
+def _correlation(x: Reals, y: Reals) -> float:
+    if len(x) < 2:
+        raise ValueError("a correlation needs at least 2 rows, found 1")
+    # Tested on the values themselves: a mean rounded in the last bit would turn a constant into noise.
+    if np.all(x == x[0]) or np.all(y == y[0]):
+        return float("nan")
+    return _clip(float(_unit(x) @ _unit(y)))
+
+
+def _unit(values: Reals) -> Reals:
+    """Return deviations from the mean, scaled to length 1.
+
+    First by their largest value, so that squares cannot overflow.
+    """
+    scaled = values / np.max(np.abs(values))
+    deviations = scaled - scaled.mean()
+    deviations /= np.max(np.abs(deviations))
+    unit: Reals = deviations / np.linalg.norm(deviations)
+    return unit
+
+
+def _ranks(values: Reals) -> Reals:
+    """Ranks from 1, equal values sharing the mean of theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks: Reals = (last - (counts - 1) / 2)[inverse]
+    return ranks
+
+
+def _clip(value: float) -> float:
+    """Rounding may carry a correlation past 1 in the last digit."""
+    return min(1.0, max(-1.0, value))
+
+
+def _paired(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    predicted, true = np.asarray(predictions), np.asarray(labels)
+    if predicted.ndim != 1 or predicted.shape != true.shape:
+        raise ValueError(
+            f"predictions and labels must both have shape [rows], found {predicted.shape} and {true.shape}"
+        )
+    if not len(predicted):
+        raise ValueError("no rows to score: predictions and labels are empty")
+    return predicted, true
+
+
+def _classes(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Classes, Classes]:
+    predicted, true = _paired(predictions, labels)
+    for what, values in (("predictions", predicted), ("labels", true)):
+        if values.dtype.kind not in "iub":
+            raise ValueError(f"{what} must be class numbers (integers), found {values.dtype}")
+        if values.min() < 0:
+            raise ValueError(f"{what} hold {values.min()}: a class number is 0 or larger (-1 marks a hidden label)")
+    return predicted.astype(np.int64), true.astype(np.int64)
+
+
+def _reals(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Reals, Reals]:
+    predicted, true = _paired(predictions, labels)
+    for what, values in (("predictions", predicted), ("labels", true)):
+        if values.dtype.kind not in "iuf":
+            raise ValueError(f"{what} must be real numbers, found {values.dtype}")
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            raise ValueError(f"{what} hold {values[bad[0]]} in row {bad[0]} ({len(bad)} of {len(values)} not finite)")
+    return predicted.astype(np.float64), true.astype(np.float64)
+
+
+def chance_level(metric: str, labels: npt.NDArray[Any]) -> float:
+    """Return the score of a constant prediction.
+
+    Accuracy: the share of the most frequent class among these labels. F1: that of always saying class 1.
+    Correlations (Matthews, Pearson, Spearman): 0. A run whose score is not above this is flagged, never left out.
+    """
+    if metric == "accuracy":
+        return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
+    if metric == "f1":
+        return METRICS["f1"](np.ones(len(labels), np.int64), labels)
+    return 0.0

@@ -1,0 +1,156 @@
+"""Hold one run's model: encoder, adapter, head, and what of them trains."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from symlora.config.schema import MethodConfig
+from symlora.model.dropout import DropoutStreams
+from symlora.model.encoder import Encoder, head_modules
+
+HEAD_FILE = "head.safetensors"
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Numbers of trained parameters: adapter, head, encoder.
+
+    The encoder's own are trained in full fine-tuning and BitFit.
+    """
+
+    adapter: int
+    head: int
+    encoder: int
+
+    @property
+    def total(self) -> int:
+        """Return the sum."""
+        return self.adapter + self.head + self.encoder
+
+    def __str__(self) -> str:
+        """Format adapter, head and sum."""
+        parts = [f"adapter {self.adapter:,}", f"head {self.head:,}"] + (
+            [f"encoder {self.encoder:,}"] if self.encoder else []
+        )
+        return f"{' + '.join(parts)} = {self.total:,}"
+
+
+class RunModel:
+    """A model ready to train.
+
+    Attributes:
+        encoder: Takes batches, returns logits.
+        peft: The PEFT model around it, None for methods without an adapter.
+        streams: The run's dropout generator.
+    """
+
+    def __init__(self, encoder: Encoder, peft: Any | None, method: MethodConfig, streams: DropoutStreams):
+        self.encoder = encoder
+        self.peft = peft
+        self.method = method
+        self.streams = streams
+
+    def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Iterate over names and values of what is trained."""
+        return ((name, p) for name, p in self.encoder.named_parameters() if p.requires_grad)
+
+    def in_head(self, name: str) -> bool:
+        """Tell whether a parameter of this name is the head's."""
+        return any(f".{head}." in f".{name}" for head in head_modules(self.encoder.model))
+
+    def counts(self) -> ParameterCounts:
+        """Count the trained parameters."""
+        kinds = {"adapter": 0, "head": 0, "encoder": 0}
+        for name, parameter in self.trainable():
+            kinds["head" if self.in_head(name) else "adapter" if self.peft is not None else "encoder"] += (
+                parameter.numel()
+            )
+        return ParameterCounts(**kinds)
+
+    def moving(self) -> Iterator[tuple[str, Tensor]]:
+        """Iterate over all that training changes.
+
+        What is trained, and what a method writes between steps.
+        """
+        yield from self.trainable()
+        for layer_name, layer in self.encoder.named_modules():
+            for container in getattr(layer, "changing_layer_names", ()):
+                for adapter, value in getattr(layer, container).items():
+                    yield f"{layer_name}.{container}.{adapter}", value
+
+    def state(self) -> dict[str, Tensor]:
+        """Copy all that training changes to the CPU."""
+        return {name: value.detach().to("cpu", copy=True) for name, value in self.moving()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Puts back what `state` returned."""
+        with torch.no_grad():
+            for name, value in self.moving():
+                value.copy_(state[name])
+
+    def adapted_layers(self) -> Iterator[tuple[str, Any]]:
+        """Iterate over names (within the encoder) and layers of adapted projections."""
+        if self.peft is None:
+            return
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        for name, module in self.encoder.model.named_modules():
+            if isinstance(module, BaseTunerLayer) and hasattr(module, "get_delta_weight"):
+                yield name, module
+
+    def save(self, folder: Path) -> None:
+        """Write what is trained, always as safetensors.
+
+        A PEFT adapter, the head's tensors alone, or the whole model.
+        """
+        if self.peft is not None:
+            set_rank_pattern(self.peft)
+            # Embeddings are never trained; left to itself PEFT asks the hub whether the vocabulary grew.
+            self.peft.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+            (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, every field "More Information Needed"
+        elif self.method.trains == "head":
+            from safetensors.torch import save_file
+
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file({name.removeprefix("model."): value for name, value in self.state().items()}, folder / HEAD_FILE)
+        else:
+            self.encoder.model.save_pretrained(folder, safe_serialization=True)
+
+
+def set_rank_pattern(wrapped: Any) -> None:
+    """Record in AdaLoRA's configuration which singular values are left.
+
+    It must be right when the adapter is saved.
+
+    PEFT saves the triplets that `rank_pattern` names and drops the others. Its own pattern is the last one that
+    training made: it does not fit an earlier epoch's model, nor values that moved again since they were set to 0.
+    """
+    config = wrapped.peft_config["default"]
+    if config.peft_type != "ADALORA":
+        return
+    left = {
+        name: (value != 0).flatten().tolist()
+        for name, value in wrapped.base_model.model.named_parameters()
+        if name.endswith("lora_E.default")
+    }
+    flags = [flag for rows in left.values() for flag in rows]
+    config.rank_pattern = left if any(flags) and not all(flags) else None  # all 0: not trained yet
+
+
+def output_layer(model: Any) -> str:
+    """Name the head's last linear layer.
+
+    `classifier.out_proj` in RoBERTa, `classifier` in BERT.
+    """
+    names: list[str] = [
+        name.replace(".modules_to_save.default", "")
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == model.config.num_labels
+        and "original_module" not in name
+    ]
+    return names[-1]

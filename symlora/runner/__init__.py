@@ -1,0 +1,1 @@
+"""Train one run or one pack, from configuration to run folder."""

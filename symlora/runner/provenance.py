@@ -1,0 +1,135 @@
+"""Record where a result came from, and what it cost."""
+
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("symlora", "torch", "transformers", "peft", "tokenizers", "datasets", "numpy", "safetensors", "hydra-core")
+_RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Return commit, versions and device; no host or user names."""
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if (changes := _git("status", "--porcelain", "--untracked-files=no")) is None else bool(changes),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "cpu_count": os.cpu_count(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+@functools.cache
+def code_sha256() -> str:
+    """Hash the source that decides what a step or a score is.
+
+    A stopped run does not go on with other equations.
+    """
+    root = Path(__file__).parents[1]
+    parts = [
+        path for part in ("adapters", "data", "metrics", "model", "training") for path in (root / part).glob("*.py")
+    ]
+    digest = hashlib.sha256()
+    for path in sorted([*parts, root / "seeds.py"]):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def without_places(text: str) -> str:
+    """Remove folders of this machine from a traceback.
+
+    They may name a user.
+    """
+    places = [Path(__file__).parents[2], Path(sys.prefix), Path(sys.base_prefix), Path.home()]
+    for place in sorted({str(place) for place in places} - {os.sep}, key=len, reverse=True):
+        text = text.replace(place + os.sep, "")
+    return text
+
+
+def device_name(device: torch.device) -> str:
+    """Return the device's name, such as `NVIDIA H100 80GB HBM3`."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the most memory used.
+
+    On a GPU by tensors; on a CPU by the process since it started.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux, bytes on macOS
+
+
+class EnergyMeter:
+    """Energy used since construction, where the machine tells it.
+
+    A GPU's counter through NVML, a CPU's through RAPL.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._start = self._joules()
+
+    def kwh(self) -> float | None:
+        """Return the kilowatt hours of the whole device, or None."""
+        now = self._joules()
+        if now is None or self._start is None or now < self._start:  # RAPL's counter wraps
+            return None
+        return (now - self._start) / 3.6e6
+
+    def _joules(self) -> float | None:
+        if self.device.type == "cuda":
+            try:
+                import pynvml
+
+                pynvml.nvmlInit()
+                uuid = str(torch.cuda.get_device_properties(self.device).uuid)
+                handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+                return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+            except Exception:  # no pynvml, an old card, no permission: then there is no figure
+                return None
+        try:
+            return int(_RAPL.read_text()) / 1e6
+        except (OSError, ValueError):
+            return None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # installed as a package, perhaps inside some other repository
+        return None
+    try:
+        result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()

@@ -1,0 +1,213 @@
+"""Write a trained run's folder: adapter, scores, predictions, norms, run.json."""
+
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+from safetensors import SafetensorError
+
+from symlora.config.schema import Config
+from symlora.data.tokens import TokenizedSplit
+from symlora.errors import SymloraError
+from symlora.metrics.functions import chance_level
+from symlora.model.run_model import RunModel
+from symlora.runner.model_card import write_card
+from symlora.runner.norms import adapter_norms
+from symlora.runner.prepare import Prepared
+from symlora.runner.provenance import peak_memory_bytes, without_places
+from symlora.store import folder as run_folders
+from symlora.training.loop import predict
+from symlora.training.result import Fit, predictions_of
+
+
+def keep_runs(
+    prepared: Prepared, models: Sequence[RunModel], fits: Sequence[Fit | Exception]
+) -> list[tuple[Path, dict[str, Any]]]:
+    """Write the folder of each run; an error costs no other.
+
+    Args:
+        prepared: The pack.
+        models: One a run; none where they could not be built.
+        fits: How each run trained, or why it did not.
+
+    Returns:
+        For each run its folder and record; the status is `lost` where the folder could not be finished.
+    """
+    cost = _cost(prepared)
+    ended: list[tuple[Path, dict[str, Any]]] = []
+    for number, (folder, work, record) in enumerate(
+        zip(prepared.folders, prepared.works, prepared.records, strict=True)
+    ):
+        try:
+            _write(
+                prepared.configs[number],
+                work,
+                record,
+                models[number] if models else None,
+                fits[number],
+                prepared.tokens,
+                cost,
+            )
+            if prepared.processes.rank == 0:
+                run_folders.publish(work, folder)
+        except (SymloraError, OSError, SafetensorError) as error:
+            record = {"status": "lost", "error": str(run_folders.not_kept(folder, error))}
+        else:
+            prepared.reporters[number].finished(folder, record)
+        ended.append((folder, record))
+    # A fault in writing the folders is tried again from the trained checkpoint; what diverged would diverge again.
+    if prepared.checkpoint is not None and all(run_folders.is_settled(record) for _, record in ended):
+        prepared.checkpoint.remove()
+    return ended
+
+
+def _cost(prepared: Prepared) -> dict[str, Any]:
+    """Return what a pack took, and each run's share of it."""
+    checkpoint, runs = prepared.checkpoint, len(prepared.configs)
+    restarts, together = (0, runs) if checkpoint is None else (checkpoint.restarts, checkpoint.together)
+    seconds = time.perf_counter() - prepared.started + (0.0 if checkpoint is None else checkpoint.seconds_before)
+    kwh = None if restarts else prepared.energy.kwh()  # what the stopped processes used is not known
+    return {
+        "seconds": seconds / together,
+        "peak_memory_bytes": peak_memory_bytes(prepared.device),
+        "energy_kwh": None if kwh is None else kwh / together,
+        "packed_runs": together,
+        "processes": prepared.processes.size,
+        "restarts": restarts,
+    }
+
+
+def _write(
+    config: Config,
+    work: Path,
+    record: dict[str, Any],
+    model: RunModel | None,
+    result: Fit | Exception,
+    tokens: Mapping[str, TokenizedSplit],
+    cost: dict[str, Any],
+) -> None:
+    """Write all of one run's files, and complete its record."""
+    try:
+        if isinstance(result, Exception):
+            raise result
+        if result.error is not None:
+            raise result.error
+        assert model is not None  # it trained
+        model.load_state(result.state[config.protocol.selection])
+        model.save(work / "adapter")
+        record |= _scores(config, result, tokens[config.task.validation[0]].labels)
+        found = predictions(config, result, model, tokens)
+        write_predictions(work / "predictions.parquet", found)
+        write_norms(work / "norms.parquet", model)
+        if model.peft is not None:
+            write_card(work / "adapter", record, found)
+    except (SymloraError, OSError, SafetensorError):
+        raise
+    except Exception as error:  # diverged, or a bug
+        record |= {
+            "status": "failed",
+            "error": without_places(f"{type(error).__name__}: {error}"),
+            "traceback": without_places("".join(traceback.format_exception(error))),
+        }
+    else:
+        record["adapter_bytes"] = sum(path.stat().st_size for path in (work / "adapter").glob("*.safetensors"))
+        record["status"] = "finished"
+        record["cost"] = {**cost, "train_seconds": result.train_seconds, "tokens": result.tokens}
+    write_config(work / "config.yaml", record["config"])
+    run_folders.seal(work, record)
+
+
+def _scores(config: Config, result: Fit, labels: npt.NDArray[Any]) -> dict[str, Any]:
+    """Return what run.json holds of the scores.
+
+    Every epoch, and validation at the epoch that each rule takes.
+
+    A score that is not above what a constant prediction gets is marked `at_chance`.
+    """
+    epochs = [vars(epoch) for epoch in result.epochs]
+    selections: dict[str, Any] = {
+        rule: {"epoch": number, "metrics": result.epochs[number - 1].metrics}
+        for rule, number in sorted(result.chosen.items())
+    }
+    decisive, rule = config.task.validation[0], config.protocol.selection
+    value, chance = selections[rule]["metrics"][decisive][config.task.score], chance_level(config.task.score, labels)
+    return {
+        "epochs": epochs,
+        "selections": selections,
+        "score": {
+            "metric": config.task.score,
+            "split": decisive,
+            "selection": rule,
+            "value": value,
+            "chance": chance,
+            "at_chance": not value > chance,  # NaN too: a constant prediction has no correlation
+        },
+    }
+
+
+def predictions(
+    config: Config, result: Fit, model: RunModel, tokens: Mapping[str, TokenizedSplit]
+) -> dict[tuple[str, str], Any]:
+    """Return logits by (rule, split).
+
+    Those scored in training, and the test splits by the protocol's own rule.
+    """
+    found: dict[tuple[str, str], Any] = {
+        (rule, split): logits for rule, by_split in sorted(result.logits.items()) for split, logits in by_split.items()
+    }
+    rule = config.protocol.selection
+    tests = [name for name in tokens if name in config.task.test]
+    if tests:
+        model.load_state(result.state[rule])
+        found |= {(rule, name): predict(model.encoder, tokens[name]) for name in tests}
+    return {
+        (rule, split): {"idx": tokens[split].idx, "label": tokens[split].labels, "logits": logits}
+        for (rule, split), logits in found.items()
+    }
+
+
+def write_predictions(path: Path, found: dict[tuple[str, str], Any]) -> None:
+    """Write predictions.parquet.
+
+    Columns: selection, split, idx (the hub's), label, prediction (class or score), logits (list of float32).
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables: list[pa.Table] = []
+    for (rule, split), part in found.items():
+        logits = part["logits"]
+        rows = len(logits)
+        tables.append(
+            pa.table(
+                {
+                    "selection": pa.array([rule] * rows).dictionary_encode(),
+                    "split": pa.array([split] * rows).dictionary_encode(),
+                    "idx": part["idx"],
+                    "label": part["label"],
+                    "prediction": predictions_of(logits, regression=part["label"].dtype.kind == "f"),
+                    "logits": pa.array(list(logits), pa.list_(pa.float32())),
+                }
+            )
+        )
+    pq.write_table(pa.concat_tables(tables).unify_dictionaries(), path, compression="zstd")
+
+
+def write_norms(path: Path, model: RunModel) -> None:
+    """Write norms.parquet; nothing for methods without an adapter."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = list(adapter_norms(model))
+    if rows:
+        pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
+
+
+def write_config(path: Path, content: dict[str, Any]) -> None:
+    """YAML that OmegaConf reads back with the same types."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.save(OmegaConf.create(content), path)

@@ -1,0 +1,174 @@
+"""Train runs from configuration to run folder.
+
+    claim  →  prepare  →  build  →  train  →  keep
+
+Each step is one call in `run_pack`, and each is in a module of its own: prepare.py, model/build.py, training/loop.py,
+record.py.
+"""
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from symlora.config.identity import pack_key
+from symlora.config.schema import Config
+from symlora.errors import SymloraError
+from symlora.model.build import build_pack
+from symlora.model.pack import CannotPack
+from symlora.model.run_model import RunModel
+from symlora.runner.prepare import check_model, prepare_pack
+from symlora.runner.record import keep_runs
+from symlora.runner.reporter import Reporter
+from symlora.store import folder as run_folders
+from symlora.store.locks import Busy, locked
+from symlora.training.checkpoint_files import clear_settled
+from symlora.training.distributed import Processes, connected, launched_processes
+from symlora.training.interrupt import graceful_stop, raise_if_stopped
+from symlora.training.loop import StepProgress, fit_pack
+from symlora.training.result import Epoch, Fit
+
+Ended = tuple[Path, dict[str, Any]]  # a run's folder, and the content of its run.json
+
+
+def run(config: Config, reporter: Reporter) -> Ended:
+    """Train one run: `run_pack` of one.
+
+    Raises:
+        SymloraError: As `run_pack`; or the folder could not be finished.
+    """
+    folder, record = run_pack([config], [reporter])[0]
+    if record["status"] == "lost":
+        raise SymloraError(record["error"])
+    return folder, record
+
+
+def run_pack(configs: Sequence[Config], reporters: Sequence[Reporter], began: float = math.inf) -> list[Ended]:
+    """Train runs in one pass over one frozen encoder, a folder each.
+
+    Finished runs are left as they are. A pack that needs more memory than there is trains again in two halves.
+
+    Args:
+        configs: The runs: of one encoder, task, data, protocol, method and batch size; they may differ in seed,
+            learning rates, decay, warm-up and clipping.
+        reporters: One a run. They tell the user, and W&B where it is on.
+        began: When the sweep began, in seconds since the epoch: what another process has trained since then, and
+            failed or was forced to train again, is not trained once more.
+
+    Returns:
+        For each run its folder and the content of its run.json. The status is `failed` where training diverged or
+        raised an error, with the traceback. It is `busy` (with an `error`, nothing more) where another process trains
+        the run at this moment, and `lost` where it was trained and its folder could not be finished.
+
+    Raises:
+        SymloraError: Something is wrong with the configuration, the data, the model or the disk. Runs whose folders
+            were complete by then are kept.
+        ValueError: These runs cannot share a pass (symlora.model.pack).
+
+    Started by torchrun or accelerate launch, one run is trained by all processes (symlora.training.distributed); the
+    first writes the folder.
+    """
+    processes = launched_processes()
+    if processes.size > 1 and len(configs) > 1:
+        raise SymloraError("several processes (torchrun, accelerate launch) train one run, not a pack: leave -m out.")
+    if len({pack_key(config) for config in configs}) > 1:
+        raise ValueError(
+            "these runs differ in more than seed, rates, decay, warm-up and clipping: they cannot share a pass"
+        )
+    with ExitStack() as locks:
+        ended = {
+            number: settled
+            for number, config in enumerate(configs)
+            if (settled := _claim(config, reporters[number], began, processes, locks)) is not None
+        }
+        groups = [[number for number in range(len(configs)) if number not in ended]]
+        while groups:
+            group = groups.pop(0)
+            if not group:
+                continue
+            own, tell = [configs[number] for number in group], [reporters[number] for number in group]
+            with prepare_pack(own, tell, processes) as prepared:
+                models: list[RunModel] = []
+                fits: list[Fit | Exception] = []
+                try:
+                    pack = build_pack(own, prepared.device, prepared.precision)
+                    models += pack.runs  # a run that diverges leaves the pack
+                    check_model(prepared, models)
+                    with _training(processes, prepared.device):
+                        fits += fit_pack(
+                            own,
+                            prepared.scored,
+                            pack,
+                            on_step=partial(_report_step, tell),
+                            on_epoch=partial(_report_epoch, tell),
+                            processes=processes,
+                            checkpoint=prepared.checkpoint,
+                        )
+                except (SymloraError, OSError, SafetensorError, CannotPack):
+                    raise
+                except Exception as error:  # out of memory, or a bug: a run that failed is a result too
+                    if is_out_of_memory(error) and len(group) > 1:
+                        half = (len(group) + 1) // 2
+                        groups = [group[:half], group[half:], *groups]
+                        print(
+                            f"not enough memory for {len(group)} runs at once; trained again in two halves",
+                            file=sys.stderr,
+                        )
+                        continue
+                    fits = [error] * len(group)
+                ended |= zip(group, keep_runs(prepared, models, fits), strict=True)
+    if processes.rank == 0:
+        for root in {Path(config.results_dir) for config in configs}:
+            clear_settled(root)
+    return [ended[number] for number in range(len(configs))]
+
+
+def _claim(config: Config, reporter: Reporter, began: float, processes: Processes, locks: ExitStack) -> Ended | None:
+    """Lock a run; return its record if there is nothing to train."""
+    folder = run_folders.run_folder(config)
+    finished = run_folders.finished_record(config)
+    if finished is None and processes.rank == 0:
+        try:
+            locks.enter_context(locked(Path(config.results_dir), folder))
+        except Busy as busy:
+            return folder, {"status": "busy", "error": f"{folder}: {busy}"}
+        run_folders.recover(folder)
+        # By the process that held the lock until now, or recovered.
+        finished = run_folders.finished_record(config) or run_folders.record_since(config, began)
+    if finished is None:
+        return None
+    reporter.skipped(folder, finished)
+    return folder, finished
+
+
+def _report_step(reporters: Sequence[Reporter], number: int, progress: StepProgress) -> None:
+    reporters[number].step(progress)
+
+
+def _report_epoch(reporters: Sequence[Reporter], number: int, epoch: Epoch) -> None:
+    reporters[number].epoch(epoch)
+
+
+@contextmanager
+def _training(processes: Processes, device: torch.device) -> Iterator[None]:
+    """Connect the processes; let a signal end training gently."""
+    with connected(processes, device), graceful_stop():
+        try:
+            yield
+        except Exception:
+            raise_if_stopped()  # of several processes one may stop before the other, whose error is then no failure
+            raise
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether an error means that no memory was left.
+
+    On a CPU torch raises a RuntimeError.
+    """
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

@@ -1,0 +1,1 @@
+"""Write, lock, read and verify run folders."""

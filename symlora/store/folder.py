@@ -1,0 +1,305 @@
+"""Write and read run folders, the only record of a run.
+
+    <results_dir>/<protocol>/<model>/<method>/<task>/<slug>/seed-<k>/
+        run.json             status, configuration, scores per epoch, parameter counts, cost, provenance
+        config.yaml          the configuration alone, to run it again
+        predictions.parquet  per selection rule, split and row: idx, label, prediction, logits
+        norms.parquet        per adapted projection: λ and norms
+        adapter/             PEFT format, safetensors (head alone: head.safetensors; full fine-tuning: the model)
+
+The path is a function of the configuration. A run works in a folder beside its own (`.seed-<k>.<random>`) and
+renames it when it is done, so that a reader never meets half a run. A failed run keeps its folder, with its
+traceback. run.json holds the size and SHA-256 of every other file, and of itself; `make verify-results` checks them.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from symlora.config.identity import file_sha256, slug
+from symlora.config.schema import Config
+from symlora.errors import SymloraError
+from symlora.store.files import atomic_write, sync
+
+SCHEMA_VERSION = 1
+RUN_FILE = "run.json"
+FAILED_FILE = "failed.json"  # a failure of `force=true`, beside the finished run that it did not replace
+
+
+def run_folder(config: Config) -> Path:
+    """Return where this run's record stands, or will stand."""
+    parts = (config.protocol.name, config.model.name, config.method.name, config.task.name, slug(config))
+    return Path(config.results_dir).joinpath(*parts, f"seed-{config.seed}")
+
+
+def read_run(folder: Path, name: str = RUN_FILE) -> dict[str, Any] | None:
+    """Read run.json; None if it is missing, damaged or of another schema."""
+    try:
+        content = json.loads((folder / name).read_text())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
+        return None
+    if "sha256" in content and content["sha256"] != _own_sha256(content):
+        return None
+    return content if _has_all(content) else None
+
+
+def _has_all(content: dict[str, Any]) -> bool:
+    """Check the required keys; sealed records have them."""
+    if "sha256" in content:
+        return True
+    try:
+        config, status = content["config"], content["status"]
+        named = [config[group]["name"] for group in ("protocol", "model", "method", "task")]
+        numbers = [config["seed"], *(config["train"][key] for key in ("lr", "batch_size", "epochs"))]
+        known = {"finished": ("score", "selections", "cost", "parameters"), "failed": ("error",), "running": ()}[status]
+        files = content.get("files", {}).values()
+        return (
+            all(isinstance(name, str) for name in named)
+            and all(isinstance(number, int | float) for number in numbers)
+            and all(key in content for key in known)
+            and (status != "finished" or isinstance(content["score"]["value"], float | int | None))
+            and all(isinstance(written["bytes"] + 0, int) and written["sha256"] for written in files)
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
+def is_finished(folder: Path) -> bool:
+    """Tell whether a finished run stands there."""
+    run = read_run(folder)
+    return run is not None and run.get("status") == "finished"
+
+
+def is_settled(record: dict[str, Any] | None) -> bool:
+    """Tell whether a run is finished, or diverged, as it would again."""
+    if record is None:
+        return False
+    return bool(record["status"] == "finished" or str(record.get("error")).startswith("Diverged:"))
+
+
+def finished_record(config: Config) -> dict[str, Any] | None:
+    """Return the record of this run if it is finished, else None.
+
+    With `predict_test` it also needs test predictions.
+
+    Raises:
+        SymloraError: What stands in its place is no run folder that could be read, or a damaged one.
+    """
+    folder = run_folder(config)
+    if config.force or not folder.exists():
+        return None
+    record = read_run(folder)
+    if record is None:
+        raise SymloraError(
+            f"{folder} exists, but its {RUN_FILE} is damaged, or not of schema {SCHEMA_VERSION}. Move it away, or set "
+            "force=true to replace it."
+        )
+    wanted = record["status"] == "finished" and (record["config"]["predict_test"] or not config.predict_test)
+    if not wanted:
+        return None
+    if problems := find_damage(folder, record):
+        raise SymloraError(f"{folder} is damaged: {problems[0]}. Move it away, or set force=true to train it again.")
+    return record
+
+
+def record_since(config: Config, began: float) -> dict[str, Any] | None:
+    """Return what another process of this sweep left of the run.
+
+    A failure, or a run that it was forced to train again.
+
+    Args:
+        config: The run.
+        began: When the sweep began, in seconds since the epoch.
+    """
+    folder = run_folder(config)
+    for name in (FAILED_FILE, RUN_FILE):
+        try:
+            fresh = (folder / name).stat().st_mtime >= began
+        except OSError:
+            continue
+        record = read_run(folder, name) if fresh else None
+        if record is not None and (config.force or record["status"] == "failed"):
+            return record
+    return None
+
+
+def seal(folder: Path, record: dict[str, Any]) -> None:
+    """Write run.json with the checksums of all files and of itself."""
+    record["files"] = {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (RUN_FILE, FAILED_FILE)
+    }
+    record["sha256"] = _own_sha256(record)
+    write_json(folder / RUN_FILE, record)
+
+
+def find_damage(folder: Path, record: dict[str, Any], *, sizes_only: bool = False) -> list[str]:
+    """List what is wrong with a run folder's files, a sentence each.
+
+    A run.json from before checksums were written has none, and nothing to be checked against. Sizes alone are looked
+    up in no time, and tell of files that are gone or cut short.
+    """
+    if "files" not in record:
+        return []
+    problems = [] if record.get("sha256") == _own_sha256(record) else [f"{RUN_FILE} was changed"]
+    for name, written in record["files"].items():
+        path = folder / name
+        try:
+            if path.stat().st_size != written["bytes"]:
+                problems.append(f"{name} has {path.stat().st_size} bytes, not {written['bytes']}")
+            elif not sizes_only and file_sha256(path) != written["sha256"]:
+                problems.append(f"the content of {name} was changed")
+        except OSError as error:
+            problems.append(f"{name}: {error.strerror}")
+    return problems
+
+
+def _own_sha256(record: dict[str, Any]) -> str:
+    content = {key: value for key, value in _plain(record).items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def run_folders(results_dir: Path) -> Iterator[Path]:
+    """Yield all run folders, damaged ones included; not those being written."""
+    places = {path.parent for path in results_dir.rglob(RUN_FILE)}
+    places |= {path for path in results_dir.rglob("seed-*") if path.is_dir()}
+    for folder in sorted(places):
+        if not any(part.startswith(".") for part in folder.relative_to(results_dir).parts):
+            yield folder
+
+
+def scan(results_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield folder and record of every run, sorted by path.
+
+    Warns of damaged ones.
+    """
+    for path in sorted(results_dir.rglob(RUN_FILE)):
+        if not path.parent.name.startswith("."):
+            content = read_run(path.parent)
+            if content is not None:
+                yield path.parent, content
+            else:
+                print(f"warning: {path} is damaged, or of another schema: left out", file=sys.stderr)
+
+
+def recorded_config(config: Config) -> dict[str, Any]:
+    """Return the configuration as run.json holds it.
+
+    Without folders of this machine, which may name a user.
+    """
+    content = dataclasses.asdict(config)
+    del content["results_dir"], content["data"]["dir"], content["data"]["cache_dir"]
+    del content["force"], content["progress"], content["checkpoint"]
+    for holder, key in ((content["model"], "path"), (content, "init_from")):
+        if holder[key] is not None:
+            holder[key] = Path(holder[key]).name
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON atomically; NaN becomes null."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def begin(folder: Path) -> Path:
+    """Make the folder that a run is written into until `publish`.
+
+    Raises:
+        SymloraError: The place cannot be written to.
+    """
+    work = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    if folder.exists() and not folder.is_dir():
+        raise SymloraError(f"{folder} is a file where a run folder belongs. Move it away, or set results_dir=<folder>.")
+    try:
+        work.mkdir(parents=True)
+    except OSError as error:
+        raise SymloraError(
+            f"{folder.parent} cannot be written to: {error.strerror}. Set results_dir=<a writable folder>."
+        ) from error
+    return work
+
+
+def failure_text(folder: Path, record: dict[str, Any]) -> str:
+    """Say why a run failed, and where its traceback is."""
+    place = folder / (FAILED_FILE if is_finished(folder) else RUN_FILE)
+    return f"the run failed: {record['error']} (traceback in {place})"
+
+
+def not_kept(folder: Path, error: Exception) -> SymloraError:
+    """Say what to do where a folder could not be written."""
+    if isinstance(error, SymloraError):
+        return error
+    return SymloraError(
+        f"{folder} could not be finished: {error}. If the disk is full or read-only, free space or set results_dir."
+    )
+
+
+def recover(folder: Path) -> None:
+    """Clear what a killed process left beside a run folder.
+
+    Only the holder of the run's lock may call this.
+
+    A process may have died between the two renames of `publish`: then the newest that is whole takes the place, a
+    finished run before a failed one.
+    """
+    left = [path for path in folder.parent.glob(f".{folder.name}.*") if path.is_dir()]
+    if not folder.exists():
+        complete = []
+        for path in left:
+            record = read_run(path)
+            if record is not None and "files" in record and not find_damage(path, record):
+                complete.append((record["status"] == "finished", (path / RUN_FILE).stat().st_mtime, path))
+        if complete:
+            os.rename(max(complete)[2], folder)
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def discard(work: Path) -> None:
+    """Removes a folder of `begin`, unless it was published."""
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def publish(work: Path, folder: Path) -> None:
+    """Rename work to folder.
+
+    What stands there is removed last; but no failure replaces a finished run.
+    """
+    if is_finished(folder) and not is_finished(work):
+        os.replace(work / RUN_FILE, folder / FAILED_FILE)
+        return
+    for path in [*work.rglob("*"), work]:
+        sync(path)
+    old = folder.with_name(f".{folder.name}.old.{secrets.token_hex(4)}")
+    if folder.exists():
+        os.rename(folder, old)
+    try:
+        os.rename(work, folder)
+    except OSError:
+        if old.exists():
+            os.rename(old, folder)
+        raise
+    sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,99 @@
+"""Lock each run folder while a process trains the run.
+
+The lock is the operating system's (flock, through the package filelock): the kernel lets go of it when its process
+ends, however that ends, so a lock never outlives its owner. Machines that share a results folder need a file system
+that passes locks on (NFSv4, Lustre mounted with `flock`). The lock file says who holds it.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from symlora.errors import SymloraError
+
+FOLDER = ".locks"
+WAIT = 1.0  # seconds: `make status` and others who only look hold a lock for a moment
+
+
+class Busy(Exception):
+    """Another process trains this run. The text says which, and since when."""
+
+
+@contextmanager
+def locked(results_dir: Path, folder: Path, wait: float = WAIT) -> Iterator[None]:
+    """Holds the lock of one run.
+
+    Args:
+        results_dir: The results folder.
+        folder: The run's folder in it.
+        wait: Seconds to try.
+
+    Raises:
+        Busy: Another process holds it.
+        SymloraError: The results folder cannot be written to, or its file system has no locks.
+    """
+    path = _lock_file(results_dir, folder)
+    lock = FileLock(path, timeout=wait, fallback_to_soft=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(poll_interval=0.05)
+        path.write_text(json.dumps({"host": platform.node(), "process": os.getpid(), "since": time.time()}))
+    except Timeout:
+        raise Busy(_owner_text(path)) from None
+    except OSError as error:
+        lock.release()
+        raise SymloraError(
+            f"{path} cannot be locked: {error.strerror or error}. Set results_dir=<a writable folder>, on a file "
+            "system that has locks."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def holder(results_dir: Path, folder: Path) -> dict[str, Any] | None:
+    """Return who trains this run now; None if nobody does.
+
+    `host`, `process` and `since` (seconds since the epoch).
+    """
+    path = _lock_file(results_dir, folder)
+    if not path.exists():
+        return None
+    lock = FileLock(path, timeout=0, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return _said(path)
+    except OSError:
+        return None
+    lock.release()
+    return None
+
+
+def _lock_file(results_dir: Path, folder: Path) -> Path:
+    name = "__".join(folder.relative_to(results_dir).parts)
+    return results_dir / FOLDER / f"{name}.lock"
+
+
+def _said(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+        since = float(content["since"])
+        time.localtime(since)  # of a number that is no time: OverflowError
+        return {"host": str(content["host"]), "process": int(content["process"]), "since": since}
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):  # it is being written, or is no work of ours
+        return {"host": "?", "process": 0, "since": time.time()}
+
+
+def _owner_text(path: Path) -> str:
+    said = _said(path)
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(said["since"]))
+    return f"process {said['process']} on {said['host']} trains it since {since}"

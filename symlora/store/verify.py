@@ -1,0 +1,59 @@
+"""Check that run folders are as they were written (`make verify-results`)."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from symlora.store.folder import RUN_FILE, find_damage, read_run, run_folders, seal
+from symlora.store.locks import holder
+
+
+@dataclass
+class Found:
+    """What was checked."""
+
+    runs: int = 0  # run folders that could be read
+    files: int = 0  # files whose content was compared
+    bytes: int = 0  # their size
+    unsealed: int = 0  # runs without checksums: nothing can be said of them
+    problems: list[str] = field(default_factory=list)  # A line each
+
+    def summary(self) -> str:
+        """Return the last line of `make verify-results`."""
+        checked = f"{self.runs} runs, {self.files} files, {self.bytes / 2**20:.1f} MiB checked"
+        text = f"{checked}: {len(self.problems)} problems"
+        return text + (f"; {self.unsealed} runs have no checksums (--seal gives them some)" if self.unsealed else "")
+
+
+def verify(results_dir: Path, *, seal_old: bool = False) -> Found:
+    """Hashes all files of all runs.
+
+    Args:
+        results_dir: Where the runs are.
+        seal_old: Write checksums into run.json files that have none.
+    """
+    from tqdm import tqdm
+
+    found = Found()
+    for folder in sorted(results_dir.rglob(".seed-*")):
+        run = folder.with_name("seed-" + folder.name.split("-")[1].partition(".")[0])
+        if folder.is_dir() and holder(results_dir, run) is None:  # otherwise it is being written
+            name = folder.relative_to(results_dir).as_posix()
+            found.problems.append(f"{name}: left by a process that was killed; the next try of this run clears it away")
+    for folder in tqdm([*run_folders(results_dir)], unit="run", leave=False, disable=not sys.stderr.isatty()):
+        name = folder.relative_to(results_dir).as_posix()
+        record = read_run(folder)
+        if record is None:
+            wrong = "cannot be read as a record of a run" if (folder / RUN_FILE).exists() else "is missing"
+            found.problems.append(f"{name}: {RUN_FILE} {wrong}")
+            continue
+        found.runs += 1
+        if "files" not in record:
+            if not seal_old:
+                found.unsealed += 1
+                continue
+            seal(folder, record)
+        found.files += len(record["files"])
+        found.bytes += sum(written["bytes"] for written in record["files"].values())
+        found.problems += [f"{name}: {problem}" for problem in find_damage(folder, record)]
+    return found

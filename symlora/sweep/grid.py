@@ -1,0 +1,84 @@
+"""The runs that a multirun command stands for, without starting it."""
+
+import copy
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+import symlora.sweep.launchers  # noqa: F401  # registers the schema of hydra/launcher=packed
+from symlora.config.compose import CONFIG_DIR, check_files, quote_paths, resolve
+from symlora.config.schema import Config
+from symlora.errors import SymloraError
+from symlora.sweep.preflight import GROUPS, swept
+
+BEST_DIR = CONFIG_DIR / "best"
+
+
+def expand(*overrides: str) -> list[Config]:
+    """The runs of `python scripts/train.py -m <overrides>`, in an order of their own.
+
+    Each combination of task, method, model and protocol is composed once; the other swept values are set in it.
+
+    Raises:
+        SymloraError: An override names no key or has a wrong value.
+    """
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            return _expand(quote_paths(overrides))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        check_files()  # says which
+        raise
+    except HydraException as error:
+        detail = f" ({error.__cause__})" if error.__cause__ else ""
+        raise SymloraError(f"{error}{detail}") from error
+
+
+def _expand(overrides: Sequence[str]) -> list[Config]:
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    fixed = [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
+    params = compose("config", fixed, return_hydra_config=True).hydra.sweeper.params or {}
+    values = swept(params, [text for text in overrides if not text.startswith("hydra")])
+    groups = {group: values[group] for group in GROUPS if group in values}
+    keys = [key for key in values if key not in groups and (key in params or len(values[key]) > 1)]
+    configs = []
+    for choice in product(*groups.values()):
+        chosen = [f"{group}={value}" for group, value in zip(groups, choice, strict=True)]
+        composed = compose("config", [*fixed, *chosen])
+        for point in product(*(values[key] for key in keys)):
+            configs.append(_set(composed, [f"{key}={value}" for key, value in zip(keys, point, strict=True)]))
+    return configs
+
+
+def _set(composed: DictConfig, point: list[str]) -> Config:
+    cfg = copy.deepcopy(composed)
+    cfg.merge_with_dotlist(point)
+    return resolve(cfg)
+
+
+def best_file(protocol: str, model: str, method: str, task: str, folder: Path = BEST_DIR) -> Path:
+    """Where `make select` writes, and `sweep=seeds` reads. All four are names of files in configs/."""
+    return folder / protocol / model / f"{method}-{task}.yaml"
+
+
+def tasks_of(protocol: str) -> list[str]:
+    """The tasks that a protocol's recipe names: what `make study` does unless told otherwise.
+
+    Those of its own file where it has a recipe, else of the protocol that it is made from. WNLI is left out: neither
+    paper has it.
+
+    Raises:
+        SymloraError: There is no such protocol.
+    """
+    path = CONFIG_DIR / "protocol" / f"{protocol}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(path.stem for path in path.parent.glob("*.yaml")))
+        raise SymloraError(f"protocol={protocol}: unknown. Choose one of: {known}.")
+    own = OmegaConf.select(OmegaConf.load(path), "protocol.recipe") or {}
+    tasks = [str(task) for task in own if task != "wnli" and (path.parents[1] / "task" / f"{task}.yaml").is_file()]
+    return tasks or tasks_of("paper")

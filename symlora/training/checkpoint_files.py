@@ -1,0 +1,100 @@
+"""Find and clear checkpoints and plans, without importing torch.
+
+<results_dir>/.checkpoints/<pack>.<hash>.safetensors   how far a pack of runs is (symlora.training.checkpoint)
+<results_dir>/.checkpoints/<pack>.plan.json            which runs a sweep means to train together
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from symlora.store.files import atomic_write
+from symlora.store.folder import is_settled, read_run
+from symlora.store.locks import holder
+
+FOLDER = ".checkpoints"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a checkpoint says of itself, read without its tensors."""
+
+    path: Path  # the file
+    runs: tuple[str, ...]  # its runs: paths of their folders within the results folder
+    trained: bool  # whether they are trained to the end, and only their folders are missing
+    # Configurations, data, weights, versions, device, precision and threads: all that must be the same
+    fingerprint: dict[str, Any]
+    steps: int  # steps done
+
+    def serves(self, runs: Iterable[str]) -> bool:
+        """Tell whether these runs can go on from it.
+
+        Its own runs can, and some of them once they are trained.
+        """
+        wanted = set(runs)
+        return bool(wanted) and (wanted <= set(self.runs) if self.trained else wanted == set(self.runs))
+
+
+def headers(results_dir: Path) -> list[Header]:
+    """List all readable checkpoints of a results folder, the furthest first."""
+    found = []
+    for path in sorted((results_dir / FOLDER).glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy") as file:
+                said = json.loads((file.metadata() or {})["symlora"])
+            runs = tuple(str(run) for run in said["runs"])
+            numbers = (said["steps"], said["restarts"], said["seconds"])
+            if said["format"] == FORMAT and all(isinstance(number, int | float) for number in numbers):
+                found.append(Header(path, runs, bool(said["trained"]), {**said["fingerprint"]}, said["steps"]))
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            continue  # damaged; or removed since, by the process that finished its runs
+    return sorted(found, key=lambda header: -header.steps)
+
+
+def plans(results_dir: Path) -> list[tuple[str, ...]]:
+    """List the unfinished packs that a sweep planned."""
+    found = []
+    for path in sorted((results_dir / FOLDER).glob("*.plan.json")):
+        try:
+            runs = json.loads(path.read_text())
+        except (OSError, ValueError):
+            continue
+        if isinstance(runs, list) and all(isinstance(run, str) for run in runs):
+            found.append(tuple(runs))
+    return found
+
+
+def write_plan(results_dir: Path, runs: Sequence[str]) -> None:
+    """Note that these runs train together.
+
+    Without it a stopped sweep may put them into other packs later.
+    """
+    path = results_dir / FOLDER / f"{pack_name(runs)}.plan.json"
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(list(runs)))
+
+
+def pack_name(runs: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(sorted(runs)).encode()).hexdigest()[:16]
+
+
+def clear_settled(results_dir: Path, mine: Sequence[str] = ()) -> None:
+    """Remove what a killed process left of settled runs.
+
+    Files of the runs `mine` are left alone.
+    """
+    left = {header.path: header.runs for header in headers(results_dir)}
+    left |= {results_dir / FOLDER / f"{pack_name(runs)}.plan.json": runs for runs in plans(results_dir)}
+    for path, runs in left.items():
+        settled = all(is_settled(read_run(results_dir / run)) for run in runs)
+        if settled and set(runs).isdisjoint(mine) and not any(holder(results_dir, results_dir / run) for run in runs):
+            path.unlink(missing_ok=True)

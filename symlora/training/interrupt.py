@@ -1,0 +1,178 @@
+"""Stop on Ctrl-C and SIGTERM: first gently, the second time at once.
+
+A program calls `stop_at_once` before it imports anything that takes time; a training asks `stop_requested` between its
+steps. Exit codes are the shell's: 128 + the signal's number.
+
+    130   Ctrl-C (SIGINT)
+    143   SIGTERM, for example of a batch system before its time limit
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+
+Handler = Callable[[int, FrameType | None], None]
+
+PATIENCE = 6  # seconds that a step may take to end; then the work since the last checkpoint is given up
+SWEEP_PATIENCE = 9  # seconds that all workers of a sweep may take
+
+_requested: int | None = None
+_stop_file: Path | None = None
+_announce = False  # whether a signal is passed on through the stop file
+_patience = PATIENCE
+_depth = 0
+
+
+class Stopped(SystemExit):
+    """The user or the batch system asked to stop.
+
+    It is no Exception, so that no code takes it for a run's own failure.
+
+    A SystemExit, so that a program which it reaches anywhere, for example among its imports, ends with the exit code
+    and without a traceback.
+
+    Attributes:
+        signal: The signal's number.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)  # its argument is what a copy in another process is made from
+        self.signal = number
+        self.code = self.exit_code
+
+    @property
+    def exit_code(self) -> int:
+        """Return the exit code that the shell expects."""
+        return 128 + self.signal
+
+
+def stop_requested() -> int | None:
+    """Return the signal that asked to stop, or None.
+
+    SIGTERM where the launching process of a sweep asked.
+    """
+    if _requested is None and _stop_file is not None and _stop_file.exists():
+        return int(signal.SIGTERM)
+    return _requested
+
+
+def raise_if_stopped() -> None:
+    """Stops here if it was asked for.
+
+    Raises:
+        Stopped: It was.
+    """
+    if (number := stop_requested()) is not None:
+        raise Stopped(number)
+
+
+@contextlib.contextmanager
+def graceful_stop(stop_file: Path | None = None, *, announce: bool = False) -> Iterator[None]:
+    """Let a first signal only set `stop_requested` within the block.
+
+    Args:
+        stop_file: Where it appears, the launching process of a sweep asked to stop.
+        announce: This is the launching process: a signal makes the file appear.
+    """
+    global _requested, _stop_file, _announce, _patience, _depth
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    outer = (_stop_file, _announce, _patience)
+    _stop_file, _announce = stop_file or _stop_file, announce or _announce
+    _patience = SWEEP_PATIENCE if _announce else PATIENCE
+    _depth += 1
+    try:
+        with _handled({signal.SIGINT: _note, signal.SIGTERM: _note, signal.SIGALRM: _give_up}):
+            try:
+                yield
+            finally:
+                signal.alarm(0)  # while it still has a handler
+    finally:
+        _depth -= 1
+        if _depth == 0:
+            _requested = None
+        _stop_file, _announce, _patience = outer
+
+
+@contextlib.contextmanager
+def forward_signals(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """Forward both signals to a process that this one waits for."""
+
+    def send(number: int, frame: FrameType | None) -> None:
+        process.send_signal(number)
+
+    with _handled({signal.SIGINT: send, signal.SIGTERM: send}):
+        yield
+
+
+def stop_at_once() -> None:
+    """Raise `Stopped` on either signal from now on.
+
+    So that what is half done is cleared away.
+
+    Where nothing is half done and it might get lost, in imports, the signal ends the program with the same exit code.
+    """
+    _handle({signal.SIGINT: _raise, signal.SIGTERM: _raise})
+
+
+def _handle(handlers: Mapping[int, Handler]) -> None:
+    for number, handler in handlers.items():
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and `&` of a script mean it
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _handled(handlers: Mapping[int, Handler]) -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in handlers}
+    _handle(handlers)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    global _requested
+    if _requested is not None:
+        raise Stopped(number)
+    _requested = number
+    os.write(2, b"\nStopping: a checkpoint is written. A second Ctrl-C stops at once.\n")  # print is not reentrant
+    if _announce and _stop_file is not None:
+        with contextlib.suppress(OSError):
+            _stop_file.touch()
+    signal.alarm(_patience)
+
+
+def _give_up(number: int, frame: FrameType | None) -> None:
+    raise Stopped(_requested or signal.SIGTERM)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    stopped = Stopped(number)
+    if _swallowed(frame):
+        os._exit(stopped.exit_code)
+    raise stopped
+
+
+def _swallowed(frame: FrameType | None) -> bool:
+    """Tell whether an exception raised here may get lost or change.
+
+    In imports and in Hydra's own code.
+
+    Torch, transformers and OmegaConf were seen to do it. None of our files is half written there.
+    """
+    ours = False  # Hydra is above all that trains: what counts is whether it is Hydra that runs
+    while frame is not None:
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        ours = ours or package in ("__main__", "symlora")
+        if frame.f_code.co_filename.startswith("<frozen importlib.") or not ours and package in ("hydra", "omegaconf"):
+            return True
+        frame = frame.f_back
+    return False
