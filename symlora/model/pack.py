@@ -52,10 +52,9 @@ def check_packable(method: MethodConfig) -> None:
     elif method.base_parameters:
         why = "base_parameters trains parts of the encoder"
     elif method.trains == "adapter":
-        own = {config.method.upper(): model for config, model in METHODS}
-        if method.peft_type in own and own[method.peft_type].trains_alone:
-            why = own[method.peft_type].trains_alone
-        elif method.peft_type not in PACKED_TYPES | own.keys():
+        if method.peft_type in METHODS and METHODS[method.peft_type].trains_alone:
+            why = METHODS[method.peft_type].trains_alone
+        elif method.peft_type not in PACKED_TYPES | METHODS.keys():
             why = f"{method.peft_type} is not known to work on a stack of runs"
         elif method.load_in_4bit:
             why = "the encoder is held in 4 bits"
