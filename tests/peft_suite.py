@@ -8,7 +8,9 @@ import importlib
 import importlib.util
 import os
 import sys
+from copy import copy
 from dataclasses import field, make_dataclass
+from functools import partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -48,7 +50,7 @@ def fields_of(method: str, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def cases_of(method: str, full: bool) -> list[dict[str, Any]]:
-    few = [BOTH, {"target_modules": "lin0"}, {"target_modules": ["lin1"]}]
+    few: list[dict[str, Any]] = [BOTH, {"target_modules": "lin0"}, {"target_modules": ["lin1"]}]
     few += [{"target_modules": ["lin0"], "modules_to_save": ["lin1"]}, {**BOTH, "dropout": 0.1}]
     few += [{**BOTH, **own} for own in OWN.get(method, [])]
     return [fields_of(method, fields) for fields in few[: None if full else 1]]
@@ -56,7 +58,7 @@ def cases_of(method: str, full: bool) -> list[dict[str, Any]]:
 
 def suited(method: str) -> Any:
     """The method's configuration class, with what it needs as defaults: some tests give a target and no more."""
-    values = {name: field(default_factory=lambda value=value: value) for name, value in NEEDS.get(method, {}).items()}
+    values = {name: field(default_factory=partial(copy, value)) for name, value in NEEDS.get(method, {}).items()}
     base = CONFIGS[method]
     return make_dataclass(base.__name__, [(name, Any, value) for name, value in values.items()], bases=(base,))
 
