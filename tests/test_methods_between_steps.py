@@ -30,7 +30,7 @@ from symlora.data.batches import padded
 from symlora.errors import SymloraError
 from symlora.model import quantization
 from symlora.model.build import build
-from symlora.model.pack import check_packable
+from symlora.model.packable import check_packable
 from symlora.model.run_model import RunModel
 from symlora.runner.norms import adapter_norms
 from symlora.training.hooks import AdaLora, step_hook
