@@ -131,7 +131,7 @@ def test_what_an_adapter_of_others_lacks_starts_as_without_it(
     trained_as: str,
     taken: list[str],
     drawn: list[str],
-    pretrained: list[str],
+    kept: list[str],
     tiny: TinyFactory,
     tmp_path: Path,
 ) -> None:
