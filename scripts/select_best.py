@@ -7,11 +7,11 @@ import sys
 
 from symlora.errors import SymloraError
 from symlora.sweep import options
-from symlora.sweep.select import AXES, Choice, table, unequal, write
+from symlora.sweep.select import AXES, GridSearch, table, unequal, write
 from symlora.sweep.study import Study, multirun
 
 
-def tried(study: Study) -> list[Choice]:
+def tried(study: Study) -> list[GridSearch]:
     """The choices among at least one grid point; a warning where there is none."""
     choices = study.chosen()
     for choice in choices:

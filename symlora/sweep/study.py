@@ -12,7 +12,7 @@ from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.store.folder import read_run, run_folder, scan
 from symlora.sweep.grid import BEST_DIR, best_file, expand
-from symlora.sweep.select import AXES, Choice, choose
+from symlora.sweep.select import AXES, GridSearch, grid_search
 from symlora.sweep.status import Run, look
 from symlora.training.interrupt import forward_signals
 
@@ -58,7 +58,7 @@ class Study:
         seeds = f"seed=range({self.seeds})"
         return ["sweep=seeds", *_lists(self.tasks, self.methods), *without(self.common, *POINT, "seed"), seeds]
 
-    def chosen(self) -> list[Choice]:
+    def chosen(self) -> list[GridSearch]:
         """The best grid point of each method and task, from the run folders.
 
         Raises:
@@ -71,9 +71,9 @@ class Study:
                 "than train.lr and train.batch_size. Give one value each."
             )
         records = [record for _, record in scan(Path(configs[0].results_dir))]
-        return [choose(config, records) for config in configs]
+        return [grid_search(config, records) for config in configs]
 
-    def best_file(self, choice: Choice) -> Path:
+    def best_file(self, choice: GridSearch) -> Path:
         """Where a choice is written."""
         return best_file(self.protocol, self.model, choice.method, choice.task, self.best_dir)
 
@@ -81,7 +81,7 @@ class Study:
         """Grid points of which there is no record at all, not even of a failure."""
         return [config for config in expand(*self.grid()) if read_run(run_folder(config)) is None]
 
-    def widened(self, choices: Sequence[Choice], axes: Sequence[str] = ("lr",)) -> list[list[str]]:
+    def widened(self, choices: Sequence[GridSearch], axes: Sequence[str] = ("lr",)) -> list[list[str]]:
         """Grids beyond the edges on which some method's best point lies: the same new points for all methods.
 
         Args:
