@@ -15,9 +15,9 @@ from symlora.errors import SymloraError
 from symlora.metrics.functions import chance_level
 from symlora.report.choice import choose, edge, read_best, unequal_grids
 from symlora.report.collect import COLUMNS, collect
+from symlora.report.criteria import load_criteria
 from symlora.report.leaderboard import load_leaderboard
 from symlora.report.predictions import load_predictions
-from symlora.report.settings import load_settings
 
 COMMITTED = CONFIG_DIR.parent / "results" / "runs"
 
@@ -308,5 +308,5 @@ def test_settings_are_checked(tmp_path: Path) -> None:
         assert old in text
         path.write_text(text.replace(old, new))
         with pytest.raises(SymloraError, match="report.yaml"):
-            load_settings(path)
-    assert load_settings().margin == 1.0
+            load_criteria(path)
+    assert load_criteria().margin == 1.0

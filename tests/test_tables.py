@@ -23,13 +23,13 @@ PAPER = "Ours: RoBERTa-base, protocol paper"
 
 
 def _build(root: Path, tasks: tuple[str, ...] = ("rte",), **places: Path) -> Report:
-    """The report with the project's settings but fewer resamples, and no leaderboard or selection but those given."""
-    settings = root / "report.yaml"
+    """The report with the project's criteria but fewer resamples, and no leaderboard or selection but those given."""
+    criteria = root / "report.yaml"
     text = (CONFIG_DIR / "report.yaml").read_text()
     assert "resamples: 10000" in text
-    settings.write_text(text.replace("resamples: 10000", "resamples: 1000"))
+    criteria.write_text(text.replace("resamples: 10000", "resamples: 1000"))
     nowhere = root / "nowhere"
-    return build(root, tasks, Sources(**{"leaderboard": nowhere, "best": nowhere, "settings": settings, **places}))
+    return build(root, tasks, Sources(**{"leaderboard": nowhere, "best": nowhere, "criteria": criteria, **places}))
 
 
 def _row(report: Report, name: str, section: str, *begins: str) -> dict[str, str]:

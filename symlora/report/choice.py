@@ -1,6 +1,6 @@
 """Choose the configuration that stands for a method on a task.
 
-The runs of a grid at one seed, other than the chosen one, are how the choice was made; they take part in no mean. So runs
+A grid's runs at one seed, other than the chosen one, show how the choice was made; they take part in no mean. So runs
 are grouped by configuration, one configuration is chosen for each (model, protocol, task, method), and methods are
 compared at their own chosen ones.
 """
@@ -132,15 +132,16 @@ def grid_edge(chosen: Chosen) -> str:
         return ""
     if len(chosen.grid) < 2:
         return "no grid"
-    edges, inside = [], []
+    places: list[str] = []
     for axis, name in zip(AXES, ("lr", "batch"), strict=True):
         values = set(chosen.grid[axis])
         if len(values) >= 3:
             place = edge(chosen.runs[axis].iloc[0], values)
-            (inside if place == "inside" else edges).append((name, place, len(values)))
+            places.append(f"{name} {place} {len(values)}" if place == "inside" else f"{name} {place} of {len(values)}")
+    edges = [place for place in places if "inside" not in place]
     if edges:
-        return "edge: " + ", ".join(f"{name} {place} of {count}" for name, place, count in edges)
-    return ", ".join(f"{name} {place} {count}" for name, place, count in inside) or f"{len(chosen.grid)} points, no inside"
+        return "edge: " + ", ".join(edges)
+    return ", ".join(places) or f"{len(chosen.grid)} points, no inside"
 
 
 def unequal_grids(cells: Mapping[Key, Chosen]) -> list[str]:

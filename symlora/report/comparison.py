@@ -13,9 +13,9 @@ import pandas as pd
 
 from symlora import stats
 from symlora.report.choice import Chosen, Key
+from symlora.report.criteria import Criteria
 from symlora.report.names import REFERENCE
 from symlora.report.predictions import load_predictions
-from symlora.report.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Paired:
     needed: int | None
 
 
-def compare(method: Chosen, reference: Chosen, settings: Settings) -> Paired | None:
+def compare(method: Chosen, reference: Chosen, criteria: Criteria) -> Paired | None:
     """All tests of one task; None where no seed has a score for both."""
     columns = ["seed", "score", "folder", "split", "selection", "metric"]
     pairs = method.finished[columns].merge(reference.finished[columns], on="seed", suffixes=("", "_reference"))
@@ -54,14 +54,14 @@ def compare(method: Chosen, reference: Chosen, settings: Settings) -> Paired | N
     pairs = pairs.sort_values("seed", ignore_index=True)
     a, b = (100 * pairs[name].to_numpy(np.float64) for name in ("score", "score_reference"))
     several = len(pairs) > 1
-    difference = replace(stats.t_interval(a - b, settings.level), over=f"paired seeds (t, n = {len(a)})")
-    equivalence = stats.tost(a, b, settings.margin, settings.alpha) if several else None
+    difference = replace(stats.t_interval(a - b, criteria.level), over=f"paired seeds (t, n = {len(a)})")
+    equivalence = stats.tost(a, b, criteria.margin, criteria.alpha) if several else None
     flip = stats.sign_flip(a, b) if several else None
     needed = None
     if several:
         spread = float(np.std(a - b, ddof=1))
-        needed = stats.seeds_needed(spread, settings.margin, settings.power, settings.alpha)
-    both, rows = _over_rows(pairs, settings)
+        needed = stats.seeds_needed(spread, criteria.margin, criteria.power, criteria.alpha)
+    both, rows = _over_rows(pairs, criteria)
     return Paired(
         key=method.key,
         seeds=tuple(int(seed) for seed in pairs["seed"]),
@@ -75,12 +75,12 @@ def compare(method: Chosen, reference: Chosen, settings: Settings) -> Paired | N
     )
 
 
-def compare_all(chosen: dict[Key, Chosen], settings: Settings) -> dict[Key, Paired]:
+def compare_all(chosen: dict[Key, Chosen], criteria: Criteria) -> dict[Key, Paired]:
     """Every method against the reference of its section and task, where both have runs."""
     found: dict[Key, Paired] = {}
     for key, method in chosen.items():
         if key[3] != REFERENCE:
-            paired = compare(method, chosen[(*key[:3], REFERENCE)], settings)
+            paired = compare(method, chosen[(*key[:3], REFERENCE)], criteria)
             if paired is not None:
                 found[key] = paired
     return found
@@ -103,7 +103,7 @@ def holm_adjusted(pairs: dict[Key, Paired]) -> dict[Key, tuple[float, float]]:
     return adjusted
 
 
-def _over_rows(pairs: pd.DataFrame, settings: Settings) -> tuple[stats.Interval | None, stats.Comparison | None]:
+def _over_rows(pairs: pd.DataFrame, criteria: Criteria) -> tuple[stats.Interval | None, stats.Comparison | None]:
     """The two-level interval in points, and McNemar's test of the lowest seed's two models."""
     sides = [
         [
@@ -117,11 +117,11 @@ def _over_rows(pairs: pd.DataFrame, settings: Settings) -> tuple[stats.Interval 
         return None, None  # rows or labels differ: other data under one task's name
     labels, metric = first["label"].to_numpy(), str(pairs["metric"].iloc[0])
     a, b = (np.stack([table["prediction"].to_numpy() for table in side]) for side in sides)
-    mcnemar = stats.mcnemar(a[0], b[0], labels, settings.level) if metric == "accuracy" else None
+    mcnemar = stats.mcnemar(a[0], b[0], labels, criteria.level) if metric == "accuracy" else None
     if len(a) < 2:
         return None, mcnemar
     fractions = stats.two_level_bootstrap(
-        metric, labels, a, b, level=settings.level, resamples=settings.resamples, seed=settings.seed, rows="rows"
+        metric, labels, a, b, level=criteria.level, resamples=criteria.resamples, seed=criteria.seed, rows="rows"
     )
     points = {name: 100 * getattr(fractions, name) for name in ("estimate", "low", "high")}
     return replace(fractions, **points), mcnemar

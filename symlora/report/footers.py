@@ -7,8 +7,8 @@ import pandas as pd
 
 from symlora.report.choice import Chosen, Key
 from symlora.report.collect import Collected, Problem
+from symlora.report.criteria import Criteria
 from symlora.report.names import CLAIMED, METHODS, REFERENCE, TASKS, section_name
-from symlora.report.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def tally(
     )
 
 
-def footers(counted: Tally, runs: pd.DataFrame, settings: Settings) -> tuple[str, ...]:
+def footers(counted: Tally, runs: pd.DataFrame, criteria: Criteria) -> tuple[str, ...]:
     """The lines below a table."""
     lines = [counted.counts]
     lines += [f"Failed: {problem.place}: {problem.reason}" for problem in counted.failed]
@@ -96,9 +96,9 @@ def footers(counted: Tally, runs: pd.DataFrame, settings: Settings) -> tuple[str
         devices = sorted({f"{run['device']}, {run['precision']}" for _, run in runs.iterrows()})
         lines.append(f"Device and precision: {'; '.join(devices)}.")
     lines.append(
-        f"Decided by configs/report.yaml: intervals {100 * settings.level:g} %, alpha {settings.alpha:g}, margin "
-        f"±{settings.margin:g} points, power {settings.power:g}; {settings.resamples:,} bootstrap resamples, seed "
-        f"{settings.seed}."
+        f"Decided by configs/report.yaml: intervals {100 * criteria.level:g} %, alpha {criteria.alpha:g}, margin "
+        f"±{criteria.margin:g} points, power {criteria.power:g}; {criteria.resamples:,} bootstrap resamples, seed "
+        f"{criteria.seed}."
     )
     return tuple(lines)
 

@@ -12,12 +12,12 @@ from symlora.report import html
 from symlora.report.choice import Chosen, Key, choose, read_best
 from symlora.report.collect import Collected, Problem, collect
 from symlora.report.comparison import Paired, compare_all
+from symlora.report.criteria import Criteria, load_criteria
 from symlora.report.footers import Tally, footers, tally
 from symlora.report.formats import FORMATS, to_html
 from symlora.report.leaderboard import load_leaderboard, unshown
 from symlora.report.names import CLAIMED, REFERENCE, TASKS, section_name
 from symlora.report.published import read_published
-from symlora.report.settings import Settings, load_settings
 from symlora.report.table import Table
 from symlora.report.tables import table1, table2, table3, table4
 from symlora.store.files import whole
@@ -44,7 +44,7 @@ class Sources:
     published: Path = PUBLISHED
     leaderboard: Path = LEADERBOARD
     best: Path = BEST
-    settings: Path = CONFIG_DIR / "report.yaml"
+    criteria: Path = CONFIG_DIR / "report.yaml"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Report:
     collected: Collected
     chosen: dict[Key, Chosen]
     pairs: dict[Key, Paired]
-    settings: Settings
+    criteria: Criteria
     tally: Tally
     tables: tuple[Table, ...]
     sources: Sources
@@ -74,27 +74,27 @@ def build(results_dir: Path, tasks: Sequence[str] = tuple(TASKS), sources: Sourc
         sources: Of everything else.
 
     Raises:
-        SymloraError: There is no run folder; or a file of the project's own (published numbers, settings) is wrong.
+        SymloraError: There is no run folder; or a file of the project's own (published numbers, criteria) is wrong.
     """
     places = sources or Sources()
     if unknown := set(tasks) - set(TASKS):
         raise SymloraError(f"--tasks: {', '.join(sorted(unknown))} unknown. Table 1 has {', '.join(TASKS)}.")
-    settings = load_settings(places.settings)
+    criteria = load_criteria(places.criteria)
     published = read_published(places.published)
     collected = collect(results_dir)
     test, problems = load_leaderboard(places.leaderboard)
     chosen = choose(collected.runs, read_best(places.best), tuple(tasks))
-    pairs = compare_all(chosen, settings)
+    pairs = compare_all(chosen, criteria)
     counted = tally(collected, chosen, (*problems, *unshown(test, chosen, tasks)))
-    below = footers(counted, collected.runs, settings)
+    below = footers(counted, collected.runs, criteria)
     made = (
-        table1(published, chosen, test, settings),
-        table2(chosen, pairs, settings),
+        table1(published, chosen, test, criteria),
+        table2(chosen, pairs, criteria),
         table3(chosen),
-        table4(chosen, settings),
+        table4(chosen, criteria),
     )
     return Report(
-        collected, chosen, pairs, settings, counted, tuple(table.with_footers(below) for table in made), places
+        collected, chosen, pairs, criteria, counted, tuple(table.with_footers(below) for table in made), places
     )
 
 
@@ -122,10 +122,10 @@ def write_audit(out: Path, published: Path = PUBLISHED) -> list[Path]:
 
 def write_figures(report: Report, out: Path, as_paper: bool = False) -> Files:
     """Figure 1 and its companions in <out>/figures/<protocol>-<model>: PNG, PDF and the CSV that each is drawn from."""
-    from symlora.report.figures import draw_all  # matplotlib takes a second to import
+    from symlora.report.figures.draw import draw_all  # matplotlib takes a second to import
 
     best = read_best(report.sources.best)
-    return draw_all(report.collected, out / "figures", best=best, settings=report.settings, as_paper=as_paper)
+    return draw_all(report.collected, out / "figures", best=best, criteria=report.criteria, as_paper=as_paper)
 
 
 def write_symmetry(report: Report, out: Path, checkpoint: Path | None = None) -> tuple[Files, str]:
@@ -137,9 +137,9 @@ def write_symmetry(report: Report, out: Path, checkpoint: Path | None = None) ->
     from symlora.report.symmetry import summary, symmetry_markdown, symmetry_of_checkpoint, symmetry_of_runs
 
     own = [cell.runs for cell in report.chosen.values() if len(cell.runs)]  # as in the tables: a grid's other runs not
-    found = symmetry_of_runs(pd.concat(own) if own else report.collected.runs, report.settings.seed)
+    found = symmetry_of_runs(pd.concat(own) if own else report.collected.runs, report.criteria.seed)
     if checkpoint is not None:
-        released = symmetry_of_checkpoint(checkpoint, seed=report.settings.seed)
+        released = symmetry_of_checkpoint(checkpoint, seed=report.criteria.seed)
         found = replace(found, frame=pd.concat([found.frame, released], ignore_index=True))
     text = symmetry_markdown(found)
     files = [write_text(out / "symmetry.md", text)]
@@ -181,7 +181,7 @@ def summary_line(report: Report) -> str:
                 f"{TASKS.get(key[2], key[2])} {pair.equivalence.verdict} ({section_name(*key[:2])}{chance})"
             )
     said = "; ".join(verdicts) or "no task has two seeds of both"
-    return f"{report.tally.counts} SymLoRA against LoRA, margin ±{report.settings.margin:g} points: {said}."
+    return f"{report.tally.counts} SymLoRA against LoRA, margin ±{report.criteria.margin:g} points: {said}."
 
 
 def write_text(path: Path, text: str) -> Path:

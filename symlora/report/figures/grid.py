@@ -1,7 +1,8 @@
-"""The learning-rate × batch grid of each task and method: where its best point lies, and if it ends there."""
+"""Draw the grid of learning rate and batch size, and where its best point lies."""
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,12 +11,21 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from symlora.report.choice import Chosen, Key, edge
-from symlora.report.drawing import Matrix, Page, colour_bar, finite_limits, heat_map, look, minus
+from symlora.config.formatting import format_rate
+from symlora.report.choice import Chosen, Key, grid_edge
+from symlora.report.figures.style import (
+    Matrix,
+    colour_bar,
+    finite_limits,
+    heat_map,
+    label_cells,
+    minus,
+    new_figure,
+    plot_style,
+)
 from symlora.report.names import CLAIMED, METHODS, METRICS, REFERENCE, TASKS
 
 CELL = 0.42  # inches
-LEFT, GAP, TOP, BETWEEN = 1.05, 0.75, 0.55, 0.8
 RED = "#d6002a"
 HELD_OUT, VALIDATION = "held-out slice", "validation"
 
@@ -59,13 +69,13 @@ def _points(entry: Chosen) -> pd.DataFrame:
             "validation": 100 * grid["score"],
             "optimum": optimum,
             "chosen": mine,
-            "edge": edge(replace(entry, runs=grid[optimum])),
+            "edge": grid_edge(replace(entry, runs=grid[optimum])),
         }
     )
 
 
 def grid_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
-    """A row a task, a column a method: the score over learning rate and batch size.
+    """Draw the score over learning rate and batch size: a row for each task, a column for each method.
 
     Args:
         points: Of `grid_points`; not empty.
@@ -74,40 +84,35 @@ def grid_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
     """
     tasks = list(dict.fromkeys(points["task"]))
     axes_of = {task: _axes(points[points["task"] == task]) for task in tasks}
-    wide = CELL * max(len(rates) for rates, _ in axes_of.values())
-    heights = [CELL * len(batches) for _, batches in axes_of.values()]
-    tops = [TOP + sum(heights[:row]) + row * BETWEEN for row in range(len(tasks))]
+    heights = [len(batches) for _, batches in axes_of.values()]
     seeds = ", ".join(str(seed) for seed in sorted(set(points["seed"])))
     caption = (
         f"Score in points on the {' or '.join(sorted(set(points['on'])))}, seed {seeds}. Thick frame: the grid's best "
         "point; red side: the grid ends there; diamond: the configuration in the tables, where it is another; hatched: "
         f"not run or failed. One scale a task. {note}"
     )
-    width = max(LEFT + 2 * (wide + GAP) + 0.35, 5.2)
-    with look():
-        page = Page(width, tops[-1] + heights[-1] + 0.65, f"Learning rate × batch: {whose}", caption)
-        for task, y, high in zip(tasks, tops, heights, strict=True):
+    wide = CELL * max(len(rates) for rates, _ in axes_of.values())
+    size = (max(2 * wide + 2.2, 5.2), CELL * sum(heights) + 0.75 * len(tasks) + 0.2)
+    with plot_style():
+        figure = new_figure(size, f"Learning rate × batch: {whose}", caption)
+        grid = figure.subplots(len(tasks), 2, squeeze=False, height_ratios=heights)
+        for task, row in zip(tasks, grid, strict=True):
             mine = points[points["task"] == task]
             rates, batches = axes_of[task]
             scale = Normalize(*finite_limits(mine["value"].to_numpy(dtype=np.float64)))
             metric = mine["metric"].iloc[0]
-            page.text(0.15, y + high / 2 - 0.12, f"{TASKS.get(task, task)}\n{METRICS.get(metric, metric)}", va="center")
-            for column, method in enumerate((CLAIMED, REFERENCE)):
+            row[0].set_ylabel(f"{TASKS.get(task, task)}, {METRICS.get(metric, metric)}\nbatch")
+            for axes, method in zip(row, (CLAIMED, REFERENCE), strict=True):
                 own = mine[mine["method"] == method]
-                x = LEFT + column * (wide + GAP)
-                axes = page.axes(x, y, CELL * len(rates), high)
-                heat_map(axes, table(own, rates, batches), "cividis", scale, lambda value: minus(f"{value:.1f}"))
+                mesh = heat_map(axes, table(own, rates, batches), "cividis", scale, _points_text)
                 _mark(axes, own, rates, batches)
-                axes.set_xticks(range(len(rates)), [_rate(rate) for rate in rates])
-                axes.set_yticks(range(len(batches)), [str(batch) for batch in batches])
-                axes.set_ylabel("batch" if column == 0 else "", labelpad=2)
+                label_cells(axes, [minus(format_rate(rate)) for rate in rates], [str(batch) for batch in batches])
                 axes.set_xlabel("learning rate" if task == tasks[-1] else "", labelpad=2)
-                said = str(own["edge"].iloc[0]) if len(own) else "no run"
-                page.text(x, y - 0.36, METHODS[method], weight="bold")
-                page.text(x, y - 0.19, said, size=6.5, color=RED if said.startswith("edge") else "0.35")
-            bar = page.axes(LEFT + 2 * wide + GAP + 0.12, y, 0.08, high)
-            colour_bar(page, bar, "cividis", scale, lambda value: minus(f"{value:.1f}"), upright=True)
-        return page.figure
+                where = str(own["edge"].iloc[0]) if len(own) else "no run"
+                axes.set_title(METHODS[method], loc="left", weight="bold", size=7, pad=14)
+                axes.text(0, -0.1, where, size=6.5, color=RED if where.startswith("edge") else "0.35")
+            colour_bar(mesh, row, _points_text, location="right", aspect=10, pad=0.02)
+        return figure
 
 
 def table(points: pd.DataFrame, rates: list[float], batches: list[int]) -> Matrix:
@@ -124,20 +129,18 @@ def _axes(points: pd.DataFrame) -> tuple[list[float], list[int]]:
 
 def _mark(axes: Axes, own: pd.DataFrame, rates: list[float], batches: list[int]) -> None:
     for point in own[own["optimum"] | own["chosen"]].to_dict("records"):
-        column, row = rates.index(point["lr"]), batches.index(point["batch_size"])
+        left, top = rates.index(point["lr"]), batches.index(point["batch_size"])
         if not point["optimum"]:
-            axes.plot([column - 0.34], [row - 0.32], "D", ms=2.5, color="white", mec="black", mew=0.5)
+            axes.plot([left + 0.16], [top + 0.18], "D", ms=2.5, color="white", mec="black", mew=0.5)
             continue
-        box = (column - 0.5, row - 0.5)
-        axes.add_patch(Rectangle(box, 1, 1, fill=False, edgecolor="black", lw=1.8, clip_on=False, zorder=4))
-        x = column + (-0.5 if "lr lowest" in point["edge"] else 0.5)
-        y = row + (0.5 if "batch lowest" in point["edge"] else -0.5)
-        if "lr " in point["edge"] and "lr inside" not in point["edge"]:
-            axes.plot([x, x], [row - 0.5, row + 0.5], color=RED, lw=2.6, clip_on=False, zorder=5)
+        frame = Rectangle((left, top), 1, 1, fill=False, edgecolor="black", lw=1.8, clip_on=False, zorder=4)
+        axes.add_patch(frame)
+        side: dict[str, Any] = {"color": RED, "lw": 2.6, "clip_on": False, "zorder": 5}
+        if "lr lowest" in point["edge"] or "lr highest" in point["edge"]:
+            axes.plot([left + ("lr highest" in point["edge"])] * 2, [top, top + 1], **side)
         if "batch lowest" in point["edge"] or "batch highest" in point["edge"]:
-            axes.plot([column - 0.5, column + 0.5], [y, y], color=RED, lw=2.6, clip_on=False, zorder=5)
+            axes.plot([left, left + 1], [top + ("batch lowest" in point["edge"])] * 2, **side)
 
 
-def _rate(rate: float) -> str:
-    mantissa, exponent = f"{rate:.2e}".split("e")
-    return minus(f"{float(mantissa):g}e{int(exponent)}")
+def _points_text(value: float) -> str:
+    return minus(f"{value:.1f}")

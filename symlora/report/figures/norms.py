@@ -5,32 +5,31 @@ where it writes a Frobenius norm, and does not say how query and value were merg
 their own, a column has its own scale, shared between the methods, and every cell its number.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from symlora.report.drawing import (
+from symlora.report.figures.style import (
     CELL,
     Matrix,
-    Page,
     centred,
     colour_bar,
+    compact,
     finite_limits,
     heat_map,
-    look,
+    label_cells,
     minus,
-    short,
+    new_figure,
+    plot_style,
 )
 from symlora.report.names import CLAIMED, METHODS, TASKS
 
-LEFT, GAP, TOP, BETWEEN = 0.95, 0.45, 0.5, 0.62  # inches: labels, between columns, over the first row, between rows
-STRIP = 0.08  # inches between λ and the strip of references
-NARROWEST = 1.45  # inches of a column: its title fits
 NOISY = 1 / 3  # a dot marks cells whose standard deviation over seeds is a larger share of the mean than this
 
 
@@ -50,7 +49,7 @@ class Column:
     title: str
     cmap: str
     centre: float | None = None
-    number: Callable[[float], str] = short
+    number: Callable[[float], str] = compact
 
 
 FROBENIUS = (
@@ -105,10 +104,10 @@ def _scale(column: Column, *values: Matrix) -> Normalize:
 
 
 def figure1(cells: pd.DataFrame, projection: str, whose: str, note: str = "", as_paper: bool = False) -> Figure:
-    """Heat maps of |λ|‖W0‖_F, ‖ΔW‖_F and their difference; a row of them for each method.
+    """Draw |λ|‖W0‖_F, ‖ΔW‖_F and their difference: a column each, with a row for each method.
 
     Args:
-        cells: symlora.report.norms_frame.cells, of one protocol and model.
+        cells: symlora.report.figures.norms_frame.cells, of one protocol and model.
         projection: `query` or `value`.
         whose: Model and protocol, for the title.
         note: What must stand beside this model's numbers.
@@ -118,99 +117,90 @@ def figure1(cells: pd.DataFrame, projection: str, whose: str, note: str = "", as
     scale = scales(cells, projection, as_paper)
     methods, tasks = _present(cells, "method"), _present(cells, "task")
     layers = cells["layer"].nunique()
-    wide, high = len(tasks) * CELL, layers * CELL
-    pitch = max(wide, NARROWEST) + GAP
-    bars = TOP + len(methods) * (high + BETWEEN) - 0.12
-    form = PRINTED if as_paper else TRUE
-    with look():
-        title = f"Figure 1, {projection}{', as printed' if as_paper else ''}: {whose}"
-        page = Page(LEFT + len(columns) * pitch, bars + 0.4, title, f"{form} {_caption(cells, note)}")
+    title = f"Figure 1, {projection}{', as printed' if as_paper else ''}: {whose}"
+    size = (1.0 + len(columns) * _width(tasks), len(methods) * (layers * CELL + 0.4) + 0.6)
+    with plot_style():
+        figure = new_figure(size, title, f"{PRINTED if as_paper else TRUE} {_caption(cells, note)}")
+        grid = figure.subplots(len(methods), len(columns), squeeze=False)
         for position, column in enumerate(columns):
-            x = LEFT + position * pitch
-            page.text(x + wide / 2, 0.08, column.title, size=9, ha="center")
+            grid[0, position].set_title(column.title, size=9, pad=8)
             for row, method in enumerate(methods):
-                axes = page.axes(x, TOP + row * (high + BETWEEN), wide, high)
-                _map(axes, cells, method, projection, column, scale[column.key])
-                _label_layers(axes, layers, METHODS.get(method, method) if position == 0 else None)
-                _label_tasks(axes, tasks)
-            _bar(page, x, bars, wide, column, scale[column.key])
-        return page.figure
+                mesh = _map(grid[row, position], cells, method, projection, column, scale[column.key])
+                _label(grid[row, position], tasks, _layers(layers), method if position == 0 else None)
+            colour_bar(mesh, grid[:, position], column.number, location="bottom", aspect=15, pad=0.03)
+        return figure
 
 
 def companion(cells: pd.DataFrame, whose: str, note: str = "") -> Figure:
-    """λ with what decay alone would have made of it, and log10 of ‖ΔW‖_F / ‖W0‖_F for every method.
+    """Draw λ, what decay alone would have made of it, and log10 of ‖ΔW‖_F / ‖W0‖_F.
 
     Args:
-        cells: symlora.report.norms_frame.cells, of one protocol and model.
+        cells: symlora.report.figures.norms_frame.cells, of one protocol and model.
         whose: Model and protocol, for the title.
         note: What must stand beside this model's numbers.
     """
     methods, tasks = _present(cells, "method"), _present(cells, "task")
     projections, layers = sorted(set(cells["projection"])), cells["layer"].nunique()
-    wide, high = len(tasks) * CELL, layers * CELL
-    pitch = max(wide, NARROWEST) + GAP
     with_lambda = [m for m in methods if m == CLAIMED or cells.loc[cells["method"] == m, "decay_only"].notna().any()]
     lambda_scale = _scale(LAMBDA, *(matrix(cells, m, p, k) for m in with_lambda for p in projections for k in LAMBDAS))
     ratio_scale = _scale(RATIO, *(matrix(cells, m, p, RATIO.key) for m in methods for p in projections))
-    heights = [high + (STRIP + 2 * CELL if method in with_lambda else 0.0) for method in methods]
-    tops = [TOP + sum(heights[:row]) + row * BETWEEN for row in range(len(methods))]
-    bars = tops[-1] + heights[-1] + BETWEEN - 0.12
+    heights = [layers + 2 * (method in with_lambda) for method in methods]
     caption = (
         "The two rows under λ: what weight decay alone makes of it up to the kept epoch, exp(-wd · Σ lr); as run (1 "
         f"where λ does not decay), and had it decayed toward 0 as other weights do. {_caption(cells, note)}"
     )
     panels = [(column, projection) for column in (LAMBDA, RATIO) for projection in projections]
-    with look():
-        page = Page(2 * (LEFT + len(projections) * pitch), bars + 0.4, f"λ and relative update: {whose}", caption)
+    size = (1.0 + len(panels) * _width(tasks), sum(heights) * CELL + 0.4 * len(methods) + 0.6)
+    with plot_style():
+        figure = new_figure(size, f"λ and relative update: {whose}", caption)
+        grid = figure.subplots(len(methods), len(panels), squeeze=False, height_ratios=heights)
         for position, (column, projection) in enumerate(panels):
-            first = position % len(projections) == 0
-            x = LEFT + position * pitch + (LEFT if column is RATIO else 0.0)
+            first = projection == projections[0]
             scale = lambda_scale if column is LAMBDA else ratio_scale
-            page.text(x + wide / 2, 0.02, f"{column.title}, {projection}", size=8, ha="center")
-            for method, y in zip(methods, tops, strict=True):
-                name = METHODS.get(method, method)
+            grid[0, position].set_title(f"{column.title}, {projection}", pad=8)
+            for axes, method in zip(grid[:, position], methods, strict=True):
                 if column is LAMBDA and method not in with_lambda:
-                    page.text(x, y + high / 2, f"{name} has no λ" if first else "", color="0.4")
+                    axes.axis("off")
+                    axes.text(0, 0.5, f"{METHODS.get(method, method)} has no λ" if first else "", color="0.4")
                     continue
-                axes = page.axes(x, y, wide, high)
-                _map(axes, cells, method, projection, column, scale)
-                _label_layers(axes, layers, name if first else None)
-                if column is LAMBDA:
-                    axes = page.axes(x, y + high + STRIP, wide, 2 * CELL)
-                    strip = np.stack([matrix(cells, method, projection, key)[0] for key in LAMBDAS[1:]])
-                    heat_map(axes, strip, LAMBDA.cmap, scale, LAMBDA.number)
-                    axes.set_yticks([0, 1], ["decay, as run", "decay to 0"] if first else [])
-                _label_tasks(axes, tasks)
-            _bar(page, x, bars, wide, column, scale)
-        return page.figure
+                mesh = _map(axes, cells, method, projection, column, scale)
+                decays = ("decay, as run", "decay to 0") if column is LAMBDA else ()
+                _label(axes, tasks, (*_layers(layers), *decays), method if first else None)
+                axes.set_anchor("N")
+            colour_bar(mesh, grid[:, position], column.number, location="bottom", aspect=15, pad=0.03)
+        return figure
 
 
-def _map(axes: Axes, cells: pd.DataFrame, method: str, projection: str, column: Column, scale: Normalize) -> None:
+def _map(axes: Axes, cells: pd.DataFrame, method: str, projection: str, column: Column, scale: Normalize) -> QuadMesh:
     values = matrix(cells, method, projection, column.key)
     spread = matrix(cells, method, projection, f"{column.key}_s")
     # Of a difference or a logarithm the mean may be near 0, where a share of it means nothing.
     size = np.abs(values) if column.key in _POSITIVE else np.full_like(values, np.inf)
     marks = np.nan_to_num(spread) > NOISY * np.nan_to_num(size, nan=np.inf)
-    heat_map(axes, values, column.cmap, scale, column.number, marks)
+    if column is LAMBDA:  # the references stand in rows of their own, below
+        values = np.vstack([values, *(matrix(cells, method, projection, key)[:1] for key in LAMBDAS[1:])])
+        axes.axhline(len(marks), color="white", lw=4, zorder=3)
+        marks = np.vstack([marks, np.zeros((2, marks.shape[1]), bool)])
+    return heat_map(axes, values, column.cmap, scale, column.number, marks)
 
 
-def _bar(page: Page, x: float, y: float, wide: float, column: Column, scale: Normalize) -> None:
-    width = max(wide, 0.9)  # room for three numbers
-    colour_bar(page, page.axes(x + (wide - width) / 2, y, width, 0.09), column.cmap, scale, column.number)
+def _width(tasks: list[str]) -> float:
+    """Inches of a column with its gap: at least what its title needs."""
+    return max(len(tasks) * CELL, 1.45) + 0.35
 
 
-def _label_layers(axes: Axes, layers: int, method: str | None) -> None:
-    names = [str(layer) for layer in range(layers, 0, -1)]
+def _layers(count: int) -> list[str]:
+    names = [str(layer) for layer in range(count, 0, -1)]
     names[0] = f"head  {names[0]}"
-    names[-1] = f"embeddings  {names[-1]}" if layers > 1 else names[-1]
-    axes.set_yticks(range(layers), names if method else [])
+    names[-1] = f"embeddings  {names[-1]}" if count > 1 else names[-1]
+    return names
+
+
+def _label(axes: Axes, tasks: list[str], rows: Sequence[str], method: str | None) -> None:
+    names = [TASKS.get(task, task) for task in tasks]
+    label_cells(axes, names, rows if method else [], rotation=40, ha="right", rotation_mode="anchor")
     if method:
-        axes.set_title(f"{method}, layer", loc="left", weight="bold", x=-0.02, pad=4)
-
-
-def _label_tasks(axes: Axes, tasks: list[str]) -> None:
-    axes.set_xticks(range(len(tasks)), [TASKS.get(task, task) for task in tasks], rotation=40, ha="right")
-    axes.tick_params(axis="x", pad=1)
+        axes.set_ylabel(f"{METHODS.get(method, method)}, layer", weight="bold", size=8)
 
 
 def _caption(cells: pd.DataFrame, note: str) -> str:
