@@ -5,7 +5,6 @@ equivalence), new rows for these trained models (McNemar), and both together (tw
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +27,7 @@ class Paired:
         scores: In points, of the method and of the reference, [seeds] each.
         difference: Mean over the seeds with its t interval at `level`; low and high are NaN for one seed.
         equivalence: Paired TOST with its interval at 1 - 2·alpha; None for fewer than two seeds.
-        flip: Exact sign-flip test; None for fewer than two seeds.
+        flip: p of the exact sign-flip test; None for fewer than two seeds.
         both: Two-level bootstrap interval over seeds and rows together; None for one seed or unlike rows.
         mcnemar: p over the rows, for the models of the lowest seed; None where the score is no accuracy.
         needed: Seeds that would settle it with the power asked for, if the true difference were 0; None if unknown.
@@ -39,9 +38,9 @@ class Paired:
     scores: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
     difference: stats.Interval
     equivalence: stats.Equivalence | None
-    flip: stats.Comparison | None
+    flip: float | None
     both: stats.Interval | None
-    mcnemar: stats.Comparison | None
+    mcnemar: float | None
     needed: int | None
 
 
@@ -54,7 +53,7 @@ def compare(method: Chosen, reference: Chosen, criteria: Criteria) -> Paired | N
     pairs = pairs.sort_values("seed", ignore_index=True)
     a, b = (100 * pairs[name].to_numpy(np.float64) for name in ("score", "score_reference"))
     several = len(pairs) > 1
-    difference = replace(stats.t_interval(a - b, criteria.level), over=f"paired seeds (t, n = {len(a)})")
+    difference = stats.paired_interval(a, b, criteria.level)
     equivalence = stats.tost(a, b, criteria.margin, criteria.alpha) if several else None
     flip = stats.sign_flip(a, b) if several else None
     needed = None
@@ -91,19 +90,18 @@ def holm_adjusted(pairs: dict[Key, Paired]) -> dict[Key, tuple[float, float]]:
 
     A task with a single seed has no p value, and is in no family.
     """
-    families: dict[tuple[str, str, str], list[Key]] = {}
+    families: dict[tuple[str, str, str], dict[Key, tuple[float, float]]] = {}
     for key, pair in pairs.items():
         if pair.flip is not None and pair.equivalence is not None:
-            families.setdefault((key[0], key[1], key[3]), []).append(key)
+            families.setdefault((key[0], key[1], key[3]), {})[key] = (pair.flip, pair.equivalence.p)
     adjusted: dict[Key, tuple[float, float]] = {}
-    for keys in families.values():
-        tests: list[Any] = [[getattr(pairs[key], name).p for key in keys] for name in ("flip", "equivalence")]
-        values = [stats.holm(p_values) for p_values in tests]
-        adjusted |= {key: (float(values[0][i]), float(values[1][i])) for i, key in enumerate(keys)}
+    for tests in families.values():
+        flips, equal = (stats.holm(p_values) for p_values in zip(*tests.values(), strict=True))
+        adjusted |= {key: (float(flips[i]), float(equal[i])) for i, key in enumerate(tests)}
     return adjusted
 
 
-def _over_rows(pairs: pd.DataFrame, criteria: Criteria) -> tuple[stats.Interval | None, stats.Comparison | None]:
+def _over_rows(pairs: pd.DataFrame, criteria: Criteria) -> tuple[stats.Interval | None, float | None]:
     """The two-level interval in points, and McNemar's test of the lowest seed's two models."""
     sides = [
         [
@@ -117,11 +115,11 @@ def _over_rows(pairs: pd.DataFrame, criteria: Criteria) -> tuple[stats.Interval 
         return None, None  # rows or labels differ: other data under one task's name
     labels, metric = first["label"].to_numpy(), str(pairs["metric"].iloc[0])
     a, b = (np.stack([table["prediction"].to_numpy() for table in side]) for side in sides)
-    mcnemar = stats.mcnemar(a[0], b[0], labels, criteria.level) if metric == "accuracy" else None
+    mcnemar = stats.mcnemar(a[0], b[0], labels) if metric == "accuracy" else None
     if len(a) < 2:
         return None, mcnemar
     fractions = stats.two_level_bootstrap(
-        metric, labels, a, b, level=criteria.level, resamples=criteria.resamples, seed=criteria.seed, rows="rows"
+        metric, labels, a, b, level=criteria.level, resamples=criteria.resamples, seed=criteria.seed
     )
     points = {name: 100 * getattr(fractions, name) for name in ("estimate", "low", "high")}
     return replace(fractions, **points), mcnemar

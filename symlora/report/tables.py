@@ -202,7 +202,7 @@ def _compared(cell: Chosen, reference: Chosen, pair: Paired | None, holm: tuple[
         return (words("reference"), *[EMPTY] * 9)
     if pair is None:
         return (gap("no pair"), *[EMPTY] * 9)
-    equal, flip = pair.equivalence, pair.flip
+    equal = pair.equivalence
     verdict = words(equal.verdict) if equal else gap("one seed")
     needed = number(None)
     if equal and equal.verdict == "inconclusive":
@@ -217,9 +217,9 @@ def _compared(cell: Chosen, reference: Chosen, pair: Paired | None, holm: tuple[
         verdict,
         probability(equal.p if equal else None),
         probability(holm[1] if holm else None),
-        probability(flip.p if flip else None),
+        probability(pair.flip),
         probability(holm[0] if holm else None),
-        probability(pair.mcnemar.p if pair.mcnemar else None),
+        probability(pair.mcnemar),
         bounds(pair.both),
         needed,
     )

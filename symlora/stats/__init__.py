@@ -1,27 +1,23 @@
-"""Intervals and tests for scores of seeds and rows: pure functions of arrays, float64, shapes in their docstrings.
+"""Confidence intervals, paired tests and power for scores of seeds and rows.
 
-Scores may be fractions or percent points, the same within a call; `points` turns them into what a table prints.
-What each question is answered with, and why, is said in the modules: intervals, bootstrap, comparisons, equivalence,
-power, rounding.
+Scores may be fractions or percent points, the same within a call. The modules say which question each function answers.
 """
 
-from symlora.stats.bootstrap import bootstrap_interval, macro_mean_interval, two_level_bootstrap
-from symlora.stats.comparisons import Comparison, holm, mcnemar, paired_bootstrap, paired_t, sign_flip
-from symlora.stats.equivalence import Equivalence, Verdict, tost
+from symlora.stats.bootstrap import bootstrap_interval, two_level_bootstrap
 from symlora.stats.intervals import (
     Interval,
     bernoulli_interval,
     fisher_z,
-    paper_interval,
+    paired_interval,
     printed_interval,
     t_interval,
     wilson,
 )
 from symlora.stats.power import seeds_needed, tost_power
 from symlora.stats.rounding import format_points, points, round_points
+from symlora.stats.tests import Equivalence, Verdict, holm, mcnemar, sign_flip, tost
 
 __all__ = [
-    "Comparison",
     "Equivalence",
     "Interval",
     "Verdict",
@@ -30,11 +26,8 @@ __all__ = [
     "fisher_z",
     "format_points",
     "holm",
-    "macro_mean_interval",
     "mcnemar",
-    "paired_bootstrap",
-    "paired_t",
-    "paper_interval",
+    "paired_interval",
     "points",
     "printed_interval",
     "round_points",

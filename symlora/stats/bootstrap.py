@@ -1,279 +1,201 @@
-"""Bootstrap intervals over rows, over seeds and rows, and over seeds within tasks. Every one takes a seed and is a
-function of it: the same call gives the same interval. Scores in any unit.
+"""Bootstrap metrics over rows, or over seeds and rows together.
+
+A resample of rows is a count per row: how often it was drawn. The metrics are functions of sums over rows, hence of
+counts times fixed columns, and 10,000 resamples are one matrix product. Rows that agree in their label and in every
+prediction are merged into one row with a larger count. The same seed gives the same interval.
+What the metric refuses, and fewer than two rows, raise ValueError.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from symlora.metrics import functions as metrics
-from symlora.stats import checks, resampling
-from symlora.stats.checks import Reals
-from symlora.stats.intervals import Interval
-from symlora.stats.resampling import Flags, Labels, Statistic
+from symlora.stats.intervals import Interval, Reals
 
-Method = Literal["percentile", "bca"]
+Flags = npt.NDArray[np.bool_]
+Labels = npt.NDArray[np.int64] | Reals
+_CELLS = 2**18  # of a matrix [resamples, rows] held at a time: 2 MiB, which caches hold
 
 
 def bootstrap_interval(
-    statistic: Statistic,
-    *arrays: npt.ArrayLike,
+    metric: str,
+    predictions: npt.ArrayLike,
+    labels: npt.ArrayLike,
     level: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
-    method: Method = "percentile",
     rows: str = "rows",
 ) -> Interval:
-    """Interval of statistic(*arrays) over rows (Efron 1979), all arrays [rows, ...] resampled together.
+    """Compute a metric of one model with its percentile interval over rows (Efron 1979).
 
-    statistic: a metric of symlora.metrics, by name or as the function, with arrays = predictions, labels (seconds for
-    10,000 resamples of a GLUE split); or any function of the arrays that returns a number (called once per resample).
-    method: "percentile", or "bca" (bias-corrected and accelerated, Efron 1987). Over a handful of values, such as
-    seeds, both are much too narrow: percentiles of 5 values cover 84 % for 95 %. Use `t_interval` there.
-    rows: what the rows are, for `over`. Undefined resamples are counted in `degenerate`, see `Interval`.
-
-    ValueError: no arrays, unequal numbers of rows, fewer than 2 rows, values not finite, what the metric refuses,
-    resamples < 1, an unknown method or metric name.
+    Args:
+        metric: A name of symlora.metrics.
+        predictions: [rows].
+        labels: [rows].
+        level: Of the interval.
+        resamples: Of the rows.
+        seed: Of the resamples.
+        rows: What the rows are called in `over`.
     """
-    checks.level(level)
-    _check(resamples, method)
-    n, estimate, drawn, undefined = _resample(statistic, arrays, resamples, np.random.default_rng(seed))
-    kept = drawn[~np.isnan(drawn)]
-    tails = ((1 - level) / 2, (1 + level) / 2)
-    if method == "bca" and len(kept):
-        tails = _bca_tails(estimate, kept, _jackknife(statistic, arrays), tails)
-    over = f"{rows} ({'BCa' if method == 'bca' else method} bootstrap, n = {n})"
-    return _interval(estimate, kept, tails, level, over, resamples, int(undefined.sum()))
+    true = np.asarray(labels)
+    rng = np.random.default_rng(seed)
+    estimates, drawn, undefined = _scores(metric, np.asarray(predictions)[None], true, resamples, rng)
+    over = f"{rows} (percentile bootstrap, n = {len(true)}"
+    return _percentiles(float(estimates[0]), drawn[:, 0], undefined[:, 0], level, over)
 
 
 def two_level_bootstrap(
-    statistic: Statistic,
+    metric: str,
     labels: npt.ArrayLike,
     predictions_a: npt.ArrayLike,
     predictions_b: npt.ArrayLike,
     level: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
-    paired: bool = True,
-    rows: str = "rows",
 ) -> Interval:
-    """Difference a - b of the mean score over seeds, with both seeds and rows drawn anew.
+    """Compute the difference a - b of mean scores with an interval over seeds and rows.
 
-    labels [rows], predictions [seeds, rows]. A resample draws seeds, then rows; the rows are the same for all seeds and
-    both methods, and so are the seeds if `paired` (line k of a and b then belong to one seed; else the numbers of seeds
-    may differ). This is the pigeonhole bootstrap (Owen 2007) of a crossed table: its variance is right for the rows'
-    part, (n - 1)/n of the truth for the part of n seeds, and three times too large for their interaction. With few
-    seeds that differ much it is therefore too narrow: put the t interval over seeds beside it.
+    A resample draws seeds, then rows, the same for both methods and all seeds (the pigeonhole bootstrap, Owen 2007).
+    Its variance is right for the rows' part, (n - 1)/n of the truth for the part of n seeds, and three times too large
+    for their interaction. With few seeds that differ much it is too narrow: put the t interval over seeds beside it.
 
-    statistic: a metric of symlora.metrics, by name or as the function, or any function of predictions [rows] and labels
-    [rows] that returns a number. Errors as `bootstrap_interval`, and ValueError for unequal numbers of seeds if paired.
+    Args:
+        metric: A name of symlora.metrics.
+        labels: [rows].
+        predictions_a: [seeds, rows].
+        predictions_b: [seeds, rows]; line k of a and b belong to one seed.
+        level: Of the interval.
+        resamples: Of seeds and rows.
+        seed: Of the resamples.
     """
-    checks.level(level)
-    _check(resamples)
-    true, a, b = check_predictions(labels, predictions_a, predictions_b)
-    if paired and len(a) != len(b):
-        raise ValueError(f"paired seeds: predictions must be of equally many seeds, found {len(a)} and {len(b)}")
-    rng = np.random.default_rng(seed)
-    estimates, values, undefined = seed_scores(statistic, true, np.concatenate([a, b]), resamples, rng)
-    draws_a = _draw_seeds(len(a), resamples, rng)
-    draws_b = draws_a if paired else _draw_seeds(len(b), resamples, rng)
-    split = len(a)
-    drawn = np.take_along_axis(values[:, :split], draws_a, axis=1).mean(axis=1) - np.take_along_axis(
-        values[:, split:], draws_b, axis=1
-    ).mean(axis=1)
-    flags = np.take_along_axis(undefined[:, :split], draws_a, axis=1).any(axis=1) | np.take_along_axis(
-        undefined[:, split:], draws_b, axis=1
-    ).any(axis=1)
-    estimate = float(estimates[:split].mean() - estimates[split:].mean())
-    seeds = f"{len(a)}" if len(a) == len(b) else f"{len(a)} and {len(b)}"
-    over = f"seeds and {rows} (two-level bootstrap, {seeds} seeds, n = {len(true)})"
-    tails = ((1 - level) / 2, (1 + level) / 2)
-    return _interval(estimate, drawn[~np.isnan(drawn)], tails, level, over, resamples, int(flags.sum()))
-
-
-def macro_mean_interval(
-    scores_by_task: list[npt.ArrayLike],
-    level: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-    method: Literal["bootstrap", "welch"] = "bootstrap",
-) -> Interval:
-    """Mean over tasks of the mean over seeds; the tasks are fixed, the seeds of each drawn anew, task by task.
-
-    scores_by_task: one array [seeds of that task] per task; the numbers of seeds may differ.
-    method: "bootstrap", percentiles of the stratified bootstrap (rliable's, Agarwal et al. 2021), whose variance is
-    (n - 1)/n of the truth for n seeds: over 8 tasks of 5 seeds it covers about 91 % for 95 %; or "welch", ± t · √(Σ
-    s²/n) / tasks with Satterthwaite's degrees of freedom, which has no such shortfall.
-    A task with one seed has no spread that could be seen: low and high are nan.
-    ValueError: no tasks, a task without scores, scores not finite, resamples < 1, an unknown method.
-    """
-    checks.level(level)
-    _check(resamples)
-    if method not in ("bootstrap", "welch"):
-        raise ValueError(f"method must be 'bootstrap' or 'welch', found {method!r}")
-    if not scores_by_task:
-        raise ValueError("no tasks to average")
-    tasks = [checks.sample(scores, f"scores of task {number}") for number, scores in enumerate(scores_by_task)]
-    estimate = float(np.mean([task.mean() for task in tasks]))
-    over = f"seeds within {len(tasks)} tasks ({'Welch t' if method == 'welch' else 'stratified bootstrap'})"
-    if min(len(task) for task in tasks) < 2:
-        return Interval(estimate, math.nan, math.nan, level, over)
-    if method == "welch":
-        half = _welch_half_width(tasks, level)
-        return Interval(estimate, estimate - half, estimate + half, level, over)
-    rng = np.random.default_rng(seed)
-    means = [task[rng.integers(len(task), size=(resamples, len(task)))].mean(axis=1) for task in tasks]
-    tails = ((1 - level) / 2, (1 + level) / 2)
-    return _interval(estimate, np.mean(means, axis=0), tails, level, over, resamples, 0)
-
-
-def rows_interval(
-    statistic: Statistic, labels: Labels, a: Labels, b: Labels, level: float, resamples: int, seed: int, rows: str
-) -> tuple[Interval, Reals]:
-    """The interval behind `comparisons.paired_bootstrap`, and the differences in the resamples that define one."""
-    _check(resamples)
-    rng = np.random.default_rng(seed)
-    estimates, values, undefined = seed_scores(statistic, labels, np.concatenate([a, b]), resamples, rng)
-    drawn = values[:, : len(a)].mean(axis=1) - values[:, len(a) :].mean(axis=1)
-    drawn = drawn[~np.isnan(drawn)]
-    estimate = float(estimates[: len(a)].mean() - estimates[len(a) :].mean())
-    tails = ((1 - level) / 2, (1 + level) / 2)
-    over = f"{rows} (paired bootstrap, n = {len(labels)})"
-    return _interval(estimate, drawn, tails, level, over, resamples, int(undefined.any(axis=1).sum())), drawn
-
-
-def seed_scores(
-    statistic: Statistic, labels: Labels, predictions: Labels, resamples: int, rng: np.random.Generator
-) -> tuple[Reals, Reals, Flags]:
-    """Scores [seeds] of predictions [seeds, rows], and of resampled rows: values and undefined [resamples, seeds]."""
-    name = resampling.metric_name(statistic)
-    if name is None:
-        assert not isinstance(statistic, str)
-        estimates = np.array([float(statistic(row, labels)) for row in predictions])
-        drawn = np.empty((resamples, len(predictions)))
-        for number in range(resamples):
-            index = rng.integers(len(labels), size=len(labels))
-            drawn[number] = [statistic(row[index], labels[index]) for row in predictions]
-        return estimates, drawn, np.isnan(drawn)
-    estimates = np.array([metrics.METRICS[name](row, labels) for row in predictions])
-    merged, merged_labels, counts = resampling.merge_rows(predictions, labels)
-    blocks = [
-        resampling.WEIGHTED[name](block, merged, merged_labels)
-        for block in resampling.draw_counts(counts, resamples, rng)
-    ]
-    return estimates, np.concatenate([b[0] for b in blocks]), np.concatenate([b[1] for b in blocks])
-
-
-def _resample(
-    statistic: Statistic, arrays: tuple[npt.ArrayLike, ...], resamples: int, rng: np.random.Generator
-) -> tuple[int, float, Reals, Flags]:
-    """Rows, the statistic, and of resamples: the statistic and whether it was undefined, [resamples] each."""
-    columns = _columns(arrays)
-    if resampling.metric_name(statistic) is not None:
-        predictions, labels = _metric_columns(columns)
-        estimates, values, undefined = seed_scores(statistic, labels, predictions[None], resamples, rng)
-        return len(labels), float(estimates[0]), values[:, 0], undefined[:, 0]
-    assert not isinstance(statistic, str)
-    n = len(columns[0])
-    drawn = np.empty(resamples)
-    for number in range(resamples):
-        index = rng.integers(n, size=n)
-        drawn[number] = statistic(*(column[index] for column in columns))
-    return n, float(statistic(*columns)), drawn, np.isnan(drawn)
-
-
-def _jackknife(statistic: Statistic, arrays: tuple[npt.ArrayLike, ...]) -> Reals:
-    """The statistic without row i, for every i: [rows]."""
-    columns = _columns(arrays)
-    name = resampling.metric_name(statistic)
-    if name is None:
-        assert not isinstance(statistic, str)
-        return np.array([statistic(*(np.delete(c, i, axis=0) for c in columns)) for i in range(len(columns[0]))])
-    predictions, labels = _metric_columns(columns)
-    merged, merged_labels, counts = resampling.merge_rows(predictions[None], labels)
-    blocks = [
-        np.repeat(resampling.WEIGHTED[name](left, merged, merged_labels)[0][:, 0], times)
-        for left, times in resampling.leave_one_out(counts)
-    ]
-    return np.concatenate(blocks)
-
-
-def _bca_tails(estimate: float, drawn: Reals, jackknife: Reals, tails: tuple[float, float]) -> tuple[float, float]:
-    """The percentiles that BCa reads instead of `tails` (Efron & Tibshirani 1993, ch. 14); nan if there are none."""
-    below = (np.sum(drawn < estimate) + np.sum(drawn <= estimate)) / (2 * len(drawn))
-    bias = float(stats.norm.ppf(below))
-    deviations = jackknife.mean() - jackknife
-    spread = float(np.sum(deviations**2))
-    acceleration = float(np.sum(deviations**3)) / (6 * spread**1.5) if spread > 0 else 0.0
-    z = bias + stats.norm.ppf(tails)
-    low, high = stats.norm.cdf(bias + z / (1 - acceleration * z))
-    return float(low), float(high)
-
-
-def _interval(
-    estimate: float, drawn: Reals, tails: tuple[float, float], level: float, over: str, resamples: int, degenerate: int
-) -> Interval:
-    defined = len(drawn) > 0 and not math.isnan(estimate) and not any(math.isnan(tail) for tail in tails)
-    low, high = np.quantile(drawn, tails) if defined else (math.nan, math.nan)
-    if degenerate:
-        over = f"{over[:-1]}, {degenerate} of {resamples} resamples degenerate)"
-    return Interval(estimate, float(low), float(high), float(level), over, resamples, degenerate)
-
-
-def _welch_half_width(tasks: list[Reals], level: float) -> float:
-    variances = np.array([task.var(ddof=1) / len(task) for task in tasks])
-    freedom = np.array([len(task) - 1 for task in tasks])
-    if all(checks.is_constant(task) for task in tasks):
-        return 0.0
-    degrees = variances.sum() ** 2 / np.sum(variances**2 / freedom)
-    return float(stats.t.ppf((1 + level) / 2, degrees) * np.sqrt(variances.sum()) / len(tasks))
-
-
-def _draw_seeds(seeds: int, resamples: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    return rng.integers(seeds, size=(resamples, seeds))
-
-
-def check_predictions(
-    labels: npt.ArrayLike, predictions_a: npt.ArrayLike, predictions_b: npt.ArrayLike
-) -> tuple[Labels, Labels, Labels]:
-    """Labels [rows] and both predictions [seeds, rows] as arrays. ValueError: other shapes, no finite numbers."""
     true, a, b = np.asarray(labels), np.asarray(predictions_a), np.asarray(predictions_b)
-    for what, values in (("predictions_a", a), ("predictions_b", b)):
-        if values.ndim != 2 or true.ndim != 1 or values.shape[1:] != true.shape or not len(values):
-            raise ValueError(
-                f"{what} must have shape [seeds, rows] and labels [rows], found {values.shape} and {true.shape}"
-            )
-    _columns((true, a.T, b.T))
-    return true, a, b
+    if a.ndim != 2 or a.shape != b.shape or not len(a):
+        raise ValueError(f"predictions must both have shape [seeds, rows], found {a.shape} and {b.shape}")
+    rng, seeds = np.random.default_rng(seed), len(a)
+    estimates, values, undefined = _scores(metric, np.concatenate([a, b]), true, resamples, rng)
+    chosen = rng.integers(seeds, size=(resamples, seeds))
+    mean_a, mean_b = (np.take_along_axis(v, chosen, axis=1).mean(axis=1) for v in np.split(values, 2, axis=1))
+    either = undefined[:, :seeds] | undefined[:, seeds:]
+    flags = np.asarray(np.take_along_axis(either, chosen, axis=1).any(axis=1))
+    estimate = float(estimates[:seeds].mean() - estimates[seeds:].mean())
+    over = f"seeds and rows (two-level bootstrap, {seeds} seeds, n = {len(true)}"
+    return _percentiles(estimate, mean_a - mean_b, flags, level, over)
 
 
-def _columns(arrays: tuple[npt.ArrayLike, ...]) -> list[Labels]:
-    columns = [np.asarray(array) for array in arrays]
-    if not columns or any(column.ndim == 0 or len(column) != len(columns[0]) for column in columns):
-        raise ValueError(f"arrays of equally many rows needed, found shapes {[column.shape for column in columns]}")
-    if len(columns[0]) < 2:
-        raise ValueError(f"a bootstrap needs at least 2 rows, found {len(columns[0])}")
-    for number, column in enumerate(columns):
-        if column.dtype.kind not in "iubf" or not np.all(np.isfinite(column)):
-            raise ValueError(f"array {number} must hold finite numbers only")
-    return columns
+def _percentiles(estimate: float, drawn: Reals, undefined: Flags, level: float, over: str) -> Interval:
+    degenerate = int(undefined.sum())
+    if degenerate:
+        over += f", {degenerate} of {len(drawn)} resamples degenerate"
+    defined = drawn[~np.isnan(drawn)]
+    low = high = math.nan
+    if len(defined) and not math.isnan(estimate):
+        low, high = np.quantile(defined, ((1 - level) / 2, (1 + level) / 2))
+    return Interval(estimate, float(low), float(high), level, f"{over})", degenerate)
 
 
-def _metric_columns(columns: list[Labels]) -> tuple[Labels, Labels]:
-    if len(columns) != 2 or any(column.ndim != 1 for column in columns):
-        raise ValueError(
-            f"a metric takes predictions and labels of shape [rows], found {[column.shape for column in columns]}"
-        )
-    return columns[0], columns[1]
+def _scores(
+    metric: str, predictions: Labels, labels: Labels, resamples: int, rng: np.random.Generator
+) -> tuple[Reals, Reals, Flags]:
+    """Score predictions [seeds, rows]: [seeds], and per resample of rows values and flags [resamples, seeds]."""
+    if labels.shape[:1] < (2,):
+        raise ValueError(f"a bootstrap needs at least 2 rows, found labels of shape {labels.shape}")
+    estimates = np.array([metrics.compute([metric], row, labels)[metric] for row in predictions])
+    if metric in WEIGHTED:
+        merged, merged_labels, counts = merge_rows(predictions, labels)
+        blocks = [WEIGHTED[metric](drawn, merged, merged_labels) for drawn in draw_counts(counts, resamples, rng)]
+        return estimates, np.concatenate([b[0] for b in blocks]), np.concatenate([b[1] for b in blocks])
+    values = np.empty((resamples, len(predictions)))
+    for line in values:
+        index = rng.integers(len(labels), size=len(labels))
+        line[:] = [metrics.METRICS[metric](row[index], labels[index]) for row in predictions]
+    return estimates, values, np.isnan(values)
 
 
-def _check(resamples: int, method: str = "percentile") -> None:
-    if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, found {resamples}")
-    if method not in ("percentile", "bca"):
-        raise ValueError(f"method must be 'percentile' or 'bca', found {method!r}")
+def merge_rows(predictions: Labels, labels: Labels) -> tuple[Labels, Labels, npt.NDArray[np.int64]]:
+    """Merge equal rows: predictions [seeds, patterns], labels [patterns] and the rows of each pattern."""
+    if predictions.dtype.kind == "f" or labels.dtype.kind == "f":  # reals hardly ever repeat
+        return predictions, labels, np.ones(len(labels), dtype=np.int64)
+    columns, counts = np.unique(np.vstack([labels, predictions]).astype(np.int64), axis=1, return_counts=True)
+    return columns[1:], columns[0], counts.astype(np.int64)
+
+
+def draw_counts(counts: npt.NDArray[np.int64], resamples: int, rng: np.random.Generator) -> Iterator[Reals]:
+    """Draw how often each pattern is in each resample, in blocks [some, patterns]."""
+    rows, patterns = int(counts.sum()), len(counts)
+    few = 8 * patterns < rows  # then one binomial per pattern is faster than one integer per row
+    block = max(1, _CELLS // (patterns if few else rows))
+    pattern_of_row = np.repeat(np.arange(patterns), counts)
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        if few:
+            yield rng.multinomial(rows, counts / rows, size=size).astype(np.float64)
+        else:
+            drawn = pattern_of_row[rng.integers(rows, size=(size, rows))] + patterns * np.arange(size)[:, None]
+            flat = np.bincount(drawn.ravel(), minlength=size * patterns)
+            yield flat.reshape(size, patterns).astype(np.float64)
+
+
+def _accuracy(counts: Reals, predictions: Labels, labels: Labels) -> tuple[Reals, Flags]:
+    values = counts @ (predictions == labels).T.astype(np.float64) / counts.sum(axis=1, keepdims=True)
+    return values, np.zeros(values.shape, dtype=bool)
+
+
+def _f1(counts: Reals, predictions: Labels, labels: Labels) -> tuple[Reals, Flags]:
+    hits = counts @ (predictions * labels).T.astype(np.float64)
+    return _divide(2 * hits, counts @ (predictions + labels).T.astype(np.float64), otherwise=0.0)
+
+
+def _matthews_correlation(counts: Reals, predictions: Labels, labels: Labels) -> tuple[Reals, Flags]:
+    rows = counts.sum(axis=1, keepdims=True)
+    covariance = rows * (counts @ (predictions == labels).T.astype(np.float64))
+    predicted_variance = np.broadcast_to(rows**2, covariance.shape).copy()
+    true_variance = predicted_variance.copy()
+    for number in range(int(max(predictions.max(), labels.max())) + 1):
+        predicted = counts @ (predictions == number).T.astype(np.float64)  # [resamples, seeds]
+        true = counts @ (labels == number).astype(np.float64)[:, None]
+        covariance -= predicted * true
+        predicted_variance -= predicted**2
+        true_variance -= true**2
+    # Whole numbers, so exact zeros; the product of the two could pass 2^53, so the root is taken of each.
+    return _divide(covariance, np.sqrt(predicted_variance) * np.sqrt(true_variance), otherwise=0.0)
+
+
+def _pearson(counts: Reals, predictions: Labels, labels: Labels) -> tuple[Reals, Flags]:
+    rows = counts.sum(axis=1, keepdims=True)
+    x, y = _standard(predictions).T, _standard(labels)[:, None]  # centred, so that the subtractions lose few digits
+    mean_x, mean_y = counts @ x / rows, counts @ y / rows
+    variance_x, variance_y = counts @ (x * x) / rows - mean_x**2, counts @ (y * y) / rows - mean_y**2
+    # What cancellation leaves of a variance, where every value drawn is the same, is rounding.
+    scale = np.sqrt(np.where(variance_x < 1e-12, 0.0, variance_x)) * np.sqrt(
+        np.where(variance_y < 1e-12, 0.0, variance_y)
+    )
+    return _divide(counts @ (x * y) / rows - mean_x * mean_y, scale, otherwise=math.nan)
+
+
+# counts [resamples, rows], predictions [seeds, rows], labels [rows] -> the metric of the rows drawn, as symlora.metrics
+# computes it, and whether it divided by zero: [resamples, seeds] each. Other metrics are computed one by one.
+WEIGHTED: dict[str, Callable[[Reals, Labels, Labels], tuple[Reals, Flags]]] = {
+    "matthews_correlation": _matthews_correlation,
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "pearson": _pearson,
+}
+
+
+def _divide(above: Reals, below: Reals, otherwise: float) -> tuple[Reals, Flags]:
+    undefined = below == 0
+    values = np.clip(above / np.where(undefined, 1.0, below), -1.0, 1.0)
+    return np.where(undefined, otherwise, values), undefined
+
+
+def _standard(values: Labels) -> Reals:
+    """Scale values along the last axis to mean 0 and deviation 1; equal values to zeros."""
+    centred = values - values.mean(axis=-1, keepdims=True)
+    equal = np.ptp(values, axis=-1, keepdims=True) == 0
+    standard: Reals = np.where(equal, 0.0, centred / np.where(equal, 1.0, values.std(axis=-1, keepdims=True)))
+    return standard

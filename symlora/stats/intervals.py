@@ -1,140 +1,137 @@
-"""Intervals with a closed form: over seeds, and over the rows of one split.
+"""Compute closed-form confidence intervals over seeds or over rows.
 
-An interval speaks of one source of chance only, and says which in `over`: new seeds on this validation set, or new
-rows for this one trained model. Neither contains the other; `two_level_bootstrap` takes both.
+An interval covers one source of chance, named in `over`: new seeds on the same validation rows, or new rows for the
+same trained model. `two_level_bootstrap` covers both. Input out of range raises ValueError.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from symlora.stats import checks
+Reals = npt.NDArray[np.float64]
+_ROUNDING = 1e-12  # relative: 0.86 - 0.85 and 0.87 - 0.86 are one number, not two
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its confidence interval, in the unit of the scores (fractions or points).
-
-    low and high are nan where there is no interval (one seed), and infinite where no finite one has the level.
-    """
+    """An estimate with its confidence interval, in the unit of the scores."""
 
     estimate: float
-    low: float
+    low: float  # low and high are nan where there is no interval (one seed)
     high: float
     level: float
-    over: str
-    """What would be drawn anew: "seeds (t, n = 5)", "validation rows (Wilson, n = 277)"."""
-    resamples: int = 0
-    """Of a bootstrap; 0 for a closed form."""
-    degenerate: int = 0
-    """Resamples in which the statistic divided by zero (a single class, all predictions equal). They take part with
-    the metric's value by convention (0 for Matthews correlation and F1) and are left out where that is nan."""
+    over: str  # what would be drawn anew: "seeds (t, n = 5)", "validation rows (Wilson, n = 277)"
+    degenerate: int = 0  # bootstrap resamples in which the metric divided by zero
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise ValueError(f"level must lie between 0 and 1, found {self.level}")
 
     @property
     def half_width(self) -> float:
-        """Half of high - low: the number behind the ± where the interval is symmetric."""
+        """Half of high - low."""
         return (self.high - self.low) / 2
 
     @property
     def symmetric(self) -> bool:
-        """Whether the estimate lies in the middle, so that `estimate ± half_width` tells the whole interval."""
-        return bool(math.isclose(self.high - self.estimate, self.estimate - self.low, rel_tol=1e-9, abs_tol=1e-12))
+        """Whether the estimate lies in the middle, so that `estimate ± half_width` is the interval."""
+        return math.isclose(self.high - self.estimate, self.estimate - self.low, rel_tol=1e-9, abs_tol=1e-12)
 
 
 def t_interval(values: npt.ArrayLike, level: float = 0.95) -> Interval:
-    """Mean over seeds ± t(n - 1) · s/√n with s of ddof 1 (Student 1908): its coverage is exact for normal scores.
+    """Compute the mean over seeds with its t interval.
 
-    values [n], any unit. n = 1: low and high are nan, a single seed says nothing about the spread.
-    ValueError: no values, other shapes, values not finite.
+    Args:
+        values: [n], any unit. One value has no spread: low and high are nan. Equal values give width 0.
+        level: Of the interval.
     """
-    scores = checks.sample(values)
-    quantile = float(stats.t.ppf((1 + checks.level(level)) / 2, len(scores) - 1)) if len(scores) > 1 else math.nan
-    return _mean_interval(scores, quantile, level, f"seeds (t, n = {len(scores)})")
+    scores = as_sample(values)
+    mean, n = float(scores.mean()), len(scores)
+    half = math.nan if n == 1 else 0.0
+    if not is_constant(scores):
+        half = float(stats.t.ppf((1 + level) / 2, n - 1) * stats.sem(scores))
+    return Interval(mean, mean - half, mean + half, level, f"seeds (t, n = {n})")
 
 
-def paper_interval(values: npt.ArrayLike, level: float = 0.95) -> Interval:
-    """Mean ± 1.96 · s/√n (at other levels than 95 % the normal quantile), as the SymLoRA paper says (arXiv 2504.03719).
-
-    For comparison only: over n = 5 seeds its nominal 95 % cover the truth 88 % of the time, t's 95 %.
-    values [n], any unit; n = 1 gives nan, errors as `t_interval`.
-    """
-    scores = checks.sample(values)
-    quantile = 1.96 if level == 0.95 else _normal(level)
-    return _mean_interval(scores, quantile, level, f"seeds ({quantile:.2f}·s/√n, n = {len(scores)})")
-
-
-def bernoulli_interval(p: float, n: int, *, rows: str = "rows") -> Interval:
-    """p ± 1.96·√(p(1 - p)/n) for a share p of n rows (Wald): the formula that the paper's printed ± follow.
-
-    p is a fraction. ValueError: p outside [0, 1], n < 1.
-    """
-    _check_share(p, n)
-    half = 1.96 * math.sqrt(p * (1 - p) / n)
-    return Interval(float(p), p - half, p + half, 0.95, f"{rows} (Wald, n = {n})")
-
-
-def printed_interval(p: float, n: int, *, rows: str = "rows") -> Interval:
-    """p ± 1.96·p(1 - p)/√n, as the paper's text prints the formula: without the root, so not an interval of anything.
-
-    p is a fraction. ValueError: p outside [0, 1], n < 1.
-    """
-    _check_share(p, n)
-    half = 1.96 * p * (1 - p) / math.sqrt(n)
-    return Interval(float(p), p - half, p + half, 0.95, f"{rows} (1.96·p(1-p)/√n as printed, n = {n})")
+def paired_interval(a: npt.ArrayLike, b: npt.ArrayLike, level: float = 0.95) -> Interval:
+    """Compute the mean difference a - b of scores [seeds] with its t interval."""
+    d = differences(a, b)
+    return replace(t_interval(d, level), over=f"paired seeds (t, n = {len(d)})")
 
 
 def wilson(correct: int, n: int, level: float = 0.95, *, rows: str = "rows") -> Interval:
-    """Share of rows predicted correctly by one model, with Wilson's score interval (1927, no continuity correction).
+    """Compute the accuracy on n rows with its Wilson interval (1927).
 
-    A fraction. ValueError: n < 1, correct not a whole number in 0..n.
+    Args:
+        correct: Rows predicted correctly by one model.
+        n: All rows.
+        level: Of the interval.
+        rows: What the rows are called in `over`.
     """
-    if n < 1 or not 0 <= correct <= n or correct != int(correct):
-        raise ValueError(f"correct must be a whole number of n >= 1 rows, found {correct} of {n}")
-    z = _normal(level)
-    p = correct / n
-    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    # At both ends the bound is the end itself; the subtraction above would leave it a rounding error beside it.
-    low = 0.0 if correct == 0 else middle - half
-    high = 1.0 if correct == n else middle + half
-    return Interval(p, low, high, float(level), f"{rows} (Wilson, n = {n})")
+    low, high = stats.binomtest(correct, n).proportion_ci(level, method="wilson")
+    return Interval(correct / n, float(low), float(high), level, f"{rows} (Wilson, n = {n})")
 
 
 def fisher_z(r: float, n: int, level: float = 0.95, *, rows: str = "rows") -> Interval:
-    """Pearson's r of n rows with the interval tanh(atanh r ± z/√(n - 3)) (Fisher 1921), made for normal pairs.
+    """Compute the interval tanh(atanh r ± z/√(n - 3)) of a Pearson correlation (Fisher 1921).
 
-    r = ±1 gives an interval of width 0. ValueError: r outside [-1, 1] or nan, n < 4.
+    It takes r and n rows, not the rows themselves, so that it serves printed correlations too. It assumes normal pairs.
+
+    Args:
+        r: The correlation; ±1 gives width 0.
+        n: Rows, 4 or more.
+        level: Of the interval.
+        rows: What the rows are called in `over`.
     """
-    if not -1 <= r <= 1:
-        raise ValueError(f"r must lie in [-1, 1], found {r}")
-    if n < 4:
-        raise ValueError(f"Fisher's z needs at least 4 rows, found {n}")
-    z = _normal(level)
-    half = z / math.sqrt(n - 3)
+    if not -1 <= r <= 1 or n < 4:
+        raise ValueError(f"r must lie in [-1, 1] and be of at least 4 rows, found r = {r} of {n} rows")
+    half = stats.norm.ppf((1 + level) / 2) / math.sqrt(n - 3)
     centre = math.atanh(r) if abs(r) < 1 else math.copysign(math.inf, r)
-    low, high = math.tanh(centre - half), math.tanh(centre + half)
-    return Interval(float(r), low, high, float(level), f"{rows} (Fisher z, n = {n})")
+    return Interval(r, math.tanh(centre - half), math.tanh(centre + half), level, f"{rows} (Fisher z, n = {n})")
 
 
-def _mean_interval(scores: checks.Reals, quantile: float, level: float, over: str) -> Interval:
-    n, mean = len(scores), float(scores.mean())
-    error = float(scores.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
-    if n > 1 and checks.is_constant(scores):
-        error = 0.0
-    return Interval(mean, mean - quantile * error, mean + quantile * error, float(level), over)
+def bernoulli_interval(p: float, n: int) -> Interval:
+    """Compute p ± 1.96·√(p(1 - p)/n) for a share p of n rows, the formula that the paper's printed ± follow."""
+    half = 1.96 * math.sqrt(_variance(p, n) / n)
+    return Interval(p, p - half, p + half, 0.95, f"rows (Wald, n = {n})")
 
 
-def _normal(level: float) -> float:
-    return float(stats.norm.ppf((1 + checks.level(level)) / 2))
+def printed_interval(p: float, n: int) -> Interval:
+    """Compute p ± 1.96·p(1 - p)/√n for a share p of n rows, the formula as the paper prints it (no root)."""
+    half = 1.96 * _variance(p, n) / math.sqrt(n)
+    return Interval(p, p - half, p + half, 0.95, f"rows (1.96·p(1-p)/√n as printed, n = {n})")
 
 
-def _check_share(p: float, n: int) -> None:
-    if not 0 <= p <= 1:
-        raise ValueError(f"p must be a fraction in [0, 1], found {p}")
-    if not np.isfinite(n) or n < 1:
-        raise ValueError(f"n must be at least 1, found {n}")
+def as_sample(values: npt.ArrayLike, name: str = "values") -> Reals:
+    """Check that values are finite numbers of shape [n], n ≥ 1."""
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.ndim != 1 or not len(sample) or not np.all(np.isfinite(sample)):
+        raise ValueError(f"{name} must be one or more finite numbers of shape [n], found {sample}")
+    return sample
+
+
+def differences(a: npt.ArrayLike, b: npt.ArrayLike) -> Reals:
+    """Subtract pairs, a - b, and remove the rounding: equal differences come out equal."""
+    first, second = as_sample(a, "a"), as_sample(b, "b")
+    if len(first) != len(second):
+        raise ValueError(f"a and b must be pairs, found {len(first)} and {len(second)} values")
+    rounding = _ROUNDING * float(max(np.abs(first).max(), np.abs(second).max()))
+    d: Reals = first - second
+    d[np.abs(d) <= rounding] = 0.0
+    return np.full_like(d, d[0]) if np.ptp(d) <= rounding else d
+
+
+def is_constant(values: Reals) -> bool:
+    """Tell whether all values are equal but for rounding."""
+    return bool(np.ptp(values) <= _ROUNDING * float(np.abs(values).max()))
+
+
+def _variance(p: float, n: int) -> float:
+    if not 0 <= p <= 1 or n < 1:
+        raise ValueError(f"p must be a fraction in [0, 1] of at least 1 row, found {p} of {n}")
+    return p * (1 - p)
