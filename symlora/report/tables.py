@@ -17,6 +17,7 @@ from statistics import fmean, median
 import numpy as np
 
 from symlora import stats
+from symlora.config.formatting import format_rate
 from symlora.report import captions
 from symlora.report.choice import Chosen, Key, grid_edge, unequal_grids
 from symlora.report.collect import RULES
@@ -39,7 +40,6 @@ from symlora.report.table import (
     number,
     point,
     probability,
-    rate,
     words,
 )
 
@@ -191,7 +191,7 @@ def _place(cell: Chosen) -> tuple[Cell, Cell, Cell]:
         return EMPTY, EMPTY, EMPTY
     run, where = cell.runs.iloc[0], grid_edge(cell)
     return (
-        Cell(rate(run["lr"]), float(run["lr"])),
+        Cell(format_rate(run["lr"]), float(run["lr"])),
         number(int(run["batch_size"])),
         Cell(where, kind="flag" if where.startswith("edge") else ""),
     )
