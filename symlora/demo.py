@@ -22,7 +22,7 @@ from symlora.config.compose import compose
 from symlora.errors import SymloraError
 from symlora.model.hub import go_offline_if_unreachable
 from symlora.sweep.launchers import cores
-from symlora.training.interrupt import check, graceful_stop
+from symlora.training.interrupt import graceful_stop, raise_if_stopped
 
 TASKS = ("mrpc", "qnli", "stsb")
 METHODS = ("symlora", "lora", "head")
@@ -58,14 +58,14 @@ def run_job(job: Job, stop_file: Path) -> dict[str, Any]:
         SymloraError: The run could not start.
     """
     with graceful_stop(stop_file):
-        check()  # the pool hands a run out before the one before it has ended
+        raise_if_stopped()  # the pool hands a run out before the one before it has ended
         import torch
 
         go_offline_if_unreachable()
         from symlora.runner.reporter import Reporter
         from symlora.runner.run import run
 
-        check()  # the imports take seconds
+        raise_if_stopped()  # the imports take seconds
         torch.set_num_threads(1)
         config = compose(*job)
         record = run(config, Reporter(config, quiet=True))[1]
@@ -108,7 +108,7 @@ def run_all(todo: Sequence[Job], workers: int | None = None) -> list[dict[str, A
                         file=sys.stderr,
                         flush=True,
                     )
-            check()
+            raise_if_stopped()
             if isinstance(failed, BrokenProcessPool):
                 raise SymloraError(
                     "a worker was killed, perhaps because memory ran out: try --workers 1. Finished runs are kept."

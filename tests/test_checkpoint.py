@@ -33,10 +33,10 @@ CPU = torch.device("cpu")
 MADE_WITH: dict[str, Any] = {"threads": 1}
 
 
-def checkpoint_of(folder: Path, some: list[Config], seconds: float = 1e9, **made_with: Any) -> Checkpoint:
+def checkpoint_of(folder: Path, some: list[Config], seconds: float = 1e9, **fingerprint: Any) -> Checkpoint:
     runs = [f"run/seed-{config.seed}" for config in some]
     identity = {"configurations": {run: str(config.train) for run, config in zip(runs, some, strict=True)}}
-    return Checkpoint(folder, runs, identity | MADE_WITH | made_with, seconds)
+    return Checkpoint(folder, runs, identity | MADE_WITH | fingerprint, seconds)
 
 
 def trained(some: list[Config], data: dict[str, TokenizedSplit], kept: Checkpoint | None = None) -> list[Fit]:
@@ -206,7 +206,7 @@ def test_the_time_between_checkpoints(
         yield tmp_path / "written"
         now[0] += 1.0
 
-    monkeypatch.setattr(module, "whole", slow)
+    monkeypatch.setattr(module, "atomic_write", slow)
     kept.save({}, 1)
     now[0] += 99.9
     assert not kept.due()
@@ -217,7 +217,7 @@ def test_the_time_between_checkpoints(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "whole", full)
+    monkeypatch.setattr(module, "atomic_write", full)
     kept.save({}, 2)
     kept.save({}, 3)
     assert capsys.readouterr().err.count("No space left on device") == 1
@@ -246,7 +246,7 @@ def test_a_first_signal_waits_and_a_second_does_not() -> None:
                 signal.raise_signal(signal.SIGTERM)
             assert again.value.exit_code == 143
             with pytest.raises(Stopped) as asked:
-                signals.check()
+                signals.raise_if_stopped()
             assert asked.value.exit_code == 130
             with pytest.raises(Stopped):  # the step takes too long
                 signal.raise_signal(signal.SIGALRM)

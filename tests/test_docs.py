@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from symlora.config.identity import _FREE, _FREE_METHOD, _FREE_TRAIN
 from symlora.docs_check.arguments import Wrong
 from symlora.docs_check.check import FAILED, check_pages, pages, summary
 from symlora.docs_check.commands import ROOT, run
@@ -18,7 +19,6 @@ from symlora.docs_check.pages import blocks, inlines
 from symlora.docs_check.rules import CHECK, RUN, SKIP, rule
 from symlora.protocols import PROTOCOLS, markdown
 from symlora.submission.files import LINES, files
-from symlora.sweep.packing import FREE, FREE_METHOD, FREE_TRAIN
 
 DOCS = ROOT / "docs"
 
@@ -309,7 +309,7 @@ def test_reproduce_page_counts_rows_and_steps() -> None:
 
 def test_packing_page_lists_what_may_differ() -> None:
     text = (DOCS / "packed-training.md").read_text()
-    for part, free in (("run", FREE), ("train", FREE_TRAIN), ("method", FREE_METHOD)):
+    for part, free in (("run", _FREE), ("train", _FREE_TRAIN), ("method", _FREE_METHOD)):
         assert f"| {part} | {', '.join(free)} |" in text
 
 

@@ -144,7 +144,7 @@ def test_runs_that_trained_anew_are_seen(tmp_path: Path) -> None:
 
 def test_odd_content_is_another_and_can_be_read(tmp_path: Path) -> None:
     record = {"status": "finished", "files": {}, "sha256": "", "score": {"value": 1}, "config": {"protocol": {}}}
-    said = {"steps": 3, "runs": ["a"], "trained": False, "made_with": {}, "format": 1, "seconds": 1.0, "restarts": 0}
+    said = {"steps": 3, "runs": ["a"], "trained": False, "fingerprint": {}, "format": 1, "seconds": 1.0, "restarts": 0}
     checkpoint = safetensors.numpy.save({"0": np.ones(3, np.float32)}, {"symlora": json.dumps(said)})
     for odd, content in ((RECORDS, json.dumps(record).encode()), (PLANS, b'["a", "b"]'), (HEADERS, checkpoint)):
         made = [change(content) for _, change in odd]

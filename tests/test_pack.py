@@ -16,7 +16,7 @@ from symlora.config.schema import Config
 from symlora.data.batches import eval_batches, gather, pack_batch
 from symlora.data.tokens import TokenizedSplit
 from symlora.model.build import build, build_pack
-from symlora.model.pack import Pack, Packed
+from symlora.model.pack import Packed, PackedModel
 from symlora.training.loop import fit, fit_pack, loss_of, predict, predict_pack
 from symlora.training.result import Diverged, Fit
 
@@ -125,7 +125,7 @@ def test_neighbours_and_place_do_not_matter(tiny: TinyFactory) -> None:
     alike(first, last)
 
 
-def gradients(pack: Pack, data: TokenizedSplit, poisoned: int | None) -> list[dict[str, Tensor]]:
+def gradients(pack: PackedModel, data: TokenizedSplit, poisoned: int | None) -> list[dict[str, Tensor]]:
     """Of every run, after one batch; the poisoned run's adapter holds a NaN."""
     if poisoned is not None:
         name, value = next(iter(pack.runs[poisoned].trainable()))
@@ -275,7 +275,7 @@ def test_what_is_trained_and_shared_is_refused(tiny: TinyFactory) -> None:
             True
         )
     with pytest.raises(ValueError, match="belongs to the shared encoder"):
-        Pack(runs)
+        PackedModel(runs)
 
 
 def test_a_packed_module_fills_up_with_the_runs_own_rows(tiny: TinyFactory) -> None:

@@ -122,7 +122,7 @@ def test_a_diverged_run_is_kept_as_failed_and_tried_again(minilm_dir: Path, tmp_
 def test_no_failure_replaces_a_finished_run(minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, record = train(small(tmp_path, "task=rte"))
 
-    def out_of_memory(*_: object) -> None:
+    def out_of_memory(*_: object, **__: object) -> None:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr("symlora.runner.run.fit_pack", out_of_memory)

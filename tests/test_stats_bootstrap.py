@@ -1,4 +1,4 @@
-"""Bootstraps: metrics of counted rows against symlora.metrics, intervals against scipy and theory, coverage.
+"""Bootstraps: metrics of counted rows against those of the rows drawn, intervals against scipy and theory, coverage.
 
 Run: pytest tests/test_stats_bootstrap.py (about 15 s).
 """

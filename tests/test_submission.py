@@ -18,7 +18,6 @@ import pandas as pd
 import pytest
 from report_runs import write_run
 
-from symlora import results, run_files
 from symlora.config.compose import compose
 from symlora.config.schema import Config
 from symlora.data.splits import load_splits
@@ -26,6 +25,8 @@ from symlora.errors import SymloraError
 from symlora.metrics.functions import compute
 from symlora.report.choice import choose
 from symlora.report.collect import collect
+from symlora.runner import record as run_files
+from symlora.store import folder as results
 from symlora.submission.check import check
 from symlora.submission.files import LINES, MAJORITY, files
 from symlora.submission.gather import as_text, gather

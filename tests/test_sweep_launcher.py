@@ -315,7 +315,7 @@ def test_a_run_of_another_process_is_waited_for(
     root = tmp_path / "runs"
     with ExitStack() as stack:
         stack.enter_context(locked(root, root / folder))
-        monkeypatch.setattr("symlora.sweep.launcher.owner", lambda *_: stack.close())  # while it waits
+        monkeypatch.setattr("symlora.sweep.launcher.holder", lambda *_: stack.close())  # while it waits
         returns = multirun(*points)
     assert all(job.status == JobStatus.COMPLETED for job in returns)
     assert "1 run is trained by other processes; waiting" in capsys.readouterr().err

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from symlora.config.compose import compose
+from symlora.config.identity import pack_key
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
-from symlora.runner.reporter import clock
+from symlora.runner.reporter import format_duration
 from symlora.sweep import launchers
 from symlora.sweep.launchers import cuda_device, visible_devices
-from symlora.sweep.packing import Job, Pack, plan, shared
-from symlora.sweep.progress import Progress, Watcher
+from symlora.sweep.packing import Job, PackPlan, plan
+from symlora.sweep.progress import ProgressLog, Watcher
 from symlora.sweep.workload import model_type, packable
 
 
@@ -27,7 +28,7 @@ def jobs(*configs: Config, tokens: float = 64.0, rows: int = 1000, packable: boo
     return [Job(index, config, tokens, rows, packable) for index, config in enumerate(configs)]
 
 
-def sizes(packs: list[Pack]) -> list[int]:
+def sizes(packs: list[PackPlan]) -> list[int]:
     return [len(pack.jobs) for pack in packs]
 
 
@@ -44,7 +45,7 @@ def test_runs_that_differ_in_what_concerns_trained_modules_alone_share_a_pass() 
     ]
     decayed = run_config(TINY)
     decayed.method.lambda_decay = "one"
-    assert {shared(config) for config in [*same, decayed]} == {shared(base)}
+    assert {pack_key(config) for config in [*same, decayed]} == {pack_key(base)}
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_other_differences_keep_runs_apart(key: str, value: Any) -> None:
     holder = getattr(other, path[0]) if path else other
     assert getattr(holder, name) != value
     setattr(holder, name, value)
-    assert shared(base) != shared(other)
+    assert pack_key(base) != pack_key(other)
     assert sizes(plan(jobs(base, other), 1e9, 1)) == [1, 1]
 
 
@@ -161,7 +162,7 @@ def test_progress_is_told_over_all_packs(tmp_path: Path, capsys: pytest.CaptureF
     configs = [run_config(TINY, seed=seed) for seed in range(3)]
     packs = plan(jobs(*configs), 1e9, 2)
     path = tmp_path / "progress.jsonl"
-    workers = [Progress(path), Progress(path)]
+    workers = [ProgressLog(path), ProgressLog(path)]
     with Watcher(packs, path) as watcher:
         workers[0].say(0, "started")
         workers[0].share(0, 0.5)
@@ -174,5 +175,5 @@ def test_progress_is_told_over_all_packs(tmp_path: Path, capsys: pytest.CaptureF
     assert len(printed) == 4 and not path.exists()
     assert "pack 1/2 started: symlora on rte, batch 4: 2 runs, about 512 tokens a step" in printed[0]
     assert "pack 2/2 finished in 0 s, 1 failed; about 0 s left over all packs" in printed[2]
-    assert [clock(seconds) for seconds in (3.2, 75, 7260)] == ["3 s", "1 min 15 s", "2 h 01 min"]
-    Progress(tmp_path / "nowhere" / "file").say(0, "started")  # costs no run
+    assert [format_duration(seconds) for seconds in (3.2, 75, 7260)] == ["3 s", "1 min 15 s", "2 h 01 min"]
+    ProgressLog(tmp_path / "nowhere" / "file").say(0, "started")  # costs no run

@@ -24,7 +24,7 @@ from symlora.store.locks import locked
 from symlora.sweep.grid import best_file, expand, tasks_of
 from symlora.sweep.preflight import HasBest, OneSeed, swept
 from symlora.sweep.select import GridSearch, Point, grid_search, table, unequal, write
-from symlora.sweep.status import Costs, Run, look, time_left
+from symlora.sweep.status import Costs, RunStatus, run_status, time_left
 from symlora.sweep.status import table as status_table
 from symlora.sweep.study import Study, require_grid
 
@@ -274,11 +274,15 @@ def test_status_counts_what_is_done(tmp_path: Path) -> None:
 
 def test_a_run_of_both_stages_is_counted_once_and_the_unknown_is_said(tmp_path: Path) -> None:
     shared = tmp_path / "seed-0"
-    runs = [Run("grid", "rte", "lora", shared), Run("seeds", "rte", "lora", shared), Run("grid", "cola", "lora", None)]
+    runs = [
+        RunStatus("grid", "rte", "lora", shared),
+        RunStatus("seeds", "rte", "lora", shared),
+        RunStatus("grid", "cola", "lora", None),
+    ]
     costs = Costs({("rte", "symlora"): [30.0]})
     assert time_left(runs, costs, 1) == (30.0, 1)
     assert "Not counted: 1 runs" in status_table(runs, costs, 1)
-    done = [Run("grid", "rte", "lora", shared, "finished")]
+    done = [RunStatus("grid", "rte", "lora", shared, "finished")]
     assert "Nothing is left to do." in status_table(done, costs, 1)
 
 
@@ -288,7 +292,7 @@ def test_a_forced_repeat_does_not_hide_a_finished_run(tmp_path: Path) -> None:
     work = run_folder(config).with_name(".seed-0.0a1b2c3d")
     work.mkdir()
     write_json(work / RUN_FILE, record(config, None, status="running"))
-    assert look("grid", config, 0.0).state == "finished"
+    assert run_status("grid", config, 0.0).state == "finished"
 
 
 def test_scripts_have_no_name_of_the_standard_library() -> None:

@@ -19,7 +19,7 @@ from symlora.data.tokens import TokenizedSplit
 from symlora.model.build import build
 from symlora.model.run_model import RunModel
 from symlora.runner.norms import adapter_norms
-from symlora.training.loop import Progress, fit, loss_of, predict
+from symlora.training.loop import StepProgress, fit, loss_of, predict
 from symlora.training.optimizer import AdamW, linear_schedule
 from symlora.training.result import Diverged, Epoch, Fit, metrics_of, predictions_of, rules_met
 
@@ -264,7 +264,7 @@ def test_each_rule_keeps_its_epochs_model(tiny: TinyFactory) -> None:
     config = run_config(tiny("bert"), lr=0.01, epochs=5)
     states: list[dict[str, Tensor]] = []
     data, run_model = data_of(held_out=True), build(config, CPU, "fp32")
-    seen: list[Progress] = []
+    seen: list[StepProgress] = []
     result = fit(config, data, run_model, seen.append, lambda epoch: states.append(run_model.state()))
     assert set(result.chosen) == {"best", "last", "held_out"}
     for rule, number in result.chosen.items():

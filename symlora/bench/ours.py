@@ -8,7 +8,7 @@ from symlora.bench.work import Done, Load, done
 from symlora.data.batches import pack_batch
 from symlora.model.build import build_pack
 from symlora.training.loop import _step
-from symlora.training.run_state import Run
+from symlora.training.run_state import RunState
 
 _MANY = 10**6  # steps that the schedule plans for: the learning rate stays where it is
 
@@ -30,7 +30,7 @@ class Ours:
             configs.append(config)
         self.pack = build_pack(configs, device, load.case.precision)
         self._states = [
-            Run(number, config, model, _MANY)
+            RunState(number, config, model, _MANY)
             for number, (config, model) in enumerate(zip(configs, self.pack.runs, strict=True))
         ]
 

@@ -16,6 +16,10 @@ _NOT_IDENTITY = ("seed", "logger", "checkpoint", "device", "results_dir", "force
 _NOT_IDENTITY_DATA = ("dir", "cache_dir")
 _NOT_IDENTITY_MODEL = ("package", "note", "shape")
 _NOT_IDENTITY_METHOD = ("equation", "source")
+# What the runs of a pack may differ in: it concerns the trained modules alone.
+_FREE = ("seed",)
+_FREE_TRAIN = ("lr", "head_lr", "weight_decay", "warmup_ratio", "max_grad_norm")
+_FREE_METHOD = ("lambda_decay",)
 # Keys that came later name a run only when they are set: older runs keep their names.
 _LATER: dict[tuple[str, str], Any] = {
     ("train", "head_lr"): None,
@@ -71,3 +75,15 @@ def slug(config: Config) -> str:
     """Short readable name of a configuration, the same for all its seeds: `lr-4e-4_bs-16_ep-30_<hash>`."""
     train = config.train
     return f"lr-{format_rate(train.lr)}_bs-{train.batch_size}_ep-{train.epochs}_{config_hash(config)}"
+
+
+def pack_key(config: Config) -> str:
+    """Return what the runs of one pack must share, as text to compare."""
+    content = dataclasses.asdict(config)
+    for key in _FREE:
+        del content[key]
+    for key in _FREE_TRAIN:
+        del content["train"][key]
+    for key in _FREE_METHOD:
+        del content["method"][key]
+    return json.dumps(content, sort_keys=True)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from symlora.errors import SymloraError
-from symlora.store.files import whole
+from symlora.store.files import atomic_write
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -128,7 +128,7 @@ def save_tokens(path: str | Path, tokens: TokenizedSplit) -> None:
     arrays = tokens.arrays()
     metadata = {"format": FORMAT, "truncated": str(tokens.truncated), "sha256": tokens.sha256}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(save(arrays, metadata=metadata))
 
 

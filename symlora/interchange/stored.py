@@ -61,7 +61,7 @@ def read_adapter(source: Path) -> StoredAdapter:
     """
     run = results.read_run(source)
     folder = source / "adapter" if run is not None else source
-    if run is not None and (problems := results.damage(source, run)):
+    if run is not None and (problems := results.find_damage(source, run)):
         raise SymloraError(f"{source} is damaged: {problems[0]}. Train that run again (force=true).")
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():

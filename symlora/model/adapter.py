@@ -19,7 +19,7 @@ from symlora.errors import SymloraError
 from symlora.model.encoder import head_modules
 from symlora.model.run_model import RunModel, output_layer
 from symlora.seeds import torch_generator
-from symlora.store.folder import damage, read_run
+from symlora.store.folder import find_damage, read_run
 
 
 def add_adapter(model: Any, config: Config) -> Any:
@@ -187,7 +187,7 @@ def initialise_from(run_model: RunModel, folder: Path) -> None:
         )
     for run_folder in (folder, folder.parent):  # a run's files have checksums
         record = read_run(run_folder)
-        if record is not None and (problems := damage(run_folder, record)):
+        if record is not None and (problems := find_damage(run_folder, record)):
             raise SymloraError(f"init_from={folder} is damaged: {problems[0]}. Train that run again (force=true).")
     try:
         theirs = type(own).from_pretrained(str(candidates[0]))

@@ -14,7 +14,7 @@ from symlora.model import attention
 from symlora.model.adapter import add_adapter, initialise_from
 from symlora.model.dropout import DropoutStreams, set_dropout, use_own_dropout
 from symlora.model.encoder import FLAT_MODEL_TYPES, Encoder, head_modules
-from symlora.model.pack import Pack, check_packable
+from symlora.model.pack import PackedModel, check_packable
 from symlora.model.quantization import four_bits, keep_trainable
 from symlora.model.run_model import RunModel
 from symlora.model.source import ModelSource, find, load_failure
@@ -26,7 +26,7 @@ def build(config: Config, device: torch.device, precision: str) -> RunModel:
     return build_pack([config], device, precision).runs[0]
 
 
-def build_pack(configs: Sequence[Config], device: torch.device, precision: str) -> Pack:
+def build_pack(configs: Sequence[Config], device: torch.device, precision: str) -> PackedModel:
     """The models of runs that train together, on their device, every start drawn from its run's own seed.
 
     Args:
@@ -36,7 +36,7 @@ def build_pack(configs: Sequence[Config], device: torch.device, precision: str) 
 
     Raises:
         SymloraError: The encoder cannot be found or loaded, the adapter does not fit it, or `init_from` does not fit.
-        CannotPack: These runs cannot share a pass (`Pack`).
+        CannotPack: These runs cannot share a pass (`PackedModel`).
     """
     first = configs[0]
     if len(configs) > 1:
@@ -51,7 +51,7 @@ def build_pack(configs: Sequence[Config], device: torch.device, precision: str) 
     runs.append(run_model(model, drawn, configs[-1], device))
     for run in runs:  # after every start was drawn, on the CPU: equal seeds give other numbers on other devices
         run.encoder.to(device)
-    return Pack(runs)
+    return PackedModel(runs)
 
 
 def encoder_is_frozen(method: MethodConfig) -> bool:

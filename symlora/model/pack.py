@@ -218,7 +218,7 @@ class Fill:
         return out
 
 
-class Pack:
+class PackedModel:
     """Runs that train together.
 
     Attributes:

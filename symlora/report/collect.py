@@ -17,7 +17,7 @@ from symlora.config.schema import HELD_OUT
 from symlora.errors import SymloraError
 from symlora.metrics.functions import chance_level
 from symlora.report.predictions import checked_labels
-from symlora.store.folder import RUN_FILE, UnusableRun, damage, load_run, run_folders
+from symlora.store.folder import RUN_FILE, UnusableRun, find_damage, load_run, run_folders
 from symlora.store.selection import criterion
 
 RULES = ("best", "last", HELD_OUT)  # how an epoch is chosen, symlora.training.result
@@ -96,7 +96,7 @@ def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 def _row(folder: Path) -> dict[str, Any]:
     record = load_run(folder)
-    if problems := damage(folder, record):
+    if problems := find_damage(folder, record):
         raise UnusableRun(f"it is damaged: {problems[0]}")
     if (status := record["status"]) not in ("finished", "failed"):
         raise UnusableRun(f"status is {status!r}, neither finished nor failed")

@@ -146,10 +146,10 @@ def _task(name: str, node: "_Node") -> Task:
     return Task(
         name=name,
         metric=node["metric"].choice(("accuracy", "matthews_correlation", "pearson")),
-        classes=node["classes"].whole(),
-        train=node["train"].whole(),
-        validation=tuple(rows.whole() for rows in node["validation"].elements()),
-        test=tuple(rows.whole() for rows in node["test"].elements()),
+        classes=node["classes"].atomic_write(),
+        train=node["train"].atomic_write(),
+        validation=tuple(rows.atomic_write() for rows in node["validation"].elements()),
+        test=tuple(rows.atomic_write() for rows in node["test"].elements()),
     )
 
 
@@ -162,9 +162,9 @@ def _cell(node: "_Node", column: "_Node") -> Cell:
 def _recipe(node: "_Node") -> Recipe:
     return Recipe(
         lr=node["lr"].number(0, 1),
-        batch=node["batch"].whole(),
-        epochs=node["epochs"].whole(),
-        devices=node["devices"].whole(),
+        batch=node["batch"].atomic_write(),
+        epochs=node["epochs"].atomic_write(),
+        devices=node["devices"].atomic_write(),
         start=node["start"].choice(STARTS),
     )
 
@@ -234,7 +234,7 @@ class _Node:
             raise self._wrong(f"a number from {low:g} to {high:g}")
         return float(self.content)
 
-    def whole(self) -> int:
+    def atomic_write(self) -> int:
         if isinstance(self.content, bool) or not isinstance(self.content, int) or self.content < 1:
             raise self._wrong("a whole number above 0")
         return self.content

@@ -20,7 +20,7 @@ from symlora.report.names import CLAIMED, REFERENCE, TASKS, section_name
 from symlora.report.published import read_published
 from symlora.report.table import Table
 from symlora.report.tables import table1, table2, table3, table4
-from symlora.store.files import whole
+from symlora.store.files import atomic_write
 
 ROOT = CONFIG_DIR.parent
 PUBLISHED, LEADERBOARD, BEST = ROOT / "results" / "published", ROOT / "results" / "leaderboard", CONFIG_DIR / "best"
@@ -192,7 +192,7 @@ def write_text(path: Path, text: str) -> Path:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise SymloraError(f"{path} cannot be written: {error.strerror}. Set --out to a writable folder.") from error

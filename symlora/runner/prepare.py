@@ -1,18 +1,96 @@
-"""What a run is trained and scored on: splits, checked and cut, and their tokens."""
+"""Prepare a pack of runs for training: work folders, data, records, checkpoint."""
 
-from collections.abc import Mapping
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
+
+from symlora.config.identity import config_hash
 from symlora.config.schema import HELD_OUT, Config
 from symlora.data.splits import Split, holdout, load_splits
 from symlora.data.tokens import TokenizedSplit, tokenize
 from symlora.errors import SymloraError
+from symlora.model.build import encoder_is_frozen
+from symlora.model.device import pick_device, pick_precision
 from symlora.model.run_model import RunModel
-from symlora.model.source import find, load_tokenizer
+from symlora.model.source import find, load_tokenizer, weights_sha256
+from symlora.runner.provenance import EnergyMeter, code_sha256, provenance
+from symlora.runner.reporter import Reporter
+from symlora.store import folder as run_folders
+from symlora.training.checkpoint import Checkpoint
+from symlora.training.distributed import Processes
+
+
+@dataclass
+class Prepared:
+    """All that runs of one pack need, before any model is built."""
+
+    configs: Sequence[Config]
+    reporters: Sequence[Reporter]
+    folders: list[Path]  # where each run's record will stand
+    works: list[Path]  # where each run is written until it is complete
+    records: list[dict[str, Any]]  # the contents of each run.json so far
+    tokens: dict[str, TokenizedSplit]  # of every split, test splits among them
+    device: torch.device
+    precision: str
+    processes: Processes
+    checkpoint: Checkpoint | None  # None where several processes train
+    energy: EnergyMeter
+    started: float  # time.perf_counter()
+
+    @property
+    def scored(self) -> dict[str, TokenizedSplit]:
+        """The training split and those that are scored after each epoch."""
+        return {name: split for name, split in self.tokens.items() if name not in self.configs[0].task.test}
+
+
+@contextmanager
+def prepare_pack(configs: Sequence[Config], reporters: Sequence[Reporter], processes: Processes) -> Iterator[Prepared]:
+    """Make work folders, load data, begin records and find the checkpoint of a pack.
+
+    At the end of the block, work folders that were not published vanish and the reporters are closed.
+
+    Raises:
+        SymloraError: Data, encoder or disk are not as they must be; errors of the disk within the block, too.
+    """
+    first = configs[0]
+    folders = [run_folders.run_folder(config) for config in configs]
+    place = folders[0]
+    with ExitStack() as unfinished:
+        for reporter in reporters:
+            unfinished.callback(reporter.close)
+        try:
+            device = pick_device(first.device)
+            precision = pick_precision(first.precision, device) if encoder_is_frozen(first.method) else "fp32"
+            started, energy = time.perf_counter(), EnergyMeter(device)
+            works = []
+            for place in folders:
+                # The first process alone writes; beside its folder another's would be taken for a leftover.
+                work = run_folders.begin(place) if processes.rank == 0 else Path(tempfile.mkdtemp(prefix="symlora-"))
+                unfinished.callback(run_folders.discard, work)
+                works.append(work)
+            records = [_begin(config, work, device, precision) for config, work in zip(configs, works, strict=True)]
+            splits, tokens = prepare_data(first)
+            weights = weights_sha256(find(first.model))
+            for record in records:
+                record["provenance"]["weights_sha256"] = weights
+                record["data"] = {name: describe(splits[name], tokens[name]) for name in tokens}
+            checkpoint = _checkpoint(configs, folders, records, tokens) if processes.size == 1 else None
+            of_runs = (configs, reporters, folders, works, records)
+            yield Prepared(*of_runs, tokens, device, precision, processes, checkpoint, energy, started)
+        except (OSError, SafetensorError) as error:
+            raise run_folders.not_kept(place, error) from error
 
 
 def prepare_data(config: Config) -> tuple[dict[str, Split], dict[str, TokenizedSplit]]:
-    """The splits that a run needs, checked, and their tokens.
+    """Load the splits that a run needs, and tokenize them.
 
     `train`, then the task's validation splits, then `held_out` where the protocol sets a slice aside, then test splits
     where they are asked for.
@@ -35,6 +113,7 @@ def prepare_data(config: Config) -> tuple[dict[str, Split], dict[str, TokenizedS
 
 
 def describe(split: Split, tokens: TokenizedSplit) -> dict[str, Any]:
+    """Return what run.json says of a split."""
     return {
         "rows": len(split),
         "sha256": split.sha256,
@@ -43,8 +122,21 @@ def describe(split: Split, tokens: TokenizedSplit) -> dict[str, Any]:
     }
 
 
+def check_model(prepared: Prepared, models: Sequence[RunModel]) -> None:
+    """Refuse models that cannot be trained or saved; enter their sizes into the records and announce the runs.
+
+    Raises:
+        SymloraError: The tokenizer is another model's, or there is no room on the disk.
+    """
+    check_vocabulary(prepared.configs[0], models[0], prepared.tokens)
+    check_space(prepared.works[0], models)
+    for number, model in enumerate(models):
+        prepared.records[number]["parameters"] = {**vars(model.counts()), "total": model.counts().total}
+        prepared.reporters[number].started(prepared.folders[number], prepared.records[number])
+
+
 def check_vocabulary(config: Config, model: RunModel, tokens: Mapping[str, TokenizedSplit]) -> None:
-    """Refuses a tokenizer that gives tokens which the encoder does not have.
+    """Refuse a tokenizer that gives tokens which the encoder does not have.
 
     Raises:
         SymloraError: The tokenizer beside the weights is another model's.
@@ -56,3 +148,56 @@ def check_vocabulary(config: Config, model: RunModel, tokens: Mapping[str, Token
             f"model={config.model.name}: its tokenizer gives token {largest}, but the encoder has {size}. The "
             "tokenizer's files beside the weights are another model's."
         )
+
+
+def check_space(work: Path, models: Sequence[RunModel]) -> None:
+    """Refuse to train what could not be saved: trained weights in float32, and 16 MiB a run for the rest.
+
+    Raises:
+        SymloraError: There is less room.
+    """
+    needed = sum(4 * model.counts().total + 16 * 2**20 for model in models)
+    free = shutil.disk_usage(work).free
+    if free < needed:
+        runs = "a run needs" if len(models) == 1 else f"{len(models)} runs need"
+        room = f"{free / 2**20:.0f} MiB left, {runs} {needed / 2**20:.0f}"
+        raise SymloraError(f"{work.parent} has {room}. Free space or set results_dir.")
+
+
+def _begin(config: Config, work: Path, device: torch.device, precision: str) -> dict[str, Any]:
+    """Write the record of a run that begins."""
+    record = {
+        "schema_version": run_folders.SCHEMA_VERSION,
+        "status": "running",
+        "config_hash": config_hash(config),
+        "config": run_folders.recorded_config(config),
+        "precision": precision,
+        "provenance": provenance(device),
+    }
+    run_folders.write_json(work / run_folders.RUN_FILE, record)
+    return record
+
+
+def _checkpoint(
+    configs: Sequence[Config],
+    folders: Sequence[Path],
+    records: Sequence[dict[str, Any]],
+    tokens: Mapping[str, TokenizedSplit],
+) -> Checkpoint:
+    root = Path(configs[0].results_dir)
+    runs = [str(folder.relative_to(root)) for folder in folders]
+    record = records[0]
+    origin = record["provenance"]
+    fingerprint = {
+        "configurations": {run: record["config_hash"] for run, record in zip(runs, records, strict=True)},
+        "data": {name: described["sha256"] for name, described in record["data"].items()},
+        "tokenizer": {name: split.sha256 for name, split in tokens.items()},  # what it made of the data
+        "weights": origin["weights_sha256"],
+        "precision": record["precision"],
+        "device": origin["device"],
+        "threads": origin["threads"],
+        "packages": origin["packages"],
+        "code": code_sha256(),
+        "force": configs[0].force,  # a forced repeat takes up its own checkpoint alone
+    }
+    return Checkpoint(root, runs, fingerprint, configs[0].checkpoint.seconds, resume=configs[0].checkpoint.resume)

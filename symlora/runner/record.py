@@ -1,7 +1,8 @@
-"""What a trained run writes into its folder: adapter, scores, predictions, norms."""
+"""Write what a trained run leaves in its folder: adapter, scores, predictions, norms, run.json."""
 
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,71 @@ from symlora.interchange.model_card import write_card
 from symlora.metrics.functions import chance_level
 from symlora.model.run_model import RunModel
 from symlora.runner.norms import adapter_norms
-from symlora.runner.provenance import without_places
-from symlora.store import folder as results
+from symlora.runner.prepare import Prepared
+from symlora.runner.provenance import peak_memory_bytes, without_places
+from symlora.store import folder as run_folders
 from symlora.training.loop import predict
 from symlora.training.result import Fit, predictions_of
 
 
-def keep(
+def keep_runs(
+    prepared: Prepared, models: Sequence[RunModel], fits: Sequence[Fit | Exception]
+) -> list[tuple[Path, dict[str, Any]]]:
+    """Write the folder of each run of a pack; an error with one costs no other.
+
+    Args:
+        prepared: The pack.
+        models: One a run; none where they could not be built.
+        fits: How each run trained, or why it did not.
+
+    Returns:
+        For each run its folder and record; the status is `lost` where the folder could not be finished.
+    """
+    cost = _cost(prepared)
+    ended: list[tuple[Path, dict[str, Any]]] = []
+    for number, (folder, work, record) in enumerate(
+        zip(prepared.folders, prepared.works, prepared.records, strict=True)
+    ):
+        try:
+            _write(
+                prepared.configs[number],
+                work,
+                record,
+                models[number] if models else None,
+                fits[number],
+                prepared.tokens,
+                cost,
+            )
+            if prepared.processes.rank == 0:
+                run_folders.publish(work, folder)
+        except (SymloraError, OSError, SafetensorError) as error:
+            record = {"status": "lost", "error": str(run_folders.not_kept(folder, error))}
+        else:
+            prepared.reporters[number].finished(folder, record)
+        ended.append((folder, record))
+    # A fault in writing the folders is tried again from the trained checkpoint; what diverged would diverge again.
+    if prepared.checkpoint is not None and all(run_folders.is_settled(record) for _, record in ended):
+        prepared.checkpoint.remove()
+    return ended
+
+
+def _cost(prepared: Prepared) -> dict[str, Any]:
+    """Return what a pack took, and each run's share of it."""
+    checkpoint, runs = prepared.checkpoint, len(prepared.configs)
+    restarts, together = (0, runs) if checkpoint is None else (checkpoint.restarts, checkpoint.together)
+    seconds = time.perf_counter() - prepared.started + (0.0 if checkpoint is None else checkpoint.seconds_before)
+    kwh = None if restarts else prepared.energy.kwh()  # what the stopped processes used is not known
+    return {
+        "seconds": seconds / together,
+        "peak_memory_bytes": peak_memory_bytes(prepared.device),
+        "energy_kwh": None if kwh is None else kwh / together,
+        "packed_runs": together,
+        "processes": prepared.processes.size,
+        "restarts": restarts,
+    }
+
+
+def _write(
     config: Config,
     work: Path,
     record: dict[str, Any],
@@ -30,7 +89,7 @@ def keep(
     tokens: Mapping[str, TokenizedSplit],
     cost: dict[str, Any],
 ) -> None:
-    """Writes all of one run's files, and completes its record."""
+    """Write all of one run's files, and complete its record."""
     try:
         if isinstance(result, Exception):
             raise result
@@ -47,7 +106,7 @@ def keep(
             write_card(work / "adapter", record, found)
     except (SymloraError, OSError, SafetensorError):
         raise
-    except Exception as error:  # diverged, or a fault of ours
+    except Exception as error:  # diverged, or a bug
         record |= {
             "status": "failed",
             "error": without_places(f"{type(error).__name__}: {error}"),
@@ -58,7 +117,7 @@ def keep(
         record["status"] = "finished"
         record["cost"] = {**cost, "train_seconds": result.train_seconds, "tokens": result.tokens}
     write_config(work / "config.yaml", record["config"])
-    results.seal(work, record)
+    run_folders.seal(work, record)
 
 
 def _scores(config: Config, result: Fit, labels: npt.NDArray[Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from symlora.config.identity import slug
 from symlora.config.schema import Config, LoggerConfig
 
 if TYPE_CHECKING:  # torch and transformers take seconds, and a finished run is reported without them
-    from symlora.training.loop import Progress
+    from symlora.training.loop import StepProgress
     from symlora.training.result import Epoch
 
 PLAIN_EVERY = 30.0  # seconds between two lines within an epoch where there is no terminal
@@ -62,7 +62,7 @@ class Reporter:
             self._bar = tqdm(unit="step", dynamic_ncols=True, leave=False)
         self._started = self._last_line = time.perf_counter()
 
-    def step(self, progress: "Progress") -> None:
+    def step(self, progress: "StepProgress") -> None:
         """After every step."""
         self._steps += 1
         if self._mirror is not None:
@@ -80,9 +80,8 @@ class Reporter:
         elif time.perf_counter() - self._last_line > PLAIN_EVERY:
             self._last_line = time.perf_counter()
             left = (self._last_line - self._started) / self._steps * (progress.steps - progress.step)
-            self._say(
-                f"  step {progress.step:,}/{progress.steps:,}  loss {progress.loss:.3f}  about {clock(left)} left"
-            )
+            at = f"step {progress.step:,}/{progress.steps:,}"
+            self._say(f"  {at}  loss {progress.loss:.3f}  about {format_duration(left)} left")
 
     def epoch(self, epoch: "Epoch") -> None:
         """After every epoch."""
@@ -120,7 +119,7 @@ class Reporter:
             )
             mark = "*" if rule == record["score"]["selection"] else " "
             self._say(f"  {mark} {rule:8} (epoch {chosen['epoch']})  {values}")
-        self._say(f"  {_score(record)}; {clock(record['cost']['seconds'])}")
+        self._say(f"  {_score(record)}; {format_duration(record['cost']['seconds'])}")
         if record["score"]["at_chance"]:
             chance = record["score"]["chance"]
             self._say(f"  at chance: a constant prediction gets {chance:.4f}. The run is kept, and marked.")
@@ -183,7 +182,7 @@ def _number(value: float | None) -> str:
     return "not defined" if value is None or value != value else f"{value:.4f}"
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as people say them."""
     minutes, rest = divmod(round(max(seconds, 0)), 60)
     hours, minutes = divmod(minutes, 60)

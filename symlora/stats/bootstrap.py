@@ -34,7 +34,7 @@ def bootstrap_interval(
     """Compute a metric of one model with its percentile interval over rows (Efron 1979).
 
     Args:
-        metric: A name of symlora.metrics.
+        metric: A name of METRICS in symlora.metrics.functions.
         predictions: [rows].
         labels: [rows].
         level: Of the interval.
@@ -65,7 +65,7 @@ def two_level_bootstrap(
     for their interaction. With few seeds that differ much it is too narrow: put the t interval over seeds beside it.
 
     Args:
-        metric: A name of symlora.metrics.
+        metric: A name of METRICS in symlora.metrics.functions.
         labels: [rows].
         predictions_a: [seeds, rows].
         predictions_b: [seeds, rows]; line k of a and b belong to one seed.
@@ -177,8 +177,8 @@ def _pearson(counts: Reals, predictions: Labels, labels: Labels) -> tuple[Reals,
     return _divide(counts @ (x * y) / rows - mean_x * mean_y, scale, otherwise=math.nan)
 
 
-# counts [resamples, rows], predictions [seeds, rows], labels [rows] -> the metric of the rows drawn, as symlora.metrics
-# computes it, and whether it divided by zero: [resamples, seeds] each. Other metrics are computed one by one.
+# counts [resamples, rows], predictions [seeds, rows], labels [rows] -> the metric of the rows drawn, and whether it
+# divided by zero: [resamples, seeds] each. Metrics that are not here are computed one by one.
 WEIGHTED: dict[str, Callable[[Reals, Labels, Labels], tuple[Reals, Flags]]] = {
     "matthews_correlation": _matthews_correlation,
     "accuracy": _accuracy,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A place to write to, which becomes `path` when the block ends, on the disk, and vanishes when it raises."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # machines that share a folder share numbers too
     try:

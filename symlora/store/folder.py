@@ -27,7 +27,7 @@ from typing import Any
 from symlora.config.identity import slug
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
-from symlora.store.files import file_sha256, sync, whole
+from symlora.store.files import atomic_write, file_sha256, sync
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
@@ -129,7 +129,7 @@ def finished_record(config: Config) -> dict[str, Any] | None:
     wanted = record["status"] == "finished" and (record["config"]["predict_test"] or not config.predict_test)
     if not wanted:
         return None
-    if problems := damage(folder, record):
+    if problems := find_damage(folder, record):
         raise SymloraError(f"{folder} is damaged: {problems[0]}. Move it away, or set force=true to train it again.")
     return record
 
@@ -164,7 +164,7 @@ def seal(folder: Path, record: dict[str, Any]) -> None:
     write_json(folder / RUN_FILE, record)
 
 
-def damage(folder: Path, record: dict[str, Any], *, sizes_only: bool = False) -> list[str]:
+def find_damage(folder: Path, record: dict[str, Any], *, sizes_only: bool = False) -> list[str]:
     """What is wrong with a run folder's files, a sentence each; nothing where they are as they were written.
 
     A run.json from before checksums were written has none, and nothing to be checked against. Sizes alone are looked
@@ -223,7 +223,7 @@ def recorded_config(config: Config) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes JSON that any reader takes (NaN becomes null), whole or not at all."""
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(
             json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
         )
@@ -257,6 +257,15 @@ def begin(folder: Path) -> Path:
     return work
 
 
+def not_kept(folder: Path, error: Exception) -> SymloraError:
+    """Say what to do where a folder could not be written: a full disk, a folder that went away."""
+    if isinstance(error, SymloraError):
+        return error
+    return SymloraError(
+        f"{folder} could not be finished: {error}. If the disk is full or read-only, free space or set results_dir."
+    )
+
+
 def recover(folder: Path) -> None:
     """Clears away what a killed process left beside a run folder; for the holder of the run's lock.
 
@@ -268,7 +277,7 @@ def recover(folder: Path) -> None:
         complete = []
         for path in left:
             record = read_run(path)
-            if record is not None and "files" in record and not damage(path, record):
+            if record is not None and "files" in record and not find_damage(path, record):
                 complete.append((record["status"] == "finished", (path / RUN_FILE).stat().st_mtime, path))
         if complete:
             os.rename(max(complete)[2], folder)

@@ -59,7 +59,7 @@ def locked(results_dir: Path, folder: Path, wait: float = WAIT) -> Iterator[None
         lock.release()
 
 
-def owner(results_dir: Path, folder: Path) -> dict[str, Any] | None:
+def holder(results_dir: Path, folder: Path) -> dict[str, Any] | None:
     """Who trains this run now: `host`, `process` and `since` (seconds since the epoch); None where nobody does."""
     path = _lock_file(results_dir, folder)
     if not path.exists():

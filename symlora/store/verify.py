@@ -4,8 +4,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from symlora.store.folder import RUN_FILE, damage, read_run, run_folders, seal
-from symlora.store.locks import owner
+from symlora.store.folder import RUN_FILE, find_damage, read_run, run_folders, seal
+from symlora.store.locks import holder
 
 
 @dataclass
@@ -45,7 +45,7 @@ def verify(results_dir: Path, *, seal_old: bool = False) -> Found:
     found = Found()
     for folder in sorted(results_dir.rglob(".seed-*")):
         run = folder.with_name("seed-" + folder.name.split("-")[1].partition(".")[0])
-        if folder.is_dir() and owner(results_dir, run) is None:  # otherwise it is being written
+        if folder.is_dir() and holder(results_dir, run) is None:  # otherwise it is being written
             name = folder.relative_to(results_dir).as_posix()
             found.problems.append(f"{name}: left by a process that was killed; the next try of this run clears it away")
     for folder in tqdm([*run_folders(results_dir)], unit="run", leave=False, disable=not sys.stderr.isatty()):
@@ -63,5 +63,5 @@ def verify(results_dir: Path, *, seal_old: bool = False) -> Found:
             seal(folder, record)
         found.files += len(record["files"])
         found.bytes += sum(written["bytes"] for written in record["files"].values())
-        found.problems += [f"{name}: {problem}" for problem in damage(folder, record)]
+        found.problems += [f"{name}: {problem}" for problem in find_damage(folder, record)]
     return found

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from symlora.errors import SymloraError
-from symlora.store.files import file_sha256, whole
+from symlora.store.files import atomic_write, file_sha256
 from symlora.store.folder import write_json
 from symlora.submission.check import Checked, check
 from symlora.submission.files import HEADER
@@ -26,7 +26,7 @@ def write(parts: Sequence[Part], out: Path, name: str) -> tuple[Path, Checked]:
     path = out / f"{name}{'' if len(there) == len(parts) else '-partial'}.zip"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             _zip(there, temporary)
             checked = check(temporary)
             if checked.wrong:

@@ -28,14 +28,14 @@ from symlora.config.compose import resolve
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.store.folder import finished_record, read_run, run_folder
-from symlora.store.locks import owner
+from symlora.store.locks import holder
 from symlora.sweep import launchers
 from symlora.sweep.launchers import visible_devices
-from symlora.sweep.packing import MAX_TOKENS_CPU, MAX_TOKENS_GPU, Job, Pack, plan
-from symlora.sweep.progress import POLL, Progress, Watcher
+from symlora.sweep.packing import MAX_TOKENS_CPU, MAX_TOKENS_GPU, Job, PackPlan, plan
+from symlora.sweep.progress import POLL, ProgressLog, Watcher
 from symlora.sweep.worker import Outcome, PackTask, outcome
 from symlora.training.checkpoint_files import clear_settled, headers, plans, write_plan
-from symlora.training.interrupt import check, graceful_stop
+from symlora.training.interrupt import graceful_stop, raise_if_stopped
 
 
 class PackedLauncher(Launcher):
@@ -154,7 +154,7 @@ class PackedLauncher(Launcher):
         while busy := [job for job in jobs if outcomes[job.index].busy]:
             are = "runs are" if len(busy) > 1 else "run is"
             _say(f"{len(busy)} {are} trained by other processes; waiting (Ctrl-C is safe)")
-            while all(owner(Path(job.config.results_dir), run_folder(job.config)) for job in busy):
+            while all(holder(Path(job.config.results_dir), run_folder(job.config)) for job in busy):
                 time.sleep(POLL)
             outcomes |= self._train(busy, job_overrides)  # what is finished, or failed meanwhile, is not trained again
         return outcomes
@@ -183,7 +183,7 @@ class PackedLauncher(Launcher):
         path = folder / f"packs-{secrets.token_hex(4)}.jsonl"
         given_out = devices if inner == "joblib" and len(devices) > 1 else ()
         stop_file = path.with_suffix(".stop").absolute()
-        task = PackTask(packs, Progress(path), threads, given_out, stop_file, self._began)
+        task = PackTask(packs, ProgressLog(path), threads, given_out, stop_file, self._began)
         if stopped:
             _say(f"{sum(len(pack.jobs) for pack in stopped)} runs go on in the packs of a sweep that was stopped")
         _say(
@@ -205,28 +205,28 @@ class PackedLauncher(Launcher):
                     found |= {ended.index: ended for ended in job_return.return_value}
             except Exception as error:  # a killed worker, a time limit: each launcher has its own
                 lost = f"{lost} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-            check()  # stopped: what is finished stays, the rest has checkpoints, the stop file stays for slow workers
+            raise_if_stopped()  # finished runs stay, the others have checkpoints, slow workers need the stop file
             stop_file.unlink(missing_ok=True)
         return {job.index: found.get(job.index) or _from_folder(job, lost) for job in jobs}
 
 
-def stopped_packs(jobs: Sequence[Job]) -> tuple[list[Pack], list[Job]]:
+def stopped_packs(jobs: Sequence[Job]) -> tuple[list[PackPlan], list[Job]]:
     """Packs that were stopped, or planned by a sweep that was, as they were; and the jobs in none of them.
 
     A run's last bits depend on the runs beside it.
     """
-    packs: list[Pack] = []
+    packs: list[PackPlan] = []
     left = {_name(job): job for job in jobs}
     for root in dict.fromkeys(Path(job.config.results_dir) for job in jobs):
         kept = headers(root)
         for runs in [*(header.runs for header in kept), *plans(root)]:
             mine = [name for name in dict.fromkeys(runs) if name in left]
             if mine and (set(mine) == set(runs) or any(header.serves(mine) for header in kept)):
-                packs.append(Pack(tuple(left.pop(name) for name in mine)))
+                packs.append(PackPlan(tuple(left.pop(name) for name in mine)))
     return packs, list(left.values())
 
 
-def note_plan(packs: Sequence[Pack]) -> None:
+def note_plan(packs: Sequence[PackPlan]) -> None:
     """Keeps which runs are to train together, for the same command after a stop."""
     for pack in packs:
         write_plan(Path(pack.jobs[0].config.results_dir), [_name(job) for job in pack.jobs])

@@ -5,19 +5,13 @@ may differ in what concerns the trained modules alone: seed, learning rates, wei
 filled up to a budget of tokens a step, then split where a worker would wait for the others.
 """
 
-import dataclasses
 import heapq
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from symlora.config.identity import pack_key
 from symlora.config.schema import Config
-
-# What the runs of a pack may differ in.
-FREE = ("seed",)
-FREE_TRAIN = ("lr", "head_lr", "weight_decay", "warmup_ratio", "max_grad_norm")
-FREE_METHOD = ("lambda_decay",)
 
 # Tokens a step. CPU: gains end there (a prototype: 1.5 times at 1,500 tokens of CoLA, 1.1 times at 2,000 of RTE). GPU:
 # an estimate, for a 12 x 768 encoder, of where a step is no longer bound by its launches.
@@ -55,7 +49,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Pack:
+class PackPlan:
     """Runs that are trained together."""
 
     jobs: tuple[Job, ...]
@@ -77,19 +71,7 @@ class Pack:
         return f"{config.method.name} on {config.task.name}, batch {config.train.batch_size}"
 
 
-def shared(config: Config) -> str:
-    """What the runs of one pack have in common, as text to compare."""
-    content = dataclasses.asdict(config)
-    for key in FREE:
-        del content[key]
-    for key in FREE_TRAIN:
-        del content["train"][key]
-    for key in FREE_METHOD:
-        del content["method"][key]
-    return json.dumps(content, sort_keys=True)
-
-
-def plan(jobs: Sequence[Job], max_tokens: float, workers: int) -> list[Pack]:
+def plan(jobs: Sequence[Job], max_tokens: float, workers: int) -> list[PackPlan]:
     """Puts every job into one pack.
 
     Args:
@@ -102,22 +84,22 @@ def plan(jobs: Sequence[Job], max_tokens: float, workers: int) -> list[Pack]:
     """
     groups: dict[str, list[Job]] = {}
     for job in jobs:
-        key = shared(job.config) if job.packable else f"alone {job.index}"
+        key = pack_key(job.config) if job.packable else f"alone {job.index}"
         groups.setdefault(key, []).append(job)
-    packs: list[Pack] = []
+    packs: list[PackPlan] = []
     for group in groups.values():
         largest = max(1, int(max_tokens // group[0].step_tokens))
         packs += _even(group, math.ceil(len(group) / largest))
     return sorted(_spread(packs, workers), key=lambda pack: -pack.cost)
 
 
-def _even(jobs: Sequence[Job], count: int) -> list[Pack]:
+def _even(jobs: Sequence[Job], count: int) -> list[PackPlan]:
     """Cuts jobs into `count` packs whose sizes differ by at most one."""
     ends = [round(part * len(jobs) / count) for part in range(count + 1)]
-    return [Pack(tuple(jobs[start:end])) for start, end in zip(ends, ends[1:], strict=False)]
+    return [PackPlan(tuple(jobs[start:end])) for start, end in zip(ends, ends[1:], strict=False)]
 
 
-def _spread(packs: list[Pack], workers: int) -> list[Pack]:
+def _spread(packs: list[PackPlan], workers: int) -> list[PackPlan]:
     """Splits the longest packs: until every worker has one, then as long as that makes the whole end earlier."""
     best, best_end = packs, _end(packs, workers)
     total = sum(pack.cost for pack in packs)
@@ -133,7 +115,7 @@ def _spread(packs: list[Pack], workers: int) -> list[Pack]:
     return best
 
 
-def _end(packs: Sequence[Pack], workers: int) -> float:
+def _end(packs: Sequence[PackPlan], workers: int) -> float:
     """When the last worker is done, if each takes the longest pack left."""
     busy = [0.0] * workers
     for cost in sorted((pack.cost for pack in packs), reverse=True):

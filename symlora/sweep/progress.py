@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from symlora.runner.reporter import clock
-from symlora.sweep.packing import Pack
+from symlora.runner.reporter import format_duration
+from symlora.sweep.packing import PackPlan
 
 SHARE_EVERY = 5.0  # seconds between two words of a worker on how far its pack is
 PRINT_EVERY = 60.0  # seconds between two lines of the launching process while no pack starts or ends
 POLL = 0.5
 
 
-class Progress:
+class ProgressLog:
     """The workers' end.
 
     Args:
@@ -55,7 +55,7 @@ class Watcher:
         path: The file that the workers write.
     """
 
-    def __init__(self, packs: Sequence[Pack], path: Path) -> None:
+    def __init__(self, packs: Sequence[PackPlan], path: Path) -> None:
         self._packs = packs
         self._path = path
         self._offset = 0
@@ -108,7 +108,7 @@ class Watcher:
             self._done[number] = 1.0
             failed = f", {said['failed']} failed" if said["failed"] else ""
             took = said["at"] - self._started.setdefault(number, said["at"])
-            self._print(f"{name} finished in {clock(took)}{failed}")
+            self._print(f"{name} finished in {format_duration(took)}{failed}")
 
     @property
     def share(self) -> float:
@@ -121,5 +121,5 @@ class Watcher:
         left = ""
         if 0 < self.share < 1:
             seconds = (time.time() - min(self._started.values())) * (1 / self.share - 1)
-            left = f"; about {clock(seconds)} left over all packs"
+            left = f"; about {format_duration(seconds)} left over all packs"
         print(text + left, file=sys.stderr, flush=True)

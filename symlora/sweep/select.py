@@ -14,7 +14,7 @@ from symlora.config.formatting import text_table
 from symlora.config.identity import config_hash
 from symlora.config.schema import HELD_OUT, Config
 from symlora.errors import SymloraError
-from symlora.store.files import whole
+from symlora.store.files import atomic_write
 from symlora.store.selection import AXES, criterion, edge, rank
 
 
@@ -144,7 +144,7 @@ def write(choice: GridSearch, path: Path) -> None:
     ]
     lines += ["train:", f"  lr: {best.lr!r}", f"  batch_size: {best.batch_size}", ""]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("\n".join(lines))
 
 

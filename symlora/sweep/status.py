@@ -8,15 +8,15 @@ from statistics import fmean
 from typing import Any
 
 from symlora.config.schema import Config
-from symlora.runner.reporter import clock
-from symlora.store.folder import damage, read_run, run_folder
-from symlora.store.locks import owner
+from symlora.runner.reporter import format_duration
+from symlora.store.folder import find_damage, read_run, run_folder
+from symlora.store.locks import holder
 
 STATES = ("finished", "running", "failed", "missing")
 
 
 @dataclass(frozen=True)
-class Run:
+class RunStatus:
     """One run of the study.
 
     Attributes:
@@ -36,7 +36,7 @@ class Run:
     elapsed: float = 0.0
 
 
-def look(stage: str, config: Config, now: float) -> Run:
+def run_status(stage: str, config: Config, now: float) -> RunStatus:
     """The state of one run, from its folder and its lock.
 
     Args:
@@ -47,13 +47,13 @@ def look(stage: str, config: Config, now: float) -> Run:
     folder = run_folder(config)
     record = read_run(folder)
     state, elapsed = "missing", 0.0
-    if record is not None and record["status"] == "finished" and not damage(folder, record, sizes_only=True):
+    if record is not None and record["status"] == "finished" and not find_damage(folder, record, sizes_only=True):
         state = "finished"
-    elif (running := owner(Path(config.results_dir), folder)) is not None:
+    elif (running := holder(Path(config.results_dir), folder)) is not None:
         state, elapsed = "running", max(0.0, now - running["since"])
     elif record is not None or folder.exists():  # a damaged one: `scan` says which
         state = "failed"
-    return Run(stage, config.task.name, config.method.name, folder, state, elapsed)
+    return RunStatus(stage, config.task.name, config.method.name, folder, state, elapsed)
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Costs:
                 costs.seconds.setdefault(key, []).append(record["cost"]["seconds"])
         return costs
 
-    def expected(self, run: Run) -> float | None:
+    def expected(self, run: RunStatus) -> float | None:
         """Mean seconds of the task's finished runs with this method, else with any; None where there are none."""
         same = self.seconds.get((run.task, run.method))
         if same is None:
@@ -85,13 +85,13 @@ class Costs:
         return fmean(same) if same else None
 
 
-def time_left(runs: Iterable[Run], costs: Costs, workers: int) -> tuple[float, int]:
+def time_left(runs: Iterable[RunStatus], costs: Costs, workers: int) -> tuple[float, int]:
     """Seconds until all runs are finished, and for how many nothing is known.
 
     A failed run is not counted: it is trained again by the next sweep, but nobody knows whether it will fail again.
     """
     seconds, unknown = 0.0, 0
-    open_runs: dict[Any, Run] = {}
+    open_runs: dict[Any, RunStatus] = {}
     for number, run in enumerate(runs):
         if run.state in ("running", "missing"):
             open_runs.setdefault(run.folder or number, run)  # seed 0 of the best point is in the grid and in the seeds
@@ -104,7 +104,7 @@ def time_left(runs: Iterable[Run], costs: Costs, workers: int) -> tuple[float, i
     return seconds / workers, unknown
 
 
-def table(runs: Sequence[Run], costs: Costs, workers: int) -> str:
+def table(runs: Sequence[RunStatus], costs: Costs, workers: int) -> str:
     """Counts for each task, method and stage, and the time left."""
     counts: dict[tuple[str, str, str], Counter[str]] = {}
     for run in runs:
@@ -122,7 +122,7 @@ def table(runs: Sequence[Run], costs: Costs, workers: int) -> str:
     seconds, unknown = time_left(runs, costs, workers)
     plural = "s" if workers > 1 else ""
     left = (
-        f"About {clock(seconds)} left with {workers} worker{plural}, by the seconds of finished runs of the same tasks."
+        f"About {format_duration(seconds)} left with {workers} worker{plural}, by finished runs of the same tasks."
         if costs.seconds
         else "How long they take is not known before a run is finished."
     )

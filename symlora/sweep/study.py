@@ -13,7 +13,7 @@ from symlora.errors import SymloraError
 from symlora.store.folder import read_run, run_folder, scan
 from symlora.sweep.grid import BEST_DIR, best_file, expand
 from symlora.sweep.select import AXES, GridSearch, grid_search
-from symlora.sweep.status import Run, look
+from symlora.sweep.status import RunStatus, run_status
 from symlora.training.interrupt import forward_signals
 
 METHODS = ("symlora", "lora")
@@ -102,17 +102,17 @@ class Study:
                 tried[axis] = sorted({*tried[axis], *new})
         return commands
 
-    def runs(self, now: float | None = None) -> list[Run]:
+    def runs(self, now: float | None = None) -> list[RunStatus]:
         """Every run of the study and its state."""
         now = time.time() if now is None else now
-        found = [look("grid", config, now) for config in expand(*self.grid())]
+        found = [run_status("grid", config, now) for config in expand(*self.grid())]
         for task in self.tasks:
             for method in self.methods:
                 if best_file(self.protocol, self.model, method, task, self.best_dir).is_file():
                     only = Study([task], self.model, self.protocol, self.seeds, [method], self.args)
-                    found += [look("seeds", config, now) for config in expand(*only.repeats())]
+                    found += [run_status("seeds", config, now) for config in expand(*only.repeats())]
                 else:
-                    found += [Run("seeds", task, method, None)] * self.seeds
+                    found += [RunStatus("seeds", task, method, None)] * self.seeds
         return found
 
 

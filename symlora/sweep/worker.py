@@ -17,12 +17,12 @@ from symlora.model.hub import go_offline_if_unreachable
 from symlora.runner.reporter import Reporter
 from symlora.store.folder import FAILED_FILE, RUN_FILE, is_finished
 from symlora.sweep.launchers import VARIABLE
-from symlora.sweep.packing import Pack
-from symlora.sweep.progress import Progress
-from symlora.training.interrupt import Stopped, check, graceful_stop
+from symlora.sweep.packing import PackPlan
+from symlora.sweep.progress import ProgressLog
+from symlora.training.interrupt import Stopped, graceful_stop, raise_if_stopped
 
 if TYPE_CHECKING:
-    from symlora.training.loop import Progress as Step
+    from symlora.training.loop import StepProgress
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class PackTask:
         began: When the sweep began (symlora.runner.run.run_pack).
     """
 
-    packs: Sequence[Pack]
-    progress: Progress
+    packs: Sequence[PackPlan]
+    progress: ProgressLog
     threads: int | None = None
     devices: Sequence[str] = ()
     stop_file: Path | None = None
@@ -86,7 +86,7 @@ class PackTask:
             os.environ[VARIABLE] = self.devices[number % len(self.devices)]
         try:
             with graceful_stop(self.stop_file):
-                check()
+                raise_if_stopped()
                 self.progress.say(number, "started")
                 outcomes = self._train(number, pack)
         except Stopped:
@@ -99,7 +99,7 @@ class PackTask:
         self.progress.say(number, "finished", failed=failed)
         return outcomes
 
-    def _train(self, number: int, pack: Pack) -> list[Outcome]:
+    def _train(self, number: int, pack: PackPlan) -> list[Outcome]:
         go_offline_if_unreachable()
         import torch
 
@@ -122,12 +122,12 @@ class PackTask:
 class PackReporter(Reporter):
     """Says how far the pack is, and prints nothing; W&B is mirrored as ever."""
 
-    def __init__(self, config: Config, progress: Progress, number: int) -> None:
+    def __init__(self, config: Config, progress: ProgressLog, number: int) -> None:
         super().__init__(config, quiet=True)
         self._progress = progress
         self._number = number
 
-    def step(self, progress: "Step") -> None:
+    def step(self, progress: "StepProgress") -> None:
         """After every step."""
         super().step(progress)
         self._progress.share(self._number, progress.step / progress.steps)

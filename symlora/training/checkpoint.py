@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from symlora.store.files import whole
+from symlora.store.files import atomic_write
 from symlora.store.folder import is_settled, read_run
 from symlora.training.checkpoint_files import FOLDER, FORMAT, Header, clear_settled, headers, pack_name, plans
 
@@ -37,7 +37,7 @@ class Checkpoint:
     Args:
         results_dir: The results folder.
         runs: The runs' folders within it.
-        made_with: See `Header`.
+        fingerprint: See `Header`.
         seconds: Time between two checkpoints; at the end of the training there is one in any case.
         resume: Whether to take up what is there.
 
@@ -47,12 +47,18 @@ class Checkpoint:
     """
 
     def __init__(
-        self, results_dir: Path, runs: Sequence[str], made_with: dict[str, Any], seconds: float, *, resume: bool = True
+        self,
+        results_dir: Path,
+        runs: Sequence[str],
+        fingerprint: dict[str, Any],
+        seconds: float,
+        *,
+        resume: bool = True,
     ) -> None:
         self.folder = results_dir / FOLDER
         self.results_dir = results_dir
         self.runs = tuple(runs)
-        self.made_with = json.loads(json.dumps(made_with))
+        self.fingerprint = json.loads(json.dumps(fingerprint))
         self.seconds, self.resume = seconds, resume
         self._name = pack_name(runs)
         self.seconds_before, self.restarts, self.together = 0.0, 0, len(runs)
@@ -72,7 +78,7 @@ class Checkpoint:
             "format": FORMAT,
             "runs": self.runs,
             "trained": trained,
-            "made_with": self.made_with,
+            "fingerprint": self.fingerprint,
             "steps": steps,
             "seconds": self.seconds_spent(),
             "restarts": self.restarts,
@@ -82,7 +88,7 @@ class Checkpoint:
         path = self.folder / f"{self._name}.{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with whole(path) as temporary:
+            with atomic_write(path) as temporary:
                 temporary.write_bytes(content)
         except OSError as error:
             if not self._failed:
@@ -128,7 +134,7 @@ class Checkpoint:
 
     def _differences(self, header: Header) -> list[str]:
         """What is not the same as when the checkpoint was made."""
-        theirs, own = dict(header.made_with), dict(self.made_with)
+        theirs, own = dict(header.fingerprint), dict(self.fingerprint)
         before, now = theirs.pop("configurations", {}), own.pop("configurations")
         odd = sorted(key for key in own.keys() | theirs.keys() if own.get(key) != theirs.get(key))
         return odd + ["configurations"] * any(before.get(run) != now[run] for run in self.runs)

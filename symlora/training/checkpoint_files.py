@@ -14,9 +14,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from symlora.store.files import whole
+from symlora.store.files import atomic_write
 from symlora.store.folder import is_settled, read_run
-from symlora.store.locks import owner
+from symlora.store.locks import holder
 
 FOLDER = ".checkpoints"
 FORMAT = 1
@@ -30,14 +30,14 @@ class Header:
         path: The file.
         runs: Its runs: paths of their folders within the results folder.
         trained: Whether they are trained to the end, and only their folders are missing.
-        made_with: Configurations, data, weights, versions, device, precision and threads: all that must be the same.
+        fingerprint: Configurations, data, weights, versions, device, precision and threads: all that must be the same.
         steps: Steps done.
     """
 
     path: Path
     runs: tuple[str, ...]
     trained: bool
-    made_with: dict[str, Any]
+    fingerprint: dict[str, Any]
     steps: int
 
     def serves(self, runs: Iterable[str]) -> bool:
@@ -56,7 +56,7 @@ def headers(results_dir: Path) -> list[Header]:
             runs = tuple(str(run) for run in said["runs"])
             numbers = (said["steps"], said["restarts"], said["seconds"])
             if said["format"] == FORMAT and all(isinstance(number, int | float) for number in numbers):
-                found.append(Header(path, runs, bool(said["trained"]), {**said["made_with"]}, said["steps"]))
+                found.append(Header(path, runs, bool(said["trained"]), {**said["fingerprint"]}, said["steps"]))
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             continue  # damaged; or removed since, by the process that finished its runs
     return sorted(found, key=lambda header: -header.steps)
@@ -80,7 +80,7 @@ def write_plan(results_dir: Path, runs: Sequence[str]) -> None:
     path = results_dir / FOLDER / f"{pack_name(runs)}.plan.json"
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(list(runs)))
 
 
@@ -94,5 +94,5 @@ def clear_settled(results_dir: Path, mine: Sequence[str] = ()) -> None:
     left |= {results_dir / FOLDER / f"{pack_name(runs)}.plan.json": runs for runs in plans(results_dir)}
     for path, runs in left.items():
         settled = all(is_settled(read_run(results_dir / run)) for run in runs)
-        if settled and set(runs).isdisjoint(mine) and not any(owner(results_dir, results_dir / run) for run in runs):
+        if settled and set(runs).isdisjoint(mine) and not any(holder(results_dir, results_dir / run) for run in runs):
             path.unlink(missing_ok=True)

@@ -56,7 +56,7 @@ def stop_requested() -> int | None:
     return _requested
 
 
-def check() -> None:
+def raise_if_stopped() -> None:
     """Stops here if it was asked for.
 
     Raises:

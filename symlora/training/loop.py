@@ -15,19 +15,19 @@ from symlora.config.schema import Config
 from symlora.data.batches import Batch, epoch_order, eval_batches, pack_batch, steps_per_epoch
 from symlora.data.tokens import TokenizedSplit
 from symlora.model.encoder import Encoder
-from symlora.model.pack import Pack
+from symlora.model.pack import PackedModel
 from symlora.model.run_model import RunModel
 from symlora.training.checkpoint import Checkpoint
 from symlora.training.distributed import ALONE, Processes
-from symlora.training.interrupt import check
+from symlora.training.interrupt import raise_if_stopped
 from symlora.training.result import Diverged, Epoch, Fit, Logits
-from symlora.training.run_state import CheckpointWriter, Run
+from symlora.training.run_state import CheckpointWriter, RunState
 
 EVAL_TOKENS = 4096  # a batch this size keeps a CPU's matmuls near their peak and its activations in cache
 
 
 @dataclass(frozen=True)
-class Progress:
+class StepProgress:
     """Where training stands, for a progress bar."""
 
     epoch: int
@@ -41,7 +41,7 @@ def fit(
     config: Config,
     data: Mapping[str, TokenizedSplit],
     model: RunModel,
-    on_step: Callable[[Progress], None] = lambda progress: None,
+    on_step: Callable[[StepProgress], None] = lambda progress: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> Fit:
     """One run alone: `fit_pack` of one.
@@ -50,7 +50,7 @@ def fit(
         Diverged: The loss or the model's output became NaN or infinite.
     """
     result = fit_pack(
-        [config], data, Pack([model]), lambda _, progress: on_step(progress), lambda _, epoch: on_epoch(epoch)
+        [config], data, PackedModel([model]), lambda _, progress: on_step(progress), lambda _, epoch: on_epoch(epoch)
     )[0]
     if result.error is not None:
         raise result.error
@@ -60,8 +60,8 @@ def fit(
 def fit_pack(
     configs: Sequence[Config],
     data: Mapping[str, TokenizedSplit],
-    pack: Pack,
-    on_step: Callable[[int, Progress], None] = lambda run, progress: None,
+    pack: PackedModel,
+    on_step: Callable[[int, StepProgress], None] = lambda run, progress: None,
     on_epoch: Callable[[int, Epoch], None] = lambda run, epoch: None,
     processes: Processes = ALONE,
     checkpoint: Checkpoint | None = None,
@@ -90,7 +90,7 @@ def fit_pack(
     scored = [name for name in data if name != "train"]
     per_epoch = steps_per_epoch(len(train), first.train.batch_size)
     everyone = [
-        Run(number, config, model, per_epoch)
+        RunState(number, config, model, per_epoch)
         for number, (config, model) in enumerate(zip(configs, pack.runs, strict=True))
     ]
     keeper = CheckpointWriter(everyone, checkpoint, per_epoch)
@@ -108,7 +108,7 @@ def fit_pack(
             whole = min(first.train.batch_size, len(train) - step * first.train.batch_size)
             values = _step(runs, batch, pack, epoch, whole, processes)
             for run, value in zip(runs, values, strict=True):
-                on_step(run.number, Progress(epoch, run.steps_done, run.steps, value, run.score))
+                on_step(run.number, StepProgress(epoch, run.steps_done, run.steps, value, run.score))
             runs = _leave_out(runs, pack, [run for run in runs if run.result.error is not None])
             if not runs:
                 break
@@ -132,12 +132,12 @@ def fit_pack(
         runs = _leave_out(runs, pack, [run for run in runs if run.result.error is not None])
         keeper.step, keeper.seconds = 0, 0.0
     keeper.trained(first.train.epochs + 1)
-    check()
+    raise_if_stopped()
     return results
 
 
 def _step(
-    runs: list[Run], batch: Batch, pack: Pack, epoch: int, whole: int, processes: Processes = ALONE
+    runs: list[RunState], batch: Batch, pack: PackedModel, epoch: int, whole: int, processes: Processes = ALONE
 ) -> list[float]:
     """One optimizer step of every run; the runs' losses. Each loss reaches its own run's parameters alone.
 
@@ -172,7 +172,7 @@ def _step(
     return values
 
 
-def _leave_out(runs: list[Run], pack: Pack, diverged: list[Run]) -> list[Run]:
+def _leave_out(runs: list[RunState], pack: PackedModel, diverged: list[RunState]) -> list[RunState]:
     for run in diverged:
         if len(runs) > 1:
             pack.drop(runs.index(run))

@@ -10,12 +10,12 @@ from symlora.data.tokens import TokenizedSplit
 from symlora.model.run_model import RunModel
 from symlora.training.checkpoint import Checkpoint
 from symlora.training.hooks import step_hook
-from symlora.training.interrupt import check, stop_requested
+from symlora.training.interrupt import raise_if_stopped, stop_requested
 from symlora.training.optimizer import AdamW, linear_schedule
 from symlora.training.result import Diverged, Epoch, Fit, Logits, metrics_of, rules_met
 
 
-class Run:
+class RunState:
     """A run while it trains."""
 
     def __init__(self, number: int, config: Config, model: RunModel, per_epoch: int) -> None:
@@ -107,7 +107,7 @@ class CheckpointWriter:
         seconds: Time that those took.
     """
 
-    def __init__(self, everyone: Sequence[Run], checkpoint: Checkpoint | None, per_epoch: int) -> None:
+    def __init__(self, everyone: Sequence[RunState], checkpoint: Checkpoint | None, per_epoch: int) -> None:
         self._everyone, self._checkpoint, self._per_epoch = everyone, checkpoint, per_epoch
         self.epoch, self.step, self.seconds = 1, 0, 0.0
         saved = None if checkpoint is None else checkpoint.load()
@@ -120,7 +120,7 @@ class CheckpointWriter:
         """Writes a checkpoint if it is time to, or if a signal asked to stop."""
         if stop_requested() is not None or (self._checkpoint is not None and self._checkpoint.due()):
             self._save(epoch, step, seconds)
-            check()
+            raise_if_stopped()
 
     def polling(self, epoch: int, step: int, seconds: float) -> Callable[[], None]:
         """For between the batches of scoring an epoch: a stop does the scoring again, and not the steps."""

@@ -97,7 +97,7 @@ def _headers() -> Iterator[Odd]:
         "steps": ("many", None, [1], float("inf"), 1e300),
         "runs": (lambda runs: [runs], 5, {"a": 1}, [1, 2], "abc", lambda runs: [*runs, *runs], None),
         "trained": ("no", None),
-        "made_with": (5, "x", []),
+        "fingerprint": (5, "x", []),
         "format": ([1],),
         "seconds": ("x", None),
         "restarts": ("x", None),

@@ -19,7 +19,7 @@ from symlora.report.figures.norms import AS_PAPER, FROBENIUS, LAMBDAS, RATIO, co
 from symlora.report.figures.norms_frame import cells, read_norms
 from symlora.report.figures.style import save
 from symlora.report.names import section_name, section_order
-from symlora.store.files import whole
+from symlora.store.files import atomic_write
 
 _CELL = ("task", "method", "projection", "layer", "configuration", "why", "seeds", "failed")
 _FIGURE1 = tuple(column.key for column in (*FROBENIUS, *AS_PAPER))
@@ -100,7 +100,7 @@ def _draw_section(
             continue
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{stem}.csv"
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             frame.to_csv(temporary, index=False, lineterminator="\n")
         files.append(path)
         drawn = read_drawn(path)  # what is drawn is what the file says

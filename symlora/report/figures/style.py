@@ -16,7 +16,7 @@ from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from symlora.store.files import whole
+from symlora.store.files import atomic_write
 
 CELL = 0.34  # inches: a number of four characters stays legible in it
 Matrix = npt.NDArray[np.float64]
@@ -67,7 +67,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     for kind, content in metadata.items():
         path = stem.with_name(f"{stem.name}.{kind}")
-        with plot_style(), whole(path) as temporary:
+        with plot_style(), atomic_write(path) as temporary:
             figure.savefig(temporary, format=kind, dpi=200, metadata=content, bbox_inches="tight", pad_inches=0.15)
         written.append(path)
     return written
