@@ -10,12 +10,12 @@ import matplotlib.image
 import numpy as np
 import pytest
 from report_runs import read_record, write_record, write_run
+from symlora.report.html import page, table_page
 
 from symlora.report import write
 from symlora.report.collect import Problem
-from symlora.report.finding import Finding, Grid
 from symlora.report.formats import inline
-from symlora.report.html import findings_html, page, table_page
+from symlora.report.pages import markdown_page
 from symlora.report.table import Cell, Section, Table
 
 LONG = "short_holdout_with_a_very_long_name_without_any_place_at_which_it_could_break"
@@ -114,13 +114,16 @@ def test_a_tables_cells_are_escaped_and_gaps_can_be_seen() -> None:
     assert "<h1>A &lt; B</h1>" in text and "<code>make x</code>" in text and "<li>f &gt;</li>" in text
 
 
-def test_findings() -> None:
-    grid = Grid(("p", "q"), (("1 < 2", "x" * 40),))
-    text = findings_html([Finding("key", "Title", "a `b` **c**", "d\n\ne", "so", "undecided", "there", (grid,))])
-    assert '<section id="key"><h2>Title</h2>' in text and "a <code>b</code> <strong>c</strong>" in text
-    assert '<td class="word">1 &lt; 2</td><td class="text">' in text and "The claim is undecided" in text.replace(
-        "the", "The"
-    )
+def test_markdown_becomes_a_page(tmp_path: Path) -> None:
+    matplotlib.image.imsave(tmp_path / "wide one.png", np.zeros((6, 24, 3)))
+    text = '# A < B\n\n<a id="here"></a>\n\n## The `code`\n\n<script>x</script> ![seen](<wide one.png>)\n\n'
+    table = f"| a | b |\n| --- | ---: |\n| x\\|y | 1 |\n| {'z' * 25} | 2 |\n"
+    got = markdown_page("A < B", text + table, tmp_path)
+    assert "<title>A &lt; B</title>" in got and "<h1>A &lt; B</h1>" in got
+    assert '<h2 id="here">The <code>code</code></h2>' in got and "&lt;script&gt;x" in got
+    assert '<img src="data:image/png;base64,' in got and 'alt="seen" width="16"' in got
+    assert '<td>x|y</td>\n<td style="text-align:right">1</td>' in got and f'<td class="text">{"z" * 25}</td>' in got
+    assert got.count('<div class="scroll" tabindex="0" role="region" aria-label="The `code`">') == 1
 
 
 def test_inline_leaves_markup_of_others_alone() -> None:

@@ -261,7 +261,7 @@ def test_summary_takes_means_in_percent() -> None:
     left, right = factors(8, 2, 0)
     labels = {"protocol": "p", "model": "minilm", "task": "cola", "method": "lora", "configuration": "c"}
     rows = [{**labels, "seed": seed, "layer": 1, "projection": "value", **measure(left, right)} for seed in (0, 1)]
-    (row,) = summary(pd.DataFrame(rows)).rows
+    _, row = summary(pd.DataFrame(rows))
     assert row[1:5] == ("CoLA", "LoRA", "value", "2")
     assert float(row[5]) == pytest.approx(100 * symmetric_share(left @ right), abs=0.051)
     assert float(row[7]) == pytest.approx(100 * captured_share(left @ right, 2), abs=0.051)

@@ -405,4 +405,4 @@ def test_the_command_line_explains_itself(command: Callable[..., None], capsys: 
 def test_audit_needs_no_run(tmp_path: Path, command: Callable[..., None]) -> None:
     command("audit", "--out", tmp_path, "--results-dir", tmp_path / "nowhere")
     assert (tmp_path / "audit.md").read_text().startswith("# ")
-    assert "<h2>" in (tmp_path / "audit.html").read_text()
+    assert "<h2" in (tmp_path / "audit.html").read_text()

@@ -1,9 +1,9 @@
 """The paper's own rows of Table 1: as it prints them, and as published numbers say without its truncation."""
 
 from symlora import stats
+from symlora.audit.published import Cell as Printed
+from symlora.audit.published import Published
 from symlora.report.names import METRICS, TASKS
-from symlora.report.published import Cell as Printed
-from symlora.report.published import Published
 from symlora.report.table import Cell, Section, gap, words
 
 
@@ -19,8 +19,8 @@ def row_names(task: str, metric: str) -> tuple[Cell, Cell]:
 
 def _printed(published: Published) -> Section:
     rows = []
-    for task, facts in published.tasks.items():
-        lora, ours, test = (published.cells[column][task] for column in ("lora", "validation", "test"))
+    for task, facts in published.glue.tasks.items():
+        lora, ours, test = (published.symlora.cells[column].tasks[task] for column in ("lora", "validation", "test"))
         cells = [_as_printed(lora), _as_printed(ours), gap("not printed"), _as_printed(test)]
         rows.append((*row_names(task, facts.metric), *cells))
     return Section(
@@ -36,19 +36,19 @@ def _printed(published: Published) -> Section:
 
 
 def _as_printed(cell: Printed) -> Cell:
-    mark = "" if cell.certainty == "read" else "*"
+    mark = "*" if cell.certainty == "computed" else ""
     width = "" if cell.half_width is None else f" ± {cell.half_width:.1f}"
     return Cell(f"{cell.score:.2f}{width}{mark}", cell.score, cell.half_width)
 
 
 def _recomputed(published: Published) -> Section:
     rows = []
-    for task, facts in published.tasks.items():
-        lora = published.lora[task]
+    for task, facts in published.glue.tasks.items():
+        lora = published.lora.scores.tasks[task]
         start = " (from MNLI)" if lora.start == "mnli" else ""
         text = f"{stats.round_points(lora.score)} ± {stats.round_points(lora.half_width)}{start}"
         validation, test = (
-            _untruncated(published.cells[column][task], facts.metric, sum(rows_of))
+            _untruncated(published.symlora.cells[column].tasks[task], facts.metric, sum(rows_of))
             for column, rows_of in (("validation", facts.validation), ("test", facts.test))
         )
         cells = (Cell(text, lora.score, lora.half_width), validation, gap("not printed"), test)

@@ -17,6 +17,7 @@ from statistics import fmean, median
 import numpy as np
 
 from symlora import stats
+from symlora.audit.published import Published
 from symlora.config.formatting import format_rate
 from symlora.report import captions
 from symlora.report.choice import Chosen, Key, grid_edge, unequal_grids
@@ -27,7 +28,6 @@ from symlora.report.leaderboard import Scores, TestScore
 from symlora.report.names import CLAIMED, METHODS, REFERENCE, TASKS, section_name
 from symlora.report.paper_sections import paper_sections, row_names
 from symlora.report.predictions import load_predictions
-from symlora.report.published import Published
 from symlora.report.table import (
     EMPTY,
     NOTHING,
@@ -145,7 +145,7 @@ def _method_names(key: Key) -> tuple[Cell, Cell]:
 
 
 def _metric(published: Published, task: str) -> str:
-    return published.tasks[task].metric if task in published.tasks else ""
+    return published.glue.tasks[task].metric if task in published.glue.tasks else ""
 
 
 def _mean(cell: Chosen, criteria: Criteria) -> Cell:
