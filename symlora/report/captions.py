@@ -1,4 +1,4 @@
-"""Title, caption, header and number of word columns of each table: what is measured, and what each ± is over."""
+"""Write the captions of tables and figures: what is measured, and what each ± is over."""
 
 from symlora.report.criteria import Criteria
 from symlora.report.table import NOTHING
@@ -19,7 +19,7 @@ Frame = tuple[str, str, tuple[str, ...], int]
 
 
 def table1(criteria: Criteria) -> Frame:
-    """The paper's table."""
+    """Caption the paper's table."""
     caption = (
         "Scores in points, but where a section says else. In our sections ± is the half-width of the "
         f"{_level(criteria)} t interval over n seeds (none for one seed), on validation, at the epoch that the "
@@ -33,7 +33,7 @@ def table1(criteria: Criteria) -> Frame:
 
 
 def table2(criteria: Criteria) -> Frame:
-    """The tests."""
+    """Caption the tests."""
     level, inner = _level(criteria), f"{100 * (1 - 2 * criteria.alpha):g} %"
     caption = (
         "In points, validation, each method at its own chosen configuration. n: seeds with a score; s: standard "
@@ -63,7 +63,7 @@ def table2(criteria: Criteria) -> Frame:
 
 
 def table3() -> Frame:
-    """The cost."""
+    """Caption the cost."""
     caption = (
         "Trained parameters of the adapter, of the classification head and in all (the head is the same for every "
         "method, so half the adapter is not half of what is trained); size of the saved file with adapter and head; "
@@ -79,7 +79,7 @@ def table3() -> Frame:
 
 
 def table4(criteria: Criteria) -> Frame:
-    """Selection, and sampling of rows."""
+    """Caption selection, and sampling of rows."""
     caption = (
         "Validation scores in points, means over n seeds, at three epochs of the same runs: the best on validation "
         "itself (what the paper's protocol reports), the last, and the best on a slice of the training split set aside "

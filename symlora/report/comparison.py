@@ -1,4 +1,4 @@
-"""A method against LoRA on one task: the tests of symlora.stats on the seeds that both have, and on their predictions.
+"""Compare a method with LoRA on one task, over the seeds that both have and over their predictions.
 
 Everything is in points. Two sources of chance are kept apart: new seeds on this validation split (t, sign flip,
 equivalence), new rows for these trained models (McNemar), and both together (two-level bootstrap).
@@ -19,33 +19,21 @@ from symlora.report.predictions import load_predictions
 
 @dataclass(frozen=True)
 class Paired:
-    """A method less the reference, at each one's chosen configuration, paired by seed. Differences are in points.
+    """A method less the reference, paired by seed, each at its chosen configuration; in points."""
 
-    Attributes:
-        key: Of the method (its task, model and protocol are the reference's too).
-        seeds: That both have a score for.
-        scores: In points, of the method and of the reference, [seeds] each.
-        difference: Mean over the seeds with its t interval at `level`; low and high are NaN for one seed.
-        equivalence: Paired TOST with its interval at 1 - 2·alpha; None for fewer than two seeds.
-        flip: p of the exact sign-flip test; None for fewer than two seeds.
-        both: Two-level bootstrap interval over seeds and rows together; None for one seed or unlike rows.
-        mcnemar: p over the rows, for the models of the lowest seed; None where the score is no accuracy.
-        needed: Seeds that would settle it with the power asked for, if the true difference were 0; None if unknown.
-    """
-
-    key: Key
-    seeds: tuple[int, ...]
-    scores: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
-    difference: stats.Interval
-    equivalence: stats.Equivalence | None
-    flip: float | None
-    both: stats.Interval | None
-    mcnemar: float | None
-    needed: int | None
+    key: Key  # of the method; task, model and protocol are the reference's too
+    seeds: tuple[int, ...]  # that both have a score for
+    scores: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]  # of the method and of the reference, [seeds] each
+    difference: stats.Interval  # mean over the seeds with its t interval at `level`; NaN bounds for one seed
+    equivalence: stats.Equivalence | None  # paired TOST with its interval at 1 - 2·alpha; None for one seed
+    flip: float | None  # p of the exact sign-flip test; None for one seed
+    both: stats.Interval | None  # two-level bootstrap over seeds and rows; None for one seed or unlike rows
+    mcnemar: float | None  # p over the rows, for the lowest seed's models; None where the score is no accuracy
+    needed: int | None  # seeds that would settle it with the power asked for, if the true difference were 0
 
 
 def compare(method: Chosen, reference: Chosen, criteria: Criteria) -> Paired | None:
-    """All tests of one task; None where no seed has a score for both."""
+    """Run all tests of one task; return None where no seed has a score for both."""
     columns = ["seed", "score", "folder", "split", "selection", "metric"]
     pairs = method.finished[columns].merge(reference.finished[columns], on="seed", suffixes=("", "_reference"))
     if pairs.empty:
@@ -75,7 +63,7 @@ def compare(method: Chosen, reference: Chosen, criteria: Criteria) -> Paired | N
 
 
 def compare_all(chosen: dict[Key, Chosen], criteria: Criteria) -> dict[Key, Paired]:
-    """Every method against the reference of its section and task, where both have runs."""
+    """Compare every method with the reference of its section and task, where both have runs."""
     found: dict[Key, Paired] = {}
     for key, method in chosen.items():
         if key[3] != REFERENCE:
@@ -86,7 +74,7 @@ def compare_all(chosen: dict[Key, Chosen], criteria: Criteria) -> dict[Key, Pair
 
 
 def holm_adjusted(pairs: dict[Key, Paired]) -> dict[Key, tuple[float, float]]:
-    """(sign flip, equivalence): p values after Holm, within one section and method over its tasks.
+    """Adjust p values of (sign flip, equivalence) by Holm, within one section and method over its tasks.
 
     A task with a single seed has no p value, and is in no family.
     """
@@ -102,7 +90,7 @@ def holm_adjusted(pairs: dict[Key, Paired]) -> dict[Key, tuple[float, float]]:
 
 
 def _over_rows(pairs: pd.DataFrame, criteria: Criteria) -> tuple[stats.Interval | None, float | None]:
-    """The two-level interval in points, and McNemar's test of the lowest seed's two models."""
+    """Compute the two-level interval in points, and McNemar's p of the lowest seed's two models."""
     sides = [
         [
             load_predictions(row[f"folder{side}"], row[f"selection{side}"], row[f"split{side}"])

@@ -1,4 +1,4 @@
-"""The tables, from checked runs: pure functions of frames and published numbers, no files.
+"""Make the tables from checked runs and published numbers; write no files.
 
     table1  the paper's eight rows and columns: as printed, recomputed from published numbers, and ours
     table2  is a method tied with LoRA? one row a task and method
@@ -48,7 +48,7 @@ _EVALUATED = (REFERENCE, CLAIMED)
 
 
 def table1(published: Published, chosen: Mapping[Key, Chosen], test: Scores, criteria: Criteria) -> Table:
-    """The paper's table three times over: as printed, without truncation, and ours."""
+    """Make the paper's table three times over: as printed, without truncation, and ours."""
     sections = list(paper_sections(published))
     for (model, protocol), cells in _sections(chosen):
         rows, tasks = [], dict.fromkeys(key[2] for key in cells)
@@ -65,7 +65,7 @@ def table1(published: Published, chosen: Mapping[Key, Chosen], test: Scores, cri
 
 
 def table2(chosen: Mapping[Key, Chosen], pairs: dict[Key, Paired], criteria: Criteria) -> Table:
-    """One row a task and method; a method's row says how it compares with LoRA's above it."""
+    """Compare methods with LoRA: one row per task and method, LoRA's first."""
     holm = holm_adjusted(pairs)
     sections = [
         Section(
@@ -86,7 +86,7 @@ def table2(chosen: Mapping[Key, Chosen], pairs: dict[Key, Paired], criteria: Cri
 
 
 def table3(chosen: Mapping[Key, Chosen]) -> Table:
-    """Parameters, file size, memory, time and energy of the chosen configurations: means over their finished runs."""
+    """Average the cost of the chosen configurations over their finished runs."""
     sections = [
         Section(_title(cells), _notes(cells), _rows(cells, _cost)) for _, cells in _sections(chosen, with_runs=True)
     ]
@@ -94,7 +94,7 @@ def table3(chosen: Mapping[Key, Chosen]) -> Table:
 
 
 def table4(chosen: Mapping[Key, Chosen], criteria: Criteria) -> Table:
-    """Best, last and held-out epoch side by side: what looking at validation adds to the score."""
+    """Set best, last and held-out epoch side by side: what looking at validation adds."""
     sections = [
         Section(_title(cells), _notes(cells), _rows(cells, lambda key, cell: _epochs(key, cell, criteria)))
         for _, cells in _sections(chosen, with_runs=True)
@@ -107,14 +107,14 @@ Row = tuple[Cell, ...]
 
 
 def _sections(chosen: Mapping[Key, Chosen], with_runs: bool = False) -> list[tuple[tuple[str, str], Cells]]:
-    """(model, protocol) and what belongs to it; only those that have any run, if asked."""
+    """Group by (model, protocol); keep only those that have any run, if asked."""
     grouped = itertools.groupby(chosen.items(), lambda item: item[0][:2])
     found = [((pair[0], pair[1]), dict(items)) for pair, items in grouped]
     return [entry for entry in found if not with_runs or any(len(cell.runs) for cell in entry[1].values())]
 
 
 def _rows(cells: Cells, row: Callable[[Key, Chosen], Row]) -> tuple[Row, ...]:
-    """A row a task and method, of one width; a task that no method has a run on is one row that says so."""
+    """Make a row per task and method, of one width; a task without any run is one row that says so."""
     made: list[Row] = []
     empty: list[tuple[int, Cell]] = []
     for task, group in itertools.groupby(cells.items(), lambda item: item[0][2]):
@@ -267,7 +267,7 @@ def _epochs(key: Key, cell: Chosen, criteria: Criteria) -> Row:
 
 
 def _over_rows(cell: Chosen, criteria: Criteria) -> stats.Interval:
-    """Of the lowest seed's model, in points."""
+    """Compute the interval over rows of the lowest seed's model, in points."""
     run = cell.finished.iloc[0]
     table = load_predictions(run["folder"], run["selection"], run["split"])
     predictions, labels, level = table["prediction"].to_numpy(), table["label"].to_numpy(), criteria.level

@@ -1,4 +1,4 @@
-"""Paired differences at a glance: where is SymLoRA within the margin of LoRA, and what do the seeds leave open?"""
+"""Draw paired differences: where SymLoRA is within the margin of LoRA, and what the seeds leave open."""
 
 from collections.abc import Mapping
 
@@ -20,7 +20,7 @@ GREY = "0.25"  # any other verdict
 def differences(
     pairs: Mapping[Key, Paired], chosen: Mapping[Key, Chosen], model: str, protocol: str, margin: float, alpha: float
 ) -> pd.DataFrame:
-    """SymLoRA less LoRA, in points, each at its own chosen configuration, for one model and protocol.
+    """List SymLoRA less LoRA in points, each at its own chosen configuration, for one model and protocol.
 
     Returns:
         One row for each task and seed that both methods have a score for: task, metric, seed, difference, and repeated
@@ -53,7 +53,7 @@ def differences(
 
 
 def difference_plot(frame: pd.DataFrame, whose: str, note: str = "") -> Figure:
-    """A row a task: a small dot a seed, the mean with its interval, the band of ±margin, and the verdict.
+    """Draw each task's seeds, their mean with its interval, the margin and the verdict.
 
     Args:
         frame: Of `differences`.
@@ -71,7 +71,7 @@ def difference_plot(frame: pd.DataFrame, whose: str, note: str = "") -> Figure:
         f"constant prediction. {note}"
     )
     with plot_style():
-        figure = new_figure((7.2, ROW * len(tasks) + 0.5), f"{claimed} less {reference}: {whose}", caption)
+        figure = new_figure(7.2, ROW * len(tasks) + 0.5, f"{claimed} less {reference}: {whose}", caption)
         axes = figure.subplots()
         verdicts = axes.twinx()  # its labels stand on the right
         axes.axvspan(-margin, margin, color="0.9", lw=0)
@@ -99,7 +99,7 @@ def difference_plot(frame: pd.DataFrame, whose: str, note: str = "") -> Figure:
 
 
 def limit(frame: pd.DataFrame) -> float:
-    """Where the axis ends, to both sides: it shows every seed and three margins; an interval of few seeds may go on."""
+    """Compute where the axis ends: it shows every seed and three margins; an interval may go on."""
     seeds = np.abs(frame["difference"].dropna().to_numpy(dtype=np.float64))
     return 1.15 * max(3 * float(frame["margin"].iloc[0]), float(seeds.max()) if seeds.size else 0.0)
 

@@ -15,7 +15,7 @@ from symlora.report.comparison import Paired
 from symlora.report.criteria import Criteria
 from symlora.report.figures.differences import difference_plot, differences
 from symlora.report.figures.grid import grid_panel, grid_points
-from symlora.report.figures.norms import AS_PAPER, FROBENIUS, LAMBDAS, RATIO, companion, figure1
+from symlora.report.figures.norms import AS_PAPER, DECAYS, FROBENIUS, LAMBDA, RATIO, companion, figure1
 from symlora.report.figures.norms_frame import cells, read_norms
 from symlora.report.figures.style import save
 from symlora.report.names import section_name, section_order
@@ -62,7 +62,7 @@ def draw_all(
         found = cells(chosen, norms.frame, model, protocol)
         sources: dict[str, tuple[pd.DataFrame, Pictures]] = {
             "figure1": (_columns(found, _FIGURE1), _figure1s(found, as_paper)),
-            "companion": (_columns(found, (*LAMBDAS, RATIO.key)), {"companion": companion}),
+            "companion": (_columns(found, (LAMBDA.key, *DECAYS, RATIO.key)), {"companion": companion}),
             "differences": (
                 differences(pairs, chosen, model, protocol, criteria.margin, criteria.alpha),
                 {"differences": difference_plot},

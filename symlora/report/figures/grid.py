@@ -7,22 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from symlora.config.formatting import format_rate
 from symlora.report.choice import Chosen, Key, grid_edge
-from symlora.report.figures.style import (
-    Matrix,
-    colour_bar,
-    finite_limits,
-    heat_map,
-    label_cells,
-    minus,
-    new_figure,
-    plot_style,
-)
+from symlora.report.figures import style
 from symlora.report.names import CLAIMED, METHODS, METRICS, REFERENCE, TASKS
 
 CELL = 0.42  # inches
@@ -31,7 +23,7 @@ HELD_OUT, VALIDATION = "held-out slice", "validation"
 
 
 def grid_points(chosen: Mapping[Key, Chosen], model: str, protocol: str) -> pd.DataFrame:
-    """The grids of one model and protocol, at one seed each: SymLoRA's and LoRA's.
+    """List the grid points of SymLoRA and LoRA, at one seed each, for one model and protocol.
 
     Returns:
         One row for each task, method and grid point: task, metric, method, lr, batch_size, seed, status, value (in
@@ -82,65 +74,59 @@ def grid_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
         whose: Model and protocol, for the title.
         note: What must stand beside this model's scores.
     """
-    tasks = list(dict.fromkeys(points["task"]))
-    axes_of = {task: _axes(points[points["task"] == task]) for task in tasks}
-    heights = [len(batches) for _, batches in axes_of.values()]
+    tasks = {str(task): mine for task, mine in points.groupby("task", sort=False)}
+    heights = [mine["batch_size"].nunique() for mine in tasks.values()]
     seeds = ", ".join(str(seed) for seed in sorted(set(points["seed"])))
     caption = (
         f"Score in points on the {' or '.join(sorted(set(points['on'])))}, seed {seeds}. Thick frame: the grid's best "
         "point; red side: the grid ends there; diamond: the configuration in the tables, where it is another; hatched: "
         f"not run or failed. One scale a task. {note}"
     )
-    wide = CELL * max(len(rates) for rates, _ in axes_of.values())
-    size = (max(2 * wide + 2.2, 5.2), CELL * sum(heights) + 0.75 * len(tasks) + 0.2)
-    with plot_style():
-        figure = new_figure(size, f"Learning rate × batch: {whose}", caption)
+    width = 2 * CELL * max(mine["lr"].nunique() for mine in tasks.values()) + 2.2
+    with style.plot_style():
+        height = CELL * sum(heights) + 0.75 * len(tasks) + 0.2
+        figure = style.new_figure(max(width, 5.2), height, f"Learning rate × batch: {whose}", caption)
         grid = figure.subplots(len(tasks), 2, squeeze=False, height_ratios=heights)
-        for task, row in zip(tasks, grid, strict=True):
-            mine = points[points["task"] == task]
-            rates, batches = axes_of[task]
-            scale = Normalize(*finite_limits(mine["value"].to_numpy(dtype=np.float64)))
-            metric = mine["metric"].iloc[0]
-            row[0].set_ylabel(f"{TASKS.get(task, task)}, {METRICS.get(metric, metric)}\nbatch")
-            for axes, method in zip(row, (CLAIMED, REFERENCE), strict=True):
-                own = mine[mine["method"] == method]
-                mesh = heat_map(axes, table(own, rates, batches), "cividis", scale, _points_text)
-                _mark(axes, own, rates, batches)
-                label_cells(axes, [minus(format_rate(rate)) for rate in rates], [str(batch) for batch in batches])
-                axes.set_xlabel("learning rate" if task == tasks[-1] else "", labelpad=2)
-                where = str(own["edge"].iloc[0]) if len(own) else "no run"
-                axes.set_title(METHODS[method], loc="left", weight="bold", size=7, pad=14)
-                axes.text(0, -0.1, where, size=6.5, color=RED if where.startswith("edge") else "0.35")
-            colour_bar(mesh, row, _points_text, location="right", aspect=10, pad=0.02)
-        return figure
+        for (task, mine), maps in zip(tasks.items(), grid, strict=True):
+            scale, metric = style.scale_of(mine["value"].to_numpy(np.float64)), mine["metric"].iloc[0]
+            maps[0].set_ylabel(f"{TASKS.get(task, task)}, {METRICS.get(metric, metric)}\nbatch")
+            for axes, method in zip(maps, (CLAIMED, REFERENCE), strict=True):
+                mesh = _map(axes, mine, method, scale)
+            style.colour_bar(mesh, maps, _one_decimal, location="right", aspect=10, pad=0.02)
+        for axes in grid[-1]:
+            axes.set_xlabel("learning rate", labelpad=2)
+    return figure
 
 
-def table(points: pd.DataFrame, rates: list[float], batches: list[int]) -> Matrix:
-    """[batches, rates], the largest batch first; NaN where there is no score."""
-    values = np.full((len(batches), len(rates)), np.nan)
-    for point in points.to_dict("records"):
-        values[batches.index(point["batch_size"]), rates.index(point["lr"])] = point["value"]
-    return values
+def table(points: pd.DataFrame, rates: list[float], batches: list[int]) -> style.Matrix:
+    """Arrange one method's scores as [batches, rates]; NaN where there is no score."""
+    values = points.pivot(index="batch_size", columns="lr", values="value")
+    return values.reindex(index=batches, columns=rates).to_numpy(np.float64)
 
 
-def _axes(points: pd.DataFrame) -> tuple[list[float], list[int]]:
-    return sorted(set(points["lr"])), sorted(set(points["batch_size"]), reverse=True)
-
-
-def _mark(axes: Axes, own: pd.DataFrame, rates: list[float], batches: list[int]) -> None:
+def _map(axes: Axes, points: pd.DataFrame, method: str, scale: Normalize) -> QuadMesh:
+    rates, batches = sorted(set(points["lr"])), sorted(set(points["batch_size"]), reverse=True)
+    own = points[points["method"] == method]
     for point in own[own["optimum"] | own["chosen"]].to_dict("records"):
-        left, top = rates.index(point["lr"]), batches.index(point["batch_size"])
-        if not point["optimum"]:
-            axes.plot([left + 0.16], [top + 0.18], "D", ms=2.5, color="white", mec="black", mew=0.5)
-            continue
-        frame = Rectangle((left, top), 1, 1, fill=False, edgecolor="black", lw=1.8, clip_on=False, zorder=4)
-        axes.add_patch(frame)
-        side: dict[str, Any] = {"color": RED, "lw": 2.6, "clip_on": False, "zorder": 5}
-        if "lr lowest" in point["edge"] or "lr highest" in point["edge"]:
-            axes.plot([left + ("lr highest" in point["edge"])] * 2, [top, top + 1], **side)
-        if "batch lowest" in point["edge"] or "batch highest" in point["edge"]:
-            axes.plot([left, left + 1], [top + ("batch lowest" in point["edge"])] * 2, **side)
+        _mark(axes, point, rates.index(point["lr"]), batches.index(point["batch_size"]))
+    where = str(own["edge"].iloc[0]) if len(own) else "no run"
+    axes.set_title(METHODS[method], loc="left", weight="bold", size=7, pad=14)
+    axes.text(0, -0.1, where, size=6.5, color=RED if where.startswith("edge") else "0.35")
+    style.label_cells(axes, [style.minus(format_rate(rate)) for rate in rates], [str(batch) for batch in batches])
+    return style.heat_map(axes, table(own, rates, batches), "cividis", scale, _one_decimal)
 
 
-def _points_text(value: float) -> str:
-    return minus(f"{value:.1f}")
+def _mark(axes: Axes, point: dict[Any, Any], left: int, top: int) -> None:
+    if not point["optimum"]:
+        axes.plot([left + 0.16], [top + 0.18], "D", ms=2.5, color="white", mec="black", mew=0.5)
+        return
+    axes.add_patch(Rectangle((left, top), 1, 1, fill=False, edgecolor="black", lw=1.8, clip_on=False, zorder=4))
+    side: dict[str, Any] = {"color": RED, "lw": 2.6, "clip_on": False, "zorder": 5}
+    if "lr lowest" in point["edge"] or "lr highest" in point["edge"]:
+        axes.plot([left + ("lr highest" in point["edge"])] * 2, [top, top + 1], **side)
+    if "batch lowest" in point["edge"] or "batch highest" in point["edge"]:
+        axes.plot([left, left + 1], [top + ("batch lowest" in point["edge"])] * 2, **side)
+
+
+def _one_decimal(value: float) -> str:
+    return style.minus(f"{value:.1f}")

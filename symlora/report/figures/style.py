@@ -12,7 +12,7 @@ import numpy.typing as npt
 from matplotlib import style as mpl_style
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import Normalize, TwoSlopeNorm
+from matplotlib.colors import CenteredNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -41,17 +41,18 @@ def plot_style() -> Iterator[None]:
         yield
 
 
-def new_figure(size: tuple[float, float], title: str, caption: str) -> Figure:
+def new_figure(width: float, height: float, title: str, caption: str) -> Figure:
     """Make a figure with a title above and a caption below its axes.
 
     Args:
-        size: Inches of width and height, without title and caption.
+        width: Inches; the caption is wrapped to it.
+        height: Inches, without title and caption.
         title: One line.
-        caption: Wrapped to the figure's width.
+        caption: Any length.
     """
-    lines = textwrap.wrap(caption, int(20 * size[0]))  # about 20 characters of the caption's size to an inch
+    lines = textwrap.wrap(caption, int(20 * width))  # about 20 characters of the caption's size to an inch
     layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.07)
-    figure = Figure((size[0], size[1] + 0.35 + 0.12 * len(lines)), layout=layout)
+    figure = Figure((width, height + 0.35 + 0.12 * len(lines)), layout=layout)
     figure.suptitle(title, x=0.01, ha="left", size=9, weight="bold")
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", size=6.5, color="0.25", linespacing=1.35)
     return figure
@@ -63,43 +64,28 @@ def save(figure: Figure, stem: Path) -> list[Path]:
         "png": {"Software": None},
         "pdf": {"CreationDate": None, "Creator": "symlora", "Producer": None},
     }
-    written = []
+    written = [stem.with_name(f"{stem.name}.{kind}") for kind in metadata]
     stem.parent.mkdir(parents=True, exist_ok=True)
-    for kind, content in metadata.items():
-        path = stem.with_name(f"{stem.name}.{kind}")
+    for path, (kind, content) in zip(written, metadata.items(), strict=True):
         with plot_style(), atomic_write(path) as temporary:
             figure.savefig(temporary, format=kind, dpi=200, metadata=content, bbox_inches="tight", pad_inches=0.15)
-        written.append(path)
     return written
 
 
-def finite_limits(*values: Matrix) -> tuple[float, float]:
-    """Find the smallest and largest finite value; (0, 1) without any, and apart where all are equal."""
-    everything = np.concatenate([np.ravel(value) for value in values]) if values else np.empty(0)
-    everything = everything[np.isfinite(everything)]
-    if everything.size == 0:
-        return 0.0, 1.0
-    low, high = float(everything.min()), float(everything.max())
-    if low == high:
-        margin = abs(low) / 2 or 1.0
-        return low - margin, high + margin
-    return low, high
-
-
-def centred(centre: float, *values: Matrix) -> TwoSlopeNorm:
-    """Make a scale for a diverging map, with both ends equally far from its centre."""
-    low, high = finite_limits(*values)
-    reach = max(abs(low - centre), abs(high - centre)) or 1.0
-    return TwoSlopeNorm(centre, centre - reach, centre + reach)
+def scale_of(values: Matrix, centre: float | None = None) -> Normalize:
+    """Make a colour scale that spans the finite values; with a centre, its ends are equally far from it."""
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    if centre is not None:
+        return CenteredNorm(centre, max(abs(low - centre), abs(high - centre)) or 1.0)
+    return Normalize(low, high) if low < high else Normalize(low - 1.0, high + 1.0)
 
 
 def compact(value: float) -> str:
     """Format a number in about three digits, to fit a cell: 0.031, 4.72, 38.1, 412, 11.3k."""
     size = abs(value)
-    if size >= 99_950:
-        return minus(f"{value / 1000:.0f}k")
     if size >= 999.5:
-        return minus(f"{value / 1000:.1f}k")
+        return minus(f"{value / 1000:.{int(size < 99_950)}f}k")
     decimals = 0 if size >= 99.95 or size == 0 else 1 if size >= 9.995 else 2 if size >= 0.0995 else 3
     return minus(f"{value:.{decimals}f}")
 
@@ -119,7 +105,7 @@ def heat_map(
     axes: Axes,
     values: Matrix,
     cmap: str,
-    norm: Normalize,
+    scale: Normalize,
     number: Callable[[float], str],
     marks: npt.NDArray[np.bool_] | None = None,
 ) -> QuadMesh:
@@ -129,19 +115,19 @@ def heat_map(
         axes: Cell (row, column) is centred at (column + 0.5, row + 0.5), row 0 at the top.
         values: [rows, columns]; NaN is missing.
         cmap: A matplotlib colour map.
-        norm: The scale, which other maps may share.
+        scale: Other maps may share it.
         number: Formats a value.
         marks: [rows, columns]; a dot in the corner where true.
     """
     axes.patch.set(facecolor="0.88", hatch="////", linewidth=0)  # seen where a cell is missing
     colours = matplotlib.colormaps[cmap]
-    mesh = axes.pcolormesh(np.ma.masked_invalid(values), cmap=cmap, norm=norm, edgecolors="white", linewidth=0.5)
-    for (row, column), value in np.ndenumerate(values):
-        if np.isfinite(value):
-            colour = text_colour(colours(norm(float(value))))
-            axes.text(column + 0.5, row + 0.5, number(value), ha="center", va="center", size=5.5, color=colour)
-            if marks is not None and marks[row, column]:
-                axes.plot(column + 0.86, row + 0.14, ".", ms=2, color=colour)
+    mesh = axes.pcolormesh(np.ma.masked_invalid(values), cmap=cmap, norm=scale, edgecolors="white", linewidth=0.5)
+    for row, column in np.argwhere(np.isfinite(values)):
+        value = float(values[row, column])
+        colour = text_colour(colours(scale(value)))
+        axes.text(column + 0.5, row + 0.5, number(value), ha="center", va="center", size=5.5, color=colour)
+        if marks is not None and marks[row, column]:
+            axes.plot(column + 0.86, row + 0.14, ".", ms=2, color=colour)
     axes.set(aspect="equal", xlim=(0, values.shape[1]), ylim=(values.shape[0], 0))
     axes.spines[:].set_visible(False)
     return mesh
@@ -154,11 +140,11 @@ def label_cells(axes: Axes, columns: Sequence[str], rows: Sequence[str], **style
     axes.tick_params(pad=1.5)
 
 
-def colour_bar(mesh: QuadMesh, axes: Any, number: Callable[[float], str] = compact, **where: Any) -> None:
+def colour_bar(mesh: QuadMesh, axes: Any, number: Callable[[float], str], **where: Any) -> None:
     """Draw the scale of heat maps beside `axes`, one or several, with its ends and its middle."""
     low, high = mesh.get_clim()
-    middle = mesh.norm.vcenter if isinstance(mesh.norm, TwoSlopeNorm) else (low + high) / 2
+    ticks = (low, (low + high) / 2, high)
     bar = mesh.figure.colorbar(mesh, ax=axes, panchor=False, **where)
-    bar.set_ticks([low, middle, high], labels=[number(value) for value in (low, middle, high)])
+    bar.set_ticks(ticks, labels=[number(value) for value in ticks])
     bar.outline.set_linewidth(0.4)
     bar.ax.tick_params(labelsize=6, length=2, pad=1.5)
