@@ -28,7 +28,7 @@ fi
 echo "setup: building .venv with $("$python" --version) from requirements.lock (about a minute, once)"
 rm -rf .venv
 "$python" -m venv .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check uv
+.venv/bin/python -m pip install -qq --disable-pip-version-check uv # -qq: a machine may list folders that pip warns of
 if [ -z "${UV_FIND_LINKS:-}" ]; then
   find_links=${PIP_FIND_LINKS:-$(.venv/bin/python -m pip config get global.find-links 2>/dev/null || true)}
   if [ -n "$find_links" ]; then export UV_FIND_LINKS=$find_links; fi

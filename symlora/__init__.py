@@ -1,4 +1,4 @@
-"""SymLoRA (arXiv 2504.03719) for PEFT, and one harness for adapter methods on GLUE.
+"""Give PEFT SymLoRA (arXiv 2504.03719) and a harness for adapters on GLUE.
 
 `import symlora` imports neither torch nor peft. It is enough for PEFT to know the method all the same: as soon as peft
 is imported, before or after, SymLoRA is registered, so `PeftModel.from_pretrained` loads its adapters.
@@ -18,9 +18,7 @@ __all__ = ["SymLoraConfig", "SymLoraModel", "__version__"]
 
 
 def _register(peft: Any) -> None:
-    from symlora.adapters.registry import register
-
-    register()
+    import symlora.adapters  # noqa: F401
 
 
 wrapt.register_post_import_hook(_register, "peft")

@@ -1,47 +1,267 @@
-"""The command `symlora`, also `python -m symlora`."""
+"""Run the command `symlora`, also `python -m symlora`."""
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from symlora.errors import SymloraError
+from symlora.training.interrupt import Stopped, stop_at_once
 
-_EXPORT = """\
-Writes an adapter in another form. SOURCE is a run folder, an adapter's folder as PEFT saves it, or a checkpoint file of
-LoRA's own code (loralib: .safetensors, .bin), which also needs --alpha.
-
-  --to merged    a plain transformers model with the adapter in its weights
-  --to lora      a LoRA adapter of PEFT: exact, but a SymLoRA's λ goes into base_scale.safetensors beside it
-  --to symlora   a LoRA's best symmetric approximation, with the share of its energy that is kept
-"""
+# The imports of each command stand in its function: torch, transformers and peft take seconds.
+RUNS = Path("results/runs")
+STOPPED = "\nStopped. Finished runs are kept; the same command goes on from the last checkpoint."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command; a wrong input is one line on stderr and exit status 1."""
-    parser = argparse.ArgumentParser(prog="symlora", description="SymLoRA adapters for PEFT.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    export = commands.add_parser(
-        "export",
-        help="an adapter as a merged model, a LoRA or a SymLoRA",
-        description=_EXPORT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    export.add_argument("source", type=Path)
-    export.add_argument("out", type=Path, help="a folder that is not there yet")
-    export.add_argument("--to", choices=("merged", "lora", "symlora"), required=True)
-    export.add_argument("--base", help="folder or hub name of the base model (default: the one the source names)")
-    export.add_argument("--rank", type=int, help="--to symlora: rank to keep (default: the LoRA's)")
-    export.add_argument("--full", action="store_true", help="--to symlora: keep the whole symmetric part, rank 2r")
-    export.add_argument("--alpha", type=float, help="loralib: the α of its training (RoBERTa-base MNLI: 16, see docs)")
-    chosen = parser.parse_args(arguments)
+    """Run one subcommand; wrong input is one line and exit status 1."""
+    if arguments is None:  # a program of its own, and not a call from Python
+        stop_at_once()  # before the imports, which take a second or more
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _export(chosen)
+        if words[:1] == ["train"]:  # Hydra reads these words
+            from symlora.runner.train import command
+
+            command(words[1:])
+            return
+        chosen = parser().parse_args(words)
+        if status := chosen.run(chosen):
+            sys.exit(status)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "symlora":
+            raise
+        sys.exit(f"error: the package {error.name} is missing. This command needs: pip install 'symlora[glue]'")
     except SymloraError as error:
         sys.exit(f"error: {error}")
+    except Stopped:
+        print(STOPPED, file=sys.stderr)
+        raise
 
 
-def _export(chosen: argparse.Namespace) -> None:
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of all subcommands."""
+    made = argparse.ArgumentParser(prog="symlora", description="Low-rank adapters on GLUE, and SymLoRA for PEFT.")
+    commands = made.add_subparsers(dest="command", required=True, metavar="command")
+    commands.add_parser("train", help="train one run, or several with -m: `symlora train --help`", add_help=False)
+
+    demo = _add(commands, "demo", _demo, "train SymLoRA, LoRA and the head on demo tasks, and print the table")
+    demo.add_argument("--results-dir", type=Path, default=Path("results/demo"), help="default: %(default)s")
+    demo.add_argument("overrides", nargs="*", metavar="key=value", help="as given to `symlora train`")
+
+    study = _add(commands, "study", _study, "train a grid, choose its best points, then train their seeds; resumable")
+    _study_options(study)
+    _seeds_option(study)
+
+    select = _add(commands, "select", _select, "choose the best grid point of each method and task, into configs/best")
+    _study_options(select)
+    select.add_argument("--widen", action="store_true", help="print commands that go beyond the grid's edges")
+    select.add_argument(
+        "--axis", choices=["lr", "batch_size", "both"], default="lr", help="what to widen (default: %(default)s)"
+    )
+    select.add_argument("--run", action="store_true", dest="run_widened", help="with --widen: run these commands")
+
+    status = _add(commands, "status", _status, "count a study's runs and estimate the time left")
+    _study_options(status)
+    _seeds_option(status)
+    status.add_argument("--workers", type=_positive, help="runs at a time (default: one a core)")
+
+    runs = _add(commands, "runs", _runs, "list run folders: mean and spread of the score over the seeds")
+    runs.add_argument("results_dir", nargs="?", type=Path, default=RUNS, help="default: %(default)s")
+
+    verify = _add(commands, "verify", _verify, "hash every file of every run again, and compare with its record")
+    verify.add_argument("results_dir", nargs="?", type=Path, default=RUNS, help="default: %(default)s")
+
+    methods = _add(commands, "methods", _methods, "list the methods: equation, trained parameters, merges, packs")
+    methods.add_argument("--markdown", action="store_true", help="as a Markdown table")
+    methods.add_argument("--method", metavar="NAME", help="one method in detail, with its settings")
+
+    _report_options(_add(commands, "report", _report, "write tables, figures and the audit from run folders"))
+    _submission_options(_add(commands, "submission", _submission, "make or check the zip that the GLUE server takes"))
+    _export_options(_add(commands, "export", _export, "write an adapter as a merged model, a LoRA or a SymLoRA"))
+    return made
+
+
+def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=run.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.set_defaults(run=run)
+    return made
+
+
+def _study_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--tasks", default="", help="names, with commas or spaces; all of the protocol's if not given")
+    made.add_argument("--methods", default="symlora,lora", help="default: %(default)s")
+    made.add_argument("--model", default="roberta-base", help="default: %(default)s")
+    made.add_argument("--protocol", default="paper", help="default: %(default)s")
+    made.add_argument("overrides", nargs="*", metavar="key=value", help="as given to `symlora train` in the sweep")
+
+
+def _seeds_option(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--seeds", type=_positive, default=5, help="seeds of each winner (default: %(default)s)")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number of at least 1")
+    return int(text)
+
+
+def _report_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("what", nargs="?", choices=("table1", "figure1", "audit", "report"), default="report")
+    made.add_argument("--results-dir", type=Path, default=RUNS, help="run folders below it (default: %(default)s)")
+    made.add_argument("--out", type=Path, default=Path("results"), help="where files go (default: %(default)s)")
+    made.add_argument("--tasks", help="those of Table 1's eight that are expected, for example cola,rte (default: all)")
+    made.add_argument("--strict", action="store_true", help="exit with 1 when a run is missing, failed or left out")
+    made.add_argument("--as-paper", action="store_true", help="Figure 1 with the paper's norm and one common scale")
+    made.add_argument(
+        "--checkpoint", type=Path, help="a released LoRA adapter (folder or safetensors) for the symmetry table"
+    )
+
+
+def _submission_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--protocol", default="paper", help="of the runs (default: %(default)s)")
+    made.add_argument("--model", default="roberta-base", help="of the runs (default: %(default)s)")
+    made.add_argument("--method", default="symlora", help="of the runs (default: %(default)s)")
+    made.add_argument("--results-dir", type=Path, default=RUNS, help="run folders below it (default: %(default)s)")
+    made.add_argument(
+        "--out", type=Path, default=Path("results/submission"), help="where the zip goes (default: %(default)s)"
+    )
+    made.add_argument("--check", type=Path, metavar="FILE.zip", help="check this zip, and make none")
+
+
+def _export_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("source", type=Path)
+    made.add_argument("out", type=Path, help="a folder that is not there yet")
+    made.add_argument("--to", choices=("merged", "lora", "symlora"), required=True)
+    made.add_argument("--base", help="folder or hub name of the base model (default: the one the source names)")
+    made.add_argument("--rank", type=int, help="--to symlora: rank to keep (default: the LoRA's)")
+    made.add_argument("--full", action="store_true", help="--to symlora: keep the whole symmetric part, rank 2r")
+    made.add_argument("--alpha", type=float, help="loralib: the α of its training (RoBERTa-base MNLI: 16, see docs)")
+
+
+def _demo(chosen: argparse.Namespace) -> int:
+    """Train SymLoRA, LoRA and the bare head on three demo tasks.
+
+    With three seeds each, and print the comparison.
+
+    Sentences come from our own grammar in the shape of GLUE's tasks: these are not GLUE scores. Finished runs are not
+    trained again.
+    """
+    from symlora.sweep.demo import run
+
+    return run(chosen.results_dir, chosen.overrides)
+
+
+def _study(chosen: argparse.Namespace) -> int:
+    """Train the grid, select, then train the winners' seeds; resumable."""
+    from symlora.sweep.study import Study, run_study
+
+    return run_study(Study.of(chosen))
+
+
+def _select(chosen: argparse.Namespace) -> int:
+    """Choose the best grid point of each method and task.
+
+    Writes it to configs/best for the seeds.
+
+    Prints what was chosen and whether it lies on the grid's edge. Trains nothing, unless --widen --run.
+    """
+    from symlora.sweep.study import Study, select
+
+    if chosen.run_widened and not chosen.widen:
+        raise SymloraError("--run goes with --widen.")
+    axes = ("lr", "batch_size") if chosen.axis == "both" else (chosen.axis,)
+    return select(Study.of(chosen), axes if chosen.widen else (), run=chosen.run_widened)
+
+
+def _status(chosen: argparse.Namespace) -> int:
+    """Count a study's runs and estimate the time left."""
+    from symlora.sweep.launchers import cores
+    from symlora.sweep.study import Study
+
+    print(Study.of(chosen).status(chosen.workers or cores()))
+    return 0
+
+
+def _runs(chosen: argparse.Namespace) -> int:
+    """List run folders: mean and spread of the score over seeds."""
+    from symlora.store.folder import scan
+    from symlora.store.listing import table
+
+    records = [record for _, record in scan(chosen.results_dir)]
+    if not records:
+        raise SymloraError(
+            f"no run folders in {chosen.results_dir}. `make glue TASK=rte` writes one; `make demo` writes to "
+            "results/demo."
+        )
+    print(table(records))
+    return 0
+
+
+def _verify(chosen: argparse.Namespace) -> int:
+    """Hash every file again, and compare with run.json.
+
+    The exit status is 1 if anything differs.
+    """
+    from symlora.store.verify import verify
+
+    found = verify(chosen.results_dir)
+    if not found.runs and not found.problems:
+        raise SymloraError(f"no run folders in {chosen.results_dir}.")
+    print("\n".join([*found.problems, found.summary()]))
+    return int(bool(found.problems))
+
+
+def _methods(chosen: argparse.Namespace) -> int:
+    """List the methods: equation, parameters on RoBERTa-base, merges, packs, source."""
+    from symlora.model.catalog import details, examine, load, names, table
+
+    methods = [examine(method) for method in load([chosen.method] if chosen.method else names())]
+    print(details(methods[0]) if chosen.method else table(methods, markdown=chosen.markdown))
+    return 0
+
+
+def _report(chosen: argparse.Namespace) -> int:
+    """Write tables, figures and the audit; nothing trains.
+
+    table1    Table 1 and its companions 2 to 4: <out>/tables/*.md, .tex, .csv, .html
+    figure1   Figure 1 and its companions: <out>/figures/*/*.png, .pdf, .csv
+    audit     what the paper's printed numbers imply: <out>/audit.md and audit.html (needs no run)
+    report    all of these, the symmetry of the updates, and the page that holds them: <out>/report.html
+    """
+    from symlora.report.write import command
+
+    return command(chosen)
+
+
+def _submission(chosen: argparse.Namespace) -> int:
+    """Make the zip that the GLUE server takes, or check one.
+
+    From the runs of one protocol, model and method, one run a task: of the configuration that the report shows (what
+    `make select` chose, else the one with the most seeds), the seed with the best score on the held-out slice where the
+    protocol has one, else on validation. Runs need predict_test=true. WNLI gets the majority class of its training
+    rows, AX is predicted by the MNLI run. Exit status: 0 it can be uploaded; 3 files are missing, the zip is named
+    ...-partial.zip and is for looking only; 1 something is wrong, nothing was written.
+    """
+    from symlora.submission.write import check_zip, make_zip
+
+    if chosen.check is not None:
+        return check_zip(chosen.check)
+    return make_zip(chosen.results_dir, chosen.protocol, chosen.model, chosen.method, chosen.out)
+
+
+def _export(chosen: argparse.Namespace) -> int:
+    """Write an adapter in another form.
+
+    SOURCE is a run folder, an adapter's folder as PEFT saves it, or a checkpoint file of LoRA's own code (loralib:
+    .safetensors, .bin), which also needs --alpha.
+
+      --to merged    a plain transformers model with the adapter in its weights
+      --to lora      a LoRA adapter of PEFT: exact, but a SymLoRA's λ goes into base_scale.safetensors beside it
+      --to symlora   a LoRA's best symmetric approximation, with the share of its energy that is kept
+    """
     if chosen.to != "symlora" and (chosen.rank is not None or chosen.full):
         raise SymloraError("--rank and --full go with --to symlora.")
     if chosen.source.is_file() and chosen.alpha is None:
@@ -51,7 +271,8 @@ def _export(chosen: argparse.Namespace) -> None:
     from symlora.model.hub import go_offline_if_unreachable
 
     go_offline_if_unreachable()
-    from symlora.interchange.export import export  # torch, transformers and peft take seconds
+    from symlora.interchange.export import export
 
     for line in export(chosen.source, chosen.out, chosen.to, chosen.base, chosen.rank, chosen.full, chosen.alpha):
         print(line)
+    return 0

@@ -1,4 +1,4 @@
-"""The one error that a user is meant to read, and the advice that several of them share."""
+"""Define the user-facing error and the shared offline hint."""
 
 OFFLINE_HELP = (
     "Two things work without a hub: `make demo`, and GLUE's files in a folder with an encoder in a package or a "
@@ -7,7 +7,7 @@ OFFLINE_HELP = (
 
 
 class SymloraError(Exception):
-    """Bad input or a bad environment: the message says what is wrong, where, and what to do.
+    """Bad input or environment: what is wrong, where, what to do.
 
     The command line prints the message alone (no traceback) and exits non-zero.
     """

@@ -1,4 +1,6 @@
-"""Separate random streams from one run's seed, so that methods compared at the same seed are paired.
+"""Split one run's seed into separate random streams.
+
+Methods compared at the same seed are thus paired.
 
 With one global generator, two methods draw different amounts of random numbers when their adapters are made, and all
 later draws (head, data order, dropout) differ. Here each use has a stream of its own: seed k gives the same head and
@@ -22,7 +24,9 @@ STREAMS: dict[str, int] = {"head": 0, "adapter": 1, "data": 2, "dropout": 3, "st
 
 
 def seed_sequence(seed: int, stream: str, *path: int) -> np.random.SeedSequence:
-    """The seed sequence of one stream. `path` splits a stream further, for example by epoch.
+    """Return the seed sequence of one stream.
+
+    `path` splits a stream further, for example by epoch.
 
     Raises ValueError for an unknown stream or a negative number.
     """
@@ -34,12 +38,15 @@ def seed_sequence(seed: int, stream: str, *path: int) -> np.random.SeedSequence:
 
 
 def numpy_generator(seed: int, stream: str, *path: int) -> np.random.Generator:
-    """A numpy generator for one stream. The bit generator is named, since numpy may change its default one."""
+    """Return a numpy generator for one stream.
+
+    The bit generator is named, since numpy may change its default one.
+    """
     return np.random.Generator(np.random.PCG64(seed_sequence(seed, stream, *path)))
 
 
 def torch_generator(seed: int, stream: str, *path: int, device: str | torch.device = "cpu") -> torch.Generator:
-    """A torch generator on `device` for one stream.
+    """Return a torch generator on `device` for one stream.
 
     Draw initial values on the CPU and then move them: equal seeds give different numbers on different devices.
     (torch's CPU generator reads only the lower 32 bits of its seed, so two of n streams coincide with chance n²/2^33.)

@@ -18,13 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
+from symlora.config.compose import CONFIG_DIR, compose
 from symlora.config.schema import ModelConfig
 from symlora.data.batches import Batch, gather, padded
 from symlora.errors import SymloraError
 from symlora.model.build import build
 from symlora.model.device import pick_device, pick_precision
+from symlora.model.encoder import FLAT_MODEL_TYPES
 from symlora.model.run_model import HEAD_FILE, RunModel, output_layer
-from symlora.model.source import ModelSource, find, load_tokenizer, weights_sha256
+from symlora.model.source import ModelSource, find, load_failure, load_tokenizer, weights_sha256, wrong_shape
 
 CPU = torch.device("cpu")
 METHODS = ("symlora", "lora", "head", "full")
@@ -114,6 +116,37 @@ def test_one_seed_gives_every_method_the_same_head(kind: str, tiny: TinyFactory)
     output = "classifier.out_proj.weight" if kind == "roberta" else "classifier.weight"
     for seed in (0, 4):
         assert not torch.equal(head_of(built(tiny(kind), seed=seed))[output], heads["symlora"][output])
+
+
+@pytest.mark.parametrize(
+    ("stored", "says"),
+    [
+        ("Not_Entailment ENTAILMENT", ["not_entailment, entailment) were put into"]),
+        ("entailment not_entailment", []),
+        ("LABEL_0 LABEL_1", []),
+        ("negative positive", ["whose classes are negative, positive"]),
+    ],
+)
+def test_a_stored_head_is_kept_in_the_tasks_order_and_said(stored: str, says: list[str], tiny: TinyFactory) -> None:
+    names = dict(enumerate(stored.split()))
+    folder = tiny("bert", head=True, id2label=names, label2id={name: number for number, name in names.items()})
+    model = built(folder, "head").encoder.model
+    file = load_file(folder / WEIGHTS)
+    order = [1, 0] if stored.startswith("Not") else [0, 1]
+    assert torch.equal(model.classifier.weight, file["classifier.weight"][order])
+    assert torch.equal(model.classifier.bias, file["classifier.bias"][order])
+    assert model.loaded["head"] == {"kept": ["bert.pooler.dense", "classifier"], "drawn": []}
+    assert all(part in note for part, note in zip(says, model.loaded["notes"], strict=True))
+
+
+def test_layers_that_the_configuration_leaves_out_are_said(tiny: TinyFactory, tmp_path: Path) -> None:
+    folder = tmp_path / "shorter"
+    shutil.copytree(tiny("bert"), folder)
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {"num_hidden_layers": 1}))
+    loaded = built(folder).encoder.model.loaded
+    assert loaded["head"] == {"kept": ["bert.pooler.dense"], "drawn": ["classifier"]}
+    assert len(loaded["notes"]) == 1 and "16 tensors" in loaded["notes"][0] and "encoder.layer.1." in loaded["notes"][0]
 
 
 def test_head_is_drawn_as_transformers_draws_it(tiny: TinyFactory) -> None:
@@ -253,6 +286,7 @@ def test_init_from_errors(tiny: TinyFactory, tmp_path: Path) -> None:
     folder, source = tiny("roberta"), tmp_path / "run"
     built(folder, "symlora", "mnli").save(source / "adapter")
     built(folder, "lora", "mnli").save(tmp_path / "lora")
+    (tmp_path / "pytorch_model.bin").touch()
     here = re.escape(str(source))
     cases: list[tuple[str, Callable[[], RunModel]]] = [
         (f"{here}.*size mismatch", lambda: started(folder, source, r=4)),
@@ -263,8 +297,12 @@ def test_init_from_errors(tiny: TinyFactory, tmp_path: Path) -> None:
         (f"{here}.*another encoder", lambda: started(tiny("roberta", num_hidden_layers=3), source)),
         (f"{here}.*another encoder", lambda: started(tiny("bert"), source)),
         (f"{here}.*other targets", lambda: started(folder, source, target_modules=["query"])),
-        ("adapter_config.json.*not there", lambda: started(folder, tmp_path)),
-        ("adapter_config.json.*not there", lambda: started(folder, tmp_path / "nowhere")),
+        ("there is no adapter_config.json", lambda: started(folder, tmp_path)),
+        (
+            "symlora export .*pytorch_model.bin FOLDER --to lora",
+            lambda: started(folder, tmp_path / "pytorch_model.bin"),
+        ),
+        ("there is no adapter_config.json", lambda: started(folder, tmp_path / "nowhere")),
         ("method=head has no adapter", lambda: started(folder, source, "head")),
     ]
     for message, attempt in cases:
@@ -272,7 +310,7 @@ def test_init_from_errors(tiny: TinyFactory, tmp_path: Path) -> None:
             attempt()
     weights = source / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(SymloraError, match=f"{here}.*not a readable"):
+    with pytest.raises(SymloraError, match=f"init_from={here}.*cannot be read as safetensors"):
         started(folder, source)
 
 
@@ -385,9 +423,11 @@ def test_a_folder_without_tokenizer_is_refused(kind: str, tiny: TinyFactory) -> 
         load_tokenizer(find(ModelConfig("m", path=str(tiny(kind)))))
 
 
-def test_real_tokenizers_load(minilm_dir: Path, roberta_tokenizer_dir: Path) -> None:
+def test_real_tokenizers_load(minilm_dir: Path, roberta_tokenizer_dir: Path, tmp_path: Path) -> None:
     assert len(load_tokenizer(ModelSource(str(minilm_dir), None))) == 30_522
-    assert len(load_tokenizer(ModelSource(str(roberta_tokenizer_dir), None))) == 50_265
+    shutil.copytree(roberta_tokenizer_dir, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "config.json").write_text('{"model_type": "roberta"}')
+    assert len(load_tokenizer(ModelSource(str(tmp_path), None))) == 50_265
 
 
 def test_without_a_hub_the_error_says_what_works(tiny: TinyFactory) -> None:
@@ -396,6 +436,42 @@ def test_without_a_hub_the_error_says_what_works(tiny: TinyFactory) -> None:
     config.model.hub, config.model.revision = "no-such/model", "0123456789" * 4
     with pytest.raises(SymloraError, match="(?s)no-such/model.*01234567.*make demo.*MODEL=minilm.*model.path="):
         build(config, CPU, "fp32")
+
+
+def test_another_hub_model_is_named_by_its_own_configuration(tiny: TinyFactory) -> None:
+    config = compose("task=rte", "model=roberta-base", "model.hub=FacebookAI/roberta-large")
+    own = re.escape("model=roberta-large (make: MODEL=roberta-large)")
+    with pytest.raises(SymloraError, match=own):
+        build(config, CPU, "fp32")
+    assert compose("model=roberta-large").model.hub == config.model.hub
+    for source, says in (
+        (ModelSource("FacebookAI/roberta-large", "main"), own),
+        (
+            ModelSource("a/b", "main"),
+            "model=local model.name=<name> model.path=null model.revision=<commit> model.hub=a/b",
+        ),
+        (ModelSource("/a/b", None), "model=local model.name=<name> model.path=/a/b"),
+    ):
+        assert re.search(says, str(wrong_shape(source, "roberta-base", {"hidden_size": 1024}, {"hidden_size": 768})))
+    pickled = OSError(
+        "m does not appear to have model.safetensors and thus cannot be loaded with `safetensors`. Please"
+    )
+    message = str(load_failure(ModelSource("a/b", "0123"), pickled))
+    assert "hf download a/b --revision 0123 --local-dir <folder>" in message and "weights_only=True" in message
+    with pytest.raises(SymloraError, match="model.hub=a/b needs model.revision"):
+        find(ModelConfig("m", hub="a/b"))
+
+
+@pytest.mark.parametrize("path", sorted((CONFIG_DIR / "model").glob("*.yaml")), ids=lambda path: path.stem)
+def test_model_configurations_are_pinned_and_say_how_they_run(path: Path) -> None:
+    if path.stem == "local":
+        return
+    model = compose("task=rte", f"model={path.stem}").model
+    assert model.name == path.stem and re.fullmatch("[0-9a-f]{40}", str(model.revision))
+    assert set(model.shape) == {"model_type", "num_hidden_layers", "hidden_size"}
+    if path.stem != "minilm":
+        runs = "flat" if model.shape["model_type"] in FLAT_MODEL_TYPES else "padded"
+        assert f"{runs} batches" in (model.note or path.read_text())
 
 
 def test_devices_and_precisions() -> None:

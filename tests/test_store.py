@@ -295,11 +295,11 @@ def test_a_run_at_chance_is_kept_and_marked(finished: tuple[Path, Path]) -> None
 
 def test_verify_results_tells_and_exits_with_1(finished: tuple[Path, Path], tmp_path: Path) -> None:
     folder = copied(finished, tmp_path)
-    command = [sys.executable, str(ROOT / "scripts/verify_results.py"), str(tmp_path / "runs")]
-    good = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "symlora", "verify", str(tmp_path / "runs")]
+    good = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert good.returncode == 0 and "1 runs" in good.stdout and "0 problems" in good.stdout
     (folder / "norms.parquet").write_bytes(b"x")
-    bad = subprocess.run(command, capture_output=True, text=True)
+    bad = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert bad.returncode == 1 and "norms.parquet has 1 bytes" in bad.stdout
-    nothing = subprocess.run([*command[:-1], str(tmp_path / "nowhere")], capture_output=True, text=True)
+    nothing = subprocess.run([*command[:-1], str(tmp_path / "nowhere")], cwd=ROOT, capture_output=True, text=True)
     assert nothing.returncode == 1 and "no run folders" in nothing.stderr

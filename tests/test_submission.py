@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shlex
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,6 +15,7 @@ import pandas as pd
 import pytest
 from report_runs import write_run
 
+from symlora.cli import main
 from symlora.config.compose import compose
 from symlora.config.schema import Config
 from symlora.data.splits import load_splits
@@ -124,15 +122,6 @@ def whole(all_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("submission_script", ROOT / "scripts" / "submission.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_rows_words_and_lines_are_the_servers() -> None:
     assert {file.name: (file.rows, set(file.words)) for file in files()} == SERVER
     assert sum(rows + 1 for rows, _ in SERVER.values()) == LINES
@@ -175,12 +164,13 @@ def test_the_same_predictions_give_the_same_bytes(all_runs: Path, whole: Path, t
     assert again.read_bytes() == whole.read_bytes()
 
 
-def test_the_command_exits_with_0_3_and_1(
-    script: ModuleType, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_exits_with_0_3_and_1(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["submission.py", *arguments])
-        status = script.main()
+        status = 0
+        try:
+            main(["submission", *arguments])
+        except SystemExit as ended:
+            status = int(str(ended.code))
         return status, "".join(capsys.readouterr())
 
     assert run("--check", str(whole))[0] == 0
@@ -307,13 +297,12 @@ def another_size(folder: Path) -> None:
     ],
 )
 def test_a_broken_run_stops_it_and_nothing_is_written(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None], says: str
+    tmp_path: Path, damage: Callable[[Path], None], says: str
 ) -> None:
     damage(make_run(tmp_path / "runs", "stsb"))
     arguments = ["--results-dir", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--protocol", "smoke"]
-    monkeypatch.setattr(sys, "argv", ["submission.py", *arguments, "--model", "minilm"])
-    with pytest.raises(SymloraError, match=says):
-        script.main()
+    with pytest.raises(SystemExit, match=says):
+        main(["submission", *arguments, "--model", "minilm"])
     assert not (tmp_path / "out").exists()
 
 

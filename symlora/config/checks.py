@@ -1,4 +1,4 @@
-"""What a type alone cannot say of a configuration: ranges, known words, names that are part of a path."""
+"""Check ranges, known words and names of a configuration."""
 
 import dataclasses
 import re
@@ -73,7 +73,7 @@ def check(config: Config) -> None:
 
 
 def check_keys(node: Any, above: str = "") -> None:
-    """`+key=value` adds any key to Hydra's object; one that nothing reads must not look as if it had been heeded."""
+    """Refuse keys that nothing reads: `+key=value` adds any to Hydra's object."""
     known = {field.name for field in dataclasses.fields(node)}
     for key, value in vars(node).items():
         if key not in known:

@@ -1,9 +1,15 @@
 """Compose a run's configuration from YAML files and overrides."""
 
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -11,7 +17,16 @@ from symlora.config.checks import NAMED, check, check_keys, check_name
 from symlora.config.schema import Config, TaskConfig
 from symlora.errors import SymloraError
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Beside the package in a checkout; in an installed package within it.
+CONFIG_DIR = next(parent / "configs" for parent in (_PACKAGE, _PACKAGE.parent) if (parent / "configs").is_dir())
+# Hydra finds plugins on sys.path, once: in a checkout they are in scripts/, in an installation beside the package.
+_SCRIPTS = CONFIG_DIR.parent / "scripts"
+if (_SCRIPTS / "hydra_plugins").is_dir() and str(_SCRIPTS) not in sys.path:
+    sys.path.append(str(_SCRIPTS))
+
+ConfigStore.instance().store(name="schema", node=Config)
+PATHS = ("model.path", "init_from", "data.dir", "data.cache_dir", "results_dir")
 
 
 def resolve(cfg: Any) -> Config:
@@ -34,15 +49,43 @@ def resolve(cfg: Any) -> Config:
     except OmegaConfBaseException as error:
         raise SymloraError(_explain(error)) from None
     assert isinstance(config, Config)
+    _expand_home(config)
     check_keys(config)
     check(config)
     _check_facts(config)
-    config.protocol.recipe = {}  # its values now stand in `train`; the table of the other tasks is no part of this run
+    # Their values now stand in `train`; the tables of the other tasks are no part of this run.
+    config.protocol.recipe = config.model.recipe = {}
     return config
 
 
+def quote_paths(words: Sequence[str]) -> list[str]:
+    """Quote the values of path settings that Hydra's grammar has no room for: `~`, `=`, `#`, ü, brackets."""
+    return [_quoted(word) for word in words]
+
+
+def _quoted(word: str) -> str:
+    key, equals, value = word.partition("=")
+    if not equals or key.lstrip("+") not in PATHS:
+        return word
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        escaped = value.replace("'", r"\'")
+        return f"{key}='{escaped}'"
+    return word
+
+
+def _expand_home(config: Config) -> None:
+    """Replace a leading `~` in every setting that is a path."""
+    keys = ((config, ("results_dir", "init_from")), (config.model, ("path",)), (config.data, ("dir", "cache_dir")))
+    for holder, names in keys:
+        for name in names:
+            if (value := getattr(holder, name)) is not None:
+                setattr(holder, name, os.path.expanduser(value))
+
+
 def check_files() -> None:
-    """Reads every file in configs/ as YAML (0.02 s): of a damaged one Hydra would show a traceback.
+    """Read every file in configs/, so that a damaged one is named.
 
     Raises:
         SymloraError: One cannot be read.
@@ -56,18 +99,17 @@ def check_files() -> None:
 
 
 def compose(*overrides: str) -> Config:
-    """The configuration that `python scripts/train.py <overrides>` would run, for programs and tests.
+    """Compose the configuration that `symlora train <overrides>` would run.
 
     Raises:
         SymloraError: An override names no key or has a wrong value.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
-    from hydra.errors import HydraException
 
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            return resolve(hydra_compose("config", overrides=list(overrides)))
+            return resolve(hydra_compose("config", overrides=quote_paths(overrides)))
     except (yaml.YAMLError, UnicodeDecodeError):
         check_files()  # says which
         raise
@@ -77,7 +119,10 @@ def compose(*overrides: str) -> Config:
 
 
 def _check_facts(config: Config) -> None:
-    """A task's metrics and splits decide the score, but are no part of a run's name: they are not settings."""
+    """Refuse overrides of a task's facts.
+
+    They decide the score, but are no part of a run's name.
+    """
     path = CONFIG_DIR / "task" / f"{config.task.name}.yaml"
     if path.is_file():
         facts = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(path)))

@@ -4,18 +4,25 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from symlora.config.formatting import format_rate
 from symlora.config.schema import Config
-from symlora.store.files import file_sha256
 
 # What says where and how to run, not what: two configurations that differ only here are the same run.
 _NOT_IDENTITY = ("seed", "logger", "checkpoint", "device", "results_dir", "force", "progress", "predict_test")
 _NOT_IDENTITY_DATA = ("dir", "cache_dir")
-_NOT_IDENTITY_MODEL = ("package", "note", "shape")
+_NOT_IDENTITY_MODEL = ("package", "note", "shape", "recipe")
 _NOT_IDENTITY_METHOD = ("equation", "source")
+# What an encoder's folder holds beside its weights that changes the numbers.
+_BESIDE_WEIGHTS = (
+    *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.*", "merges.txt", "*.model", "*.codes"),
+)
+_ADAPTERS = tuple(f"{folder}adapter_model.{kind}" for folder in ("adapter/", "") for kind in ("safetensors", "bin"))
+SAFE_WEIGHTS, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 # What the runs of a pack may differ in: it concerns the trained modules alone.
 _FREE = ("seed",)
 _FREE_TRAIN = ("lr", "head_lr", "weight_decay", "warmup_ratio", "max_grad_norm")
@@ -44,20 +51,62 @@ def identity(config: Config) -> dict[str, Any]:
         if content[group][key] == default:
             del content[group][key]
     # Files stand for their content, wherever they are.
-    content["model"]["path"] = _digest(config.model.path, "model.safetensors")
-    content["init_from"] = _digest(config.init_from, "adapter/adapter_model.safetensors", "adapter_model.safetensors")
+    content["model"]["path"] = encoder_sha256(config.model.path)
+    content["init_from"] = _adapter_sha256(config.init_from)
     content["task"] = config.task.name  # its facts are the data's, which are checked; its metrics choose nothing
     if config.data.source != "demo":
         del content["data"]["demo_rows"]
     return content
 
 
-def _digest(folder: str | None, *files: str) -> str | None:
-    """SHA-256 of the first of these files that is there; the folder's own name where none is (loading fails then)."""
+def encoder_sha256(folder: str | None) -> str | None:
+    """Hash all files of an encoder that change its numbers: weights, config.json, tokenizer.
+
+    The folder's own name where it has no weights (loading fails then).
+    """
     if folder is None:
         return None
-    found = [path for path in (Path(folder) / file for file in files) if path.is_file()]
-    return _hashed(found[0], found[0].stat().st_mtime_ns) if found else folder
+    weights = weight_files(Path(folder))
+    return files_sha256([*weights, *_matching(Path(folder), _BESIDE_WEIGHTS)]) if weights else folder
+
+
+def weight_names(folder: Path) -> list[str]:
+    """Name the safetensors files that transformers loads from a folder: the one, or the shards of the index."""
+    if (folder / SAFE_WEIGHTS).is_file():
+        return [SAFE_WEIGHTS]
+    try:
+        return sorted(set(json.loads((folder / SAFE_INDEX).read_text())["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return []  # no weights, or a damaged index: loading says which
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """List those of them that are there."""
+    return [path for name in weight_names(folder) if (path := folder / name).is_file()]
+
+
+def files_sha256(files: Sequence[Path]) -> str:
+    """Hash one file's content, or the names and contents of several."""
+    hashes = {path.name: _hashed(path, path.stat().st_mtime_ns) for path in files}
+    if len(hashes) == 1:
+        return next(iter(hashes.values()))
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
+def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    return [path for pattern in patterns for path in folder.glob(pattern) if path.is_file()]
+
+
+def _adapter_sha256(folder: str | None) -> str | None:
+    """Hash an adapter's weights; the folder's own name where there are none."""
+    files = [] if folder is None else _matching(Path(folder), _ADAPTERS)
+    return files_sha256(files[:1]) if files else folder
+
+
+def file_sha256(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @functools.cache

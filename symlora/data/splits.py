@@ -174,7 +174,7 @@ def _read(task: TaskConfig, data: DataConfig, split: str) -> tuple[str, pa.Table
         raise SymloraError(f"data.source is {data.source!r}. Set 'glue' or 'demo'.")
     if not data.dir:
         return _hub_table(task, data, split)
-    return _folder_table(task, data, Path(data.dir).expanduser(), split)
+    return _folder_table(task, data, Path(data.dir), split)
 
 
 def _place(task: TaskConfig, split: str) -> tuple[str, str]:

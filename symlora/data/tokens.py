@@ -23,7 +23,7 @@ from symlora.errors import SymloraError
 from symlora.store.files import atomic_write
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
     from symlora.data.splits import Split
 
@@ -39,7 +39,7 @@ class TokenizedSplit:
 
     Attributes:
         input_ids: [tokens] uint16, or int32 for vocabularies over 65,536.
-        token_type_ids: [tokens] uint8 (which text a token is from), or None where the tokenizer gives none (RoBERTa).
+        token_type_ids: [tokens] uint8 (which text a token is from), or None for encoders without segments (RoBERTa).
         offsets: [rows + 1] int64, where each row begins and ends; no row is empty.
         labels: [rows] as in Split.
         idx: [rows] as in Split.
@@ -106,7 +106,7 @@ def tokenize(
     key = None if cache_dir is None else _cache_key(split, tokenizer, max_length)
     if cache_dir is None or key is None:
         return _tokenize(split, tokenizer, max_length)
-    path = Path(cache_dir).expanduser() / f"{key}.safetensors"
+    path = Path(cache_dir) / f"{key}.safetensors"
     if path.exists():
         try:
             return load_tokens(path)
@@ -161,7 +161,7 @@ def _tokenize(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int)
         sizes = [len(row) for row in encoded["input_ids"]]
         ids.append(np.fromiter(chain.from_iterable(encoded["input_ids"]), id_type, sum(sizes)))
         if "token_type_ids" in encoded:
-            types.append(np.fromiter(chain.from_iterable(encoded["token_type_ids"]), np.uint8, sum(sizes)))
+            types.append(np.fromiter(chain.from_iterable(_segments(encoded, len(texts))), np.uint8, sum(sizes)))
         full = [row for row, size in enumerate(sizes) if size == max_length]
         if full:  # were they cut, or do they just fit?
             uncut = tokenizer(*([column[row] for row in full] for column in texts), verbose=False)["input_ids"]
@@ -170,6 +170,19 @@ def _tokenize(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int)
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
     flat: Any = np.concatenate(ids) if ids else np.zeros(0, id_type)  # Any: numpy's types lose the two dtypes
     return TokenizedSplit(flat, np.concatenate(types) if types else None, offsets, split.labels, split.idx, truncated)
+
+
+def _segments(encoded: BatchEncoding, texts: int) -> list[list[int]]:
+    """Return each row's segments; the second text has 1 where the tokenizer's template gives 0 to all."""
+    rows: list[list[int]] = encoded["token_type_ids"]
+    if texts == 1 or not encoded.is_fast or any(map(any, rows)):
+        return rows
+    return [_from_second_text(encoded.sequence_ids(row)) for row in range(len(rows))]
+
+
+def _from_second_text(sequences: list[int | None]) -> list[int]:
+    start = sequences.index(1) if 1 in sequences else len(sequences)
+    return [0] * start + [1] * (len(sequences) - start)
 
 
 def _cache_key(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str | None:

@@ -1,4 +1,4 @@
-"""λ for those who have LoRA but not SymLoRA: the base-scale file.
+"""Store λ beside a LoRA adapter: the base-scale file.
 
 λ W0 + s Q diag(Λ) Qᵀ is a LoRA on λ W0. A LoRA adapter has no place for λ, so `base_scale.safetensors` beside it holds
 one float32 value per adapted matrix, named as the parameter of the base model that it multiplies:
@@ -18,14 +18,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from symlora.errors import SymloraError
-from symlora.interchange.stored import read_tensors
+from symlora.store.adapter_folder import read_tensors
 
 BASE_SCALE = "base_scale.safetensors"
 _MARK = "_symlora_base_scale"
 
 
 def write_base_scale(folder: Path, scales: Mapping[str, Tensor]) -> None:
-    """Writes λ by module name; no file where every λ is 1."""
+    """Write λ by module name; no file if every λ is 1."""
     tensors = {f"{module}.weight": value for module, value in scales.items() if float(value) != 1.0}
     if tensors:
         about = "multiply each base weight by its value, then load the LoRA adapter"
@@ -33,7 +33,7 @@ def write_base_scale(folder: Path, scales: Mapping[str, Tensor]) -> None:
 
 
 def read_base_scale(folder: Path) -> dict[str, Tensor]:
-    """λ by module name; empty where there is no file.
+    """Read λ by module name; empty if there is no file.
 
     Raises:
         SymloraError: The file cannot be read, or holds something else.
@@ -42,16 +42,16 @@ def read_base_scale(folder: Path) -> dict[str, Tensor]:
         return {}
     found = read_tensors(folder / BASE_SCALE)
     for name, value in found.items():
-        if not name.endswith(".weight") or value.numel() != 1 or not torch.isfinite(value).all():
-            raise SymloraError(f"{folder / BASE_SCALE}: {name} is not one finite number for a weight.")
+        if not name.endswith(".weight") or value.numel() != 1:
+            raise SymloraError(f"{folder / BASE_SCALE}: {name} is not one number for a weight.")
     return {name.removesuffix(".weight"): value for name, value in found.items()}
 
 
 @torch.no_grad()
 def apply_base_scale(model: Any, folder: str | Path) -> None:
-    """Multiplies weights of a base model, in place, by the λ that stand in an exported adapter's folder.
+    """Multiply base weights, in place, by the λ beside an exported adapter.
 
-    To be called on the plain model, before `PeftModel.from_pretrained(model, folder)`. Without a base-scale file in the
+    Call it on the plain model, before `PeftModel.from_pretrained(model, folder)`. Without a base-scale file in the
     folder it does nothing.
 
     Args:
@@ -66,10 +66,10 @@ def apply_base_scale(model: Any, folder: str | Path) -> None:
     if getattr(model, _MARK, False):
         raise SymloraError("apply_base_scale: this model's weights were scaled already; load the base model afresh.")
     parameters = dict(model.named_parameters())
-    strange = [name for name in scales if f"{name}.weight" not in parameters]
-    if strange:
+    unknown = [name for name in scales if f"{name}.weight" not in parameters]
+    if unknown:
         raise SymloraError(
-            f"{Path(folder) / BASE_SCALE}: the model has no weight {strange[0]}.weight. It must be the plain base "
+            f"{Path(folder) / BASE_SCALE}: the model has no weight {unknown[0]}.weight. It must be the plain base "
             "model, before PEFT wraps it."
         )
     for name, value in scales.items():

@@ -1,4 +1,4 @@
-"""`symlora export`: which conversion a source and a target mean, and what is said of the result."""
+"""Run `symlora export`: choose the conversion and report its result."""
 
 import math
 import re
@@ -11,12 +11,11 @@ from torch import Tensor
 from transformers.utils import logging
 
 from symlora.errors import SymloraError
-from symlora.interchange.base_scale import BASE_SCALE
 from symlora.interchange.loralib import loralib_to_lora
 from symlora.interchange.merged import base_source, export_merged, load_base
-from symlora.interchange.stored import StoredAdapter, read_adapter
 from symlora.interchange.to_lora import Reconstruction, base_scales, check_base, symlora_to_lora
 from symlora.interchange.to_symlora import Kept, lora_to_symlora
+from symlora.store.adapter_folder import StoredAdapter, read_adapter
 
 
 def export(
@@ -28,7 +27,7 @@ def export(
     full: bool = False,
     alpha: float | None = None,
 ) -> Iterator[str]:
-    """Converts, and yields what to tell the user, line by line.
+    """Convert an adapter, yielding lines for the user.
 
     Args:
         source: A run folder, an adapter's folder, or (with `alpha`) a checkpoint file of loralib.
@@ -42,19 +41,25 @@ def export(
     Raises:
         SymloraError: What the conversion refuses. `out` is then not there.
     """
-    logging.set_verbosity_error()  # a base model without a head is no news here
+    logging.set_verbosity_error()  # the missing-head warning is expected
     logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning)  # transformers 5.23 of its own names, on saving
+    warnings.filterwarnings("ignore", category=FutureWarning)  # transformers 5.23, of its own names
     if alpha is not None and to == "merged" and base is None:
         raise SymloraError(f"{source} does not name its base model. Give its folder or hub name (--base).")
-    if alpha is not None and to == "lora":
-        modules = loralib_to_lora(source, out, alpha, base)
-        yield f"{len(modules)} matrices, alpha {alpha:g}"
-        yield f"LoRA adapter: {out}"
-    elif alpha is not None:
+    if alpha is not None:
         with tempfile.TemporaryDirectory() as folder:
-            loralib_to_lora(source, Path(folder) / "lora", alpha, base)
-            yield from export(Path(folder) / "lora", out, to, base, rank, full)
+            lora = out if to == "lora" else Path(folder) / "lora"
+            imported = loralib_to_lora(source, lora, alpha, base)
+            if imported.left_out:
+                yield (
+                    f"left out: {len(imported.left_out)} other tensors of the encoder, taken to be the base model's "
+                    "(right if only LoRA and the head were trained)"
+                )
+            if to == "lora":
+                yield f"{len(imported.modules)} matrices, alpha {alpha:g}"
+                yield f"LoRA adapter: {out}"
+            else:
+                yield from export(lora, out, to, base, rank, full)
     elif to == "merged":
         adapter = read_adapter(source)
         export_merged(adapter, out, base)
@@ -66,7 +71,7 @@ def export(
         yield from reconstruction_table(report)
         yield from [why] if why else []
         yield f"LoRA adapter: {out}"
-        if (out / BASE_SCALE).is_file():
+        if any(row.base_scale != 1.0 for row in report):
             yield (
                 f"λ is not 1: call symlora.interchange.base_scale.apply_base_scale(base, {str(out)!r}) on the base "
                 "model before PEFT loads the adapter, or use --to merged."
@@ -75,14 +80,14 @@ def export(
         adapter = read_adapter(source)
         try:
             kept = lora_to_symlora(adapter, out, rank, full=full)
-        except (ValueError, re.error) as error:  # SymLoraConfig's, of a field that LoRA lets through
+        except (ValueError, TypeError, AttributeError, re.error) as error:  # of a field that LoraConfig does not check
             raise SymloraError(f"{adapter.folder} cannot become a SymLoRA: {error}") from error
         yield from kept_table(kept)
         yield f"SymLoRA adapter: {out}"
 
 
 def _base_weights(adapter: StoredAdapter, base: str | None) -> tuple[Mapping[str, Tensor] | None, str]:
-    """W0, where a λ asks for it; or None and why there is none."""
+    """W0 if a λ needs it; else None, and why it is not available."""
     found = adapter.factors()
     if all(float(value) == 1.0 for value in base_scales(adapter, found).values()):
         return None, ""
@@ -92,14 +97,14 @@ def _base_weights(adapter: StoredAdapter, base: str | None) -> tuple[Mapping[str
     except SymloraError as error:
         if base is not None:
             raise
-        return None, f"The error without the base scale is not known, because W0 is not: {error}"
+        return None, f"The error without the base scale is unknown, because W0 is: {error}"
     return weights, ""
 
 
 def reconstruction_table(report: Sequence[Reconstruction]) -> Iterator[str]:
-    """Relative errors ‖ΔW of the export - ΔW‖ / ‖ΔW‖, a matrix a line and in total (of squares, then the root).
+    """Yield relative errors ‖ΔW of the export - ΔW‖ / ‖ΔW‖ by matrix, and in total.
 
-    Without W0 the relative errors of matrices with λ other than 1 are not known; a dash stands there.
+    The total is the root of the summed squares. A dash stands where λ is not 1 and W0 is unknown.
     """
     width = max(len(row.module) for row in report)
     yield f"{'relative error of ΔW':{width}}  rank  λ         with base scale  LoRA alone"
@@ -114,7 +119,7 @@ def reconstruction_table(report: Sequence[Reconstruction]) -> Iterator[str]:
 
 
 def kept_table(report: Sequence[Kept]) -> Iterator[str]:
-    """Shares of ‖ΔW‖², a matrix a line and in total (of sums)."""
+    """Yield shares of ‖ΔW‖² by matrix, and in total."""
     width = max(len(row.module) for row in report)
     yield f"{'share of ‖ΔW‖²':{width}}  rank  symmetric part    kept"
     for row in report:

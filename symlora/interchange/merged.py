@@ -1,4 +1,4 @@
-"""An adapter and its base model -> one plain model of transformers, which needs neither PEFT nor symlora."""
+"""Merge an adapter into its base model: one plain model that needs neither PEFT nor symlora."""
 
 import contextlib
 import copy
@@ -11,12 +11,11 @@ import transformers
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
 
-from symlora.config.schema import ModelConfig
 from symlora.errors import SymloraError
 from symlora.interchange.base_scale import apply_base_scale
-from symlora.interchange.stored import PREFIX, StoredAdapter, new_folder
-from symlora.model.run_model import output_layer
-from symlora.model.source import ModelSource, find, load_failure, load_tokenizer
+from symlora.interchange.write import new_folder
+from symlora.model.source import ModelSource, find_recorded, in_folder, load_failure, load_tokenizer
+from symlora.store.adapter_folder import PREFIX, StoredAdapter
 
 # Names of transformers' classes by PEFT's task type.
 _AUTO_CLASSES = {
@@ -26,14 +25,14 @@ _AUTO_CLASSES = {
     "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
 }
-_NO_TASKS_CLASSES = 97  # a number of labels that shows which tensor is the output layer's
+_UNUSUAL_LABELS = 97  # a number of labels that shows which layer is the output layer
 
 
 def export_merged(adapter: StoredAdapter, out: Path, base: str | None = None) -> Any:
-    """Writes the base model with the adapter merged into its weights, and the base model's tokenizer if it has one.
+    """Write the base model with the adapter merged in, and its tokenizer.
 
     Args:
-        adapter: Of any method of PEFT's that can be merged. A base-scale file beside a LoRA is heeded.
+        adapter: Of any PEFT method that can be merged. A base-scale file beside a LoRA is applied.
         out: New folder, as `save_pretrained` writes it, in the base model's dtype.
         base: Folder or hub name of the base model; None takes the run's, or what the adapter names.
 
@@ -41,7 +40,7 @@ def export_merged(adapter: StoredAdapter, out: Path, base: str | None = None) ->
         The merged model.
 
     Raises:
-        SymloraError: The base model is not to be had or is another than the adapter's, the method cannot be merged, or
+        SymloraError: The base model is not available or is another than the adapter's, the method cannot be merged, or
             the merged weights are not finite. `out` is then not there.
     """
     source = base_source(adapter, base)
@@ -49,10 +48,12 @@ def export_merged(adapter: StoredAdapter, out: Path, base: str | None = None) ->
     try:
         apply_base_scale(model, adapter.folder)
         wrapped = PeftModel.from_pretrained(model, str(adapter.folder))
-        # Asked of the model, because PEFT leaves what the file does not have as it was drawn.
+        # Compared with the model, because PEFT leaves what the file does not have as it was drawn.
         odd = sorted(get_peft_model_state_dict(wrapped, save_embedding_layers=False).keys() ^ adapter.tensors.keys())
         if odd:
-            raise SymloraError(f"{adapter.folder} was made for another base model or method: {odd[0]} has no partner.")
+            raise SymloraError(
+                f"{adapter.folder} was made for another base model or method: {odd[0]} has no counterpart."
+            )
         merged = wrapped.merge_and_unload(safe_merge=True)
     except KeyError as error:  # PEFT's, of the head
         raise SymloraError(f"{adapter.folder} was made for another base model: it has no {error.args[0]}.") from error
@@ -62,13 +63,13 @@ def export_merged(adapter: StoredAdapter, out: Path, base: str | None = None) ->
         ) from error
     with new_folder(out) as work:
         merged.save_pretrained(work)
-        with contextlib.suppress(SymloraError):  # where the base model has no tokenizer, this has none
+        with contextlib.suppress(SymloraError):  # the base model may have no tokenizer
             load_tokenizer(source).save_pretrained(work)
     return merged
 
 
 def base_source(adapter: StoredAdapter, base: str | None = None) -> ModelSource:
-    """Where the adapter's base model is: `base` if given, else the run's model, else the name in the adapter's folder.
+    """Find the adapter's base model: `base`, the run's, or the adapter's own.
 
     Raises:
         SymloraError: No base model is named, or a folder holds none.
@@ -80,20 +81,20 @@ def base_source(adapter: StoredAdapter, base: str | None = None) -> ModelSource:
                 f"{adapter.folder.parent} was trained on a model in a folder named {recorded['path']}. Where that is "
                 "is not kept: name it (--base)."
             )
-        return find(ModelConfig(**{key: recorded[key] for key in ("name", "hub", "revision", "package")}))
-    name = base or adapter.config.base_model_name_or_path
-    if not isinstance(name, str) or not name:
+        return find_recorded(recorded)
+    named = adapter.config.base_model_name_or_path
+    name = base or named
+    if not name:
         raise SymloraError(f"{adapter.folder} names no base model. Give its folder or hub name (--base).")
     if base is None and Path(name).is_absolute() and not Path(name).exists():
         raise SymloraError(f"{adapter.folder} names the base model {name}, which is not here. Give --base.")
     if Path(name).is_dir():
-        return find(ModelConfig(name="base", path=name))
-    own = name == adapter.config.base_model_name_or_path  # the pinned revision is of that one alone
-    return ModelSource(name, adapter.config.revision if own else None)
+        return in_folder(Path(name), "--base" if base else str(adapter.folder))
+    return ModelSource(name, adapter.config.revision if name == named else None)
 
 
 def load_base(adapter: StoredAdapter, source: ModelSource) -> Any:
-    """The base model, with a head of as many outputs as the adapter has trained.
+    """Load the base model, with as many outputs as the adapter's head.
 
     Raises:
         SymloraError: It cannot be loaded, or weights are missing that the adapter does not bring.
@@ -111,8 +112,6 @@ def load_base(adapter: StoredAdapter, source: ModelSource) -> Any:
             ignore_mismatched_sizes=True,  # the base model's own head may be another task's
             **source.arguments,
         )
-    except SymloraError:
-        raise
     except Exception as error:  # OSError, ValueError, RuntimeError, safetensors' own: all mean "not loadable"
         raise load_failure(source, error) from error
     drawn = {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}
@@ -123,7 +122,7 @@ def load_base(adapter: StoredAdapter, source: ModelSource) -> Any:
 
 
 def _model_class(adapter: StoredAdapter) -> Any:
-    """By task type; without one, the class of transformers' that PEFT noted when it saved the adapter."""
+    """By task type; without one, the transformers class that PEFT noted when it saved the adapter."""
     noted = adapter.config.auto_mapping or {}
     name = _AUTO_CLASSES.get(str(getattr(adapter.config.task_type, "value", adapter.config.task_type)))
     if name is None and str(noted.get("parent_library")).startswith("transformers."):
@@ -137,10 +136,11 @@ def _model_class(adapter: StoredAdapter) -> Any:
 def _set_labels(config: Any, adapter: StoredAdapter, auto: Any) -> None:
     """Number of classes (and their names, if a run has them) into a model's configuration."""
     probe = copy.deepcopy(config)
-    probe.num_labels = _NO_TASKS_CLASSES
+    probe.num_labels = _UNUSUAL_LABELS
     with torch.device("meta"):
-        head = output_layer(auto.from_config(probe))
-    stored = adapter.tensors.get(f"{PREFIX}{head}.weight")
+        layers = auto.from_config(probe).named_modules()
+    outputs = [name for name, module in layers if getattr(module, "out_features", None) == _UNUSUAL_LABELS]
+    stored = adapter.tensors.get(f"{PREFIX}{outputs[-1]}.weight")
     if stored is None:  # saved without a head: the base model's own is meant
         return
     config.num_labels = len(stored)

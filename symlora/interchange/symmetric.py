@@ -1,10 +1,11 @@
-"""The best symmetric approximation of a product of two thin factors, without a matrix of n × n.
+"""Find the best symmetric approximation of a product of two thin factors.
 
 D = left @ right (n × r, r × n) lives in the span of [left, rightᵀ] = U T, where U has orthonormal columns. There
 
     (D + Dᵀ)/2 = U C Uᵀ,    C = (T P Tᵀ)/2,    P the exchange of the two halves,
 
-so that the 2r × 2r matrix C has all eigenvalues of the symmetric part of D that can differ from 0.
+so that the 2r × 2r matrix C has all eigenvalues of the symmetric part of D that can differ from 0: no n × n matrix is
+made.
 """
 
 import numpy as np
@@ -14,27 +15,27 @@ Array = npt.NDArray[np.float64]
 
 
 def stacked(left: Array, right: Array) -> Array:
-    """[left, rightᵀ], n × 2r."""
+    """Return [left, rightᵀ], n × 2r."""
     return np.concatenate([left, right.T], axis=1)
 
 
 def symmetric_core(upper: Array) -> Array:
-    """C of the top of this file from T, the triangular factor of `stacked`: k × 2r to k × k."""
+    """Return C from T, the triangular factor of `stacked`: k × 2r to k × k."""
     r = upper.shape[1] // 2
     core: Array = np.concatenate([upper[:, r:], upper[:, :r]], axis=1) @ upper.T / 2
     return core
 
 
 def best_symmetric(left: Array, right: Array, rank: int) -> tuple[Array, Array]:
-    """Q and Λ of the symmetric Q diag(Λ) Qᵀ of this rank that is nearest to left @ right in Frobenius's norm.
+    """Return Q and Λ of the symmetric Q diag(Λ) Qᵀ nearest to left @ right.
 
-    It is made of the eigenvalues of the symmetric part that are largest in magnitude (Eckart and Young; the
-    antisymmetric part is orthogonal to every symmetric matrix).
+    Nearest in Frobenius's norm. It is made of the eigenvalues of the symmetric part that are largest in magnitude
+    (Eckart and Young; the antisymmetric part is orthogonal to every symmetric matrix).
 
     Args:
         left: n × r.
         right: r × n.
-        rank: At most min(2r, n), beyond which nothing is left to add.
+        rank: Of the result, at most min(2r, n), beyond which nothing is left to add.
 
     Returns:
         Q, n × rank with orthonormal columns; Λ, [rank], by falling magnitude.
@@ -54,5 +55,5 @@ def best_symmetric(left: Array, right: Array, rank: int) -> tuple[Array, Array]:
 
 
 def energy(left: Array, right: Array) -> float:
-    """‖left @ right‖², Frobenius."""
+    """Return ‖left @ right‖², Frobenius's."""
     return float(np.sum((left.T @ left) * (right @ right.T)))

@@ -1,4 +1,4 @@
-"""SymLoRA -> LoRA.
+"""Convert SymLoRA to LoRA.
 
     s Q diag(Λ) Qᵀ = B A    with B = s Q diag(Λ), A = Qᵀ, lora_alpha = r
 
@@ -12,28 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from peft import LoraConfig
 from torch import Tensor
 
 from symlora.errors import SymloraError
 from symlora.interchange.base_scale import write_base_scale
-from symlora.interchange.factors import CONFIG, Factors
-from symlora.interchange.stored import (
-    PREFIX,
-    StoredAdapter,
-    check_rank,
-    float32,
-    new_folder,
-    shared_fields,
-    write_adapter,
-)
-from symlora.interchange.symmetric import Array
+from symlora.interchange.write import check_rank, new_folder, shared_fields, to_float32, write_adapter
+from symlora.store.adapter_folder import CONFIG, PREFIX, Array, Factors, StoredAdapter
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """How near one exported matrix is. All norms are Frobenius's; ΔW is all that SymLoRA adds to W0.
+    """How near one exported matrix is to the SymLoRA's.
+
+    All norms are Frobenius's; ΔW is all that SymLoRA adds to W0.
 
     Attributes:
         module: Its name in the base model.
@@ -55,7 +47,7 @@ class Reconstruction:
 def symlora_to_lora(
     adapter: StoredAdapter, out: Path, base_weights: Mapping[str, Tensor] | None = None
 ) -> list[Reconstruction]:
-    """Writes a LoRA adapter (and a base-scale file, if a λ is not 1) and says how near it is.
+    """Write a LoRA adapter, and a base-scale file if a λ is not 1.
 
     Args:
         adapter: A SymLoRA adapter.
@@ -69,10 +61,11 @@ def symlora_to_lora(
         SymloraError: Another method, trained biases, a file that is not as it should be, or weights of another model.
             `out` is then not there.
     """
+    config = adapter.config
     if adapter.method != "SYMLORA":
         raise SymloraError(f"{adapter.folder} is a {adapter.method} adapter, not a SymLoRA.")
-    if adapter.config.bias != "none":
-        raise SymloraError(f"{adapter.folder}: bias={adapter.config.bias!r}; an adapter with biases is not exported.")
+    if config.bias != "none":
+        raise SymloraError(f"{adapter.folder}: bias={config.bias!r}; an adapter with biases is not exported.")
     tensors = {name: value for name, value in adapter.tensors.items() if ".symlora_" not in name}
     found = adapter.factors()
     scales = base_scales(adapter, found)
@@ -81,22 +74,20 @@ def symlora_to_lora(
     report = []
     for factors in found:
         module = factors.module.removeprefix(PREFIX)
-        rank, s = adapter.config.rank_and_scale(module)
+        rank, s = config.rank_and_scale(module)
         check_rank(adapter, module, len(factors.right), rank)
-        B, A = float32(s * factors.left), float32(factors.right)
+        B, A = to_float32(s * factors.left), to_float32(factors.right)
         tensors[f"{factors.module}.lora_A.weight"], tensors[f"{factors.module}.lora_B.weight"] = A, B
         W0 = None if base_weights is None else base_weights[f"{module}.weight"]
         low_rank = s * factors.left @ factors.right
-        exported = B.double().numpy() @ A.double().numpy()
+        rounding = B.double().numpy() @ A.double().numpy() - low_rank
         scale = float(scales[module]) if module in scales else 1.0
-        report.append(_compare(module, len(A), scale, low_rank, exported - low_rank, W0))
-    config = adapter.config
-    pattern = dict(config.rank_pattern)
+        report.append(_compare(module, rank, scale, low_rank, rounding, W0))
     lora = LoraConfig(
         r=config.r,
         lora_alpha=config.r,
-        rank_pattern=pattern,
-        alpha_pattern=dict(pattern),  # so that the scale is 1 everywhere: s is in B
+        rank_pattern=dict(config.rank_pattern),
+        alpha_pattern=dict(config.rank_pattern),  # so that the scale is 1 everywhere: s is in B
         lora_dropout=config.dropout,
         **shared_fields(config),
     )
@@ -107,14 +98,10 @@ def symlora_to_lora(
 
 
 def base_scales(adapter: StoredAdapter, found: Sequence[Factors]) -> dict[str, Tensor]:
-    """λ by module name; empty with `train_lambda=False`.
-
-    Args:
-        adapter: A SymLoRA adapter.
-        found: Its factors.
+    """Return λ by module name; nothing if the SymLoRA has none (`train_lambda=False`).
 
     Raises:
-        SymloraError: With `train_lambda` a module's λ is not there or not one finite number; without, one is there.
+        SymloraError: A matrix's λ is missing or not one number, or is there against `train_lambda`.
     """
     end = ".symlora_lambda"
     stored = {name.removesuffix(end): value for name, value in adapter.tensors.items() if name.endswith(end)}
@@ -126,13 +113,13 @@ def base_scales(adapter: StoredAdapter, found: Sequence[Factors]) -> dict[str, T
             "(a λ for every adapted matrix if true, none if false)."
         )
     for module, value in stored.items():
-        if value.numel() != 1 or not torch.isfinite(value).all():
-            raise SymloraError(f"{adapter.folder}: {module}{end} is not one finite number.")
+        if value.numel() != 1:
+            raise SymloraError(f"{adapter.folder}: {module}{end} is not one number.")
     return {module.removeprefix(PREFIX): value.reshape(1).float() for module, value in stored.items()}
 
 
 def check_base(adapter: StoredAdapter, found: Sequence[Factors], weights: Mapping[str, Tensor]) -> None:
-    """Refuses weights of a model that the adapter was not made for: a name that is not there, or another shape."""
+    """Refuse weights of another base model: a missing name, or another shape."""
     for factors in found:
         name = f"{factors.module.removeprefix(PREFIX)}.weight"
         shape = (len(factors.left), factors.right.shape[1])

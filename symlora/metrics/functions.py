@@ -1,4 +1,6 @@
-"""The GLUE metrics as pure functions of two arrays, in numpy alone (scipy.stats and sklearn cost seconds to import).
+"""Compute the GLUE metrics as pure functions of two arrays.
+
+In numpy alone: scipy.stats and sklearn take seconds to import.
 
 All are fractions in [-1, 1] (accuracy and F1 in [0, 1]), never percent. Predictions and labels have shape [rows].
 Classification takes class numbers (integers >= 0; a label -1 is a hidden one and refused), regression takes reals.
@@ -26,7 +28,10 @@ Classes = npt.NDArray[np.int64]
 
 
 def matthews_correlation(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Matthews correlation; for more than two classes its generalisation R_K (Gorodkin 2004), as scikit-learn."""
+    """Compute Matthews correlation; for more classes R_K (Gorodkin 2004).
+
+    As scikit-learn.
+    """
     predicted, true = _classes(predictions, labels)
     classes = int(max(predicted.max(), true.max())) + 1
     predicted_counts = np.bincount(predicted, minlength=classes).astype(np.float64)
@@ -48,7 +53,10 @@ def accuracy(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
 
 
 def f1(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """F1 of class 1 against class 0 (MRPC "equivalent", QQP "duplicate"): 2 TP / (2 TP + FP + FN)."""
+    """Compute F1 of class 1 against class 0: 2 TP / (2 TP + FP + FN).
+
+    Class 1 is "equivalent" in MRPC, "duplicate" in QQP.
+    """
     predicted, true = _classes(predictions, labels)
     if max(predicted.max(), true.max()) > 1:
         raise ValueError("f1 is defined for the classes 0 and 1 only")
@@ -78,7 +86,7 @@ METRICS: dict[str, Callable[[npt.ArrayLike, npt.ArrayLike], float]] = {
 
 
 def compute(task_metrics: Sequence[str], predictions: npt.ArrayLike, labels: npt.ArrayLike) -> dict[str, float]:
-    """Each named metric (see METRICS) of `predictions` against `labels`, in the order asked for."""
+    """Compute each named metric of `predictions` against `labels`, in order."""
     unknown = [name for name in task_metrics if name not in METRICS]
     if unknown:
         raise ValueError(f"unknown metric {', '.join(map(repr, unknown))}; known: {', '.join(METRICS)}")
@@ -95,7 +103,10 @@ def _correlation(x: Reals, y: Reals) -> float:
 
 
 def _unit(values: Reals) -> Reals:
-    """Deviations from the mean, scaled to length 1 (first by their largest value, so that squares cannot overflow)."""
+    """Return deviations from the mean, scaled to length 1.
+
+    First by their largest value, so that squares cannot overflow.
+    """
     scaled = values / np.max(np.abs(values))
     deviations = scaled - scaled.mean()
     deviations /= np.max(np.abs(deviations))
@@ -149,7 +160,7 @@ def _reals(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Reals, Re
 
 
 def chance_level(metric: str, labels: npt.NDArray[Any]) -> float:
-    """The score that takes no learning: a constant prediction's.
+    """Return the score of a constant prediction.
 
     Accuracy: the share of the most frequent class among these labels. F1: that of always saying class 1.
     Correlations (Matthews, Pearson, Spearman): 0. A run whose score is not above this is flagged, never left out.

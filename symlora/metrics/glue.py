@@ -1,4 +1,4 @@
-"""The GLUE metrics of symlora.metrics.functions as an `evaluate.Metric` that needs no network.
+"""Offer the GLUE metrics as an `evaluate.Metric` without network.
 
     metric = evaluate.load("<path to this file>", "rte")
     metric.compute(predictions=[0, 1], references=[0, 0])    # {"accuracy": 0.5}

@@ -1,1 +1,1 @@
-"""A pre-trained encoder with a classification head and an adapter, ready to train on flat batches."""
+"""Build an encoder with head and adapter, ready for flat batches."""

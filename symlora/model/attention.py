@@ -1,4 +1,6 @@
-"""Self-attention over a flat batch: one row that holds all sentences end to end, with no padding outside of attention.
+"""Compute self-attention over a flat batch, without padding outside of it.
+
+A flat batch is one row that holds all sentences end to end.
 
     out_i = softmax(scale · q_i K_s(i)ᵀ) V_s(i),    s(i): the sentence that token i belongs to
 
@@ -28,37 +30,24 @@ SDPA_FROM = 100  # tokens; below it plain matmuls are faster in float32 on a CPU
 
 @dataclass(frozen=True)
 class Group:
-    """Sentences attended to together.
+    """Sentences attended to together."""
 
-    Attributes:
-        sentences: Number g of sentences.
-        length: Tokens S of the longest.
-        mask: Added to the scores, 0 or -inf: [g, 1, 1, S]; None when all are of one length.
-        run: Number in the pack of the run that all of them belong to; 0 where groups are not kept apart by run.
-    """
-
-    sentences: int
-    length: int
-    mask: Tensor | None
-    run: int = 0
+    sentences: int  # number g of sentences
+    length: int  # tokens S of the longest
+    mask: Tensor | None  # added to the scores, 0 or -inf: [g, 1, 1, S]; None when all are of one length
+    run: int = 0  # number in the pack of the run that all of them belong to; 0 where groups are not kept apart by run
 
 
 @dataclass(frozen=True)
 class FlatLayout:
-    """Where each token of a flat batch goes for attention, and where it comes back.
+    """Map each token of a flat batch to attention and back."""
 
-    Attributes:
-        groups: The padded groups, one after the other among the P gathered rows.
-        gather: Token of each gathered row: int64 [P]; padding points at its sentence's first token, so that no
-            sentence meets another's values, be they NaN.
-        scatter: Gathered row of each token: int64 [T].
-        padding: Gathered rows that are padding: int64.
-    """
-
-    groups: tuple[Group, ...]
+    groups: tuple[Group, ...]  # the padded groups, one after the other among the P gathered rows
+    # Token of each gathered row: int64 [P]; padding points at its sentence's first token, so that no sentence meets
+    # another's values, be they NaN
     gather: Tensor
-    scatter: Tensor
-    padding: Tensor
+    scatter: Tensor  # gathered row of each token: int64 [T]
+    padding: Tensor  # gathered rows that are padding: int64
 
     @staticmethod
     def of(
@@ -98,7 +87,10 @@ class FlatLayout:
 
 
 class Gather(torch.autograd.Function):
-    """Rows of x by `index`; the backward pass gathers by the inverse index, where torch's would add row by row."""
+    """Gather rows of x by `index`.
+
+    The backward pass gathers by the inverse index, where torch's would add row by row.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
@@ -112,7 +104,7 @@ class Gather(torch.autograd.Function):
 
 
 class Scatter(torch.autograd.Function):
-    """The way back: real rows to their tokens. Padding rows receive the gradient 0."""
+    """Scatter real rows to their tokens; padding gets gradient 0."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scatter: Tensor, gather: Tensor, padding: Tensor) -> Tensor:
@@ -137,7 +129,9 @@ def flat_attention(
     flat_layout: FlatLayout | None = None,
     **others: Any,
 ) -> tuple[Float[Tensor, "1 tokens heads size"], None]:
-    """Attention within each sentence of a flat batch; the signature is that of `transformers.AttentionInterface`.
+    """Attend within each sentence of a flat batch.
+
+    The signature is that of `transformers.AttentionInterface`.
 
     Args:
         module: The attention module; its Dropout (ours) draws the mask of the attention probabilities.
@@ -179,7 +173,7 @@ def flat_attention(
 
 
 def _dropout_of(module: nn.Module) -> Dropout:
-    """The Dropout of an attention module: `dropout`, in ALBERT `attention_dropout`."""
+    """Return an attention module's Dropout: `dropout`, in ALBERT `attention_dropout`."""
     for name in ("dropout", "attention_dropout"):
         child = getattr(module, name, None)
         if isinstance(child, Dropout):

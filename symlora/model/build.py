@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +11,27 @@ import torch
 from symlora.config.schema import Config, MethodConfig
 from symlora.errors import SymloraError
 from symlora.model import attention
-from symlora.model.adapter import add_adapter, initialise_from
+from symlora.model.adapter import add_adapter
 from symlora.model.dropout import DropoutStreams, set_dropout, use_own_dropout
 from symlora.model.encoder import FLAT_MODEL_TYPES, Encoder, head_modules
-from symlora.model.pack import PackedModel, check_packable
+from symlora.model.pack import PackedModel
+from symlora.model.packable import check_packable
 from symlora.model.quantization import four_bits, keep_trainable
-from symlora.model.run_model import RunModel
-from symlora.model.source import ModelSource, find, load_failure
+from symlora.model.run_model import RunModel, output_layer
+from symlora.model.source import ModelSource, find, load_failure, wrong_shape
+from symlora.model.start_from import initialise_from
 from symlora.seeds import torch_generator
 
 
 def build(config: Config, device: torch.device, precision: str) -> RunModel:
-    """The model of one run: `build_pack` of one."""
+    """Build the model of one run: `build_pack` of one."""
     return build_pack([config], device, precision).runs[0]
 
 
 def build_pack(configs: Sequence[Config], device: torch.device, precision: str) -> PackedModel:
-    """The models of runs that train together, on their device, every start drawn from its run's own seed.
+    """Build the models of runs that train together, on their device.
+
+    Every start is drawn from its run's own seed.
 
     Args:
         configs: The runs; they share encoder, task and method, and differ in seed and hyper-parameters.
@@ -55,19 +59,22 @@ def build_pack(configs: Sequence[Config], device: torch.device, precision: str) 
 
 
 def encoder_is_frozen(method: MethodConfig) -> bool:
-    """Whether nothing of the encoder itself trains (full fine-tuning and BitFit do), so that it may be bfloat16."""
+    """Tell whether nothing of the encoder trains, so it may be bfloat16.
+
+    Full fine-tuning and BitFit train it.
+    """
     return method.trains != "all" and not method.base_parameters
 
 
 def _with_shared_encoder(model: Any) -> Any:
-    """A copy of a classifier: the encoder's tensors are the very same, the head's are its own."""
+    """Copy a classifier: the encoder's tensors are shared, the head's copied."""
     heads = tuple(f".{name}." for name in head_modules(model))
     shared = {id(p): p for name, p in model.named_parameters() if not any(part in f".{name}" for part in heads)}
     return copy.deepcopy(model, shared)
 
 
 def run_model(model: Any, drawn: list[str], config: Config, device: torch.device) -> RunModel:
-    """One run's head, adapter and dropout on a loaded classifier."""
+    """Add one run's head, adapter and dropout to a loaded classifier."""
     _draw(model, drawn, torch_generator(config.seed, "head"))
     if config.train.model_dropout is not None:
         set_dropout(model, config.train.model_dropout)
@@ -95,7 +102,9 @@ def run_model(model: Any, drawn: list[str], config: Config, device: torch.device
 def load_classifier(
     source: ModelSource, config: Config, attention_unless_flat: str | None = None
 ) -> tuple[Any, list[str]]:
-    """A sequence classifier with pre-trained encoder weights, in float32, and the names of what each run must draw.
+    """Load a float32 classifier with pre-trained encoder weights.
+
+    Also returns the names of the parameters that each run must draw.
 
     Raises:
         SymloraError: It cannot be loaded, or encoder weights are missing from the file.
@@ -110,16 +119,14 @@ def load_classifier(
     quantization = four_bits(config.method.name) if config.method.load_in_4bit else {}
     try:
         hf_config = AutoConfig.from_pretrained(source.name_or_path, **source.arguments)
+        stored_classes = [str(name).lower() for _, name in sorted((hf_config.id2label or {}).items())]
         hf_config.num_labels = len(labels) or 1
         if labels:
             hf_config.id2label = dict(enumerate(labels))
             hf_config.label2id = {label: number for number, label in enumerate(labels)}
         found = {key: getattr(hf_config, key, None) for key in config.model.shape}
         if found != config.model.shape:
-            raise SymloraError(
-                f"{source.name_or_path} has {found}, but model={config.model.name} is {config.model.shape}. Give it a "
-                f"name of its own: model=local model.name=<name> model.path={source.name_or_path}"
-            )
+            raise wrong_shape(source, config.model.name, found, config.model.shape)
         flat = hf_config.model_type in FLAT_MODEL_TYPES
         with torch.random.fork_rng(devices=[]):  # the head is drawn below; the global generator must not move
             model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -151,10 +158,39 @@ def load_classifier(
             f"missing or of another shape, for example {foreign[0]}."
         )
     keep_trainable(model)
+    model.loaded = _describe_loaded(model, missing, info["unexpected_keys"], stored_classes, labels)
     # PEFT writes this into the adapter's files, where a folder of this machine has no place.
     folder = Path(config.model.path).name if config.model.path else None
     model.name_or_path = model.config._name_or_path = config.model.hub or folder or config.model.name
     return model, missing
+
+
+def _describe_loaded(
+    model: Any, missing: Sequence[str], unexpected: Iterable[str], stored_classes: list[str], labels: list[str]
+) -> dict[str, Any]:
+    """Return what run.json says of head and weights; the classes of a stored head are put into the task's order."""
+    names = [
+        name for name, _ in model.named_parameters() if any(f".{head}." in f".{name}" for head in head_modules(model))
+    ]
+    drawn, kept = (
+        list(dict.fromkeys(name.rpartition(".")[0] for name in names if (name in missing) == new))
+        for new in (True, False)
+    )
+    notes = []
+    expected = [label.lower() for label in labels]
+    named = not any(name.startswith("label_") for name in stored_classes)
+    if output_layer(model) in kept and named and labels and stored_classes != expected:
+        if sorted(stored_classes) == sorted(expected):
+            with torch.no_grad():
+                for value in model.get_submodule(output_layer(model)).parameters():
+                    value.copy_(value[[stored_classes.index(label) for label in expected]])
+            notes.append(f"the stored head's classes ({', '.join(stored_classes)}) were put into the task's order")
+        else:
+            notes.append(f"the head starts from a stored one, whose classes are {', '.join(stored_classes)}")
+    layers = sorted(key for key in unexpected if re.search(r"\blayers?\.\d", key))
+    if layers:
+        notes.append(f"{len(layers)} tensors of the weights' layers have no place in this encoder, such as {layers[0]}")
+    return {"head": {"kept": kept, "drawn": drawn}, "notes": notes}
 
 
 def _draw(model: Any, keys: list[str], generator: torch.Generator) -> None:
@@ -182,7 +218,7 @@ def _encoder_to(model: Any, dtype: torch.dtype) -> None:
 
 
 def _train_head(model: Any, base_parameters: Sequence[str]) -> None:
-    """Only the head trains, and what of the encoder these expressions match."""
+    """Let only the head train, and what these expressions match."""
     heads = tuple(f".{name}." for name in head_modules(model))
     for expression in base_parameters:
         if not any(re.search(expression, name) for name, _ in model.named_parameters()):

@@ -1,4 +1,4 @@
-"""The methods of configs/method as a table: what each trains, counted on a live model, and whether it merges and packs.
+"""List the methods: parameters on a live model, merges, packs.
 
 The model has RoBERTa-base's shape and no values (torch's meta device), so that a start costs nothing; a method whose
 size depends on the values of the weights (SARA) is counted on random ones.
@@ -20,7 +20,7 @@ from symlora.config.compose import CONFIG_DIR
 from symlora.config.schema import Config, MethodConfig
 from symlora.errors import SymloraError
 from symlora.model.build import run_model
-from symlora.model.pack import check_packable
+from symlora.model.packable import check_packable
 from symlora.model.quantization import four_bits
 from symlora.model.run_model import ParameterCounts, RunModel
 
@@ -34,23 +34,14 @@ CAPTION = (
 
 @dataclass(frozen=True)
 class Method:
-    """One method as it stands here.
+    """One method as it stands here."""
 
-    Attributes:
-        config: Its YAML file.
-        counts: What it trains on RoBERTa-base; None where it cannot be built here.
-        by_weights: Whether the count depends on the values of the weights (random ones here).
-        merges: Whether the adapter can be merged; None where there is none (`trains: head` or `all`).
-        packs: Whether runs can share an encoder.
-        notes: What it does not do here, and why: run, merge, pack.
-    """
-
-    config: MethodConfig
-    counts: ParameterCounts | None
-    by_weights: bool
-    merges: bool | None
-    packs: bool
-    notes: tuple[str, ...]
+    config: MethodConfig  # its YAML file
+    counts: ParameterCounts | None  # what it trains on RoBERTa-base; None where it cannot be built here
+    by_weights: bool  # whether the count depends on the values of the weights (random ones here)
+    merges: bool | None  # whether the adapter can be merged; None where there is none (`trains: head` or `all`)
+    packs: bool  # whether runs can share an encoder
+    notes: tuple[str, ...]  # what it does not do here, and why: run, merge, pack
 
     @property
     def trained(self) -> int | None:
@@ -59,12 +50,12 @@ class Method:
 
 
 def names() -> list[str]:
-    """Every method, as `method=<name>` takes it, in alphabetical order."""
+    """List every method's name, in alphabetical order."""
     return sorted(path.stem for path in (CONFIG_DIR / "method").glob("*.yaml"))
 
 
 def load(names_wanted: Sequence[str]) -> list[MethodConfig]:
-    """What their files in configs/method say, in this order.
+    """Load the files of these methods, in this order.
 
     Raises:
         SymloraError: There is no such method.
@@ -122,7 +113,10 @@ def examine(method: MethodConfig) -> Method:
 
 
 def _look(method: MethodConfig, device: str) -> tuple[ParameterCounts, Exception | None]:
-    """Trained parameters of a new run, and why its adapter does not merge (None where it does, or there is none)."""
+    """Count a new run's parameters; return why its adapter does not merge.
+
+    None where it does, or there is none.
+    """
     run = _run(method, device)
     counts = run.counts()
     if run.peft is not None:
@@ -144,7 +138,7 @@ def _run(method: MethodConfig, device: str) -> RunModel:
 
 @functools.cache
 def _classifier(device: str, layers: int = 12) -> Any:
-    """RoBERTa-base's shape without values (`meta`), or with random ones (`cpu`; few words, which no method sees)."""
+    """Make RoBERTa-base's shape without values (`meta`) or with random ones."""
     from transformers import AutoModelForSequenceClassification, RobertaConfig
 
     from symlora.model import attention
@@ -161,7 +155,7 @@ HEADER = ("method", "trained", "merges", "packs", "equation", "source")
 
 
 def table(methods: Sequence[Method], *, markdown: bool = False) -> str:
-    """One line a method, and below them why something is missing."""
+    """Return one line a method, and why something is missing."""
     rows = [_cells(method) for method in methods]
     if markdown:
         rule = ["---", "---:", "---", "---", "---", "---"]

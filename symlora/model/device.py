@@ -8,7 +8,9 @@ from symlora.errors import SymloraError
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that `auto`, `cpu`, `cuda` or `cuda:<number>` names; `auto` heeds torchrun's LOCAL_RANK.
+    """Return the device that `auto`, `cpu`, `cuda` or `cuda:<number>` names.
+
+    `auto` follows torchrun's LOCAL_RANK.
 
     Raises:
         SymloraError: It does not exist here.
@@ -30,7 +32,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """`auto` becomes bf16 on a GPU that has it and on a CPU with AMX tiles (3x faster, measured), else fp32."""
+    """Resolve `auto`: bf16 where it is fast, else fp32.
+
+    Fast on GPUs that have it, and on CPUs with AMX tiles (3x, measured).
+    """
     if name != "auto":
         return name
     if device.type == "cuda":

@@ -21,7 +21,7 @@ _LEVELS = 1 << 16
 
 
 class DropoutStreams:
-    """The dropout generators of the runs that share a model, and whose rows a batch holds.
+    """The dropout generators of runs, and whose rows a batch holds.
 
     Attributes:
         generators: One for each run, on the model's device.
@@ -42,7 +42,7 @@ class DropoutStreams:
         self.sentences, self.tokens = sentences, tokens
 
     def counts(self, x: Tensor) -> tuple[int, tuple[int, ...]]:
-        """The dimension of x that runs share, and how many of its entries each has.
+        """Return the dimension of x that runs share, and their shares.
 
         x is [1, tokens, n] or [1, sentences, n], or has a sentence in each entry of its first dimension.
 
@@ -58,7 +58,7 @@ class DropoutStreams:
         )
 
     def mask(self, x: Tensor, p: float) -> Tensor:
-        """What x is multiplied by: a mask of its shape, every run's part from the run's own generator."""
+        """Draw a mask of x's shape, each run's part from its generator."""
         if self.calls is not None:
             self.calls.append((p, tuple(x.shape), x.dtype))
             return x.new_ones(())
@@ -72,7 +72,9 @@ class DropoutStreams:
 
 
 class Dropout(nn.Module):
-    """y = x · m / (1 - p), m ~ Bernoulli(1 - p) elementwise; the identity outside of training.
+    """Dropout: y = x · m / (1 - p), m ~ Bernoulli(1 - p).
+
+    The identity outside of training.
 
     Args:
         p: Probability of a zero.
@@ -96,7 +98,10 @@ class Dropout(nn.Module):
 
 
 def scaled_mask(x: Float[Tensor, "*shape"], p: float, generator: torch.Generator) -> Float[Tensor, "*shape"]:
-    """A mask of x's shape, dtype and device: 0 with probability p (a multiple of 2^-16), else 1 / (1 - p)."""
+    """Draw a mask of x's shape, dtype and device.
+
+    0 with probability p (a multiple of 2^-16), else 1 / (1 - p).
+    """
     dropped = round(p * _LEVELS)
     if dropped >= _LEVELS:
         return torch.zeros_like(x)
@@ -117,7 +122,7 @@ def set_dropout(model: nn.Module, p: float) -> None:
 
 
 def use_own_dropout(model: nn.Module, streams: DropoutStreams) -> None:
-    """Replaces every `nn.Dropout` of a model, in place, by one that draws from the run's generators."""
+    """Replace every `nn.Dropout` of a model by ours, in place."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Dropout:
@@ -127,5 +132,5 @@ def use_own_dropout(model: nn.Module, streams: DropoutStreams) -> None:
 
 
 def drops(model: nn.Module) -> bool:
-    """Whether the model's next forward pass draws masks."""
+    """Tell whether the model's next forward pass draws masks."""
     return model.training and any(isinstance(module, Dropout) and module.p > 0 for module in model.modules())

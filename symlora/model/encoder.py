@@ -27,7 +27,9 @@ FLAT_MODEL_TYPES = frozenset({"albert", "bert", "camembert", "distilbert", "elec
 
 
 def head_modules(model: Any) -> list[str]:
-    """Names of the modules trained beside an adapter: all outside the encoder, and the encoder's pooler if it has one.
+    """Name the modules trained beside an adapter.
+
+    All outside the encoder, and the encoder's pooler if it has one.
 
     LoRA's GLUE scripts train every parameter outside the `roberta.` prefix: RoBERTa's dense and output layers.
     BERT's dense layer is its pooler, inside the encoder; it is trained too, so that heads are alike.
@@ -75,18 +77,21 @@ class Encoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the encoder's weights are."""
+        """Return the device of the encoder's weights."""
         weights: Tensor = next(self.model.parameters())
         return weights.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the frozen weights and the activations."""
+        """Return the dtype of frozen weights and activations."""
         weights: Tensor = getattr(self.model, self.model.base_model_prefix).embeddings.word_embeddings.weight
         return weights.dtype
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch classes"]:
-        """Logits of each sentence or pair: float32 [B, classes] ([B, 1] for regression)."""
+        """Compute logits of each sentence or pair: float32 [B, classes].
+
+        [B, 1] for regression.
+        """
         self.streams.share(batch.sizes, batch.tokens())
         return (self._flat(batch) if self.flat else self._padded(batch)).float()
 

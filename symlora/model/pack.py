@@ -1,4 +1,6 @@
-"""Several runs on one frozen encoder: their small trained modules side by side, everything else shared.
+"""Run several runs on one frozen encoder.
+
+Their small trained modules stand side by side; everything else is shared.
 
     y_k = f(θ_k, x_k),   k = 1 … K,   as   Y = vmap(f)(Θ, X)
 
@@ -20,53 +22,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from symlora.adapters.registry import METHODS
-from symlora.config.schema import MethodConfig
 from symlora.model.attention import Gather, Scatter
 from symlora.model.dropout import Dropout, DropoutStreams, scaled_mask
 from symlora.model.encoder import Encoder, head_modules
+from symlora.model.packable import CannotPack
 from symlora.model.run_model import RunModel
-
-# PEFT's methods whose packed runs are tested to equal the runs alone (tests/test_methods.py); LORA includes DoRA.
-# Others look at all their rows at once (LILY), write in place (FourierFT, VBLoRA), or were not tried.
-PACKED_TYPES = frozenset({"ADALORA", "DELORA", "HRA", "IA3", "LORA", "MISS", "VERA"})
-OWN_STARTS = (True, False, "gaussian", "orthogonal")  # of LoRA; PiSSA, OLoRA and others rewrite the frozen weight
-
-
-class CannotPack(ValueError):
-    """These runs cannot share a pass; they can be trained one after another."""
-
-
-def check_packable(method: MethodConfig) -> None:
-    """Refuses methods whose runs cannot share an encoder.
-
-    Raises:
-        CannotPack: They train, or rewrite, what is shared; or their layers do not work on a stack of runs.
-    """
-    why = None
-    arguments = method.peft_config
-    if method.trains == "all":
-        why = "full fine-tuning trains the encoder"
-    elif method.base_parameters:
-        why = "base_parameters trains parts of the encoder"
-    elif method.trains == "adapter":
-        own = {config.method.upper(): model for config, model in METHODS}
-        if method.peft_type in own and own[method.peft_type].trains_alone:
-            why = own[method.peft_type].trains_alone
-        elif method.peft_type not in PACKED_TYPES | own.keys():
-            why = f"{method.peft_type} is not known to work on a stack of runs"
-        elif method.load_in_4bit:
-            why = "the encoder is held in 4 bits"
-        elif arguments.get("bias", "none") != "none":
-            why = f"bias={arguments['bias']} trains biases outside of the adapter"
-        elif arguments.get("init_lora_weights", True) not in OWN_STARTS:
-            why = f"init_lora_weights={arguments['init_lora_weights']} rewrites the frozen weights"
-    if why is not None:
-        raise CannotPack(f"method={method.name}: {why}: such runs train alone")
 
 
 class Packed(nn.Module):
-    """One trained module of each run, every one applied to its own run's rows.
+    """One trained module of each run, applied to its own rows.
 
     Args:
         members: The module as each run has it: of one structure, on shared frozen weights.
@@ -91,13 +55,13 @@ class Packed(nn.Module):
         return super().train(mode)
 
     def drop(self, position: int) -> None:
-        """Takes a run out."""
+        """Take a run out; the others keep their order."""
         del self.members[position], self.own_streams[position]
         for tensors in self.leaves.values():
             del tensors[position]
 
     def forward(self, x: Tensor) -> Tensor:
-        """[1, T, n] to [1, T, m] on tokens, or [B, …] to [B, …] on sentences, each run's part by its own module."""
+        """Apply each run's module: [1, T, n] tokens or [B, …] sentences."""
         if len(self.members) == 1:
             return self._alone(x)
         dim, counts = self.streams.counts(x)
@@ -132,7 +96,9 @@ class Packed(nn.Module):
         return out
 
     def _masks(self, stacked: Tensor, counts: tuple[int, ...], dim: int) -> list[Tensor]:
-        """The masks of every Dropout that the module will call, [K, …] each, in order of the calls.
+        """Draw the masks of every Dropout in the module, [K, …] each.
+
+        In the order of the calls.
 
         Random numbers cannot be drawn under vmap from generators of ours. So the calls are listed in a dry run first;
         then each run draws for its own rows, as it would alone.
@@ -163,7 +129,9 @@ class Packed(nn.Module):
 
 
 def _leaves(members: Sequence[nn.Module]) -> dict[str, list[Tensor]]:
-    """For each name, the runs' tensors that must be stacked: what is trained, and what is frozen but not the same.
+    """Collect the runs' tensors that must be stacked, by name.
+
+    What is trained, and what is frozen but not the same.
 
     What a method changes between steps (`changing_layer_names`) is not the same for long.
     """
@@ -183,21 +151,18 @@ def _leaves(members: Sequence[nn.Module]) -> dict[str, list[Tensor]]:
 
 @dataclass(frozen=True)
 class Fill:
-    """Makes the runs' numbers of rows equal, by copies of each run's own first row, and undoes it.
+    """Fill the runs up to equal numbers of rows, and back.
 
-    Attributes:
-        index: The row at each of the K · most places: int64.
-        back: The place of each row: int64 [R].
-        surplus: Places that hold a copy: int64.
+    With copies of each run's own first row.
     """
 
-    index: Tensor
-    back: Tensor
-    surplus: Tensor
+    index: Tensor  # the row at each of the K · most places: int64
+    back: Tensor  # the place of each row: int64 [R]
+    surplus: Tensor  # places that hold a copy: int64
 
     @staticmethod
     def of(counts: tuple[int, ...], device: torch.device) -> "Fill":
-        """For runs with so many rows each."""
+        """Make the indices for runs with so many rows each."""
         number = torch.tensor(counts)
         starts = torch.cumsum(number, 0) - number
         column = torch.arange(max(counts))
@@ -247,7 +212,7 @@ class PackedModel:
                 packed.drop(position)
 
     def _host(self) -> Encoder:
-        """A copy of the first run's encoder, on the same frozen tensors, with `Packed` where something is trained."""
+        """Copy the first run's encoder, with `Packed` where something is trained."""
         first = self.runs[0].encoder
         if not first.flat:
             raise CannotPack("this encoder does not run on flat batches, so its runs train one at a time")
@@ -274,7 +239,9 @@ class PackedModel:
 
 
 def trained_modules(run: RunModel) -> list[tuple[str, nn.Module]]:
-    """Names (within the Encoder) and modules of what a pack holds once for each run.
+    """List names and modules of what each run has its own of.
+
+    Names are within the Encoder.
 
     Adapted projections, head, and LayerNorms that train beside them.
     """

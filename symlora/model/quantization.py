@@ -1,4 +1,4 @@
-"""A frozen encoder in 4 bits (QLoRA, arXiv 2305.14314, section 3), by transformers and bitsandbytes."""
+"""Hold a frozen encoder in 4 bits (QLoRA, arXiv 2305.14314, section 3)."""
 
 from importlib.util import find_spec
 from typing import Any
@@ -10,7 +10,9 @@ _HEADS = ["classifier", "pooler", "pre_classifier", "score", "head", "summary"]
 
 
 def four_bits(method: str) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that load linear layers as NF4 with double quantisation, all but the head's.
+    """Return `from_pretrained` arguments for NF4 with double quantisation.
+
+    For all linear layers but the head's.
 
     Raises:
         SymloraError: bitsandbytes is not installed.
@@ -33,7 +35,10 @@ def four_bits(method: str) -> dict[str, Any]:
 
 
 def keep_trainable(model: Any) -> None:
-    """On CPUs with AVX-512 BF16, bitsandbytes repacks weights when they score, and cannot train on them afterwards."""
+    """Keep bitsandbytes' layers trainable on CPUs with AVX-512 BF16.
+
+    It repacks weights when they score, and cannot train on them afterwards.
+    """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

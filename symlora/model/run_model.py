@@ -17,7 +17,10 @@ HEAD_FILE = "head.safetensors"
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Trained parameters: of the adapter, of the classification head, and of the encoder itself (full fine-tuning)."""
+    """Numbers of trained parameters: adapter, head, encoder.
+
+    The encoder's own are trained in full fine-tuning and BitFit.
+    """
 
     adapter: int
     head: int
@@ -25,11 +28,11 @@ class ParameterCounts:
 
     @property
     def total(self) -> int:
-        """All that is trained."""
+        """Return the sum."""
         return self.adapter + self.head + self.encoder
 
     def __str__(self) -> str:
-        """For people: adapter, head and sum."""
+        """Format adapter, head and sum."""
         parts = [f"adapter {self.adapter:,}", f"head {self.head:,}"] + (
             [f"encoder {self.encoder:,}"] if self.encoder else []
         )
@@ -52,15 +55,15 @@ class RunModel:
         self.streams = streams
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and values of what is trained."""
+        """Iterate over names and values of what is trained."""
         return ((name, p) for name, p in self.encoder.named_parameters() if p.requires_grad)
 
     def in_head(self, name: str) -> bool:
-        """Whether the parameter of this name is the head's."""
+        """Tell whether a parameter of this name is the head's."""
         return any(f".{head}." in f".{name}" for head in head_modules(self.encoder.model))
 
     def counts(self) -> ParameterCounts:
-        """How many parameters are trained, and where."""
+        """Count the trained parameters."""
         kinds = {"adapter": 0, "head": 0, "encoder": 0}
         for name, parameter in self.trainable():
             kinds["head" if self.in_head(name) else "adapter" if self.peft is not None else "encoder"] += (
@@ -69,7 +72,10 @@ class RunModel:
         return ParameterCounts(**kinds)
 
     def moving(self) -> Iterator[tuple[str, Tensor]]:
-        """Names and values of all that training changes: what is trained, and what a method writes between steps."""
+        """Iterate over all that training changes.
+
+        What is trained, and what a method writes between steps.
+        """
         yield from self.trainable()
         for layer_name, layer in self.encoder.named_modules():
             for container in getattr(layer, "changing_layer_names", ()):
@@ -77,7 +83,7 @@ class RunModel:
                     yield f"{layer_name}.{container}.{adapter}", value
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of all that training changes, on the CPU."""
+        """Copy all that training changes to the CPU."""
         return {name: value.detach().to("cpu", copy=True) for name, value in self.moving()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -87,7 +93,7 @@ class RunModel:
                 value.copy_(state[name])
 
     def adapted_layers(self) -> Iterator[tuple[str, Any]]:
-        """Names (within the encoder) and PEFT layers of the adapted projections."""
+        """Iterate over names (within the encoder) and layers of adapted projections."""
         if self.peft is None:
             return
         from peft.tuners.tuners_utils import BaseTunerLayer
@@ -97,7 +103,10 @@ class RunModel:
                 yield name, module
 
     def save(self, folder: Path) -> None:
-        """Writes what is trained: a PEFT adapter, the head's tensors alone, or the whole model; always safetensors."""
+        """Write what is trained, always as safetensors.
+
+        A PEFT adapter, the head's tensors alone, or the whole model.
+        """
         if self.peft is not None:
             set_rank_pattern(self.peft)
             # Embeddings are never trained; left to itself PEFT asks the hub whether the vocabulary grew.
@@ -113,7 +122,9 @@ class RunModel:
 
 
 def set_rank_pattern(wrapped: Any) -> None:
-    """Writes into AdaLoRA's configuration which singular values are left, as it must be when the adapter is saved.
+    """Record in AdaLoRA's configuration which singular values are left.
+
+    It must be right when the adapter is saved.
 
     PEFT saves the triplets that `rank_pattern` names and drops the others. Its own pattern is the last one that
     training made: it does not fit an earlier epoch's model, nor values that moved again since they were set to 0.
@@ -131,7 +142,10 @@ def set_rank_pattern(wrapped: Any) -> None:
 
 
 def output_layer(model: Any) -> str:
-    """Name of the head's last linear layer: `classifier.out_proj` in RoBERTa, `classifier` in BERT."""
+    """Name the head's last linear layer.
+
+    `classifier.out_proj` in RoBERTa, `classifier` in BERT.
+    """
     names: list[str] = [
         name.replace(".modules_to_save.default", "")
         for name, module in model.named_modules()

@@ -1,7 +1,8 @@
 """Compare a method with LoRA on one task, over the seeds that both have and over their predictions.
 
 Everything is in points. Two sources of chance are kept apart: new seeds on this validation split (t, sign flip,
-equivalence), new rows for these trained models (McNemar), and both together (two-level bootstrap).
+equivalence), new rows for these trained models (McNemar), and both together (two-level bootstrap). Only the verdict
+holds over several tasks; everything else speaks of one.
 """
 
 from dataclasses import dataclass, replace
@@ -24,16 +25,18 @@ class Paired:
     key: Key  # of the method; task, model and protocol are the reference's too
     seeds: tuple[int, ...]  # that both have a score for
     scores: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]  # of the method and of the reference, [seeds] each
-    difference: stats.Interval  # mean over the seeds with its t interval at `level`; NaN bounds for one seed
-    equivalence: stats.Equivalence | None  # paired TOST with its interval at 1 - 2·alpha; None for one seed
-    flip: float | None  # p of the exact sign-flip test; None for one seed
-    both: stats.Interval | None  # two-level bootstrap over seeds and rows; None for one seed or unlike rows
+    difference: stats.Interval  # mean over seeds with its t interval at 1 - alpha; NaN bounds for one seed
+    p_difference: float | None  # of the paired t test; None for one seed, as those below
+    p_equivalence: float | None  # of the paired TOST
+    flip: float | None  # p of the exact sign-flip test
+    both: stats.Interval | None  # two-level bootstrap over seeds and rows; None for unlike rows too
     mcnemar: float | None  # p over the rows, for the lowest seed's models; None where the score is no accuracy
-    needed: int | None  # seeds that would settle it with the power asked for, if the true difference were 0
+    decision: stats.Decision | None = None  # the verdict, which holds over the tasks of the section
+    needed: int | None = None  # seeds that would settle it with the power asked for, if the true difference were 0
 
 
 def compare(method: Chosen, reference: Chosen, criteria: Criteria) -> Paired | None:
-    """Run all tests of one task; return None where no seed has a score for both."""
+    """Run all tests of one task, without a decision; None where no seed has a score for both."""
     columns = ["seed", "score", "folder", "split", "selection", "metric"]
     pairs = method.finished[columns].merge(reference.finished[columns], on="seed", suffixes=("", "_reference"))
     if pairs.empty:
@@ -41,24 +44,17 @@ def compare(method: Chosen, reference: Chosen, criteria: Criteria) -> Paired | N
     pairs = pairs.sort_values("seed", ignore_index=True)
     a, b = (100 * pairs[name].to_numpy(np.float64) for name in ("score", "score_reference"))
     several = len(pairs) > 1
-    difference = stats.paired_interval(a, b, criteria.level)
-    equivalence = stats.tost(a, b, criteria.margin, criteria.alpha) if several else None
-    flip = stats.sign_flip(a, b) if several else None
-    needed = None
-    if several:
-        spread = float(np.std(a - b, ddof=1))
-        needed = stats.seeds_needed(spread, criteria.margin, criteria.power, criteria.alpha)
     both, rows = _over_rows(pairs, criteria)
     return Paired(
         key=method.key,
         seeds=tuple(int(seed) for seed in pairs["seed"]),
         scores=(a, b),
-        difference=difference,
-        equivalence=equivalence,
-        flip=flip,
+        difference=stats.paired_interval(a, b, 1 - criteria.alpha),
+        p_difference=stats.paired_t(a, b) if several else None,
+        p_equivalence=stats.tost(a, b, criteria.margin) if several else None,
+        flip=stats.sign_flip(a, b) if several else None,
         both=both,
         mcnemar=rows,
-        needed=needed,
     )
 
 
@@ -70,23 +66,29 @@ def compare_all(chosen: dict[Key, Chosen], criteria: Criteria) -> dict[Key, Pair
             paired = compare(method, chosen[(*key[:3], REFERENCE)], criteria)
             if paired is not None:
                 found[key] = paired
-    return found
+    return decide_all(found, criteria)
 
 
-def holm_adjusted(pairs: dict[Key, Paired]) -> dict[Key, tuple[float, float]]:
-    """Adjust p values of (sign flip, equivalence) by Holm, within one section and method over its tasks.
+def decide_all(pairs: dict[Key, Paired], criteria: Criteria) -> dict[Key, Paired]:
+    """Judge each method over the tasks of a section (docs/protocols.md, "What a verdict means").
 
     A task with a single seed has no p value, and is in no family.
     """
-    families: dict[tuple[str, str, str], dict[Key, tuple[float, float]]] = {}
+    families: dict[tuple[str, str, str], list[Key]] = {}
     for key, pair in pairs.items():
-        if pair.flip is not None and pair.equivalence is not None:
-            families.setdefault((key[0], key[1], key[3]), {})[key] = (pair.flip, pair.equivalence.p)
-    adjusted: dict[Key, tuple[float, float]] = {}
-    for tests in families.values():
-        flips, equal = (stats.holm(p_values) for p_values in zip(*tests.values(), strict=True))
-        adjusted |= {key: (float(flips[i]), float(equal[i])) for i, key in enumerate(tests)}
-    return adjusted
+        if pair.p_difference is not None:
+            families.setdefault((key[0], key[1], key[3]), []).append(key)
+    decided = dict(pairs)
+    for keys in families.values():
+        family = [pairs[key] for key in keys]
+        numbers = [(pair.difference.estimate, pair.p_difference, pair.p_equivalence) for pair in family]
+        means, different, equal = np.array(numbers, dtype=np.float64).T
+        decisions = stats.decide(means, different, equal, criteria.alpha)
+        for key, pair, decision in zip(keys, family, decisions, strict=True):
+            spread = float(np.std(np.subtract(*pair.scores), ddof=1))
+            needed = stats.seeds_needed(spread, criteria.margin, criteria.power, criteria.alpha / len(keys))
+            decided[key] = replace(pair, decision=decision, needed=needed)
+    return decided
 
 
 def _over_rows(pairs: pd.DataFrame, criteria: Criteria) -> tuple[stats.Interval | None, float | None]:

@@ -16,7 +16,7 @@ class Criteria:
     """What intervals and tests are computed with."""
 
     level: float  # of intervals
-    alpha: float  # of tests; the interval that goes with the equivalence test has the level 1 - 2·alpha
+    alpha: float  # chance of any false verdict on a method in a section; paired intervals have the level 1 - alpha
     margin: float  # in points: two methods are equivalent if the difference of their means lies within ±margin
     power: float  # for the number of seeds that would settle it
     resamples: int  # of each bootstrap

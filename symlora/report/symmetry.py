@@ -20,11 +20,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from symlora.errors import SymloraError
-from symlora.interchange.factors import Array, Factors, read_factors
 from symlora.interchange.symmetric import stacked, symmetric_core
 from symlora.report.collect import Problem
 from symlora.report.names import METHODS, TASKS, section_name
 from symlora.stats.rounding import points
+from symlora.store.adapter_folder import Array, Factors, find_factors, read_adapter, read_tensors
 
 ROUNDING = 1e-6  # eigenvalues below this part of the largest one are rounding: factors are stored in float32
 DRAWS = 32  # of random directions
@@ -136,10 +136,10 @@ def symmetry_of_runs(runs: pd.DataFrame, seed: int = 0) -> Symmetry:
             without += 1
             continue
         try:
-            rows += _rows(read_factors(folder), {name: run[name] for name in LABELS}, seed)
+            rows += _rows(read_adapter(folder).factors(), {name: run[name] for name in LABELS}, seed)
         except SymloraError as error:
             place = "/".join(run["folder"].parts[-6:])
-            bad.append(Problem(f"{place}/adapter", str(error).replace(f"{folder}/", "")))
+            bad.append(Problem(f"{place}/adapter", str(error).replace(f"{run['folder']}/", "")))
     return Symmetry(_frame(rows), tuple(bad), without)
 
 
@@ -152,7 +152,8 @@ def symmetry_of_checkpoint(
         SymloraError: The adapter cannot be read.
     """
     labels = dict(zip(LABELS, ("released", model, task, method, path.stem, -1), strict=True))
-    return _frame(_rows(read_factors(path), labels, seed))
+    found = read_adapter(path).factors() if path.is_dir() else find_factors(read_tensors(path), path)
+    return _frame(_rows(found, labels, seed))
 
 
 def summary(frame: pd.DataFrame) -> list[tuple[str, ...]]:

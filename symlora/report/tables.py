@@ -22,7 +22,7 @@ from symlora.config.formatting import format_rate
 from symlora.report import captions
 from symlora.report.choice import Chosen, Key, grid_edge, unequal_grids
 from symlora.report.collect import RULES
-from symlora.report.comparison import Paired, holm_adjusted
+from symlora.report.comparison import Paired
 from symlora.report.criteria import Criteria
 from symlora.report.leaderboard import Scores, TestScore
 from symlora.report.names import CLAIMED, METHODS, REFERENCE, TASKS, section_name
@@ -66,7 +66,6 @@ def table1(published: Published, chosen: Mapping[Key, Chosen], test: Scores, cri
 
 def table2(chosen: Mapping[Key, Chosen], pairs: dict[Key, Paired], criteria: Criteria) -> Table:
     """Compare methods with LoRA: one row per task and method, LoRA's first."""
-    holm = holm_adjusted(pairs)
     sections = [
         Section(
             _title(cells),
@@ -76,7 +75,7 @@ def table2(chosen: Mapping[Key, Chosen], pairs: dict[Key, Paired], criteria: Cri
                 lambda key, cell: (
                     *_seeds(cell, criteria),
                     *_place(cell),
-                    *_compared(cell, chosen[(*key[:3], REFERENCE)], pairs.get(key), holm.get(key)),
+                    *_compared(cell, chosen[(*key[:3], REFERENCE)], pairs.get(key)),
                 ),
             ),
         )
@@ -197,28 +196,29 @@ def _place(cell: Chosen) -> tuple[Cell, Cell, Cell]:
     )
 
 
-def _compared(cell: Chosen, reference: Chosen, pair: Paired | None, holm: tuple[float, float] | None) -> Row:
+def _compared(cell: Chosen, reference: Chosen, pair: Paired | None) -> Row:
     if cell.key[3] == REFERENCE:
-        return (words("reference"), *[EMPTY] * 9)
+        return (words("reference"), *[EMPTY] * 10)
     if pair is None:
-        return (gap("no pair"), *[EMPTY] * 9)
-    equal = pair.equivalence
-    verdict = words(equal.verdict) if equal else gap("one seed")
+        return (gap("no pair"), *[EMPTY] * 10)
+    found = pair.decision
+    verdict = words(found.verdict) if found else gap("one seed")
     needed = number(None)
-    if equal and equal.verdict == "inconclusive":
+    if found and found.verdict == "inconclusive":
         needed = words(">10,000") if pair.needed is None else number(pair.needed)  # where seeds_needed stops looking
-    if equal and any(side.finished["at_chance"].any() for side in (cell, reference)):
-        verdict = Cell(f"{equal.verdict} (chance)", kind="flag")  # two methods that learned nothing are no tie
-    elif equal and equal.difference.half_width == 0:
-        verdict = Cell(f"{equal.verdict} (no spread)", kind="flag")
+    if found and any(side.finished["at_chance"].any() for side in (cell, reference)):
+        verdict = Cell(f"{found.verdict} (chance)", kind="flag")  # two methods that learned nothing are no tie
+    elif found and pair.difference.half_width == 0:
+        verdict = Cell(f"{found.verdict} (no spread)", kind="flag")
     return (
         point(pair.difference.estimate),
-        bounds(equal.difference if equal else None),
+        bounds(pair.difference),
         verdict,
-        probability(equal.p if equal else None),
-        probability(holm[1] if holm else None),
+        probability(pair.p_difference),
+        probability(found.p_difference if found else None),
+        probability(pair.p_equivalence),
+        probability(found.p_equivalence if found else None),
         probability(pair.flip),
-        probability(holm[0] if holm else None),
         probability(pair.mcnemar),
         bounds(pair.both),
         needed,

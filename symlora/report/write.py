@@ -1,5 +1,6 @@
-"""Write tables, figures, audit and the report's page from a results folder (`make table1`, `make report`, ...)."""
+"""Write the files of `symlora report` from a results folder."""
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -152,11 +153,9 @@ def summary_line(report: Report) -> str:
     """Say the verdicts on the paper's claim in one sentence."""
     verdicts = []
     for key, pair in report.pairs.items():
-        if pair.equivalence is not None and key[3] == CLAIMED:
+        if pair.decision is not None and key[3] == CLAIMED:
             chance = ", at chance" if report.at_chance(key) else ""
-            verdicts.append(
-                f"{TASKS.get(key[2], key[2])} {pair.equivalence.verdict} ({section_name(*key[:2])}{chance})"
-            )
+            verdicts.append(f"{TASKS.get(key[2], key[2])} {pair.decision.verdict} ({section_name(*key[:2])}{chance})")
     said = "; ".join(verdicts) or "no task has two seeds of both"
     return f"{report.tally.counts} SymLoRA against LoRA, margin ±{report.criteria.margin:g} points: {said}."
 
@@ -186,3 +185,28 @@ def _picture(png: Path, out: Path) -> str:
 
 def _below(path: Path, out: Path) -> str:
     return path.relative_to(out).as_posix()
+
+
+def command(chosen: argparse.Namespace) -> int:
+    """Run `symlora report`: write the files, and print which. Arguments as its parser (symlora.cli) has them.
+
+    Raises:
+        SymloraError: With `strict`, something is missing, failed or left out; the files are written.
+    """
+    if chosen.what == "audit":
+        print(*write_audit(chosen.out), sep="\n")
+        return 0
+    problems: tuple[Problem, ...] = ()
+    report = build(chosen.results_dir, chosen.tasks.split(",") if chosen.tasks else tuple(TASKS))
+    if chosen.what == "table1":
+        files = write_tables(report, chosen.out)
+    elif chosen.what == "figure1":
+        files, problems = write_figures(report, chosen.out, chosen.as_paper)
+    else:
+        files, problems = write_report(report, chosen.out, chosen.as_paper, chosen.checkpoint)
+    print(*files, summary_line(report), sep="\n")
+    for problem in (*report.tally.bad, *problems):
+        print(f"left out: {problem.place}: {problem.reason}")
+    if chosen.strict and (problems or not report.tally.complete):
+        raise SymloraError("--strict: something is missing, failed or left out; the footer of every table names it.")
+    return 0

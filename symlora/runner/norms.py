@@ -1,4 +1,4 @@
-"""Norms of what an adapter changed, per layer and projection: the material of the paper's Figure 1."""
+"""Measure what an adapter changed, per layer and projection (Figure 1)."""
 
 import copy
 import re
@@ -11,13 +11,13 @@ from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor
 
-from symlora.adapters.base import AdapterLayer
 from symlora.adapters.base_scale import BaseScaleLayer
+from symlora.adapters.layer import AdapterLayer
 from symlora.model.run_model import RunModel
 
 
 def adapter_norms(model: RunModel) -> Iterator[dict[str, Any]]:
-    """One row per adapted projection that changes by a matrix; all in float64 from the stored weights.
+    """Yield one row per adapted projection, in float64 from stored weights.
 
     ΔW is the low-rank update with its factor α/r, without (λ - 1) W0; for methods other than LoRA and those with λ all
     that the layer adds to W0. Keys:
@@ -52,7 +52,7 @@ def adapter_norms(model: RunModel) -> Iterator[dict[str, Any]]:
 
 def _update(layer: Any, adapter: str) -> Tensor | None:
     if isinstance(layer, BaseScaleLayer):  # get_delta_weight has (λ - 1) W0 in it, beside which ΔW would lose digits
-        return layer.low_rank_weight(adapter, torch.float64).cpu()
+        return layer.factor_product(adapter, torch.float64).cpu()
     is_lora = isinstance(layer, LoraLayer)  # named first: PEFT's types would make mypy forget that layer is Any
     if is_lora and not layer.use_dora.get(adapter, False):
         delta: Tensor = layer.get_delta_weight(adapter)
@@ -72,7 +72,7 @@ def _update(layer: Any, adapter: str) -> Tensor | None:
 
 
 def symmetry(delta: Float[Tensor, "rows columns"]) -> dict[str, Any]:
-    """How symmetric a square matrix is, and the signs of its symmetric part's eigenvalues."""
+    """Measure a square matrix's symmetric share and its eigenvalues' signs."""
     energy = float(delta.square().sum())
     if delta.shape[0] != delta.shape[1] or energy == 0.0:
         return {"symmetric_share": None, "positive": 0, "negative": 0}

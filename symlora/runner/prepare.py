@@ -21,6 +21,7 @@ from symlora.model.build import encoder_is_frozen
 from symlora.model.device import pick_device, pick_precision
 from symlora.model.run_model import RunModel
 from symlora.model.source import find, load_tokenizer, weights_sha256
+from symlora.model.tokenizer import describe_tokenizer
 from symlora.runner.provenance import EnergyMeter, code_sha256, provenance
 from symlora.runner.reporter import Reporter
 from symlora.store import folder as run_folders
@@ -47,13 +48,13 @@ class Prepared:
 
     @property
     def scored(self) -> dict[str, TokenizedSplit]:
-        """The training split and those that are scored after each epoch."""
+        """Return the training split and those scored after each epoch."""
         return {name: split for name, split in self.tokens.items() if name not in self.configs[0].task.test}
 
 
 @contextmanager
 def prepare_pack(configs: Sequence[Config], reporters: Sequence[Reporter], processes: Processes) -> Iterator[Prepared]:
-    """Make work folders, load data, begin records and find the checkpoint of a pack.
+    """Prepare a pack: work folders, data, records, checkpoint.
 
     At the end of the block, work folders that were not published vanish and the reporters are closed.
 
@@ -77,10 +78,10 @@ def prepare_pack(configs: Sequence[Config], reporters: Sequence[Reporter], proce
                 unfinished.callback(run_folders.discard, work)
                 works.append(work)
             records = [_begin(config, work, device, precision) for config, work in zip(configs, works, strict=True)]
-            splits, tokens = prepare_data(first)
+            splits, tokens, described = prepare_data(first)
             weights = weights_sha256(find(first.model))
             for record in records:
-                record["provenance"]["weights_sha256"] = weights
+                record["provenance"] |= {"weights_sha256": weights, **described}
                 record["data"] = {name: describe(splits[name], tokens[name]) for name in tokens}
             checkpoint = _checkpoint(configs, folders, records, tokens) if processes.size == 1 else None
             of_runs = (configs, reporters, folders, works, records)
@@ -89,8 +90,10 @@ def prepare_pack(configs: Sequence[Config], reporters: Sequence[Reporter], proce
             raise run_folders.not_kept(place, error) from error
 
 
-def prepare_data(config: Config) -> tuple[dict[str, Split], dict[str, TokenizedSplit]]:
-    """Load the splits that a run needs, and tokenize them.
+def prepare_data(
+    config: Config,
+) -> tuple[dict[str, Split], dict[str, TokenizedSplit], dict[str, Any]]:
+    """Load the splits that a run needs, tokenize them, and describe the tokenizer.
 
     `train`, then the task's validation splits, then `held_out` where the protocol sets a slice aside, then test splits
     where they are asked for.
@@ -104,12 +107,13 @@ def prepare_data(config: Config) -> tuple[dict[str, Split], dict[str, TokenizedS
                 f"protocol.held_out={config.protocol.held_out} sets {len(splits[HELD_OUT])} rows aside: too few to "
                 "choose an epoch with. Give a larger share."
             )
-    tokenizer = load_tokenizer(find(config.model))
+    source = find(config.model)
+    tokenizer = load_tokenizer(source)
     tokens = {
         name: tokenize(split, tokenizer, config.data.max_length, config.data.cache_dir)
         for name, split in splits.items()
     }
-    return splits, tokens
+    return splits, tokens, describe_tokenizer(tokenizer, source, tokens["train"])
 
 
 def describe(split: Split, tokens: TokenizedSplit) -> dict[str, Any]:
@@ -123,7 +127,7 @@ def describe(split: Split, tokens: TokenizedSplit) -> dict[str, Any]:
 
 
 def check_model(prepared: Prepared, models: Sequence[RunModel]) -> None:
-    """Refuse models that cannot be trained or saved; enter their sizes into the records and announce the runs.
+    """Check the models, record their sizes and announce the runs.
 
     Raises:
         SymloraError: The tokenizer is another model's, or there is no room on the disk.
@@ -131,8 +135,11 @@ def check_model(prepared: Prepared, models: Sequence[RunModel]) -> None:
     check_vocabulary(prepared.configs[0], models[0], prepared.tokens)
     check_space(prepared.works[0], models)
     for number, model in enumerate(models):
-        prepared.records[number]["parameters"] = {**vars(model.counts()), "total": model.counts().total}
-        prepared.reporters[number].started(prepared.folders[number], prepared.records[number])
+        record, loaded = prepared.records[number], model.encoder.model.loaded
+        record["parameters"] = {**vars(model.counts()), "total": model.counts().total}
+        origin = record["provenance"]
+        origin |= {"head": loaded["head"], "notes": [*origin["notes"], *loaded["notes"]]}
+        prepared.reporters[number].started(prepared.folders[number], record)
 
 
 def check_vocabulary(config: Config, model: RunModel, tokens: Mapping[str, TokenizedSplit]) -> None:
@@ -151,7 +158,9 @@ def check_vocabulary(config: Config, model: RunModel, tokens: Mapping[str, Token
 
 
 def check_space(work: Path, models: Sequence[RunModel]) -> None:
-    """Refuse to train what could not be saved: trained weights in float32, and 16 MiB a run for the rest.
+    """Refuse to train what the disk has no room for.
+
+    Trained weights in float32, and 16 MiB a run for the rest.
 
     Raises:
         SymloraError: There is less room.

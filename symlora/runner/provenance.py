@@ -1,4 +1,4 @@
-"""What a result came from: code, packages, machine; and what it cost."""
+"""Record where a result came from, and what it cost."""
 
 import functools
 import hashlib
@@ -18,7 +18,7 @@ _RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Commit (and whether the tree was changed), versions, device. No host or user names."""
+    """Return commit, versions and device; no host or user names."""
     return {
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if (changes := _git("status", "--porcelain", "--untracked-files=no")) is None else bool(changes),
@@ -34,7 +34,10 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 @functools.cache
 def code_sha256() -> str:
-    """Of the source that decides what a step or a score comes to: a stopped run does not go on with other equations."""
+    """Hash the source that decides what a step or a score is.
+
+    A stopped run does not go on with other equations.
+    """
     root = Path(__file__).parents[1]
     parts = [
         path for part in ("adapters", "data", "metrics", "model", "training") for path in (root / part).glob("*.py")
@@ -46,7 +49,10 @@ def code_sha256() -> str:
 
 
 def without_places(text: str) -> str:
-    """A traceback without folders of this machine, which may name a user."""
+    """Remove folders of this machine from a traceback.
+
+    They may name a user.
+    """
     places = [Path(__file__).parents[2], Path(sys.prefix), Path(sys.base_prefix), Path.home()]
     for place in sorted({str(place) for place in places} - {os.sep}, key=len, reverse=True):
         text = text.replace(place + os.sep, "")
@@ -54,7 +60,7 @@ def without_places(text: str) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """For example `NVIDIA H100 80GB HBM3`, or the processor's model name."""
+    """Return the device's name, such as `NVIDIA H100 80GB HBM3`."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -65,7 +71,10 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """On a GPU the most that tensors took; on a CPU the most that the process took since it started."""
+    """Return the most memory used.
+
+    On a GPU by tensors; on a CPU by the process since it started.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource
@@ -75,14 +84,17 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 class EnergyMeter:
-    """Energy used since it was made, where the machine tells it: a GPU's counter through NVML, a CPU's through RAPL."""
+    """Energy used since construction, where the machine tells it.
+
+    A GPU's counter through NVML, a CPU's through RAPL.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._start = self._joules()
 
     def kwh(self) -> float | None:
-        """Kilowatt hours of the whole device, or None where it does not tell."""
+        """Return the kilowatt hours of the whole device, or None."""
         now = self._joules()
         if now is None or self._start is None or now < self._start:  # RAPL's counter wraps
             return None

@@ -1,4 +1,4 @@
-"""Write what a trained run leaves in its folder: adapter, scores, predictions, norms, run.json."""
+"""Write a trained run's folder: adapter, scores, predictions, norms, run.json."""
 
 import time
 import traceback
@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from symlora.config.schema import Config
 from symlora.data.tokens import TokenizedSplit
 from symlora.errors import SymloraError
-from symlora.interchange.model_card import write_card
 from symlora.metrics.functions import chance_level
 from symlora.model.run_model import RunModel
+from symlora.runner.model_card import write_card
 from symlora.runner.norms import adapter_norms
 from symlora.runner.prepare import Prepared
 from symlora.runner.provenance import peak_memory_bytes, without_places
@@ -26,7 +26,7 @@ from symlora.training.result import Fit, predictions_of
 def keep_runs(
     prepared: Prepared, models: Sequence[RunModel], fits: Sequence[Fit | Exception]
 ) -> list[tuple[Path, dict[str, Any]]]:
-    """Write the folder of each run of a pack; an error with one costs no other.
+    """Write the folder of each run; an error costs no other.
 
     Args:
         prepared: The pack.
@@ -121,7 +121,9 @@ def _write(
 
 
 def _scores(config: Config, result: Fit, labels: npt.NDArray[Any]) -> dict[str, Any]:
-    """What run.json says of the scores: every epoch, and validation at the epoch that each rule takes.
+    """Return what run.json holds of the scores.
+
+    Every epoch, and validation at the epoch that each rule takes.
 
     A score that is not above what a constant prediction gets is marked `at_chance`.
     """
@@ -149,7 +151,10 @@ def _scores(config: Config, result: Fit, labels: npt.NDArray[Any]) -> dict[str, 
 def predictions(
     config: Config, result: Fit, model: RunModel, tokens: Mapping[str, TokenizedSplit]
 ) -> dict[tuple[str, str], Any]:
-    """Logits by (rule, split): those scored in training, and the test splits by the protocol's own rule."""
+    """Return logits by (rule, split).
+
+    Those scored in training, and the test splits by the protocol's own rule.
+    """
     found: dict[tuple[str, str], Any] = {
         (rule, split): logits for rule, by_split in sorted(result.logits.items()) for split, logits in by_split.items()
     }
@@ -165,7 +170,10 @@ def predictions(
 
 
 def write_predictions(path: Path, found: dict[tuple[str, str], Any]) -> None:
-    """Columns: selection, split, idx (the hub's), label, prediction (class or score), logits (list of float32)."""
+    """Write predictions.parquet.
+
+    Columns: selection, split, idx (the hub's), label, prediction (class or score), logits (list of float32).
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -189,7 +197,7 @@ def write_predictions(path: Path, found: dict[tuple[str, str], Any]) -> None:
 
 
 def write_norms(path: Path, model: RunModel) -> None:
-    """One row per adapted projection (symlora.runner.norms); no file for methods without an adapter."""
+    """Write norms.parquet; nothing for methods without an adapter."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,13 +1,15 @@
-"""What a run tells people while it runs: a progress bar on a terminal, plain lines elsewhere; and the mirror in W&B."""
+"""Report a run's progress to the terminal and to W&B."""
 
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from symlora.config.identity import slug
-from symlora.config.schema import Config, LoggerConfig
+from symlora.config.identity import config_hash, file_sha256, slug
+from symlora.config.schema import Config
+from symlora.store.folder import RUN_FILE, recorded_config, run_folder
 
 if TYPE_CHECKING:  # torch and transformers take seconds, and a finished run is reported without them
     from symlora.training.loop import StepProgress
@@ -22,15 +24,16 @@ class Reporter:
     Args:
         config: The run.
         quiet: Say nothing but errors.
+        mirror: Mirror the run in W&B, if its configuration asks for that.
     """
 
-    def __init__(self, config: Config, *, quiet: bool = False) -> None:
+    def __init__(self, config: Config, *, quiet: bool = False, mirror: bool = True) -> None:
         self.config = config
         self.quiet = quiet
         self._bar: Any = None
         self._last_line = 0.0
         self._steps = 0  # of this process
-        self._mirror: _Wandb | None = None
+        self._mirror = _Wandb(config, self._say) if mirror and config.logger.name == "wandb" else None
         self._wants_bar = config.progress and sys.stderr.isatty() and not quiet
 
     def started(self, folder: Path, record: dict[str, Any]) -> None:
@@ -49,13 +52,13 @@ class Reporter:
         self._say(
             f"  {record['provenance']['device']}, {record['precision']}, {record['provenance']['threads']} threads"
         )
-        if config.model.note:
-            self._say(f"  note: {config.model.note}")
-        if config.logger.name == "wandb":
-            try:
-                self._mirror = _Wandb(config.logger, config, record)
-            except Exception as error:  # no key, no network: the folder is the record, the run goes on
-                self._say(f"  W&B mirrors nothing: {error}")
+        tokenizer, head = record["provenance"]["tokenizer"], record["provenance"]["head"]
+        words = {"kept": "kept", "drawn": "drawn", "taken": "taken from init_from"}
+        starts = "; ".join(f"{', '.join(head[how])} {word}" for how, word in words.items() if head.get(how))
+        case, segments = ("lower case" if tokenizer["lower_case"] else "case kept"), tokenizer["segments"]
+        self._say(f"  tokenizer: {tokenizer['class']}, {case}, {segments} segment(s); head: {starts}")
+        for note in filter(None, [config.model.note, *record["provenance"]["notes"]]):
+            self._say(f"  note: {note}")
         if self._wants_bar:
             from tqdm import tqdm
 
@@ -63,10 +66,10 @@ class Reporter:
         self._started = self._last_line = time.perf_counter()
 
     def step(self, progress: "StepProgress") -> None:
-        """After every step."""
+        """Report a step."""
         self._steps += 1
         if self._mirror is not None:
-            self._mirror.log({"train/loss": progress.loss, "epoch": progress.epoch})
+            self._mirror.log({"train/loss": progress.loss, "epoch": progress.epoch}, progress.step)
         if self._bar is not None:
             if self._bar.total is None:
                 self._bar.reset(total=progress.steps)
@@ -84,7 +87,7 @@ class Reporter:
             self._say(f"  {at}  loss {progress.loss:.3f}  about {format_duration(left)} left")
 
     def epoch(self, epoch: "Epoch") -> None:
-        """After every epoch."""
+        """Report an epoch."""
         scores = "  ".join(
             f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
             for split, metrics in epoch.metrics.items()
@@ -100,14 +103,16 @@ class Reporter:
             self._mirror.log({"epoch": epoch.number, "train/epoch_loss": epoch.train_loss, **flat})
 
     def skipped(self, folder: Path, record: dict[str, Any]) -> None:
-        """The run's record stands there already."""
+        """Say that the run's record stands there already."""
         if record["status"] == "failed":
             self._say(f"{_title(self.config)}: failed in another process of this sweep: {record['error']}")
             return
         self._say(f"{_title(self.config)}: already finished in {folder} ({_score(record)}); force=true trains it again")
 
     def finished(self, folder: Path, record: dict[str, Any]) -> None:
-        """The last word on a run."""
+        """Report how a run ended."""
+        if self._mirror is not None:
+            self._mirror.end(record)
         self.close()
         if record["status"] == "failed":
             self._say(f"  FAILED: {record['error']}")
@@ -130,7 +135,7 @@ class Reporter:
             self._bar.close()
             self._bar = None
         if self._mirror is not None:
-            self._mirror.finish()
+            self._mirror.close()
             self._mirror = None
 
     def _say(self, text: str) -> None:
@@ -143,29 +148,73 @@ class Reporter:
 
 
 class _Wandb:
-    """One W&B run, named after the configuration, so that a repeat is recognised. The key stays with `wandb login`."""
+    """One W&B run, named after the configuration.
 
-    def __init__(self, logger: LoggerConfig, config: Config, record: dict[str, Any]) -> None:
+    It begins with the first step, which tells whether the run goes on from a checkpoint: then it continues the W&B run
+    of the same id. W&B's step is the training step. The key stays with `wandb login`.
+    """
+
+    def __init__(self, config: Config, say: Callable[[str], None]) -> None:
+        self._config, self._say = config, say
+        self._run: Any = None
+        self._failed = False
+        self._step = 0
+
+    def log(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Log values at a training step; unset, at the last one."""
+        if self._begin(resume=step is not None and step > 1):
+            self._step = step or self._step
+            self._run.log(dict(values), step=self._step)
+
+    def end(self, record: Mapping[str, Any]) -> None:
+        """Write how the run ended into the summary."""
+        if not self._begin(resume=True):  # trained before: only the folder was missing
+            return
+        summary = {"status": record["status"], "protocol/selection": self._config.protocol.selection}
+        if record["status"] == "finished":
+            score = record["score"]
+            chosen = record["selections"][score["selection"]]
+            summary |= {"score": score["value"], "score/metric": score["metric"], "score/split": score["split"]}
+            summary |= {"score/epoch": chosen["epoch"], "at_chance": score["at_chance"]}
+        self._run.summary.update(summary)
+        self._run.finish(exit_code=int(record["status"] != "finished"))
+        self._run = None
+
+    def close(self) -> None:
+        """End a W&B run whose training was stopped."""
+        if self._run is not None:
+            self._run.finish(exit_code=1)
+            self._run = None
+
+    def _begin(self, *, resume: bool) -> bool:
+        """Start or continue the W&B run; False where that is not possible."""
+        if self._run is not None or self._failed:
+            return not self._failed
         os.environ.setdefault("WANDB_SILENT", "true")  # read when wandb is imported
-        import wandb
+        config, logger = self._config, self._config.logger
+        standing = run_folder(config) / RUN_FILE  # what a forced run will replace tells it from the one before
+        again = f"-{file_sha256(standing)[:6]}" if config.force and standing.is_file() else ""
+        try:
+            import wandb
 
-        self._run = wandb.init(
-            project=logger.project,
-            mode=logger.mode,  # type: ignore[arg-type]  # checked in symlora.config
-            group=logger.group or f"{config.protocol.name}-{config.model.name}",
-            job_type=logger.job_type,
-            tags=[config.method.name, config.task.name, config.protocol.name, config.model.name],
-            name=f"{config.method.name}-{config.task.name}-{slug(config)}-seed-{config.seed}",
-            id=f"{record['config_hash']}-{config.seed}",
-            config=record["config"],
-            settings=wandb.Settings(x_disable_machine_info=True, disable_code=True, disable_git=True),
-        )
-
-    def log(self, values: dict[str, float]) -> None:
-        self._run.log(values)
-
-    def finish(self) -> None:
-        self._run.finish()
+            self._run = wandb.init(
+                project=logger.project,
+                dir=os.environ.get("WANDB_DIR", os.getcwd()),  # W&B itself keeps its first run's folder
+                mode=logger.mode,  # type: ignore[arg-type]  # checked in symlora.config
+                group=logger.group or f"{config.protocol.name}-{config.model.name}",
+                job_type=logger.job_type,
+                tags=[config.method.name, config.task.name, config.protocol.name, config.model.name],
+                name=f"{config.method.name}-{config.task.name}-{slug(config)}-seed-{config.seed}",
+                id=f"{config_hash(config)}-{config.seed}{again}",
+                resume="allow" if resume else None,
+                reinit="create_new",  # a pack's runs share this process
+                config=recorded_config(config),
+                settings=wandb.Settings(x_disable_machine_info=True, disable_code=True, disable_git=True),
+            )
+        except Exception as error:  # no key, no network: the folder is the record, the run goes on
+            self._failed = True
+            self._say(f"  W&B mirrors nothing: {error}")
+        return not self._failed
 
 
 def _title(config: Config) -> str:

@@ -21,7 +21,7 @@ from symlora.config.identity import pack_key
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.model.build import build_pack
-from symlora.model.pack import CannotPack
+from symlora.model.packable import CannotPack
 from symlora.model.run_model import RunModel
 from symlora.runner.prepare import check_model, prepare_pack
 from symlora.runner.record import keep_runs
@@ -50,7 +50,7 @@ def run(config: Config, reporter: Reporter) -> Ended:
 
 
 def run_pack(configs: Sequence[Config], reporters: Sequence[Reporter], began: float = math.inf) -> list[Ended]:
-    """Train runs in one pass over one frozen encoder and write a folder for each.
+    """Train runs in one pass over one frozen encoder, a folder each.
 
     Finished runs are left as they are. A pack that needs more memory than there is trains again in two halves.
 
@@ -130,7 +130,7 @@ def run_pack(configs: Sequence[Config], reporters: Sequence[Reporter], began: fl
 
 
 def _claim(config: Config, reporter: Reporter, began: float, processes: Processes, locks: ExitStack) -> Ended | None:
-    """Lock a run for this process; return how it stands if there is nothing to train."""
+    """Lock a run; return its record if there is nothing to train."""
     folder = run_folders.run_folder(config)
     finished = run_folders.finished_record(config)
     if finished is None and processes.rank == 0:
@@ -157,7 +157,7 @@ def _report_epoch(reporters: Sequence[Reporter], number: int, epoch: Epoch) -> N
 
 @contextmanager
 def _training(processes: Processes, device: torch.device) -> Iterator[None]:
-    """Connect the processes, and let a signal end training at the next safe point."""
+    """Connect the processes; let a signal end training gently."""
     with connected(processes, device), graceful_stop():
         try:
             yield
@@ -167,5 +167,8 @@ def _training(processes: Processes, device: torch.device) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether a device or this machine had no memory left; on a CPU torch raises a RuntimeError."""
+    """Tell whether an error means that no memory was left.
+
+    On a CPU torch raises a RuntimeError.
+    """
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

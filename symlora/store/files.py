@@ -1,6 +1,5 @@
-"""Files that are there whole or not at all, and what their content hashes to."""
+"""Write files atomically."""
 
-import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A place to write to, which becomes `path` when the block ends, on the disk, and vanishes when it raises."""
+    """Write atomically: yield a temporary path that replaces `path` on success."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # machines that share a folder share numbers too
     try:
         yield temporary
@@ -22,15 +21,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Returns when a file's content, or the names in a folder, are on the disk."""
+    """Flush a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def file_sha256(path: Path) -> str:
-    """Of a file's content, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The run folder: the one record of a run, enough to rebuild every table and figure.
+"""Write and read run folders, the only record of a run.
 
     <results_dir>/<protocol>/<model>/<method>/<task>/<slug>/seed-<k>/
         run.json             status, configuration, scores per epoch, parameter counts, cost, provenance
@@ -24,10 +24,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from symlora.config.identity import slug
+from symlora.config.identity import file_sha256, slug
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
-from symlora.store.files import atomic_write, file_sha256, sync
+from symlora.store.files import atomic_write, sync
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
@@ -35,7 +35,7 @@ FAILED_FILE = "failed.json"  # a failure of `force=true`, beside the finished ru
 
 
 def run_folder(config: Config) -> Path:
-    """Where this run's record stands, or will stand."""
+    """Return where this run's record stands, or will stand."""
     parts = (config.protocol.name, config.model.name, config.method.name, config.task.name, slug(config))
     return Path(config.results_dir).joinpath(*parts, f"seed-{config.seed}")
 
@@ -78,7 +78,7 @@ def read_run(folder: Path, name: str = RUN_FILE) -> dict[str, Any] | None:
 
 
 def _has_all(content: dict[str, Any]) -> bool:
-    """Whether what every reader relies on is there; a record whose own hash is right was written here, and has it."""
+    """Check the required keys; sealed records have them."""
     if "sha256" in content:
         return True
     try:
@@ -99,20 +99,22 @@ def _has_all(content: dict[str, Any]) -> bool:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a finished run stands there."""
+    """Tell whether a finished run stands there."""
     run = read_run(folder)
     return run is not None and run.get("status") == "finished"
 
 
 def is_settled(record: dict[str, Any] | None) -> bool:
-    """Whether a run is finished, or diverged, as it would again."""
+    """Tell whether a run is finished, or diverged, as it would again."""
     if record is None:
         return False
     return bool(record["status"] == "finished" or str(record.get("error")).startswith("Diverged:"))
 
 
 def finished_record(config: Config) -> dict[str, Any] | None:
-    """The record of this run if it is finished (with test predictions where they are asked for); else None.
+    """Return the record of this run if it is finished, else None.
+
+    With `predict_test` it also needs test predictions.
 
     Raises:
         SymloraError: What stands in its place is no run folder that could be read, or a damaged one.
@@ -135,7 +137,9 @@ def finished_record(config: Config) -> dict[str, Any] | None:
 
 
 def record_since(config: Config, began: float) -> dict[str, Any] | None:
-    """What another process of the same sweep made of this run: a failure, or what it was forced to train again.
+    """Return what another process of this sweep left of the run.
+
+    A failure, or a run that it was forced to train again.
 
     Args:
         config: The run.
@@ -154,7 +158,7 @@ def record_since(config: Config, began: float) -> dict[str, Any] | None:
 
 
 def seal(folder: Path, record: dict[str, Any]) -> None:
-    """Writes run.json, with the size and SHA-256 of every other file in the folder, and of itself."""
+    """Write run.json with the checksums of all files and of itself."""
     record["files"] = {
         str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         for path in sorted(folder.rglob("*"))
@@ -165,7 +169,7 @@ def seal(folder: Path, record: dict[str, Any]) -> None:
 
 
 def find_damage(folder: Path, record: dict[str, Any], *, sizes_only: bool = False) -> list[str]:
-    """What is wrong with a run folder's files, a sentence each; nothing where they are as they were written.
+    """List what is wrong with a run folder's files, a sentence each.
 
     A run.json from before checksums were written has none, and nothing to be checked against. Sizes alone are looked
     up in no time, and tell of files that are gone or cut short.
@@ -191,7 +195,7 @@ def _own_sha256(record: dict[str, Any]) -> str:
 
 
 def run_folders(results_dir: Path) -> Iterator[Path]:
-    """Folders that hold a run, or should; the working folders of runs that are still going are not among them."""
+    """Yield all run folders, damaged ones included; not those being written."""
     places = {path.parent for path in results_dir.rglob(RUN_FILE)}
     places |= {path for path in results_dir.rglob("seed-*") if path.is_dir()}
     for folder in sorted(places):
@@ -200,7 +204,10 @@ def run_folders(results_dir: Path) -> Iterator[Path]:
 
 
 def scan(results_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Folder and content of every run under a results folder, in the order of their paths; says what is damaged."""
+    """Yield folder and record of every run, sorted by path.
+
+    Warns of damaged ones.
+    """
     for path in sorted(results_dir.rglob(RUN_FILE)):
         if not path.parent.name.startswith("."):
             content = read_run(path.parent)
@@ -211,7 +218,10 @@ def scan(results_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def recorded_config(config: Config) -> dict[str, Any]:
-    """The configuration as run.json and config.yaml hold it: without folders of this machine, which may name a user."""
+    """Return the configuration as run.json holds it.
+
+    Without folders of this machine, which may name a user.
+    """
     content = dataclasses.asdict(config)
     del content["results_dir"], content["data"]["dir"], content["data"]["cache_dir"]
     del content["force"], content["progress"], content["checkpoint"]
@@ -222,7 +232,7 @@ def recorded_config(config: Config) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes JSON that any reader takes (NaN becomes null), whole or not at all."""
+    """Write JSON atomically; NaN becomes null."""
     with atomic_write(path) as temporary:
         temporary.write_text(
             json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
@@ -240,7 +250,7 @@ def _plain(value: Any) -> Any:
 
 
 def begin(folder: Path) -> Path:
-    """A new folder to write a run into, beside the place that `publish` gives it.
+    """Make the folder that a run is written into until `publish`.
 
     Raises:
         SymloraError: The place cannot be written to.
@@ -257,8 +267,14 @@ def begin(folder: Path) -> Path:
     return work
 
 
+def failure_text(folder: Path, record: dict[str, Any]) -> str:
+    """Say why a run failed, and where its traceback is."""
+    place = folder / (FAILED_FILE if is_finished(folder) else RUN_FILE)
+    return f"the run failed: {record['error']} (traceback in {place})"
+
+
 def not_kept(folder: Path, error: Exception) -> SymloraError:
-    """Say what to do where a folder could not be written: a full disk, a folder that went away."""
+    """Say what to do where a folder could not be written."""
     if isinstance(error, SymloraError):
         return error
     return SymloraError(
@@ -267,7 +283,9 @@ def not_kept(folder: Path, error: Exception) -> SymloraError:
 
 
 def recover(folder: Path) -> None:
-    """Clears away what a killed process left beside a run folder; for the holder of the run's lock.
+    """Clear what a killed process left beside a run folder.
+
+    Only the holder of the run's lock may call this.
 
     A process may have died between the two renames of `publish`: then the newest that is whole takes the place, a
     finished run before a failed one.
@@ -291,7 +309,10 @@ def discard(work: Path) -> None:
 
 
 def publish(work: Path, folder: Path) -> None:
-    """Renames work to folder. What stands there is removed last; but no failure replaces a finished run."""
+    """Rename work to folder.
+
+    What stands there is removed last; but no failure replaces a finished run.
+    """
     if is_finished(folder) and not is_finished(work):
         os.replace(work / RUN_FILE, folder / FAILED_FILE)
         return

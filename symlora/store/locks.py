@@ -1,4 +1,4 @@
-"""One process a run: a lock for each run folder, held while the run is trained, on whatever machine.
+"""Lock each run folder while a process trains the run.
 
 The lock is the operating system's (flock, through the package filelock): the kernel lets go of it when its process
 ends, however that ends, so a lock never outlives its owner. Machines that share a results folder need a file system
@@ -60,7 +60,10 @@ def locked(results_dir: Path, folder: Path, wait: float = WAIT) -> Iterator[None
 
 
 def holder(results_dir: Path, folder: Path) -> dict[str, Any] | None:
-    """Who trains this run now: `host`, `process` and `since` (seconds since the epoch); None where nobody does."""
+    """Return who trains this run now; None if nobody does.
+
+    `host`, `process` and `since` (seconds since the epoch).
+    """
     path = _lock_file(results_dir, folder)
     if not path.exists():
         return None

@@ -1,4 +1,4 @@
-"""Whether the run folders under a results folder are as they were written (`make verify-results`)."""
+"""Check that run folders are as they were written (`make verify-results`)."""
 
 import sys
 from dataclasses import dataclass, field
@@ -10,24 +10,16 @@ from symlora.store.locks import holder
 
 @dataclass
 class Found:
-    """What was checked.
+    """What was checked."""
 
-    Attributes:
-        runs: Run folders that could be read.
-        files: Files whose content was compared.
-        bytes: Their size.
-        unsealed: Runs without checksums: nothing can be said of them.
-        problems: A line each.
-    """
-
-    runs: int = 0
-    files: int = 0
-    bytes: int = 0
-    unsealed: int = 0
-    problems: list[str] = field(default_factory=list)
+    runs: int = 0  # run folders that could be read
+    files: int = 0  # files whose content was compared
+    bytes: int = 0  # their size
+    unsealed: int = 0  # runs without checksums: nothing can be said of them
+    problems: list[str] = field(default_factory=list)  # A line each
 
     def summary(self) -> str:
-        """The last line."""
+        """Return the last line of `make verify-results`."""
         checked = f"{self.runs} runs, {self.files} files, {self.bytes / 2**20:.1f} MiB checked"
         text = f"{checked}: {len(self.problems)} problems"
         return text + (f"; {self.unsealed} runs have no checksums (--seal gives them some)" if self.unsealed else "")

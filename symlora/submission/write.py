@@ -1,16 +1,19 @@
-"""The zip: the same predictions give the same bytes, and it is there whole or not at all."""
+"""Write and judge the zip: the same predictions give the same bytes."""
 
+import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from symlora.config.identity import file_sha256
 from symlora.errors import SymloraError
-from symlora.store.files import atomic_write, file_sha256
+from symlora.store.files import atomic_write
 from symlora.store.folder import write_json
 from symlora.submission.check import Checked, check
-from symlora.submission.files import HEADER
-from symlora.submission.gather import Part
+from symlora.submission.files import HEADER, LINES, files
+from symlora.submission.gather import Part, gather
 
+PARTIAL = 3  # exit status where files are missing; 2 is argparse's
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold: no time of day in the bytes
 
 
@@ -36,6 +39,40 @@ def write(parts: Sequence[Part], out: Path, name: str) -> tuple[Path, Checked]:
     except OSError as error:
         raise SymloraError(f"{path} cannot be written: {error.strerror}. Set --out to a writable folder.") from error
     return path, checked
+
+
+def make_zip(results_dir: Path, protocol: str, model: str, method: str, out: Path) -> int:
+    """Gather predictions, write the zip, and print what is in it; the exit status."""
+    parts = gather(results_dir, protocol, model, method)
+    for part in parts:
+        print(f"{part.file.name:12} {len(part.predictions):>7,} of {part.file.rows:>7,} rows  {part.source}")
+    name = f"{protocol}-{model}-{method}"
+    path, checked = write(parts, out, name)
+    print(path)
+    complete = out / f"{name}.zip"
+    if path != complete and complete.exists():
+        print(f"{complete.name} beside it is an older one: it was not made from these runs.")
+    return _verdict(path, checked)
+
+
+def check_zip(path: Path) -> int:
+    """Check a zip and print what is wrong or missing; the exit status."""
+    return _verdict(path, check(path))
+
+
+def _verdict(path: Path, checked: Checked) -> int:
+    for sentence in checked.wrong:
+        print(f"wrong: {sentence}")
+    print(f"{len(checked.good)} of {len(files())} files are valid, {checked.lines:,} of {LINES:,} lines.")
+    if checked.missing:
+        print(f"missing: {', '.join(checked.missing)}")
+    if checked.complete:
+        print(
+            f"{path.name} can be uploaded. Returned scores go into results/leaderboard (its README.md has a template)."
+        )
+        return 0
+    print(f"{path.name} CANNOT be uploaded: the server refuses a zip that is incomplete or wrong.", file=sys.stderr)
+    return 1 if checked.wrong else PARTIAL
 
 
 def _zip(parts: Sequence[Part], path: Path) -> None:

@@ -1,5 +1,6 @@
-"""The study as commands: grid, selection, seeds. Each stage is a Hydra multirun, or reads what one left behind."""
+"""Run the study: grid, selection, seeds; each a Hydra multirun, or a reading of what one left behind."""
 
+import argparse
 import subprocess
 import sys
 import time
@@ -7,16 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from symlora.config.compose import CONFIG_DIR
+from symlora.config.compose import compose
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.store.folder import read_run, run_folder, scan
-from symlora.sweep.grid import BEST_DIR, best_file, expand
-from symlora.sweep.select import AXES, GridSearch, grid_search
-from symlora.sweep.status import RunStatus, run_status
+from symlora.sweep.grid import BEST_DIR, best_file, expand, tasks_of
+from symlora.sweep.select import AXES, GridSearch, grid_search, unequal, write
+from symlora.sweep.select import table as select_table
+from symlora.sweep.status import Costs, RunStatus, run_status
+from symlora.sweep.status import table as status_table
 from symlora.training.interrupt import forward_signals
 
 METHODS = ("symlora", "lora")
+FAILED_RUN = 1  # exit status of a multirun some of whose runs failed; a grid point that diverged is one that was tried
 POINT = tuple(f"train.{axis}" for axis in AXES)  # what a grid varies, and a selection decides
 
 
@@ -42,6 +46,22 @@ class Study:
     methods: Sequence[str] = METHODS
     args: Sequence[str] = ()
     best_dir: Path = BEST_DIR
+
+    @classmethod
+    def of(cls, chosen: argparse.Namespace) -> "Study":
+        """Read the options of `symlora study`, `select` and `status`.
+
+        Raises:
+            SymloraError: There is no such protocol.
+        """
+        return cls(
+            tasks=chosen.tasks.replace(",", " ").split() or tasks_of(chosen.protocol),
+            model=chosen.model,
+            protocol=chosen.protocol,
+            seeds=getattr(chosen, "seeds", 1),
+            methods=chosen.methods.replace(",", " ").split(),
+            args=chosen.overrides,
+        )
 
     @property
     def common(self) -> list[str]:
@@ -115,6 +135,75 @@ class Study:
                     found += [RunStatus("seeds", task, method, None)] * self.seeds
         return found
 
+    def status(self, workers: int) -> str:
+        """Return the table of `symlora status`, for so many runs at a time."""
+        config = compose(f"task={self.tasks[0]}", *self.common)
+        folder = Path(config.results_dir) / config.protocol.name / config.model.name
+        costs = Costs.of(record for _, record in scan(folder))
+        return status_table(self.runs(), costs, workers)
+
+
+def run_study(study: Study) -> int:
+    """Train the grid, select, and train the seeds; the exit status.
+
+    Raises:
+        SymloraError: Some grid points have no record.
+    """
+    print(f"1 of 3: grid of {', '.join(study.tasks)}", flush=True)
+    status = multirun(study.grid())
+    if status not in (0, FAILED_RUN):
+        return status
+    require_grid(study)
+    print("2 of 3: selection", flush=True)
+    _write(study, study.chosen())
+    print(f"3 of 3: {study.seeds} seeds of each", flush=True)
+    return multirun(study.repeats())
+
+
+def select(study: Study, widen: Sequence[str] = (), *, run: bool = False) -> int:
+    """Print and write the best grid points; the exit status.
+
+    Args:
+        study: Whose grid.
+        widen: Axes (`lr`, `batch_size`) to go beyond the edges of: prints the commands instead.
+        run: Run these commands, and select again.
+    """
+    found = _tried(study)
+    if widen:
+        commands = study.widened(found, widen)
+        if not commands:
+            print(f"No best point lies on an edge of {' or '.join(widen)}: nothing to widen.")
+        for command in commands:
+            print("symlora train -m " + " ".join(command), flush=True)
+            if run:
+                multirun(command)
+        if not run:
+            return 0
+        found = _tried(study)
+    _write(study, found)
+    print(f"Written to {study.best_file(found[0]).parent}. Next: make seeds")
+    return 0
+
+
+def _tried(study: Study) -> list[GridSearch]:
+    """Return the choices among at least one grid point; warn where there is none."""
+    choices = study.chosen()
+    for choice in choices:
+        if not choice.points:
+            other = f" ({choice.others} runs have other settings: give the same ARGS)" if choice.others else ""
+            print(f"WARNING: {choice.task}, {choice.method}: no grid points{other}", file=sys.stderr)
+    if not any(choice.points for choice in choices):
+        raise SymloraError("no grid to choose from: run `make sweep TASK=<task>` with the same MODEL and PROTOCOL.")
+    return [choice for choice in choices if choice.points]
+
+
+def _write(study: Study, choices: Sequence[GridSearch]) -> None:
+    print(select_table(choices))
+    for warning in unequal(choices):
+        print(warning, file=sys.stderr)
+    for choice in choices:
+        write(choice, study.best_file(choice))
+
 
 def without(overrides: Sequence[str], *keys: str) -> list[str]:
     """The overrides of other keys. The points of a grid are given with it, and must not reach selection and seeds."""
@@ -122,8 +211,8 @@ def without(overrides: Sequence[str], *keys: str) -> list[str]:
 
 
 def multirun(overrides: Sequence[str]) -> int:
-    """Runs `python scripts/train.py -m <overrides>`; the exit status."""
-    command = [sys.executable, str(CONFIG_DIR.parent / "scripts" / "train.py"), "-m", *overrides]
+    """Run `symlora train -m <overrides>` in a process of its own; the exit status."""
+    command = [sys.executable, "-m", "symlora", "train", "-m", *overrides]
     # A session of its own: Ctrl-C reaches it once, through here, and it may take the seconds that a checkpoint needs.
     process = subprocess.Popen(command, start_new_session=True)
     with forward_signals(process):

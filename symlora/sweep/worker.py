@@ -3,9 +3,11 @@
 import math
 import os
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.model.hub import go_offline_if_unreachable
 from symlora.runner.reporter import Reporter
-from symlora.store.folder import FAILED_FILE, RUN_FILE, is_finished
+from symlora.store.folder import failure_text
 from symlora.sweep.launchers import VARIABLE
 from symlora.sweep.packing import PackPlan
 from symlora.sweep.progress import ProgressLog
@@ -48,13 +50,7 @@ def outcome(index: int, folder: Path, record: dict[str, Any]) -> Outcome:
         return Outcome(index, score=record["score"]["value"])
     if record["status"] in ("busy", "lost"):
         return Outcome(index, error=record["error"], busy=record["status"] == "busy")
-    return Outcome(index, error=failure(folder, record))
-
-
-def failure(folder: Path, record: dict[str, Any]) -> str:
-    """What a failed run's user is told."""
-    place = folder / (FAILED_FILE if is_finished(folder) else RUN_FILE)
-    return f"the run failed: {record['error']} (traceback in {place})"
+    return Outcome(index, error=failure_text(folder, record))
 
 
 @dataclass
@@ -68,6 +64,7 @@ class PackTask:
         devices: GPUs to be given out in turn, where Hydra's configuration does not (`hydra.job.env_set`).
         stop_file: Where it appears, the launching process was asked to stop.
         began: When the sweep began (symlora.runner.run.run_pack).
+        launcher: The launching process; a worker that is its child ends when it was killed.
     """
 
     packs: Sequence[PackPlan]
@@ -76,9 +73,12 @@ class PackTask:
     devices: Sequence[str] = ()
     stop_file: Path | None = None
     began: float = math.inf
+    launcher: int = field(default_factory=os.getpid)
 
     def __call__(self, cfg: Any) -> list[Outcome]:
-        """Trains one pack. What goes wrong with it is told in its outcomes, and stops no other pack."""
+        """Train one pack. What goes wrong with it is told in its outcomes, and stops no other pack."""
+        if os.getppid() == self.launcher:
+            threading.Thread(target=_end_with, args=(self.launcher,), daemon=True).start()
         hydra = HydraConfig.get()
         number = int(hydra.job.num)
         pack = self.packs[number]
@@ -117,6 +117,13 @@ class PackTask:
             alone = zip(configs, reporters, strict=True)
             trained = [run_pack([config], [reporter], self.began)[0] for config, reporter in alone]
         return [outcome(job.index, *ran) for job, ran in zip(pack.jobs, trained, strict=True)]
+
+
+def _end_with(launcher: int) -> None:
+    """End this worker when the launching process is gone: nobody would take up its outcomes, or give it more."""
+    while os.getppid() == launcher:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 class PackReporter(Reporter):

@@ -1,1 +1,1 @@
-"""Training: the optimizer, the loop, and what they measure. Needs torch, numpy, transformers and peft alone."""
+"""Train runs. Needs torch, numpy, transformers and peft alone."""

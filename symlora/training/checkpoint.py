@@ -1,4 +1,4 @@
-"""Checkpoints of a pack of runs, so that a training which was stopped at any point goes on exactly.
+"""Write and load checkpoints of a pack, for exact resume.
 
     <results_dir>/.checkpoints/<pack>.<first digits of the file's SHA-256>.safetensors
 
@@ -67,11 +67,14 @@ class Checkpoint:
         self._failed = False
 
     def due(self) -> bool:
-        """Whether it is time for the next one."""
+        """Tell whether it is time for the next one."""
         return time.monotonic() >= self._next
 
     def save(self, state: dict[str, Any], steps: int, *, trained: bool = False) -> None:
-        """Writes a checkpoint and removes the one before. A full disk costs the checkpoint and not the run."""
+        """Write a checkpoint and remove the one before.
+
+        A full disk costs the checkpoint and not the run.
+        """
         started = time.monotonic()
         tensors: dict[str, Tensor] = {}
         header = {
@@ -102,7 +105,10 @@ class Checkpoint:
         self._next = now + max(self.seconds, (now - started) / SHARE_OF_TIME)
 
     def load(self) -> dict[str, Any] | None:
-        """What was kept of these runs; None where nothing was, or it is damaged, or was made with other versions."""
+        """Load what was kept of these runs, or None.
+
+        None also where it is damaged or was made with other versions.
+        """
         for half in self.folder.glob(f".{self._name}.*.safetensors.*"):  # of a process killed while it wrote
             half.unlink(missing_ok=True)
         clear_settled(self.results_dir, self.runs)
@@ -133,7 +139,7 @@ class Checkpoint:
         return None
 
     def _differences(self, header: Header) -> list[str]:
-        """What is not the same as when the checkpoint was made."""
+        """List what is not the same as when the checkpoint was made."""
         theirs, own = dict(header.fingerprint), dict(self.fingerprint)
         before, now = theirs.pop("configurations", {}), own.pop("configurations")
         odd = sorted(key for key in own.keys() | theirs.keys() if own.get(key) != theirs.get(key))
@@ -143,11 +149,11 @@ class Checkpoint:
         print(f"  {text}: training starts anew", file=sys.stderr)
 
     def seconds_spent(self) -> float:
-        """Wall clock since this was made, and of the processes before this one until their last checkpoint."""
+        """Return the wall clock of these runs, earlier processes included."""
         return self.seconds_before + time.monotonic() - self._started
 
     def remove(self) -> None:
-        """Removes the checkpoints of these runs; not one of a pack that has others to finish."""
+        """Remove these runs' checkpoints; not one that other runs still need."""
         for header in headers(self.results_dir):
             mine, others = set(header.runs) & set(self.runs), set(header.runs) - set(self.runs)
             if mine and all(is_settled(read_run(self.results_dir / run)) for run in others):
@@ -158,7 +164,10 @@ class Checkpoint:
 
 
 def _taken_apart(value: Any, tensors: dict[str, Tensor], seen: dict[int, str]) -> Any:
-    """JSON with the tensors and arrays taken out and numbered; one that stands at two places is kept once."""
+    """Take tensors and arrays out of a state, and number them.
+
+    One that stands at two places is kept once.
+    """
     if isinstance(value, (Tensor, np.ndarray)):
         if id(value) not in seen:
             seen[id(value)] = str(len(tensors))

@@ -1,4 +1,4 @@
-"""Which checkpoints and plans lie in a results folder, and clearing away those that nobody needs. No torch is imported.
+"""Find and clear checkpoints and plans, without importing torch.
 
 <results_dir>/.checkpoints/<pack>.<hash>.safetensors   how far a pack of runs is (symlora.training.checkpoint)
 <results_dir>/.checkpoints/<pack>.plan.json            which runs a sweep means to train together
@@ -24,30 +24,26 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Header:
-    """What a checkpoint says of itself, read without its tensors.
+    """What a checkpoint says of itself, read without its tensors."""
 
-    Attributes:
-        path: The file.
-        runs: Its runs: paths of their folders within the results folder.
-        trained: Whether they are trained to the end, and only their folders are missing.
-        fingerprint: Configurations, data, weights, versions, device, precision and threads: all that must be the same.
-        steps: Steps done.
-    """
-
-    path: Path
-    runs: tuple[str, ...]
-    trained: bool
+    path: Path  # the file
+    runs: tuple[str, ...]  # its runs: paths of their folders within the results folder
+    trained: bool  # whether they are trained to the end, and only their folders are missing
+    # Configurations, data, weights, versions, device, precision and threads: all that must be the same
     fingerprint: dict[str, Any]
-    steps: int
+    steps: int  # steps done
 
     def serves(self, runs: Iterable[str]) -> bool:
-        """Whether these runs can go on from it: its own, or some of its own once they are trained."""
+        """Tell whether these runs can go on from it.
+
+        Its own runs can, and some of them once they are trained.
+        """
         wanted = set(runs)
         return bool(wanted) and (wanted <= set(self.runs) if self.trained else wanted == set(self.runs))
 
 
 def headers(results_dir: Path) -> list[Header]:
-    """All checkpoints in a results folder that can be read, the furthest first."""
+    """List all readable checkpoints of a results folder, the furthest first."""
     found = []
     for path in sorted((results_dir / FOLDER).glob("*.safetensors")):
         try:
@@ -63,7 +59,7 @@ def headers(results_dir: Path) -> list[Header]:
 
 
 def plans(results_dir: Path) -> list[tuple[str, ...]]:
-    """Which runs a sweep meant to train together, of packs that are not finished."""
+    """List the unfinished packs that a sweep planned."""
     found = []
     for path in sorted((results_dir / FOLDER).glob("*.plan.json")):
         try:
@@ -76,7 +72,10 @@ def plans(results_dir: Path) -> list[tuple[str, ...]]:
 
 
 def write_plan(results_dir: Path, runs: Sequence[str]) -> None:
-    """Notes that these runs train together. Unwritten, a stopped sweep may put them into other packs later."""
+    """Note that these runs train together.
+
+    Without it a stopped sweep may put them into other packs later.
+    """
     path = results_dir / FOLDER / f"{pack_name(runs)}.plan.json"
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +88,10 @@ def pack_name(runs: Sequence[str]) -> str:
 
 
 def clear_settled(results_dir: Path, mine: Sequence[str] = ()) -> None:
-    """Removes what a killed process left of runs that are settled since. Files of the runs `mine` are left alone."""
+    """Remove what a killed process left of settled runs.
+
+    Files of the runs `mine` are left alone.
+    """
     left = {header.path: header.runs for header in headers(results_dir)}
     left |= {results_dir / FOLDER / f"{pack_name(runs)}.plan.json": runs for runs in plans(results_dir)}
     for path, runs in left.items():

@@ -1,4 +1,4 @@
-"""One large run on several devices: each process takes its share of every batch, and the gradients are added up.
+"""Share one run's batches among processes, and add up their gradients.
 
     ∇L = Σ_p (B_p / B) ∇L_p,   L_p: mean loss over the B_p rows of process p, B = Σ_p B_p
 
@@ -31,7 +31,7 @@ class Processes:
     size: int = 1
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Sums each tensor over the processes, in float32, in place, in one exchange."""
+        """Sum each tensor over the processes, in float32 and in place."""
         if self.size == 1:
             return
         flat = torch.cat([tensor.flatten().float() for tensor in tensors])
@@ -40,7 +40,7 @@ class Processes:
             tensor.copy_(total.view_as(tensor))
 
     def add_up_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """The same for gradients; a process that had no row of a batch has none, which counts as 0."""
+        """Sum gradients over the processes; a missing one counts as 0."""
         if self.size == 1:
             return
         for parameter in parameters:
@@ -53,7 +53,7 @@ ALONE = Processes()
 
 
 def launched_processes() -> Processes:
-    """What torchrun or accelerate launch says in the environment; one process without them.
+    """Read torchrun's variables; one process without them.
 
     Raises:
         SymloraError: The variables contradict each other.
@@ -69,7 +69,7 @@ def launched_processes() -> Processes:
 
 @contextmanager
 def connected(processes: Processes, device: torch.device) -> Iterator[None]:
-    """Connects the processes for the time of the block: nccl on GPUs, gloo on CPUs."""
+    """Connect the processes within the block: nccl on GPUs, gloo on CPUs."""
     if processes.size == 1:
         yield
         return

@@ -1,4 +1,4 @@
-"""What a method does between the steps of training: the same three calls for every method.
+"""Call a method's actions between the steps of training.
 
 The loop calls, for every step of every run,
 
@@ -14,7 +14,7 @@ import torch
 from peft.tuners.adalora import AdaLoraModel
 from torch import Tensor
 
-from symlora.adapters.base import AdapterModel
+from symlora.adapters.tuner import AdapterModel
 from symlora.errors import SymloraError
 from symlora.seeds import torch_generator
 
@@ -26,17 +26,20 @@ class StepHook:
     """Nothing between steps: most methods."""
 
     def before_step(self, step: int, steps: int) -> None:
-        """Before step `step` (from 1) of `steps`."""
+        """Act before step `step` (from 1) of `steps`."""
 
     def penalty(self) -> Tensor | None:
-        """A scalar to add to the loss, or None. It is trained on, but no part of the loss that is reported."""
+        """Return a scalar to train on beside the loss, or None.
+
+        It is no part of the loss that is reported.
+        """
         return None
 
     def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
-        """After the optimizer's step, while the gradients are still there."""
+        """Act after the optimizer's step, while gradients are still there."""
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint must keep of it."""
+        """Return what a checkpoint must keep."""
         return {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -44,14 +47,14 @@ class StepHook:
 
 
 class OwnMethod(StepHook):
-    """Hands the calls to `before_step` and `after_step` of a method of our own."""
+    """Hand the calls to one of our methods."""
 
     def __init__(self, model: AdapterModel, seed: int) -> None:
         self.model = model
         self.seed = seed
 
     def before_step(self, step: int, steps: int) -> None:
-        """The generator depends on seed and step alone, so that nothing need be kept of it."""
+        """Draw from a generator of seed and step, which needs no checkpoint."""
         self.model.before_step(step, steps, torch_generator(self.seed, "step", step))
 
     def penalty(self) -> Tensor | None:
@@ -64,7 +67,7 @@ class OwnMethod(StepHook):
 
 
 class AdaLora(StepHook):
-    """AdaLoRA's penalty and its allocation of ranks (arXiv 2303.10512, section 3), as PEFT has them.
+    """AdaLoRA's penalty and allocation of ranks (arXiv 2303.10512, section 3).
 
     PEFT adds the penalty in its own forward, which batches here go past. `total_step` becomes the run's number of
     steps; `tinit` and `tfinal` below 1 are shares of it.
@@ -95,7 +98,10 @@ class AdaLora(StepHook):
             )
 
     def penalty(self) -> Tensor:
-        """`orth_reg_weight` times the mean of ‖P Pᵀ - I‖ (of each lora_A; of lora_B's transpose)."""
+        """Return `orth_reg_weight` times the mean of ‖P Pᵀ - I‖.
+
+        P is each lora_A, and the transpose of each lora_B.
+        """
         norms = []
         for name, value in self.model.model.named_parameters():
             if name.endswith((f"lora_A.{self.name}", f"lora_B.{self.name}")):
@@ -109,7 +115,7 @@ class AdaLora(StepHook):
         self.model.update_and_allocate(step)
 
     def state(self) -> dict[str, Tensor]:
-        """The moving averages of importance, and which singular values are left."""
+        """Return the moving averages of importance and the singular values left."""
         averages = {
             f"{kind}.{name}": value
             for kind in self.AVERAGES
@@ -132,7 +138,7 @@ class AdaLora(StepHook):
 
 
 def step_hook(model: "RunModel", seed: int, steps: int) -> StepHook:
-    """The hook of this run's method, for a training of so many steps."""
+    """Return the hook of this run's method."""
     tuner = None if model.peft is None else model.peft.base_model
     if isinstance(tuner, AdaLoraModel):
         return AdaLora(tuner, steps)

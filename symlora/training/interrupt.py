@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first stops at the next safe point, the second at once.
+"""Stop on Ctrl-C and SIGTERM: first gently, the second time at once.
 
 A program calls `stop_at_once` before it imports anything that takes time; a training asks `stop_requested` between its
 steps. Exit codes are the shell's: 128 + the signal's number.
@@ -29,7 +29,9 @@ _depth = 0
 
 
 class Stopped(SystemExit):
-    """The user or the batch system asked to stop. No Exception, so that nobody takes it for a run's own failure.
+    """The user or the batch system asked to stop.
+
+    It is no Exception, so that no code takes it for a run's own failure.
 
     A SystemExit, so that a program which it reaches anywhere, for example among its imports, ends with the exit code
     and without a traceback.
@@ -45,12 +47,15 @@ class Stopped(SystemExit):
 
     @property
     def exit_code(self) -> int:
-        """What the shell expects."""
+        """Return the exit code that the shell expects."""
         return 128 + self.signal
 
 
 def stop_requested() -> int | None:
-    """The signal that asked to stop; SIGTERM where the launching process of a sweep did."""
+    """Return the signal that asked to stop, or None.
+
+    SIGTERM where the launching process of a sweep asked.
+    """
     if _requested is None and _stop_file is not None and _stop_file.exists():
         return int(signal.SIGTERM)
     return _requested
@@ -68,7 +73,7 @@ def raise_if_stopped() -> None:
 
 @contextlib.contextmanager
 def graceful_stop(stop_file: Path | None = None, *, announce: bool = False) -> Iterator[None]:
-    """Within it, a first signal only sets what `stop_requested` tells; outside it raises `Stopped` at once.
+    """Let a first signal only set `stop_requested` within the block.
 
     Args:
         stop_file: Where it appears, the launching process of a sweep asked to stop.
@@ -97,7 +102,7 @@ def graceful_stop(stop_file: Path | None = None, *, announce: bool = False) -> I
 
 @contextlib.contextmanager
 def forward_signals(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Within it, both signals go to a process that this one waits for, and do nothing here."""
+    """Forward both signals to a process that this one waits for."""
 
     def send(number: int, frame: FrameType | None) -> None:
         process.send_signal(number)
@@ -107,7 +112,9 @@ def forward_signals(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 
 def stop_at_once() -> None:
-    """For programs: from now on either signal raises `Stopped`, so that what is half done is cleared away.
+    """Raise `Stopped` on either signal from now on.
+
+    So that what is half done is cleared away.
 
     Where nothing is half done and it might get lost, in imports, the signal ends the program with the same exit code.
     """
@@ -155,7 +162,9 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 
 def _swallowed(frame: FrameType | None) -> bool:
-    """Whether what is raised here may get lost, or come out as another error: in imports, and in Hydra's own code.
+    """Tell whether an exception raised here may get lost or change.
+
+    In imports and in Hydra's own code.
 
     Torch, transformers and OmegaConf were seen to do it. None of our files is half written there.
     """

@@ -1,4 +1,4 @@
-"""Trains a pack of runs, one or many, and scores each after every epoch."""
+"""Train a pack of runs, and score each after every epoch."""
 
 import math
 import time
@@ -44,7 +44,7 @@ def fit(
     on_step: Callable[[StepProgress], None] = lambda progress: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> Fit:
-    """One run alone: `fit_pack` of one.
+    """Train one run: `fit_pack` of one.
 
     Raises:
         Diverged: The loss or the model's output became NaN or infinite.
@@ -66,7 +66,7 @@ def fit_pack(
     processes: Processes = ALONE,
     checkpoint: Checkpoint | None = None,
 ) -> list[Fit]:
-    """Trains K runs at once on `data["train"]` and scores every other split after each epoch.
+    """Train K runs at once on `data["train"]`; score every epoch.
 
     Every run has its own batches, optimizer, schedule and clipping. One that diverges is taken out of the pack, and
     the others go on.
@@ -106,7 +106,7 @@ def fit_pack(
             rows = [orders[run.number] for run in runs]
             batch = pack_batch(train, rows, first.train.batch_size, step, slice(processes.rank, None, processes.size))
             whole = min(first.train.batch_size, len(train) - step * first.train.batch_size)
-            values = _step(runs, batch, pack, epoch, whole, processes)
+            values = train_step(runs, batch, pack, epoch, whole, processes)
             for run, value in zip(runs, values, strict=True):
                 on_step(run.number, StepProgress(epoch, run.steps_done, run.steps, value, run.score))
             runs = _leave_out(runs, pack, [run for run in runs if run.result.error is not None])
@@ -136,10 +136,12 @@ def fit_pack(
     return results
 
 
-def _step(
+def train_step(
     runs: list[RunState], batch: Batch, pack: PackedModel, epoch: int, whole: int, processes: Processes = ALONE
 ) -> list[float]:
-    """One optimizer step of every run; the runs' losses. Each loss reaches its own run's parameters alone.
+    """Take one optimizer step of every run; return their losses.
+
+    Each loss reaches its own run's parameters alone.
 
     `whole` is the number of rows of a run's batch over all processes.
     """
@@ -183,14 +185,17 @@ def _leave_out(runs: list[RunState], pack: PackedModel, diverged: list[RunState]
 def loss_of(
     logits: Float[Tensor, "batch classes"], labels: Int[Tensor, "batch"] | Float[Tensor, "batch"]
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy ([B, classes] against int64 [B]), or mean squared error ([B, 1] against float32 [B])."""
+    """Return mean cross-entropy, or mean squared error for real labels.
+
+    [B, classes] against int64 [B], or [B, 1] against float32 [B].
+    """
     if labels.is_floating_point():
         return mse_loss(logits[:, 0], labels)
     return cross_entropy(logits, labels)
 
 
 def predict(encoder: Encoder, data: TokenizedSplit, max_tokens: int = EVAL_TOKENS) -> Logits:
-    """Logits of every row, in the split's order: float32 [rows, classes]."""
+    """Predict every row, in the split's order: float32 [rows, classes]."""
     return predict_pack(encoder, [data], 1, max_tokens)[0][0]
 
 
@@ -202,7 +207,9 @@ def predict_pack(
     max_tokens: int = EVAL_TOKENS,
     poll: Callable[[], None] = lambda: None,
 ) -> list[list[Logits]]:
-    """Logits of every run on every split: for each run and split float32 [rows, classes], rows in the split's order.
+    """Predict every split with every run: float32 [rows, classes] each.
+
+    Rows are in the split's order.
 
     `poll` is called before each batch, and may stop the whole by raising.
     """

@@ -1,4 +1,4 @@
-"""AdamW as LoRA's GLUE scripts use it, with a choice of what weight decay does to SymLoRA's λ."""
+"""Build AdamW as LoRA's GLUE scripts use it, with λ apart."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -15,7 +15,9 @@ _LAMBDAS = (".symlora_lambda.", ".loralambda_lambda.")
 
 
 class AdamW(torch.optim.AdamW):
-    """AdamW (decoupled decay: p ← p - lr·wd·p before the step) with a group for λ, and rates in given ratios.
+    """AdamW with a group for λ, and learning rates in given ratios.
+
+    Decay is decoupled: p ← p - lr·wd·p before the step.
 
     `method.lambda_decay` none: λ does not decay. zero: as every other weight, toward 0, which removes W0 from the
     layer. one: toward the pre-trained model, λ ← λ + lr·wd·(1 - λ), that is, λ - 1 decays.
@@ -56,7 +58,7 @@ class AdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step, λ's pull toward 1 first (as AdamW decays before it moves)."""
+        """Take one step; λ is pulled toward 1 before it."""
         for group in self.param_groups:
             for parameter in group["params"] if group["toward_one"] else []:
                 parameter.lerp_(torch.ones_like(parameter), group["lr"] * group["toward_one"])
@@ -64,7 +66,10 @@ class AdamW(torch.optim.AdamW):
 
 
 def linear_schedule(optimizer: torch.optim.Optimizer, train: TrainConfig, steps: int) -> LRScheduler:
-    """Warm-up over ceil(warmup_ratio · steps), then linear decay to 0 at the last step (LoRA paper, table 9)."""
+    """Return linear warm-up, then linear decay to 0 (LoRA, table 9).
+
+    Warm-up takes ceil(warmup_ratio · steps) steps.
+    """
     from transformers.optimization import get_linear_schedule_with_warmup
 
     schedule: LRScheduler = get_linear_schedule_with_warmup(optimizer, math.ceil(train.warmup_ratio * steps), steps)

@@ -1,4 +1,4 @@
-"""What a trained run is: its epochs, what each selection rule chose, and the logits and parameters there."""
+"""Hold what a trained run is: epochs, scores, logits, parameters."""
 
 import math
 from dataclasses import dataclass, field
@@ -15,51 +15,39 @@ Metrics = dict[str, dict[str, float]]
 
 
 class Diverged(Exception):
-    """The loss is no longer a finite number. The run is kept, as failed."""
+    """The loss is not finite; the run is kept as failed."""
 
 
 @dataclass
 class Epoch:
-    """What is known of a model after an epoch.
+    """What is known of a model after an epoch."""
 
-    Attributes:
-        number: From 1.
-        train_loss: Mean over the epoch's sentences, with dropout.
-        metrics: For each scored split, the task's metrics as fractions.
-        seconds: Training and scoring, wall clock; of a pack's, this run's share.
-    """
-
-    number: int
-    train_loss: float
-    metrics: Metrics
-    seconds: float
+    number: int  # from 1
+    train_loss: float  # mean over the epoch's sentences, with dropout
+    metrics: Metrics  # for each scored split, the task's metrics as fractions
+    seconds: float  # training and scoring, wall clock; of a pack's, this run's share
 
 
 @dataclass
 class Fit:
-    """A trained run.
+    """A trained run."""
 
-    Attributes:
-        epochs: One entry per epoch, in order.
-        chosen: Epoch number by each rule: `best` on validation, `last`, and `held_out` where a slice was set aside.
-        logits: For each rule and scored split, float32 [rows, classes].
-        state: Trained parameters by rule.
-        tokens: Tokens trained on, padding not counted.
-        train_seconds: Wall clock of the training steps alone; of a pack's, this run's share.
-        error: Why the run ended before its time; None if it did not.
-    """
-
-    epochs: list[Epoch] = field(default_factory=list)
+    epochs: list[Epoch] = field(default_factory=list)  # one entry per epoch, in order
+    # Epoch number by each rule: `best` on validation, `last`, and `held_out` where a slice was set aside
     chosen: dict[str, int] = field(default_factory=dict)
+    # For each rule and scored split, float32 [rows, classes]
     logits: dict[str, dict[str, Logits]] = field(default_factory=dict)
-    state: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    tokens: int = 0
-    train_seconds: float = 0.0
-    error: Diverged | None = None
+    state: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # trained parameters by rule
+    tokens: int = 0  # tokens trained on, padding not counted
+    train_seconds: float = 0.0  # wall clock of the training steps alone; of a pack's, this run's share
+    error: Diverged | None = None  # why the run ended before its time; None if it did not
 
 
 def rules_met(epochs: list[Epoch], config: Config) -> list[str]:
-    """Which selection rules take the newest epoch. Of equal scores the earlier epoch stays; NaN never wins."""
+    """Return the selection rules that take the newest epoch.
+
+    Of equal scores the earlier epoch stays; NaN never wins.
+    """
     rules = ["last"]
     splits = {"best": config.task.validation[0]}
     if HELD_OUT in epochs[-1].metrics:
@@ -73,12 +61,12 @@ def rules_met(epochs: list[Epoch], config: Config) -> list[str]:
 
 
 def predictions_of(logits: Logits, *, regression: bool) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
-    """The class with the largest logit, or the score itself."""
+    """Return the class with the largest logit, or the score itself."""
     return logits[:, 0] if regression else logits.argmax(axis=1)
 
 
 def metrics_of(
     config: Config, logits: Logits, labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
 ) -> dict[str, float]:
-    """The task's metrics of these logits."""
+    """Compute the task's metrics of these logits."""
     return compute(config.task.metrics, predictions_of(logits, regression=not config.task.labels), labels)

@@ -1,4 +1,4 @@
-"""A run while it trains: its optimizer, schedule and scores; and how all of a pack's runs are kept in a checkpoint."""
+"""Hold a run's optimizer, schedule and scores, and checkpoint a pack."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -30,7 +30,7 @@ class RunState:
         self.score: float | None = None
 
     def update(self) -> None:
-        """One step of the optimizer, with the gradients at hand."""
+        """Clip, step the optimizer and the schedule, and call the hook."""
         if self.config.train.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.config.train.max_grad_norm)
         self.optimizer.step()
@@ -38,7 +38,7 @@ class RunState:
         self.hook.after_step(self.steps_done, self.steps, self.optimizer)
 
     def save(self, trained: bool) -> dict[str, Any]:
-        """All that the rest of the run depends on."""
+        """Return all that the rest of the run depends on."""
         result = self.result
         # The last epoch's is replaced at the end of the next one: it is needed once all are done.
         rules = [rule for rule in result.state if trained or rule != "last"] if result.error is None else []
@@ -117,13 +117,16 @@ class CheckpointWriter:
             self.epoch, self.step, self.seconds = saved["epoch"], saved["step"], saved["seconds"]
 
     def after_step(self, epoch: int, step: int, seconds: float) -> None:
-        """Writes a checkpoint if it is time to, or if a signal asked to stop."""
+        """Write a checkpoint if it is time, or a stop was requested."""
         if stop_requested() is not None or (self._checkpoint is not None and self._checkpoint.due()):
             self._save(epoch, step, seconds)
             raise_if_stopped()
 
     def polling(self, epoch: int, step: int, seconds: float) -> Callable[[], None]:
-        """For between the batches of scoring an epoch: a stop does the scoring again, and not the steps."""
+        """Return a function that stops between the batches of scoring.
+
+        The scoring is then done again, the steps are not.
+        """
 
         def poll() -> None:
             if stop_requested() is not None:
@@ -132,7 +135,10 @@ class CheckpointWriter:
         return poll
 
     def trained(self, epoch: int) -> None:
-        """What is left is to write each run's folder, from this checkpoint if need be."""
+        """Write the checkpoint of a trained pack.
+
+        The run folders can be written from it.
+        """
         if self.epoch < epoch:
             self._save(epoch, 0, 0.0, trained=True)
 

@@ -1,0 +1,1 @@
+"""Compare this trainer with Hugging Face's Trainer and PEFT: `.venv/bin/python scripts/bench`."""

@@ -1,0 +1,120 @@
+"""List what the bench measures: the cases of each task, and those that grow."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from bench.flops import Shape, needed
+from bench.work import BATCH_SIZE, Case, Load, measuring_rows, random_rows
+from symlora.config.compose import compose
+from symlora.config.schema import Config
+from symlora.model.device import pick_precision
+from symlora.model.source import find, load_tokenizer
+from symlora.runner.prepare import prepare_data
+
+PADDED, DYNAMIC = "HF + PEFT, padded to 128", "HF + PEFT, dynamic padding"
+LAYERS_AT = 64  # tokens a row while layers grow: RTE's mean
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure; the command line's help explains the fields."""
+
+    tasks: tuple[str, ...] = ("rte", "mrpc", "stsb", "cola")
+    runs: tuple[int, ...] = (1, 4, 8, 16, 32)
+    rounds: int = 3
+    steps: int = 4
+    min_seconds: float = 1.0
+    method: str = "symlora"
+    model: str = "minilm"
+    model_path: str | None = None
+    model_shape: tuple[int, int] | None = None  # layers, width
+    device: str = "auto"
+    precision: str = "auto"
+    cores: int | None = None
+    growth: tuple[tuple[int, ...], tuple[int, ...]] = ((16, 32, 64, 128), (2, 4, 6, 12))  # lengths, layers
+
+
+def cases(settings: Settings, device: torch.device) -> list[Case]:
+    """List the cases of one task, in the order of a round."""
+    fast, method = pick_precision(settings.precision, device), settings.method
+    pairs = [(fast, runs) for runs in settings.runs]
+    if device.type == "cpu" and fast != "fp32":
+        packed = [runs for runs in settings.runs if runs > 1][:2][-1:]  # one pack shows that fp32 gains little
+        pairs += [("fp32", runs) for runs in (1, *packed)]
+    found = [Case(PADDED, "baseline", "lora", "maximum", "fp32"), Case(DYNAMIC, "baseline", "lora", "longest", "fp32")]
+    found += [Case(f"ours {kind}, K = {runs}", "ours", method, "none", kind, runs=runs) for kind, runs in pairs]
+    if device.type == "cpu":
+        found.append(Case("ours fp32, K = 1, no dropout", "ours", method, "none", "fp32", dropout=0.0))
+    return found
+
+
+def task_config(settings: Settings, task: str, method: str) -> Config:
+    """Compose one run's configuration: GLUE's sentences if GLUE_DIR is set, else the demo's."""
+    model = [f"model={settings.model}"]
+    if settings.model_path is not None:
+        model = ["model=local", f"model.name={Path(settings.model_path).name}", f"model.path={settings.model_path}"]
+    protocol = "paper" if os.environ.get("GLUE_DIR") else "demo"
+    train = ["train.lr=5e-4", f"train.batch_size={BATCH_SIZE}", "train.epochs=1", "train.head_lr=null"]
+    return compose(f"task={task}", f"method={method}", *model, f"protocol={protocol}", *train)
+
+
+def task_loads(
+    settings: Settings, task: str, device: torch.device, folder: Path
+) -> tuple[list[Load], Shape, dict[str, Any]]:
+    """Prepare every case of a task, the encoder's size, and the record's entry on the data."""
+    configs = {method: task_config(settings, task, method) for method in ("lora", settings.method)}
+    data = prepare_data(configs["lora"])[1]["train"]
+    if settings.model_shape is not None:
+        for config in configs.values():
+            use_random_encoder(config, folder, *settings.model_shape)
+    shape = Shape.of(encoder_config(configs["lora"]), configs[settings.method])
+    rows = measuring_rows(data, settings.steps * BATCH_SIZE)
+    flops = needed(shape, rows.lengths)
+    described = {"source": configs["lora"].data.source, "rows": len(data), "mean_tokens": float(data.lengths.mean())}
+    described |= {"measured_rows": len(rows), "measured_mean_tokens": float(rows.lengths.mean())}
+    return [Load(case, configs[case.method], rows, flops) for case in cases(settings, device)], shape, described
+
+
+def growth_loads(settings: Settings, folder: Path, precision: str) -> dict[str, list[Load]]:
+    """Prepare the cases of `length` and `layers`, on random tokens; their names end with the number that grows."""
+    own, width = settings.model_shape or (None, None)
+
+    def load(part: str, size: int, length: int, layers: int | None) -> Load:
+        config = task_config(settings, settings.tasks[0], settings.method)
+        config.task.labels = ["0", "1"]
+        use_random_encoder(config, folder, layers, width)
+        hf_config = encoder_config(config)
+        rows = random_rows(length, settings.steps * BATCH_SIZE, hf_config.vocab_size)
+        case = Case(f"{part} {size}", "ours", settings.method, "none", precision)
+        return Load(case, config, rows, needed(Shape.of(hf_config, config), rows.lengths))
+
+    lengths, depths = settings.growth
+    by_length = [load("length", length, length, own) for length in lengths]
+    return {"length": by_length, "layers": [load("layers", depth, LAYERS_AT, depth) for depth in depths]}
+
+
+def encoder_config(config: Config) -> Any:
+    """Load the encoder's config.json."""
+    source = find(config.model)
+    return transformers.AutoConfig.from_pretrained(source.name_or_path, **source.arguments)
+
+
+def use_random_encoder(config: Config, folder: Path, layers: int | None, width: int | None) -> None:
+    """Give a run a random encoder of its kind in another size; another width brings BERT's heads and feed-forward."""
+    path = folder / f"{config.model.name}-{layers or 'own'}x{width or 'own'}-{len(config.task.labels)}"
+    if not path.exists():
+        transformers.utils.logging.disable_progress_bar()
+        hf_config = encoder_config(config)
+        hf_config.num_labels = len(config.task.labels) or 1
+        hf_config.num_hidden_layers = layers or hf_config.num_hidden_layers
+        if width is not None:
+            hf_config.hidden_size, hf_config.num_attention_heads = width, max(1, width // 64)
+            hf_config.intermediate_size = 4 * width
+        transformers.AutoModelForSequenceClassification.from_config(hf_config).save_pretrained(path)
+        load_tokenizer(find(config.model)).save_pretrained(path)
+    config.model.path, config.model.shape = str(path), {}

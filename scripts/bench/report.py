@@ -1,0 +1,124 @@
+"""Show the bench's record as text.
+
+A ratio is taken within a round, where both sides met the same machine; its median over the rounds is shown with the
+least and the greatest. A share of the peak is of the fastest matmul in the same round.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from bench.cases import DYNAMIC, PADDED
+
+BUSY = 0.5  # load average above which timings are not to be trusted
+Rounds = dict[int, dict[str, Any]]  # measurements of one case
+
+
+def text(record: dict[str, Any]) -> str:
+    """Show the head, a table for each task, the peak and the growth."""
+    parts = [_head(record), *(_task(record, task) for task in record["settings"]["tasks"]), _peak(record)]
+    parts += [_growth(record, part) for part in ("length", "layers") if _entries(record, part)]
+    return "\n\n".join(parts)
+
+
+def _head(record: dict[str, Any]) -> str:
+    about, threads, size = record["provenance"], record["threads"], record["encoder"]
+    commit = (about["commit"] or "unknown")[:10] + (" and changes" if about["dirty"] else "")
+    busy = f"WARNING: load average {record['load_average']:.1f} at the start: a busy machine, wrong timings"
+    lines = [
+        f"{about['device']}, {record['cores']} cores; torch {about['packages']['torch']}, commit {commit}",
+        f"encoder: {size['layers']} layers, {size['width']} wide; batch {record['batch_size']}, "
+        f"{record['settings']['rounds']} rounds, medians (least to most)",
+        f"ours: {len(threads['ours'])} processes of {threads['ours'][0]} threads; "
+        f"Hugging Face: 1 process of {threads['baseline'][0]}",
+    ]
+    return "\n".join(lines + [busy] * (record["load_average"] > BUSY))
+
+
+def _task(record: dict[str, Any], task: str) -> str:
+    data = record["data"][task]
+    kind = "real sentences" if data["source"] == "glue" else "DEMO sentences (GLUE_DIR is not set), not this task's"
+    head = f"{task}: {kind}, {data['measured_mean_tokens']:.1f} tokens a row (split: {data['mean_tokens']:.1f})"
+    table = task_table(record, task)
+    names = ["", *next(iter(table.values()))]
+    return f"{head}\n{_grid(names, [[name, *row.values()] for name, row in table.items()])}"
+
+
+def task_table(record: dict[str, Any], task: str) -> dict[str, dict[str, str]]:
+    """Make one row a case, from its name, of cells by column."""
+    by_case: dict[str, Rounds] = {}
+    for entry in _entries(record, "task"):
+        if entry["label"] == task:
+            by_case.setdefault(entry["case"]["name"], {})[entry["round"]] = entry
+    best: dict[tuple[int, str], float] = {}  # by round and precision
+    for peak in record["peaks"]:
+        if peak["label"] == task and peak["how"] != "1 thread":
+            key = peak["round"], peak["precision"]
+            best[key] = max(best.get(key, 0.0), peak["flops_per_second"])
+    table = {}
+    for name, rounds in by_case.items():
+        entries, (first, *_) = list(rounds.values()), rounds.values()
+        case, memory = first["case"], first["peak_bytes"]
+        single = by_case.get(re.sub(r"K = \d+", "K = 1", name), {}) if case["runs"] > 1 else {}
+        shares = [e["flops"] / e["seconds"] / best.get((e["round"], case["precision"]), np.nan) for e in entries]
+        table[name] = {
+            "sentences/s": _median([entry["sentences_per_second"] for entry in entries], 1),
+            "ms/run step": _median([1e3 * entry["seconds_per_run_step"] for entry in entries], 1),
+            "x padded": _range(_ratios(rounds, by_case.get(PADDED, {})), 2),
+            "x dynamic": _range(_ratios(rounds, by_case.get(DYNAMIC, {})), 2),
+            "x K = 1": _median(_ratios(rounds, single), 2),
+            "of peak": _median([share for share in shares if not np.isnan(share)], 2),
+            "MB/process": "-" if memory is None else f"{memory / 1e6:.0f}",
+            "MB/run": "-" if memory is None else f"{memory / 1e6 / case['runs']:.0f}",
+        }
+    return table
+
+
+def _entries(record: dict[str, Any], part: str) -> list[dict[str, Any]]:
+    return [entry for entry in record["measurements"] if entry["part"] == part]
+
+
+def _ratios(rounds: Rounds, others: Rounds) -> list[float]:
+    key = "sentences_per_second"
+    return [entry[key] / others[turn][key] for turn, entry in rounds.items() if turn in others]
+
+
+def _peak(record: dict[str, Any]) -> str:
+    found: dict[tuple[str, ...], list[float]] = {}
+    for entry in record["peaks"]:
+        key = entry["precision"], entry["how"], entry["matmul"]
+        found.setdefault(key, []).append(1e-9 * entry["flops_per_second"])
+    rows = [[*key, _range(rates, 0)] for key, rates in found.items()]
+    return _grid(["matmul peak", "", "tokens x n x m", "GFLOP/s"], rows)
+
+
+def _growth(record: dict[str, Any], part: str) -> str:
+    """The milliseconds of a step by length or by layers, and p in milliseconds ∝ size^p."""
+    found: dict[int, list[float]] = {}
+    for entry in _entries(record, part):
+        found.setdefault(int(entry["case"]["name"].split()[-1]), []).append(1e3 * entry["seconds_per_step"])
+    table = _grid([f"growth with {part}", "ms/step"], [[str(size), _range(ms, 1)] for size, ms in found.items()])
+    if len(found) < 2:
+        return table
+    power = np.polyfit(np.log(list(found)), np.log([median(ms) for ms in found.values()]), 1)[0]
+    return f"{table}\ntime ~ {part}^{power:.2f}"
+
+
+def _median(values: Sequence[float], digits: int) -> str:
+    return f"{median(values):.{digits}f}" if values else "-"
+
+
+def _range(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return "-"
+    return f"{_median(values, digits)} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def _grid(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """The first column to the left, the others to the right."""
+    aligned = ["left", *["right"] * (len(names) - 1)]
+    return tabulate([names, *rows], tablefmt="plain", colalign=aligned, disable_numparse=True)

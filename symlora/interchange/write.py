@@ -1,0 +1,80 @@
+"""Write adapter folders atomically."""
+
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from symlora.errors import SymloraError
+from symlora.store.adapter_folder import CONFIG, WEIGHTS, StoredAdapter, check_finite
+
+_SHARED = (
+    *("task_type", "base_model_name_or_path", "revision", "modules_to_save"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+)
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `out` on success and vanishes on an error.
+
+    Raises:
+        SymloraError: Something is at `out` already, or it cannot be written.
+    """
+    out = out.absolute()  # "." has no name to put a folder beside
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SymloraError(f"{out} is there already. Give a new folder, or move it away.")
+    work = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
+    try:
+        work.mkdir(parents=True)
+        yield work
+        if out.exists():
+            out.rmdir()
+        work.rename(out)
+    except OSError as error:
+        raise SymloraError(f"{out} could not be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def write_adapter(out: Path, config: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Write `adapter_config.json` and `adapter_model.safetensors` into an existing folder.
+
+    Raises:
+        SymloraError: A tensor holds NaN or infinite values, as a product of finite factors may.
+    """
+    check_finite(tensors, out / WEIGHTS)
+    config.save_pretrained(str(out))
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, out / WEIGHTS, metadata={"format": "pt"})
+
+
+def shared_fields(config: Any) -> dict[str, Any]:
+    """Return the fields that mean the same in every method's configuration."""
+    return {name: getattr(config, name, None) for name in _SHARED} | {"inference_mode": True}
+
+
+def rank_fields(by_module: Mapping[str, int]) -> dict[str, Any]:
+    """Return `r`, the commonest rank, and the `rank_pattern` of the modules of other ranks."""
+    commonest = Counter(by_module.values()).most_common(1)[0][0]
+    return {"r": commonest, "rank_pattern": {name: rank for name, rank in by_module.items() if rank != commonest}}
+
+
+def check_rank(adapter: StoredAdapter, module: str, stored: int, configured: Any) -> None:
+    """Refuse factors whose rank is not the configured one: alpha / r would be wrong."""
+    if stored != configured:
+        raise SymloraError(
+            f"{adapter.folder}: {module} has factors of rank {stored}, but {CONFIG} says {configured!r}."
+        )
+
+
+def to_float32(array: Any) -> Tensor:
+    """Round a float64 array to a float32 tensor."""
+    return torch.from_numpy(array).float().contiguous()

@@ -1,0 +1,135 @@
+"""Start a run's adapter and head from a saved adapter (`init_from`)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor
+
+from symlora.errors import SymloraError
+from symlora.model.run_model import RunModel, output_layer
+from symlora.store.adapter_folder import PREFIX, StoredAdapter, read_adapter
+
+# Fields of a PEFT configuration that leave alone what given weights compute. Targets and ranks show in the weights'
+# names and shapes.
+_NOT_OF_THE_FUNCTION = {
+    *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision"),
+    *("runtime_config", "save_projection", "task_type"),
+    # Which modules, and of what shape; PEFT sets fan_in_fan_out by the layer's type.
+    *("exclude_modules", "fan_in_fan_out", "layers_pattern", "layers_to_transform", "modules_to_save"),
+    *("r", "target_modules"),
+    # How training goes: AdaLoRA and LoRA², PRILoRA; and VeRA's start.
+    *("beta1", "beta2", "deltaT", "orth_reg_weight", "target_r", "tfinal", "tinit", "total_step"),
+    *("norm_decay", "pruned_share", "pruning_interval"),
+    "d_initial",
+}
+
+
+def initialise_from(run_model: RunModel, source: Path) -> None:
+    """Load a saved adapter, and what fits of its head, into a run's model.
+
+    The output layer is never taken: its classes are another task's (MNLI has three, RTE two). It and what else of the
+    head the adapter does not bring stay as this run starts them: drawn from the seed, or as in the encoder's files.
+
+    Args:
+        run_model: Its adapter and head are changed in place, and what is known of the head's start (`model.loaded`).
+        source: A run folder or a PEFT adapter folder.
+
+    Raises:
+        SymloraError: No adapter there; one of another method, rank, scale, structure or encoder; one that AdaLoRA has
+            pruned; or the method is XGBLoRA.
+    """
+    if run_model.peft is None:
+        raise SymloraError(
+            f"init_from={source}: method={run_model.method.name} has no adapter to start from; use symlora or lora."
+        )
+    try:
+        adapter = read_adapter(source)
+    except SymloraError as error:
+        raise SymloraError(f"init_from={source}: {error}") from error
+    _check_method(run_model.peft.peft_config["default"], adapter)
+    model, own = run_model.encoder.model, get_peft_model_state_dict(run_model.peft, save_embedding_layers=False)
+    encoder = f"{PREFIX}{model.base_model_prefix}."
+    tensors = _named_as_in_classifier(adapter.tensors, encoder)
+    in_head = {name for name in own if run_model.in_head(name) and run_model.peft.base_model.prefix not in name}
+    output = {name for name in in_head if name.startswith(f"{PREFIX}{output_layer(model)}.")}
+    saved = set(adapter.config.modules_to_save or ())
+    other_head = {
+        name for name in tensors.keys() - own.keys() if saved & set(name.split(".")) and not name.startswith(encoder)
+    }
+    odd = sorted((own.keys() ^ tensors.keys()) - in_head - other_head)
+    if odd:
+        raise SymloraError(
+            f"init_from={adapter.folder} was made for another encoder or other targets: {odd[0]} has no counterpart."
+        )
+    taken = (tensors.keys() & own.keys()) - output
+    try:  # PEFT wants every tensor of the saved format: those that are not taken are this run's own
+        set_peft_model_state_dict(run_model.peft, {name: (tensors if name in taken else own)[name] for name in own})
+    except RuntimeError as error:  # another shape: another rank or another encoder
+        reason = " ".join(str(error).split())[:600]
+        raise SymloraError(f"init_from={adapter.folder} does not fit this run's adapter: {reason}") from error
+    _describe(model, _modules(in_head & taken), _modules(other_head))
+
+
+def _describe(model: Any, taken: list[str], left_out: list[str]) -> None:
+    """Enter into `model.loaded` which modules of the head the adapter brought."""
+    head = {how: [name for name in names if name not in taken] for how, names in model.loaded["head"].items()}
+    notes = [f"init_from: {', '.join(left_out)} of that adapter left out: this classifier has none"] if left_out else []
+    model.loaded = {"head": {**head, "taken": taken}, "notes": [*model.loaded["notes"], *notes]}
+
+
+def _named_as_in_classifier(tensors: dict[str, Tensor], encoder: str) -> dict[str, Tensor]:
+    """Put the encoder's prefix before the names of an adapter that was trained on the bare encoder (AutoModel)."""
+    if any(name.startswith(encoder) for name in tensors):
+        return tensors
+    return {encoder + name.removeprefix(PREFIX): value for name, value in tensors.items()}
+
+
+def _modules(names: set[str]) -> list[str]:
+    return sorted({name.removeprefix(PREFIX).rpartition(".")[0] for name in names})
+
+
+def _check_method(own: Any, adapter: StoredAdapter) -> None:
+    """Refuse an adapter whose weights would compute another ΔW in this run's method."""
+    theirs, where = adapter.config, f"init_from={adapter.folder}"
+    if own.peft_type == "XGBLORA":
+        raise SymloraError(
+            f"{where}: xgblora cannot start from an adapter: its boosters are those of one whole training, and the "
+            "first restart would overwrite booster 0. Leave init_from out."
+        )
+    if theirs.peft_type != own.peft_type:
+        raise SymloraError(f"{where} is a {adapter.method} adapter; this run trains {own.peft_type}.")
+    if own.peft_type == "ADALORA" and theirs.rank_pattern:
+        raise SymloraError(
+            f"{where}: AdaLoRA has pruned this adapter; it has fewer triplets than init_r={own.init_r}. Start from an "
+            "adapter that is not pruned yet."
+        )
+    key = _other_function(own, theirs)
+    if key is not None:
+        value = getattr(theirs, key)
+        raise SymloraError(
+            f"{where} has {key}={value}, this run {getattr(own, key)}. Set (or, for a key not in the YAML, +) "
+            f"method.peft_config.{key}={value}."
+        )
+
+
+def _other_function(own: Any, theirs: Any) -> str | None:
+    """The first field in which two configurations of a method differ so that the same weights compute another ΔW."""
+    # As JSON has them: a saved tuple is a list, a set has no order.
+    ours, saved = (json.loads(json.dumps(config.to_dict(), default=_plain)) for config in (own, theirs))
+    differing = [key for key in ours if ours[key] != saved.get(key) and key not in _NOT_OF_THE_FUNCTION]
+    differing.sort(key="rank_pattern".__eq__)  # last: PRILoRA and SARA make it from other fields, which say more
+    for key in differing:
+        # A start is over once weights are loaded, unless its name changes more: W0 in PiSSA, the forward in MiSS's bat.
+        start = key.startswith("init_") and not any(isinstance(config[key], str) for config in (ours, saved))
+        # SymLoRA's orthonormal Q is put back to the length that init_std gives, step after step.
+        if key == "init_std" and own.peft_type == "SYMLORAORTHONORMAL":
+            start = False
+        if not start and "dropout" not in key:
+            return str(key)
+    return None
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value, key=str) if isinstance(value, (set, frozenset)) else str(value)

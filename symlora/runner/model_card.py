@@ -1,0 +1,115 @@
+"""Write the model card of a run's adapter: README.md, with the hub's front matter."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from symlora.adapters.registry import METHODS
+from symlora.metrics.functions import pearson
+from symlora.stats import Interval, bootstrap_interval, fisher_z, wilson
+from symlora.training.result import predictions_of
+
+TEMPLATE = Path(__file__).with_name("model_card.md.j2")
+_HUB_METRICS = {"pearson": "pearsonr"}  # the hub's name where it is another
+_SELECTION = {
+    "best": "of the epochs, the one with the best validation score was taken, which flatters that score",
+    "last": "the last epoch was taken",
+    "held_out": "the epoch was chosen on rows held out of the training set; validation had no part in it",
+}
+
+
+def write_card(folder: Path, record: Mapping[str, Any], predictions: Mapping[tuple[str, str], Any]) -> None:
+    """Write README.md beside the adapter of a finished run.
+
+    Nothing in it names a machine or a user.
+
+    Args:
+        folder: The adapter's.
+        record: The content of run.json.
+        predictions: Arrays `label` [rows] and `logits` [rows, classes] by (selection rule, split).
+    """
+    from huggingface_hub import ModelCard
+
+    config, score = record["config"], record["score"]
+    model, method = config["model"], config["method"]["peft_type"]
+    rows = predictions[score["selection"], score["split"]]
+    card = ModelCard.from_template(
+        _front_matter(record),
+        template_path=str(TEMPLATE),
+        config=config,
+        train=config["train"],
+        score=score,
+        parameters=record["parameters"],
+        method=method,
+        kind=f"[SymLoRA](https://arxiv.org/abs/2504.03719) ({method})" if method == "SYMLORA" else method,
+        base=model["hub"] or model["path"] or model["name"],
+        ours=method in METHODS,
+        trained_on="GLUE" if config["data"]["source"] == "glue" else "made-up demo sentences, not GLUE",
+        value=_finite(score["value"]),
+        interval=score_interval(score["metric"], rows["logits"], rows["label"], score["split"]),
+        selection=_SELECTION[score["selection"]],
+        epoch=record["selections"][score["selection"]]["epoch"],
+    )
+    card.save(folder / "README.md")
+
+
+def score_interval(metric: str, logits: Any, labels: Any, split: str) -> Interval | None:
+    """Return a trained model's 95 % interval over the rows of a split.
+
+    Wilson's for accuracy, Fisher's z for Pearson's r, percentiles of 10,000 resamples of rows for the others.
+
+    Args:
+        metric: A name of symlora.metrics.functions.
+        logits: [rows, classes], or [rows, 1] for regression.
+        labels: [rows].
+        split: What the rows are called.
+
+    Returns:
+        None where there is none: too few rows, or a correlation of predictions that are all equal.
+    """
+    predicted = predictions_of(logits, regression=labels.dtype.kind == "f")
+    try:
+        if metric == "accuracy":
+            return wilson(int(np.sum(predicted == labels)), len(labels), rows=f"{split} rows")
+        if metric == "pearson":
+            return fisher_z(pearson(predicted, labels), len(labels), rows=f"{split} rows")
+        return bootstrap_interval(metric, predicted, labels, rows=f"{split} rows")
+    except ValueError:
+        return None
+
+
+def _front_matter(record: Mapping[str, Any]) -> Any:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    config, score, method = record["config"], record["score"], record["config"]["method"]["peft_type"]
+    task, data, model = config["task"]["name"], config["data"], config["model"]
+    metric, value = _HUB_METRICS.get(score["metric"], score["metric"]), _finite(score["value"])
+    is_glue = data["source"] == "glue"
+    result = EvalResult(
+        task_type="text-classification",
+        dataset_type=data["dataset"],
+        dataset_name="GLUE",
+        dataset_config=task,
+        dataset_split=score["split"],
+        dataset_revision=data["revision"],
+        metric_type=metric,
+        metric_value=value,
+    )
+    return ModelCardData(
+        base_model=model["hub"],
+        library_name="peft",
+        pipeline_tag="text-classification",
+        language="en",
+        datasets=data["dataset"] if is_glue else None,
+        metrics=[metric],
+        tags=["glue", method.lower(), *(["arxiv:2504.03719"] if method == "SYMLORA" else [])],
+        model_name=f"{config['method']['name']}-{task}-{model['name']}" if is_glue else None,
+        eval_results=[result] if is_glue and value is not None else None,
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,70 @@
+"""What `pip install symlora` alone must do: the packages of the GLUE pipeline are not there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from pathlib import Path
+
+from conftest import ROOT, TinyFactory
+
+# jaxtyping: shapes in the signatures of the methods.
+BASE = {"torch", "peft", "transformers", "safetensors", "wrapt", "jaxtyping"}
+PIPELINE = {"hydra", "omegaconf", "wandb", "datasets", "evaluate", "pandas", "pyarrow", "scipy", "matplotlib"}
+PROGRAM = """
+import sys
+sys.modules |= dict.fromkeys({missing!r})  # importing one of them is a ModuleNotFoundError
+from pathlib import Path
+from symlora.cli import main
+from symlora.store.folder import SCHEMA_VERSION, seal
+from symlora import SymLoraConfig
+from peft import get_peft_model
+from transformers import AutoModelForSequenceClassification
+
+RECORDED = {{"model": {{"path": "base"}}, "task": {{"labels": ["a", "b", "c"]}}}}
+model = AutoModelForSequenceClassification.from_pretrained("base", num_labels=3)
+get_peft_model(model, SymLoraConfig(r=4, task_type="SEQ_CLS")).save_pretrained("run/adapter")
+main(["export", "run/adapter", "lora", "--to", "lora", "--base", "base"])
+main(["export", "lora", "symmetric", "--to", "symlora"])
+seal(Path("run"), {{"schema_version": SCHEMA_VERSION, "status": "finished", "config": RECORDED}})
+main(["export", "run", "merged", "--to", "merged", "--base", "base"])
+"""
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def closure(names: set[str]) -> set[str]:
+    """These distributions and all that they require."""
+    found: set[str] = set()
+    todo = {normal(name) for name in names}
+    while todo:
+        name = todo.pop()
+        found.add(name)
+        try:
+            needed = [line for line in requires(name) or [] if "extra ==" not in line]
+        except PackageNotFoundError:  # for another platform
+            continue
+        todo |= {normal(re.split(r"[^\w.-]", line)[0]) for line in needed} - found
+    return found
+
+
+def test_adapters_are_exported_with_the_base_packages_alone(tiny: TinyFactory, tmp_path: Path) -> None:
+    base = closure(BASE)
+    missing = {
+        module for module, owners in packages_distributions().items() if not {normal(name) for name in owners} & base
+    } - {"symlora"}
+    assert missing >= PIPELINE
+    (tmp_path / "base").symlink_to(tiny("roberta"))
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(missing=missing)],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert '"a"' in (tmp_path / "merged" / "config.json").read_text()

@@ -1,0 +1,122 @@
+"""Real offline W&B runs, read back from their files."""
+
+from __future__ import annotations
+
+import json
+import signal
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_run import SMALL
+
+from symlora.config.compose import compose
+from symlora.config.schema import Config
+from symlora.runner import run as runner
+from symlora.runner.reporter import Reporter
+from symlora.runner.run import run, run_pack
+from symlora.training.interrupt import Stopped
+
+pytestmark = pytest.mark.usefixtures("minilm_dir")
+
+
+def mirrored(tmp_path: Path, *overrides: str) -> Config:
+    places = (f"results_dir={tmp_path / 'runs'}", f"data.cache_dir={tmp_path / 'tokens'}")
+    return compose(*SMALL, *places, "task=rte", "logger=wandb", "train.epochs=2", *overrides)
+
+
+def chunks(content: bytes) -> Iterator[bytes]:
+    """Records of a .wandb file: LevelDB's log format (blocks of 32 KiB; checksum, length, kind) after 7 bytes."""
+    position, whole = 7, b""
+    while position + 7 <= len(content):
+        if 32768 - position % 32768 < 7:  # the rest of a block is too short for a header
+            position += 32768 - position % 32768
+            continue
+        length, kind = struct.unpack_from("<HB", content, position + 4)
+        whole += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # complete, or the last part
+            yield whole
+            whole = b""
+
+
+def offline_runs(tmp_path: Path) -> list[tuple[str, list[dict[str, Any]], dict[str, Any], int | None]]:
+    """Id, history rows, summary and exit code of each offline run, oldest first."""
+    from wandb.proto import wandb_internal_pb2
+
+    found = []
+    for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns):
+        name, rows, summary, status = "", [], {}, None
+        for data in chunks(path.read_bytes()):
+            record: Any = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
+            record.ParseFromString(data)
+            kind = record.WhichOneof("record_type")
+            if kind == "run":
+                name = record.run.run_id
+            elif kind == "history":
+                items = record.history.item
+                rows.append({item.key or item.nested_key[0]: json.loads(item.value_json) for item in items})
+            elif kind == "summary":
+                for item in record.summary.update:
+                    summary[item.key or item.nested_key[0]] = json.loads(item.value_json)
+            elif kind == "exit":
+                status = record.exit.exit_code
+        found.append((name, rows, summary, status))
+    return found
+
+
+def test_each_run_of_a_pack_has_a_wandb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    configs = [mirrored(tmp_path, f"seed={seed}", "method=lora") for seed in range(2)]
+    ended = run_pack(configs, [Reporter(config, quiet=True) for config in configs])
+    found = offline_runs(tmp_path)
+    assert len({name for name, *_ in found}) == len(found) == 2
+    for (_, record), config in zip(ended, configs, strict=True):
+        name = f"{record['config_hash']}-{config.seed}"
+        assert name in [part[0] for part in found]
+        _, rows, summary, status = next(part for part in found if part[0] == name)
+        steps = [row["_step"] for row in rows if "train/loss" in row]
+        assert steps == list(range(1, len(steps) + 1)) and len(steps) > 2
+        assert [row["train/epoch_loss"] for row in rows if "train/epoch_loss" in row] == [
+            pytest.approx(epoch["train_loss"]) for epoch in record["epochs"]
+        ]
+        assert (summary["score"], summary["status"], status) == (record["score"]["value"], "finished", 0)
+        assert summary["protocol/selection"] == config.protocol.selection
+
+
+def test_a_stopped_run_goes_on_in_its_wandb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = mirrored(tmp_path)
+    real = runner._report_step
+
+    def stopping(reporters: Any, number: int, progress: Any) -> None:
+        real(reporters, number, progress)
+        if progress.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, "_report_step", stopping)
+        with pytest.raises(Stopped):
+            run(config, Reporter(config, quiet=True))
+    _, record = run(config, Reporter(config, quiet=True))
+    first, second = offline_runs(tmp_path)
+    assert first[0] == second[0] and (first[3], second[3]) == (1, 0)
+    steps = [row["_step"] for part in (first, second) for row in part[1] if "train/loss" in row]
+    assert steps == list(range(1, len(steps) + 1)) and record["cost"]["restarts"] == 1
+    assert "score" not in first[2] and second[2]["score"] == record["score"]["value"]
+
+    forced = mirrored(tmp_path, "force=true", "train.lr=1e-3")
+    run(forced, Reporter(forced, quiet=True))
+    plain = {name for name, *_ in offline_runs(tmp_path)}
+    run(forced, Reporter(forced, quiet=True))
+    assert len({name for name, *_ in offline_runs(tmp_path)} - plain) == 1
+
+
+def test_a_failed_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = mirrored(tmp_path, "train.lr=1e30")
+    run(config, Reporter(config, quiet=True))
+    [(_, _, summary, status)] = offline_runs(tmp_path)
+    assert (summary["status"], status) == ("failed", 1) and "score" not in summary
