@@ -12,8 +12,9 @@ from symlora.config.compose import compose
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.store.folder import read_run, run_folder, scan
+from symlora.store.selection import AXES
 from symlora.sweep.grid import BEST_DIR, best_file, expand, tasks_of
-from symlora.sweep.select import AXES, GridSearch, grid_search, unequal, write
+from symlora.sweep.select import GridSearch, grid_search, unequal, write
 from symlora.sweep.select import table as select_table
 from symlora.sweep.status import Costs, RunStatus, run_status
 from symlora.sweep.status import table as status_table
