@@ -5,18 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pandas as pd
 
 from symlora.metrics.functions import METRICS
-from symlora.store.folder import SCHEMA_VERSION
+from symlora.store.folder import SCHEMA_VERSION, seal
 
 ROWS = 100
 TASKS = {"rte": "accuracy", "mrpc": "accuracy", "cola": "matthews_correlation", "stsb": "pearson"}
 
 
 def write_run(root: Path, method: str = "symlora", task: str = "rte", *, seed: int = 0, **given: Any) -> Path:
-    """Writes one run folder and returns it.
+    """Write one run folder and return it.
 
     Args:
         root: Results folder.
@@ -29,18 +28,15 @@ def write_run(root: Path, method: str = "symlora", task: str = "rte", *, seed: i
     """
     lr, batch = given.get("lr", 4e-3), given.get("batch_size", 16)
     protocol, model = given.get("protocol", "short"), given.get("model", "minilm")
-    right, held_out = given.get("right", 70), given.get("held_out")
-    status, metric = given.get("status", "finished"), TASKS[task]
+    right, held_out, metric = given.get("right", 70), given.get("held_out"), TASKS[task]
     digest = f"{method[:2]}{round(lr * 1e5):04d}{batch:02d}"
     folder: Path = root / protocol / model / method / task / f"lr-{lr:g}_bs-{batch}_ep-2_{digest}" / f"seed-{seed}"
     folder.mkdir(parents=True)
     rule = "best" if held_out is None else "held_out"
-    counts = {"best": given.get("best", right), "last": given.get("last", right)}
-    if held_out is not None:
-        counts["held_out"] = right
+    adapter = 100 if method == "symlora" else 200
     record: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "status": status,
+        "status": given.get("status", "finished"),
         "config_hash": digest,
         "config": {
             "task": {"name": task, "score": metric, "splits": {"validation": ROWS}, "validation": ["validation"]},
@@ -60,60 +56,44 @@ def write_run(root: Path, method: str = "symlora", task: str = "rte", *, seed: i
             "packages": {"torch": "9.9"},
             "device": given.get("device", "a processor"),
         },
-        "parameters": {"adapter": 100 if method == "symlora" else 200, "head": 50, "encoder": 0},
+        "parameters": {"adapter": adapter, "head": 50, "encoder": 0, "total": adapter + 50},
     }
-    record["parameters"]["total"] = record["parameters"]["adapter"] + 50
-    if status == "failed":
+    if record["status"] == "failed":
         record |= {"error": "Diverged: the loss is nan", "traceback": "..."}
     else:
-        tables: list[pa.Table] = []
-        selections: dict[str, Any] = {}
+        counts = {"best": given.get("best", right), "last": given.get("last", right)}
+        counts |= {} if held_out is None else {"held_out": right}
+        tables, selections = [], {}
         for name, count in counts.items():
-            labels, predictions = rows_of(task, count, given.get("majority", 60))
-            metrics = {"validation": {metric: METRICS[metric](predictions, labels)}}
-            tables.append(_table(name, "validation", labels, predictions))
-            if held_out is not None:
-                labels, predictions = rows_of(task, round(held_out * ROWS), 60)
-                metrics["held_out"] = {metric: METRICS[metric](predictions, labels)}
-                tables.append(_table(name, "held_out", labels, predictions))
-            selections[name] = {"epoch": 1, "metrics": metrics}
-        pq.write_table(pa.concat_tables(tables), folder / "predictions.parquet")
+            splits = {"validation": rows_of(task, count, given.get("majority", 60))}
+            splits |= {} if held_out is None else {"held_out": rows_of(task, round(held_out * ROWS), 60)}
+            tables += [table.assign(selection=name, split=split) for split, table in splits.items()]
+            scores = {split: METRICS[metric](table["prediction"], table["label"]) for split, table in splits.items()}
+            selections[name] = {"epoch": 1, "metrics": {split: {metric: score} for split, score in scores.items()}}
+        pd.concat(tables).to_parquet(folder / "predictions.parquet", index=False)
+        value = selections[rule]["metrics"]["validation"][metric]
         record |= {
             "data": {"validation": {"rows": ROWS}, "held_out": {"rows": ROWS}},
             "selections": selections,
-            "score": {
-                "metric": metric,
-                "split": "validation",
-                "selection": rule,
-                "value": selections[rule]["metrics"]["validation"][metric],
-            },
+            "score": {"metric": metric, "split": "validation", "selection": rule, "value": value},
             "adapter_bytes": 2048,
             "cost": {"seconds": 12.0, "peak_memory_bytes": 2**30, "energy_kwh": None},
         }
-    write_record(folder, record)
+    seal(folder, record)
     return folder
 
 
-def rows_of(task: str, right: int, majority: int) -> tuple[Any, Any]:
+def rows_of(task: str, right: int, majority: int) -> pd.DataFrame:
     """Labels (`majority` of class 1 first) and predictions, the first `right` of them correct. STS-B: noisy reals."""
+    rows = np.arange(ROWS)
     if task == "stsb":
         labels = np.linspace(0, 5, ROWS)
-        return labels, np.where(np.arange(ROWS) < right, labels, labels[::-1])
-    classes = (np.arange(ROWS) < majority).astype(np.int64)
-    return classes, np.where(np.arange(ROWS) < right, classes, 1 - classes)
+        return pd.DataFrame({"idx": rows, "label": labels, "prediction": np.where(rows < right, labels, labels[::-1])})
+    classes = (rows < majority).astype(np.int64)
+    return pd.DataFrame({"idx": rows, "label": classes, "prediction": np.where(rows < right, classes, 1 - classes)})
 
 
 def read_record(folder: Path) -> dict[str, Any]:
     """Content of run.json."""
-    content: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    content: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     return content
-
-
-def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Replaces run.json."""
-    (folder / "run.json").write_text(json.dumps(record))
-
-
-def _table(rule: str, split: str, labels: Any, predictions: Any) -> pa.Table:
-    columns = {"selection": [rule] * ROWS, "split": [split] * ROWS, "idx": np.arange(ROWS)}
-    return pa.table({**columns, "label": labels, "prediction": predictions})

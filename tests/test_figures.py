@@ -15,6 +15,11 @@ import torch
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from symlora.report.differences import difference_plot, differences, limit
+from symlora.report.drawing import centred, finite_limits, ink, minus, save, short
+from symlora.report.grid_panel import grid_panel, grid_points, table
+from symlora.report.norms_frame import QUANTITIES, cells, decay_to_zero, read_norms
+from symlora.report.settings import load_settings
 from torch import nn
 
 from symlora import stats
@@ -25,12 +30,7 @@ from symlora.report import figure1 as fig
 from symlora.report.choice import choose
 from symlora.report.collect import collect, frame_of
 from symlora.report.comparison import Paired, compare_all
-from symlora.report.differences import difference_plot, differences, limit
-from symlora.report.drawing import centred, finite_limits, ink, minus, save, short
 from symlora.report.figures import draw_all, read_drawn, write_all
-from symlora.report.grid_panel import grid_panel, grid_points, table
-from symlora.report.norms_frame import QUANTITIES, cells, decay_to_zero, read_norms
-from symlora.report.settings import load_settings
 from symlora.training.optimizer import AdamW, linear_schedule
 
 RUNS = CONFIG_DIR.parent / "results" / "runs"

@@ -283,7 +283,7 @@ def made_up_sentences(folder: Path) -> None:
 def another_size(folder: Path) -> None:
     record = results.read_run(folder)
     assert record is not None
-    results.write_json(folder / "run.json", record | {"files": {"predictions.parquet": {"bytes": 1, "sha256": ""}}})
+    results.write_json(folder / "run.json", record | {"files": {"predictions.parquet": {"bytes": 1, "sha256": "0"}}})
 
 
 @pytest.mark.parametrize(

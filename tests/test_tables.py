@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from report_runs import write_record, write_run
+from report_runs import write_run
 from scipy import stats as scipy_stats
 
 from symlora.cli import main
@@ -21,13 +21,13 @@ PAPER = "Ours: RoBERTa-base, protocol paper"
 
 
 def _build(root: Path, tasks: tuple[str, ...] = ("rte",), **places: Path) -> Report:
-    """The report with the project's settings but fewer resamples, and no leaderboard or selection but those given."""
-    settings = root / "report.yaml"
+    """The report with the project's criteria but fewer resamples, and no leaderboard or selection but those given."""
+    criteria = root / "report.yaml"
     text = (CONFIG_DIR / "report.yaml").read_text()
     assert "resamples: 10000" in text
-    settings.write_text(text.replace("resamples: 10000", "resamples: 1000"))
+    criteria.write_text(text.replace("resamples: 10000", "resamples: 1000"))
     nowhere = root / "nowhere"
-    return build(root, tasks, Sources(**{"leaderboard": nowhere, "best": nowhere, "settings": settings, **places}))
+    return build(root, tasks, Sources(**{"leaderboard": nowhere, "best": nowhere, "criteria": criteria, **places}))
 
 
 def _row(report: Report, name: str, section: str, *begins: str) -> dict[str, str]:
@@ -100,7 +100,7 @@ def test_another_encoder_fills_no_cell_of_the_papers(tmp_path: Path) -> None:
     assert row["LoRA, validation"] == row["SymLoRA, validation"] == "no run"
     (section,) = [part for part in report.tables[0].sections if part.title == SHORT]
     assert section.notes == ("A made-up encoder.",)
-    assert report.tally.empty_cells == 2 and any("RoBERTa-base" in text for text in report.tally.cells)
+    assert [key[:3] for key in report.tally.cells] == [("roberta-base", "paper", "rte")] * 2
 
 
 def test_protocols_are_sections_too(tmp_path: Path) -> None:
@@ -266,11 +266,11 @@ def test_the_footer_counts_and_names(tmp_path: Path) -> None:
     _seeds(tmp_path, "lora", [70, 72, 74])
     _seeds(tmp_path, "symlora", [70, 72])
     write_run(tmp_path, "lora", "mrpc", status="failed")
-    write_record(write_run(tmp_path, "symlora", "mrpc"), {"schema_version": 9})
+    (write_run(tmp_path, "symlora", "mrpc") / "run.json").write_text('{"schema_version": 9}')
     report = _build(tmp_path, ("rte", "mrpc"))
     counts = report.tally
     assert (counts.found, counts.finished, len(counts.failed), len(counts.bad)) == (7, 5, 1, 1)
-    assert (counts.missing_seeds, counts.empty_cells, counts.complete) == (1, 5, False)  # 4 of RoBERTa's, 1 left out
+    assert (len(counts.seeds), len(counts.cells), counts.complete) == (1, 5, False)  # 4 of RoBERTa's, 1 left out
     for table in report.tables:
         text = "\n".join(table.footers)
         assert "Runs: 7 found: 5 finished, 1 failed, 1 left out. Missing: 1 seed, 5 cells" in text
@@ -378,7 +378,7 @@ def test_table1_is_written_and_strict_fails_after_writing(tmp_path: Path, capsys
     with pytest.raises(SystemExit, match="--strict"):
         command(*arguments, "--strict")  # seven tasks are
     assert (out / "tables" / "table1.md").is_file()
-    write_record(write_run(runs, "lora", seed=7, model="roberta-base", protocol="paper"), {})
+    (write_run(runs, "lora", seed=7, model="roberta-base", protocol="paper") / "run.json").write_text("{}")
     with pytest.raises(SystemExit, match="--strict"):
         command(*arguments, "--tasks", "rte", "--strict")
     assert "left out: paper/roberta-base/lora/rte/" in capsys.readouterr().out

@@ -7,6 +7,7 @@ Data come from the hub, or with --data from a folder laid out as nyu-mll/glue. S
 
 import argparse
 
+import evaluate
 from datasets import load_dataset
 from peft import get_peft_model
 from transformers import (
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from symlora import SymLoraConfig
+from symlora.metrics import GLUE
 
 COLUMNS = {
     "cola": ["sentence"],
@@ -48,13 +50,15 @@ data = data.map(
     lambda rows: tokenizer(*(rows[name] for name in columns), truncation=True, max_length=128), batched=True
 )
 
+metric = evaluate.load(GLUE, args.task)  # as "glue", but without a network
+
 trainer = Trainer(
     model,
     TrainingArguments(args.out, max_steps=args.max_steps, learning_rate=2e-3, per_device_train_batch_size=16),
     data_collator=DataCollatorWithPadding(tokenizer),
     train_dataset=data["train"],
     eval_dataset=data["validation"],
-    compute_metrics=lambda result: {"accuracy": float((result.predictions.argmax(1) == result.label_ids).mean())},
+    compute_metrics=lambda found: metric.compute(predictions=found.predictions.argmax(1), references=found.label_ids),
 )
 trainer.train()
 print(trainer.evaluate())

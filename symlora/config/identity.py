@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from symlora.config.formatting import format_rate
 from symlora.config.schema import Config
 
 # What says where and how to run, not what: two configurations that differ only here are the same run.
@@ -121,9 +122,8 @@ def config_hash(config: Config) -> str:
 
 def slug(config: Config) -> str:
     """Short readable name of a configuration, the same for all its seeds: `lr-4e-4_bs-16_ep-30_<hash>`."""
-    mantissa, exponent = f"{config.train.lr:.5e}".split("e")
-    lr = f"{float(mantissa):g}e{int(exponent)}"
-    return f"lr-{lr}_bs-{config.train.batch_size}_ep-{config.train.epochs}_{config_hash(config)}"
+    train = config.train
+    return f"lr-{format_rate(train.lr)}_bs-{train.batch_size}_ep-{train.epochs}_{config_hash(config)}"
 
 
 def pack_key(config: Config) -> str:

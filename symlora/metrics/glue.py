@@ -1,6 +1,6 @@
 """Offer the GLUE metrics as an `evaluate.Metric` without network.
 
-    metric = evaluate.load("<path to this file>", "rte")
+    metric = evaluate.load(symlora.metrics.GLUE, "rte")
     metric.compute(predictions=[0, 1], references=[0, 0])    # {"accuracy": 0.5}
 
 `evaluate.load("glue", ...)` fetches a script from the hub and fails offline; loading by path does not. The names of

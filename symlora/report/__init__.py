@@ -1,1 +1,1 @@
-"""From run folders and published numbers to tables, figures and an audit. Nothing here trains."""
+"""Report on run folders: tables, figures and pages. Nothing here trains."""

@@ -1,17 +1,28 @@
-"""Title, caption, header and number of word columns of each table: what is measured, and what each ± is over."""
+"""Write the captions of tables and figures: what is measured, and what each ± is over."""
 
-from symlora.report.settings import Settings
+from symlora.report.criteria import Criteria
 from symlora.report.table import NOTHING
+
+FIGURES = {
+    "figure1-query": "Figure 1, query: norms per task and layer",
+    "figure1-value": "Figure 1, value: norms per task and layer",
+    "figure1-query-as-paper": "Figure 1 as the paper computes it, query: sums of absolute values, one common scale",
+    "figure1-value-as-paper": "Figure 1 as the paper computes it, value: sums of absolute values, one common scale",
+    "companion": "λ, and the size of the update relative to the pre-trained weight",
+    "differences": "SymLoRA less LoRA per task, with the margin",
+    "grid": "Learning rate and batch size",
+}
+"""Caption of each figure on the report's page, by the stem of its files."""
 
 Frame = tuple[str, str, tuple[str, ...], int]
 """title, caption, header, labels: symlora.report.table.Table's, in its order."""
 
 
-def table1(settings: Settings) -> Frame:
-    """The paper's table."""
+def table1(criteria: Criteria) -> Frame:
+    """Caption the paper's table."""
     caption = (
         "Scores in points, but where a section says else. In our sections ± is the half-width of the "
-        f"{_level(settings)} t interval over n seeds (none for one seed), on validation, at the epoch that the "
+        f"{_level(criteria)} t interval over n seeds (none for one seed), on validation, at the epoch that the "
         "protocol's own rule takes. Failed runs are counted and not averaged. “At chance” counts runs whose score is "
         "not above that of a constant prediction (accuracy: the majority class; correlations: 0); they are averaged "
         "like the others. On MNLI ours is the matched half; the paper's ± pool both. Test scores come "
@@ -21,9 +32,9 @@ def table1(settings: Settings) -> Frame:
     return "Table 1. LoRA and SymLoRA on GLUE", caption, header, 2
 
 
-def table2(settings: Settings) -> Frame:
-    """The tests."""
-    level, single = _level(settings), f"{100 * (1 - settings.alpha):g} %"
+def table2(criteria: Criteria) -> Frame:
+    """Caption the tests."""
+    level, single = _level(criteria), f"{100 * (1 - criteria.alpha):g} %"
     caption = (
         "In points, validation, each method at its own chosen configuration. n: seeds with a score; s: standard "
         f"deviation over them (n − 1); then the {level} t interval of the mean over seeds. “In its grid”: where the "
@@ -31,8 +42,8 @@ def table2(settings: Settings) -> Frame:
         "no inside, and is not called an edge). The run by which a point of a grid was chosen is one of its n seeds, "
         "which favours a method's mean a little. Difference: method − LoRA, mean over the seeds that both have, with "
         f"its {single} t interval for this task alone, not corrected. The verdict holds over the section's tasks: the "
-        f"chance that a method gets any false one is at most {settings.alpha:g}. Equivalent: p of the paired test of "
-        f"equivalence (TOST), with margin ±{settings.margin:g} set before the runs, is below {settings.alpha:g} after "
+        f"chance that a method gets any false one is at most {criteria.alpha:g}. Equivalent: p of the paired test of "
+        f"equivalence (TOST), with margin ±{criteria.margin:g} set before the runs, is below {criteria.alpha:g} after "
         "Holm; else better or worse, by the sign of the difference: p of the paired t test is; else inconclusive. "
         "“Not significant” is never “tied”. “(chance)”: a seed of "
         "either is not above chance, and the verdict says little; “(no spread)”: all differences are equal, as happens "
@@ -43,9 +54,9 @@ def table2(settings: Settings) -> Frame:
         "McNemar over rows, for the two models of the lowest seed. "
         f"Seeds and rows: {level} two-level bootstrap of the difference, too narrow for few "
         "seeds. Needed, where "
-        f"inconclusive: paired seeds that give the equivalence test a power of {settings.power:g} if the true "
+        f"inconclusive: paired seeds that give the equivalence test a power of {criteria.power:g} if the true "
         "difference is 0 and s of the differences is as estimated, which for few seeds is rough; at "
-        f"{settings.alpha:g} divided by the number of tasks, so that it would hold after Holm."
+        f"{criteria.alpha:g} divided by the number of tasks, so that it would hold after Holm."
     )
     header = (
         *("Task", "Method", "n", "Mean", "s", f"{level}, seeds", "lr", "Batch", "In its grid"),
@@ -56,7 +67,7 @@ def table2(settings: Settings) -> Frame:
 
 
 def table3() -> Frame:
-    """The cost."""
+    """Caption the cost."""
     caption = (
         "Trained parameters of the adapter, of the classification head and in all (the head is the same for every "
         "method, so half the adapter is not half of what is trained); size of the saved file with adapter and head; "
@@ -71,14 +82,14 @@ def table3() -> Frame:
     return "Table 3. What it costs", caption, header, 2
 
 
-def table4(settings: Settings) -> Frame:
-    """Selection, and sampling of rows."""
+def table4(criteria: Criteria) -> Frame:
+    """Caption selection, and sampling of rows."""
     caption = (
         "Validation scores in points, means over n seeds, at three epochs of the same runs: the best on validation "
         "itself (what the paper's protocol reports), the last, and the best on a slice of the training split set aside "
         "(where the protocol has one). The differences are the selection's bias. Chance: the score of a constant "
         "prediction on these labels; at chance: seeds not above it. Missing: seeds that the other of LoRA and SymLoRA "
-        f"has. Rows: the {_level(settings)} interval of the lowest seed's model over the split's rows (Wilson for "
+        f"has. Rows: the {_level(criteria)} interval of the lowest seed's model over the split's rows (Wilson for "
         "accuracy, Fisher z for Pearson, else percentile bootstrap); it says nothing about other seeds."
     )
     header = (
@@ -88,5 +99,5 @@ def table4(settings: Settings) -> Frame:
     return "Table 4. What the choice of the epoch adds, and what the rows leave open", caption, header, 2
 
 
-def _level(settings: Settings) -> str:
-    return f"{100 * settings.level:g} %"
+def _level(criteria: Criteria) -> str:
+    return f"{100 * criteria.level:g} %"

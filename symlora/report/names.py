@@ -1,4 +1,4 @@
-"""How tasks, methods, models and metrics are called in print, and the order they come in."""
+"""Name tasks, methods, models and metrics in print, and order them."""
 
 from collections.abc import Iterable
 
@@ -19,17 +19,17 @@ REFERENCE, CLAIMED = "lora", "symlora"  # the paper's claim: CLAIMED is tied wit
 
 
 def task_order(found: Iterable[str]) -> list[str]:
-    """Table 1's eight tasks, then any other that was found."""
+    """Order tasks: Table 1's eight, then any other that was found."""
     return [*TASKS, *sorted(set(found) - set(TASKS))]
 
 
 def method_order(found: Iterable[str]) -> list[str]:
-    """LoRA and SymLoRA, found or not, then the others that were found."""
+    """Order methods: LoRA and SymLoRA, found or not, then the others that were found."""
     return [REFERENCE, CLAIMED, *(name for name in _known_first(METHODS, found) if name not in (REFERENCE, CLAIMED))]
 
 
 def section_order(found: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """(model, protocol) pairs: the paper's own first, found or not; then by model and protocol."""
+    """Order (model, protocol) pairs: the paper's own first, found or not."""
     pairs = {(PAPER_MODEL, PAPER_PROTOCOL), *found}
     models = _known_first(MODELS, {model for model, _ in pairs})
     protocols = _known_first(PROTOCOLS, {protocol for _, protocol in pairs})
@@ -37,7 +37,7 @@ def section_order(found: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def section_name(model: str, protocol: str) -> str:
-    """How the part of a table that holds these runs is headed."""
+    """Head the part of a table that holds these runs."""
     return f"{MODELS.get(model, model)}, protocol {protocol}"
 
 

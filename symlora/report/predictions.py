@@ -1,4 +1,4 @@
-"""The labels and predictions of a run's rows: read, counted, and checked against the scores that run.json gives."""
+"""Read a run's labels and predictions, and check them against run.json."""
 
 import math
 from pathlib import Path
@@ -9,26 +9,23 @@ import pandas as pd
 
 from symlora.config.schema import HELD_OUT
 from symlora.metrics.functions import METRICS
+from symlora.store.folder import UnusableRun
 
 PREDICTIONS_FILE = "predictions.parquet"
 
 
-class Unusable(Exception):
-    """The reason why a run folder is left out."""
-
-
 def load_predictions(folder: Path, rule: str, split: str) -> pd.DataFrame:
-    """Columns idx, label, prediction of one split under one selection rule, by idx: the order is every run's."""
+    """Read columns idx, label, prediction of one split under one rule, by idx."""
     table = _predictions(folder)
     chosen = table[(table["selection"] == rule) & (table["split"] == split)]
     return chosen[["idx", "label", "prediction"]].sort_values("idx", ignore_index=True)
 
 
 def checked_labels(folder: Path, record: dict[str, Any], metric: str, deciding: str) -> npt.NDArray[Any]:
-    """Labels of the deciding split, once every split has as many predictions as rows and gives the recorded score.
+    """Check every split's predictions and return the deciding split's labels.
 
     Raises:
-        Unusable: One has not.
+        UnusableRun: A split has not as many predictions as rows, or they do not give the recorded score.
     """
     table, published = _predictions(folder), record["config"]["task"]["splits"]
     real = record["config"]["data"]["source"] == "glue"
@@ -36,13 +33,13 @@ def checked_labels(folder: Path, record: dict[str, Any], metric: str, deciding: 
     missing = table[table["prediction"].isna()] if record["config"]["task"].get("labels") else table[:0]
     if len(missing):  # one of them makes every split's classes floats
         first = missing.iloc[0]
-        raise Unusable(f"{PREDICTIONS_FILE}, split {first['split']}: the prediction of row {first['idx']} is nan")
+        raise UnusableRun(f"{PREDICTIONS_FILE}, split {first['split']}: the prediction of row {first['idx']} is nan")
     for rule, chosen in record["selections"].items():
         for split, metrics in chosen["metrics"].items():
             part = table[(table["selection"] == rule) & (table["split"] == split)]
             rows = published[split] if real and split != HELD_OUT else record["data"][split]["rows"]
             if len(part) != rows or part["idx"].nunique() != rows:
-                raise Unusable(
+                raise UnusableRun(
                     f"{PREDICTIONS_FILE} has {len(part)} rows ({part['idx'].nunique()} different) of {split} under "
                     f"{rule}; the split has {rows}"
                 )
@@ -51,13 +48,13 @@ def checked_labels(folder: Path, record: dict[str, Any], metric: str, deciding: 
                 try:
                     again = METRICS[metric](part["prediction"].to_numpy(), labels)
                 except ValueError as error:
-                    raise Unusable(f"{PREDICTIONS_FILE} cannot be scored on {split} under {rule}: {error}") from None
+                    raise UnusableRun(f"{PREDICTIONS_FILE} cannot be scored on {split} under {rule}: {error}") from None
                 if not math.isclose(again, metrics[metric], abs_tol=1e-6):
-                    raise Unusable(
+                    raise UnusableRun(
                         f"its predictions give {metric} {again:.6f} on {split} under {rule}, not {metrics[metric]}"
                     )
     if labels is None:
-        raise Unusable(f"no score on {deciding}")
+        raise UnusableRun(f"no score on {deciding}")
     return labels
 
 
@@ -71,8 +68,8 @@ def _predictions(folder: Path) -> pd.DataFrame:
         content = pa.BufferReader((folder / PREDICTIONS_FILE).read_bytes())
         table: pd.DataFrame = pq.read_table(content, columns=columns).to_pandas()
     except FileNotFoundError:
-        raise Unusable(f"it has no {PREDICTIONS_FILE}") from None
+        raise UnusableRun(f"it has no {PREDICTIONS_FILE}") from None
     except (OSError, pa.ArrowException, KeyError) as error:
         reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
-        raise Unusable(f"{PREDICTIONS_FILE} cannot be read ({reason})") from None
+        raise UnusableRun(f"{PREDICTIONS_FILE} cannot be read ({reason})") from None
     return table

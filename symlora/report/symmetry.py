@@ -1,6 +1,6 @@
-"""How symmetric are the updates that were learned? LoRA is free in this, SymLoRA is not.
+"""Measure how symmetric the learned updates are: LoRA is free in this, SymLoRA is not.
 
-With S = (ΔW + ΔWᵀ)/2 and all norms Frobenius's:
+With S = (ΔW + ΔWᵀ)/2 and Frobenius norms:
     symmetric share   ‖S‖² / ‖ΔW‖², 1 for a symmetric ΔW, 0 for an antisymmetric one, (1 + 1/n)/2 for random factors;
     captured          share of ‖ΔW‖² in the best symmetric matrix of ΔW's rank r: Σ μ² / ‖ΔW‖² over the r eigenvalues μ
                       of S largest in magnitude (Eckart and Young; the antisymmetric part is orthogonal to them all).
@@ -29,49 +29,40 @@ from symlora.store.adapter_folder import Array, Factors, find_factors, read_adap
 ROUNDING = 1e-6  # eigenvalues below this part of the largest one are rounding: factors are stored in float32
 DRAWS = 32  # of random directions
 LABELS = ("protocol", "model", "task", "method", "configuration", "seed")
-GROUP = ["protocol", "model", "task", "method", "projection"]
+MEASURES = (
+    "rank",  # of the factors
+    "symmetric_share", "captured",  # NaN for ΔW = 0, as all shares but captured_random
+    "positive", "negative",  # eigenvalues of the symmetric part beyond rounding
+    "share_rotated", "captured_rotated",  # by chance: ΔW's singular values, random directions; means over DRAWS
+    "captured_random",  # by chance: factors of normal numbers
+)  # fmt: skip
+HEADER = (
+    "runs of", "task", "method", "projection", "matrices", "symmetric", "by chance", "captured", "random factors",
+    "same singular values", "positive", "negative",
+)  # fmt: skip
+RELEASED = "released_adapters.csv"
 
 
 @dataclass(frozen=True)
 class Symmetry:
-    """What was measured.
+    """What was measured."""
 
-    Attributes:
-        frame: One row a stored adapter and square adapted matrix: LABELS, layer (from 1), projection, and the keys of
-            `measure`.
-        bad: Adapters that could not be read.
-        without: Finished adapter runs that keep no weights.
-    """
-
-    frame: pd.DataFrame
-    bad: tuple[Problem, ...]
-    without: int
-
-
-def symmetric_share(delta: Array) -> float:
-    """‖(ΔW + ΔWᵀ)/2‖² / ‖ΔW‖² of a matrix n × n; nan for ΔW = 0.
-
-    Raises:
-        ValueError: The matrix is not square.
-    """
-    energy = float(np.square(_square(delta)).sum())
-    return float(np.square((delta + delta.T) / 2).sum()) / energy if energy else float("nan")
-
-
-def captured_share(delta: Array, rank: int) -> float:
-    """Share of ‖ΔW‖² that the best symmetric matrix of this rank holds; nan for ΔW = 0.
-
-    Raises:
-        ValueError: The matrix is not square.
-    """
-    energy = float(np.square(_square(delta)).sum())
-    return _largest(np.linalg.eigvalsh((delta + delta.T) / 2), rank) / energy if energy else float("nan")
+    frame: pd.DataFrame  # a row per stored adapter and square adapted matrix: LABELS, layer, projection, MEASURES
+    bad: tuple[Problem, ...]  # adapters that could not be read
+    without: int  # finished adapter runs that keep no weights
 
 
 def symmetric_eigenvalues(left: Array, right: Array) -> Array:
-    """Eigenvalues of (D + Dᵀ)/2 for D = left @ right (n × r, r × n), those that can differ from 0: at most 2r.
+    """Compute the eigenvalues of (D + Dᵀ)/2 that can differ from 0, for D = left @ right.
 
-    Taken in the span of the factors (symlora.interchange.symmetric), so that no n × n matrix is made.
+    They are taken in the span of the factors (symlora.interchange.symmetric), so that no n × n matrix is made.
+
+    Args:
+        left: [n, r].
+        right: [r, n].
+
+    Returns:
+        At most 2r values.
     """
     upper = np.linalg.qr(stacked(left, right))[1]
     values: Array = np.linalg.eigvalsh(symmetric_core(upper)).astype(np.float64, copy=False)
@@ -79,78 +70,58 @@ def symmetric_eigenvalues(left: Array, right: Array) -> Array:
 
 
 def measure(left: Array, right: Array, seed: int = 0) -> dict[str, Any]:
-    """The row of one ΔW = left @ right, which any factor α/r leaves as it is.
+    """Compute MEASURES of ΔW = left @ right, which any factor α/r leaves as they are.
 
-    Keys: rank (r, of the factors), symmetric_share, captured, positive and negative (eigenvalues of the symmetric part
-    beyond rounding), and by chance: share_random = (1 + 1/n)/2, captured_random (factors of normal numbers),
-    share_rotated, share_rotated_s and captured_rotated (ΔW's singular values, random directions: mean and standard
-    deviation over DRAWS). Shares are nan for ΔW = 0.
-
-    Raises:
-        ValueError: left @ right is not square.
+    Args:
+        left: [n, r].
+        right: [r, n].
+        seed: Of the random directions.
     """
     n, r = left.shape
-    if right.shape != (r, n):
-        raise ValueError(f"ΔW is not square: factors of {left.shape} and {right.shape}")
     energy = float(np.sum((left.T @ left) * (right @ right.T)))
     eigenvalues = symmetric_eigenvalues(left, right)
     floor = ROUNDING * float(np.abs(eigenvalues).max())
-    random = random_baseline(n, r, seed)
-    row: dict[str, Any] = {
-        "rank": r,
-        "symmetric_share": float("nan"),
-        "captured": float("nan"),
-        "positive": int((eigenvalues > floor).sum()),
-        "negative": int((eigenvalues < -floor).sum()),
-        "share_random": (1 + 1 / n) / 2,
-        "captured_random": random["captured"],
-        "share_rotated": float("nan"),
-        "share_rotated_s": float("nan"),
-        "captured_rotated": float("nan"),
-    }
+    own = rotated = (np.nan, np.nan)
     if energy > 0:
-        row["symmetric_share"] = float(np.square(eigenvalues).sum()) / energy
-        row["captured"] = _largest(eigenvalues, r) / energy
-        shares, captured = rotated(_singular_values(left, right), n, seed)
-        row["share_rotated"], row["share_rotated_s"] = float(shares.mean()), float(shares.std(ddof=1))
-        row["captured_rotated"] = float(captured.mean())
-    return row
+        own = _shares(eigenvalues, r, energy)
+        shares = rotated_shares(_singular_values(left, right), n, seed)
+        rotated = (float(shares[0].mean()), float(shares[1].mean()))
+    signs = (int((eigenvalues > floor).sum()), int((eigenvalues < -floor).sum()))
+    return dict(zip(MEASURES, (r, *own, *signs, *rotated, captured_by_chance(n, r, seed)), strict=True))
 
 
 @lru_cache(maxsize=64)
-def random_baseline(n: int, r: int, seed: int = 0) -> dict[str, float]:
-    """Mean share and captured share over DRAWS products B A of standard normal factors, n × r and r × n.
-
-    The share's expectation is close to (1 + 1/n)/2: E tr(BABA) = n r against E ‖BA‖² = n² r.
-    """
+def captured_by_chance(n: int, r: int, seed: int = 0) -> float:
+    """Average the captured share over DRAWS products B A of standard normal factors, n × r and r × n."""
     rng = np.random.default_rng(seed)
-    shares, captured = [], []
+    captured = []
     for _ in range(DRAWS):
         b, a = rng.normal(size=(n, r)), rng.normal(size=(r, n))
         energy = float(np.sum((b.T @ b) * (a @ a.T)))
-        eigenvalues = symmetric_eigenvalues(b, a)
-        shares.append(float(np.square(eigenvalues).sum()) / energy)
-        captured.append(_largest(eigenvalues, r) / energy)
-    return {"share": float(np.mean(shares)), "captured": float(np.mean(captured))}
+        captured.append(_shares(symmetric_eigenvalues(b, a), r, energy)[1])
+    return float(np.mean(captured))
 
 
-def rotated(singular_values: Array, n: int, seed: int = 0) -> tuple[Array, Array]:
-    """Shares and captured shares, [DRAWS] each, of U diag(σ) Vᵀ with U, V random n × r with orthonormal columns.
+def rotated_shares(singular_values: Array, n: int, seed: int = 0) -> tuple[Array, Array]:
+    """Compute both shares of U diag(σ) Vᵀ with U, V random n × r with orthonormal columns.
 
-    What a ΔW with these singular values would give whose left and right directions have nothing to do with each other.
+    This is what a ΔW with these singular values would give whose left and right directions have nothing in common.
+
+    Returns:
+        Symmetric and captured shares, [DRAWS] each.
     """
     r = len(singular_values)
     energy = float(np.square(singular_values).sum())
-    shares, captured = [], []
-    for left, right in _directions(n, r, seed):
-        eigenvalues = symmetric_eigenvalues(left * singular_values, right.T)
-        shares.append(float(np.square(eigenvalues).sum()) / energy)
-        captured.append(_largest(eigenvalues, r) / energy)
-    return np.array(shares), np.array(captured)
+    drawn = [
+        _shares(symmetric_eigenvalues(left * singular_values, right.T), r, energy)
+        for left, right in _directions(n, r, seed)
+    ]
+    symmetric, captured = np.array(drawn).T
+    return symmetric, captured
 
 
 def symmetry_of_runs(runs: pd.DataFrame, seed: int = 0) -> Symmetry:
-    """Measures the adapters of finished runs.
+    """Measure the adapters of finished runs.
 
     Args:
         runs: The frame of symlora.report.collect.
@@ -175,7 +146,7 @@ def symmetry_of_runs(runs: pd.DataFrame, seed: int = 0) -> Symmetry:
 def symmetry_of_checkpoint(
     path: Path, task: str = "mnli", method: str = "lora", model: str = "roberta-base", seed: int = 0
 ) -> pd.DataFrame:
-    """The same frame of one released adapter (a folder or a safetensors file): protocol "released", no run's seed (-1).
+    """Measure one released adapter (a folder or a safetensors file): protocol "released", seed -1.
 
     Raises:
         SymloraError: The adapter cannot be read.
@@ -186,40 +157,25 @@ def symmetry_of_checkpoint(
 
 
 def summary(frame: pd.DataFrame) -> list[tuple[str, ...]]:
-    """Take means over layers and seeds, in percent.
-
-    Returns:
-        The header, then one row a protocol, model, task, method and projection.
-    """
-    header = (
-        "runs of", "task", "method", "projection", "matrices", "symmetric", "by chance", "captured", "random factors",
-        "same singular values", "positive", "negative",
-    )  # fmt: skip
-    rows: list[tuple[str, ...]] = [header]
-    for key, part in frame.groupby(GROUP, sort=True):
+    """Average over layers and seeds, in percent: a row per protocol, model, task, method and projection (HEADER)."""
+    rows = []
+    for key, part in frame.groupby(["protocol", "model", "task", "method", "projection"], sort=True):
         protocol, model, task, method, projection = (str(name) for name in key)
         means = part.mean(numeric_only=True)
+        shares = ("symmetric_share", "share_rotated", "captured", "captured_random", "captured_rotated")
         rows.append(
             (
-                section_name(model, protocol),
-                TASKS.get(task, task),
-                METHODS.get(method, method),
-                projection,
+                *(section_name(model, protocol), TASKS.get(task, task), METHODS.get(method, method), projection),
                 str(len(part)),
-                _percent(means["symmetric_share"]),
-                _percent(means["share_rotated"]),
-                _percent(means["captured"]),
-                _percent(means["captured_random"]),
-                _percent(means["captured_rotated"]),
-                f"{means['positive']:.1f}",
-                f"{means['negative']:.1f}",
+                *(str(points(means[name])) for name in shares),
+                *(f"{means[name]:.1f}" for name in ("positive", "negative")),
             )
         )
     return rows
 
 
 def symmetry_markdown(symmetry: Symmetry) -> str:
-    """The page results/symmetry.md."""
+    """Write the page results/symmetry.md."""
     lines = [
         "# How symmetric are the updates?",
         "",
@@ -231,8 +187,8 @@ def symmetry_markdown(symmetry: Symmetry) -> str:
         "",
     ]
     if len(symmetry.frame):
-        header, *rows = summary(symmetry.frame)
-        lines += ["| " + " | ".join(row) + " |" for row in (header, ("---",) * len(header), *rows)]
+        rows = (HEADER, ("---",) * len(HEADER), *summary(symmetry.frame))
+        lines += ["| " + " | ".join(row) + " |" for row in rows]
     else:
         lines.append("No stored adapter was found.")
     if symmetry.without:
@@ -242,7 +198,7 @@ def symmetry_markdown(symmetry: Symmetry) -> str:
 
 
 def _rows(factors: Sequence[Factors], labels: dict[str, Any], seed: int) -> list[dict[str, Any]]:
-    """Rows of the square matrices; others have no symmetric part."""
+    """Measure the square matrices; others have no symmetric part."""
     return [
         {**labels, "layer": each.layer, "projection": each.projection, **measure(each.left, each.right, seed)}
         for each in factors
@@ -251,8 +207,7 @@ def _rows(factors: Sequence[Factors], labels: dict[str, Any], seed: int) -> list
 
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    columns = [*LABELS, "layer", "projection", *measure(np.eye(2, 1), np.eye(1, 2))]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=[*LABELS, "layer", "projection", *MEASURES])
 
 
 def _singular_values(left: Array, right: Array) -> Array:
@@ -272,16 +227,7 @@ def _directions(n: int, r: int, seed: int) -> tuple[tuple[Array, Array], ...]:
     return tuple((orthonormal(), orthonormal()) for _ in range(DRAWS))
 
 
-def _largest(eigenvalues: npt.NDArray[np.floating[Any]], count: int) -> float:
-    """Σ μ² over the eigenvalues largest in magnitude."""
-    return float(np.sort(np.square(eigenvalues))[::-1][:count].sum())
-
-
-def _square(delta: Array) -> Array:
-    if delta.ndim != 2 or delta.shape[0] != delta.shape[1]:
-        raise ValueError(f"ΔW is not square: {delta.shape}")
-    return delta
-
-
-def _percent(share: float) -> str:
-    return str(points(share))
+def _shares(eigenvalues: npt.NDArray[np.floating[Any]], rank: int, energy: float) -> tuple[float, float]:
+    """Compute the symmetric and the captured share from the symmetric part's eigenvalues."""
+    squares = np.sort(np.square(eigenvalues))[::-1]
+    return float(squares.sum()) / energy, float(squares[:rank].sum()) / energy

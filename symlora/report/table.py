@@ -1,4 +1,4 @@
-"""What a table is before it is Markdown, LaTeX, CSV or HTML, and how numbers are written in one."""
+"""Hold a table before it is Markdown, LaTeX or CSV, and write its numbers."""
 
 import math
 from dataclasses import dataclass, replace
@@ -11,24 +11,17 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell.
+    """One cell of a table."""
 
-    Attributes:
-        text: As every format shows it, but CSV where there is a value.
-        value: The number behind the text, unrounded, for CSV; None where the text is all there is.
-        half: What follows the ±, unrounded, for CSV.
-        kind: `gap` where something that was expected is not there; `flag` where a number needs a second look.
-    """
-
-    text: str
-    value: float | None = None
-    half: float | None = None
-    kind: Literal["", "gap", "flag"] = ""
+    text: str  # as every format shows it, but CSV where there is a value
+    value: float | None = None  # the number behind the text, unrounded, for CSV; None where the text is all there is
+    half: float | None = None  # what follows the ±, unrounded, for CSV
+    kind: Literal["", "gap", "flag"] = ""  # something expected is not there; a number needs a second look
 
 
 @dataclass(frozen=True)
 class Section:
-    """Rows that belong together: one encoder under one protocol, or one source."""
+    """Rows of one encoder under one protocol, or of one source."""
 
     title: str
     notes: tuple[str, ...]
@@ -37,23 +30,15 @@ class Section:
 
 @dataclass(frozen=True)
 class Table:
-    """A table in no format yet.
+    """A table in no format yet."""
 
-    Attributes:
-        name: Stem of its files.
-        caption: What the columns are and what each ± is over.
-        header: One name a column.
-        labels: How many columns, from the left, hold words (the others are aligned right).
-        footers: What holds for all sections: counts, what was left out, provenance.
-    """
-
-    name: str
+    name: str  # stem of its files
     title: str
-    caption: str
+    caption: str  # what the columns are and what each ± is over
     header: tuple[str, ...]
-    labels: int
+    labels: int  # how many columns, from the left, hold words; the others are aligned right
     sections: tuple[Section, ...]
-    footers: tuple[str, ...] = ()
+    footers: tuple[str, ...] = ()  # what holds for all sections: counts, what was left out, provenance
 
     def __post_init__(self) -> None:
         for section in self.sections:
@@ -62,7 +47,7 @@ class Table:
                     raise ValueError(f"{self.name}: a row of {len(row)} cells under {len(self.header)} columns: {row}")
 
     def with_footers(self, footers: tuple[str, ...]) -> "Table":
-        """The same table with these footers."""
+        """Return the same table with these footers."""
         return replace(self, footers=footers)
 
 
@@ -70,50 +55,44 @@ EMPTY = Cell("")
 
 
 def gap(text: str) -> Cell:
-    """Something that is not there and should be."""
+    """Mark something that is not there and should be."""
     return Cell(text, kind="gap")
 
 
 def words(text: str) -> Cell:
-    """A cell without a number."""
+    """Write a cell without a number."""
     return Cell(text)
 
 
-def interval(found: Interval, suffix: str = "", kind: Literal["", "flag"] = "", scale: int = 1) -> Cell:
-    """An estimate with its interval, in points (`scale` 100: from fractions)."""
-    half = scale * found.half_width if found.symmetric and math.isfinite(found.half_width) else None
-    return Cell(format_points(found, scale) + suffix, scale * found.estimate, half, kind)
+def interval(found: Interval, suffix: str = "", kind: Literal["", "flag"] = "") -> Cell:
+    """Write an estimate with its interval, in points."""
+    half = found.half_width if found.symmetric and math.isfinite(found.half_width) else None
+    return Cell(format_points(found, 1) + suffix, found.estimate, half, kind)
 
 
 def bounds(found: Interval | None) -> Cell:
-    """The interval alone, in points."""
+    """Write an interval alone, in points."""
     if found is None or not math.isfinite(found.low) or not math.isfinite(found.high):
         return Cell(NOTHING)
     return Cell(f"{round_points(found.low)} to {round_points(found.high)}")
 
 
 def point(value: float | None, kind: Literal["", "flag"] = "") -> Cell:
-    """A number in points, one decimal."""
+    """Write a number in points, with one decimal."""
     if value is None or math.isnan(value):
         return Cell(NOTHING)
     return Cell(str(round_points(value)), value, kind=kind)
 
 
 def number(value: float | int | None, spec: str = ",.0f") -> Cell:
-    """A number that is not in points."""
+    """Write a number that is not in points."""
     if value is None or math.isnan(value):
         return Cell(NOTHING)
     return Cell(format(value, spec), float(value))
 
 
 def probability(p: float | None) -> Cell:
-    """Three decimals; never 0."""
+    """Write a p value with three decimals; never 0."""
     if p is None:
         return Cell(NOTHING)
     return Cell("<0.001" if p < 0.001 else f"{p:.3f}", p)
-
-
-def rate(value: float) -> str:
-    """A learning rate as run folders name it: 4e-3."""
-    mantissa, exponent = f"{value:.5e}".split("e")
-    return f"{float(mantissa):g}e{int(exponent)}"

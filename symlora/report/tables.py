@@ -1,4 +1,4 @@
-"""The tables, from checked runs: pure functions of frames and published numbers, no files.
+"""Make the tables from checked runs and published numbers; write no files.
 
     table1  the paper's eight rows and columns: as printed, recomputed from published numbers, and ours
     table2  is a method tied with LoRA? one row a task and method
@@ -18,15 +18,16 @@ import numpy as np
 
 from symlora import stats
 from symlora.audit.published import Published
+from symlora.config.formatting import format_rate
 from symlora.report import captions
-from symlora.report.choice import Chosen, Key, edge, unequal_grids
+from symlora.report.choice import Chosen, Key, grid_edge, unequal_grids
 from symlora.report.collect import RULES
 from symlora.report.comparison import Paired
+from symlora.report.criteria import Criteria
 from symlora.report.leaderboard import Scores, TestScore
 from symlora.report.names import CLAIMED, METHODS, REFERENCE, TASKS, section_name
 from symlora.report.paper_sections import paper_sections, row_names
 from symlora.report.predictions import load_predictions
-from symlora.report.settings import Settings
 from symlora.report.table import (
     EMPTY,
     NOTHING,
@@ -39,7 +40,6 @@ from symlora.report.table import (
     number,
     point,
     probability,
-    rate,
     words,
 )
 
@@ -47,25 +47,25 @@ _NO_RUN = "no run"
 _EVALUATED = (REFERENCE, CLAIMED)
 
 
-def table1(published: Published, chosen: Mapping[Key, Chosen], test: Scores, settings: Settings) -> Table:
-    """The paper's table three times over: as printed, without truncation, and ours."""
+def table1(published: Published, chosen: Mapping[Key, Chosen], test: Scores, criteria: Criteria) -> Table:
+    """Make the paper's table three times over: as printed, without truncation, and ours."""
     sections = list(paper_sections(published))
     for (model, protocol), cells in _sections(chosen):
         rows, tasks = [], dict.fromkeys(key[2] for key in cells)
         for task in tasks:
             pair = [cells[(model, protocol, task, method)] for method in _EVALUATED]
             metric = next((cell.runs["metric"].iloc[0] for cell in pair if len(cell.runs)), _metric(published, task))
-            ours = [_mean(cell, settings) for cell in pair]
+            ours = [_mean(cell, criteria) for cell in pair]
             tests = [_tested(test.get((protocol, model, method, task))) for method in _EVALUATED]
             rows.append((*row_names(task, metric), *ours, *tests))
         others = sorted({METHODS.get(key[3], key[3]) for key in cells} - {METHODS[name] for name in _EVALUATED})
         more = (f"Also run: {', '.join(others)} (tables 2 to 4).",) if others else ()
         sections.append(Section(_title(cells), (*_notes(cells), *more), tuple(rows)))
-    return Table("table1", *captions.table1(settings), sections=tuple(sections))
+    return Table("table1", *captions.table1(criteria), sections=tuple(sections))
 
 
-def table2(chosen: Mapping[Key, Chosen], pairs: dict[Key, Paired], settings: Settings) -> Table:
-    """One row a task and method; a method's row says how it compares with LoRA's above it."""
+def table2(chosen: Mapping[Key, Chosen], pairs: dict[Key, Paired], criteria: Criteria) -> Table:
+    """Compare methods with LoRA: one row per task and method, LoRA's first."""
     sections = [
         Section(
             _title(cells),
@@ -73,7 +73,7 @@ def table2(chosen: Mapping[Key, Chosen], pairs: dict[Key, Paired], settings: Set
             _rows(
                 cells,
                 lambda key, cell: (
-                    *_seeds(cell, settings),
+                    *_seeds(cell, criteria),
                     *_place(cell),
                     *_compared(cell, chosen[(*key[:3], REFERENCE)], pairs.get(key)),
                 ),
@@ -81,24 +81,24 @@ def table2(chosen: Mapping[Key, Chosen], pairs: dict[Key, Paired], settings: Set
         )
         for _, cells in _sections(chosen, with_runs=True)
     ]
-    return Table("table2", *captions.table2(settings), sections=tuple(sections))
+    return Table("table2", *captions.table2(criteria), sections=tuple(sections))
 
 
 def table3(chosen: Mapping[Key, Chosen]) -> Table:
-    """Parameters, file size, memory, time and energy of the chosen configurations: means over their finished runs."""
+    """Average the cost of the chosen configurations over their finished runs."""
     sections = [
         Section(_title(cells), _notes(cells), _rows(cells, _cost)) for _, cells in _sections(chosen, with_runs=True)
     ]
     return Table("table3", *captions.table3(), sections=tuple(sections))
 
 
-def table4(chosen: Mapping[Key, Chosen], settings: Settings) -> Table:
-    """Best, last and held-out epoch side by side: what looking at validation adds to the score."""
+def table4(chosen: Mapping[Key, Chosen], criteria: Criteria) -> Table:
+    """Set best, last and held-out epoch side by side: what looking at validation adds."""
     sections = [
-        Section(_title(cells), _notes(cells), _rows(cells, lambda key, cell: _epochs(key, cell, settings)))
+        Section(_title(cells), _notes(cells), _rows(cells, lambda key, cell: _epochs(key, cell, criteria)))
         for _, cells in _sections(chosen, with_runs=True)
     ]
-    return Table("table4", *captions.table4(settings), sections=tuple(sections))
+    return Table("table4", *captions.table4(criteria), sections=tuple(sections))
 
 
 Cells = dict[Key, Chosen]
@@ -106,14 +106,14 @@ Row = tuple[Cell, ...]
 
 
 def _sections(chosen: Mapping[Key, Chosen], with_runs: bool = False) -> list[tuple[tuple[str, str], Cells]]:
-    """(model, protocol) and what belongs to it; only those that have any run, if asked."""
+    """Group by (model, protocol); keep only those that have any run, if asked."""
     grouped = itertools.groupby(chosen.items(), lambda item: item[0][:2])
     found = [((pair[0], pair[1]), dict(items)) for pair, items in grouped]
     return [entry for entry in found if not with_runs or any(len(cell.runs) for cell in entry[1].values())]
 
 
 def _rows(cells: Cells, row: Callable[[Key, Chosen], Row]) -> tuple[Row, ...]:
-    """A row a task and method, of one width; a task that no method has a run on is one row that says so."""
+    """Make a row per task and method, of one width; a task without any run is one row that says so."""
     made: list[Row] = []
     empty: list[tuple[int, Cell]] = []
     for task, group in itertools.groupby(cells.items(), lambda item: item[0][2]):
@@ -147,7 +147,7 @@ def _metric(published: Published, task: str) -> str:
     return published.glue.tasks[task].metric if task in published.glue.tasks else ""
 
 
-def _mean(cell: Chosen, settings: Settings) -> Cell:
+def _mean(cell: Chosen, criteria: Criteria) -> Cell:
     if cell.runs.empty:
         return gap(_NO_RUN)
     runs = cell.finished
@@ -157,7 +157,7 @@ def _mean(cell: Chosen, settings: Settings) -> Cell:
     suffix = f" ({', '.join(text.format(count) for count, text in counts if count)})"
     if runs.empty:
         return gap(f"{NOTHING}{suffix}")
-    found = stats.t_interval(100 * runs["score"].to_numpy(np.float64), settings.level)
+    found = stats.t_interval(100 * runs["score"].to_numpy(np.float64), criteria.level)
     return interval(found, suffix, "flag" if chance or cell.failed or cell.missing else "")
 
 
@@ -165,12 +165,12 @@ def _tested(found: TestScore | None) -> Cell:
     return gap("no score") if found is None else Cell(f"{stats.round_points(found.score)} ({found.date})", found.score)
 
 
-def _seeds(cell: Chosen, settings: Settings) -> Row:
+def _seeds(cell: Chosen, criteria: Criteria) -> Row:
     names = _method_names(cell.key)
     if cell.finished.empty:
         return (*names, gap(_NO_RUN if cell.runs.empty else f"0 ({cell.failed} failed)"), EMPTY, EMPTY, EMPTY)
     scores = 100 * cell.finished["score"].to_numpy(np.float64)
-    found = stats.t_interval(scores, settings.level)
+    found = stats.t_interval(scores, criteria.level)
     lost = [f"{cell.failed} failed"] * bool(cell.failed) + [f"{len(cell.missing)} missing"] * bool(cell.missing)
     n = f"{len(scores)} ({', '.join(lost)})" if lost else str(len(scores))
     spread = float(np.std(scores, ddof=1)) if len(scores) > 1 else math.nan
@@ -188,9 +188,9 @@ def _seeds(cell: Chosen, settings: Settings) -> Row:
 def _place(cell: Chosen) -> tuple[Cell, Cell, Cell]:
     if cell.runs.empty:
         return EMPTY, EMPTY, EMPTY
-    run, where = cell.runs.iloc[0], edge(cell)
+    run, where = cell.runs.iloc[0], grid_edge(cell)
     return (
-        Cell(rate(run["lr"]), float(run["lr"])),
+        Cell(format_rate(run["lr"]), float(run["lr"])),
         number(int(run["batch_size"])),
         Cell(where, kind="flag" if where.startswith("edge") else ""),
     )
@@ -241,7 +241,7 @@ def _cost(key: Key, cell: Chosen) -> Row:
     )
 
 
-def _epochs(key: Key, cell: Chosen, settings: Settings) -> Row:
+def _epochs(key: Key, cell: Chosen, criteria: Criteria) -> Row:
     runs = cell.finished
     if runs.empty:
         counts = (EMPTY, EMPTY) if cell.runs.empty else (number(cell.failed), number(len(cell.missing)))
@@ -260,23 +260,23 @@ def _epochs(key: Key, cell: Chosen, settings: Settings) -> Row:
         *(point(means[rule]) for rule in RULES),
         point(means["best"] - means["last"]),
         point(means["best"] - means["held_out"]),
-        bounds(_over_rows(cell, settings)),
+        bounds(_over_rows(cell, criteria)),
         words(str(run["configuration"])),
         words(cell.why),
     )
 
 
-def _over_rows(cell: Chosen, settings: Settings) -> stats.Interval:
-    """Of the lowest seed's model, in points."""
+def _over_rows(cell: Chosen, criteria: Criteria) -> stats.Interval:
+    """Compute the interval over rows of the lowest seed's model, in points."""
     run = cell.finished.iloc[0]
     table = load_predictions(run["folder"], run["selection"], run["split"])
-    predictions, labels, level = table["prediction"].to_numpy(), table["label"].to_numpy(), settings.level
+    predictions, labels, level = table["prediction"].to_numpy(), table["label"].to_numpy(), criteria.level
     if run["metric"] == "accuracy":
         found = stats.wilson(int(np.sum(predictions == labels)), len(labels), level)
     elif run["metric"] == "pearson":
         found = stats.fisher_z(float(run["score"]), len(labels), level)
     else:
         found = stats.bootstrap_interval(
-            run["metric"], predictions, labels, level=level, resamples=settings.resamples, seed=settings.seed
+            run["metric"], predictions, labels, level=level, resamples=criteria.resamples, seed=criteria.seed
         )
     return stats.Interval(100 * found.estimate, 100 * found.low, 100 * found.high, level, found.over)

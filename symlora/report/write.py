@@ -10,31 +10,22 @@ import pandas as pd
 from symlora.audit import audit_markdown, read_published
 from symlora.config.compose import CONFIG_DIR
 from symlora.errors import SymloraError
-from symlora.report import html
+from symlora.report.captions import FIGURES
 from symlora.report.choice import Chosen, Key, choose, read_best
 from symlora.report.collect import Collected, Problem, collect
 from symlora.report.comparison import Paired, compare_all
+from symlora.report.criteria import Criteria, load_criteria
 from symlora.report.footers import Tally, footers, tally
-from symlora.report.formats import FORMATS, to_html
+from symlora.report.formats import FORMATS, escape, to_markdown
 from symlora.report.leaderboard import load_leaderboard, unshown
 from symlora.report.names import CLAIMED, REFERENCE, TASKS, section_name
 from symlora.report.pages import markdown_page
-from symlora.report.settings import Settings, load_settings
 from symlora.report.table import Table
 from symlora.report.tables import table1, table2, table3, table4
 from symlora.store.files import atomic_write
 
 ROOT = CONFIG_DIR.parent
 PUBLISHED, LEADERBOARD, BEST = ROOT / "results" / "published", ROOT / "results" / "leaderboard", CONFIG_DIR / "best"
-FIGURES = {
-    "figure1-query": "Figure 1, query: norms per task and layer",
-    "figure1-value": "Figure 1, value: norms per task and layer",
-    "figure1-query-as-paper": "Figure 1 as the paper computes it, query: sums of absolute values, one common scale",
-    "figure1-value-as-paper": "Figure 1 as the paper computes it, value: sums of absolute values, one common scale",
-    "companion": "λ, and the size of the update relative to the pre-trained weight",
-    "differences": "SymLoRA less LoRA per task, with the margin",
-    "grid": "Learning rate and batch size",
-}
 Files = tuple[list[Path], tuple[Problem, ...]]
 """What was written, and what was left out."""
 
@@ -46,7 +37,7 @@ class Sources:
     published: Path = PUBLISHED
     leaderboard: Path = LEADERBOARD
     best: Path = BEST
-    settings: Path = CONFIG_DIR / "report.yaml"
+    criteria: Path = CONFIG_DIR / "report.yaml"
 
 
 @dataclass(frozen=True)
@@ -56,19 +47,19 @@ class Report:
     collected: Collected
     chosen: dict[Key, Chosen]
     pairs: dict[Key, Paired]
-    settings: Settings
+    criteria: Criteria
     tally: Tally
     tables: tuple[Table, ...]
     sources: Sources
 
     def at_chance(self, key: Key) -> bool:
-        """Whether a seed of the method, or of LoRA beside it, is not above chance."""
+        """Tell whether a seed of the method, or of LoRA beside it, is not above chance."""
         sides = (self.chosen[key], self.chosen[(*key[:3], REFERENCE)])
         return any(bool(side.finished["at_chance"].any()) for side in sides)
 
 
 def build(results_dir: Path, tasks: Sequence[str] = tuple(TASKS), sources: Sources | None = None) -> Report:
-    """Reads the runs and makes the tables; writes nothing.
+    """Read the runs and make the tables; write nothing.
 
     Args:
         results_dir: Run folders are found below it.
@@ -76,113 +67,101 @@ def build(results_dir: Path, tasks: Sequence[str] = tuple(TASKS), sources: Sourc
         sources: Of everything else.
 
     Raises:
-        SymloraError: There is no run folder; or a file of the project's own (published numbers, settings) is wrong.
+        SymloraError: There is no run folder; or a file of the project's own (published numbers, criteria) is wrong.
     """
     places = sources or Sources()
     if unknown := set(tasks) - set(TASKS):
         raise SymloraError(f"--tasks: {', '.join(sorted(unknown))} unknown. Table 1 has {', '.join(TASKS)}.")
-    settings = load_settings(places.settings)
+    criteria = load_criteria(places.criteria)
     published = read_published(places.published)
     collected = collect(results_dir)
     test, problems = load_leaderboard(places.leaderboard)
     chosen = choose(collected.runs, read_best(places.best), tuple(tasks))
-    pairs = compare_all(chosen, settings)
+    pairs = compare_all(chosen, criteria)
     counted = tally(collected, chosen, (*problems, *unshown(test, chosen, tasks)))
-    below = footers(counted, collected.runs, settings)
+    below = footers(counted, collected.runs, criteria)
     made = (
-        table1(published, chosen, test, settings),
-        table2(chosen, pairs, settings),
+        table1(published, chosen, test, criteria),
+        table2(chosen, pairs, criteria),
         table3(chosen),
-        table4(chosen, settings),
+        table4(chosen, criteria),
     )
-    return Report(
-        collected, chosen, pairs, settings, counted, tuple(table.with_footers(below) for table in made), places
-    )
+    tables = tuple(table.with_footers(below) for table in made)
+    return Report(collected, chosen, pairs, criteria, counted, tables, places)
 
 
 def write_tables(report: Report, out: Path) -> list[Path]:
-    """Every table as Markdown, LaTeX, CSV and a page, in <out>/tables."""
+    """Write every table as Markdown, LaTeX, CSV and a page, in <out>/tables."""
     written = []
     for table in report.tables:
         for suffix, convert in FORMATS.items():
             written.append(write_text(out / "tables" / f"{table.name}.{suffix}", convert(table)))
-        written.append(write_text(out / "tables" / f"{table.name}.html", html.table_page(table)))
+        page = markdown_page(table.title, to_markdown(table).removeprefix("#"))
+        written.append(write_text(out / "tables" / f"{table.name}.html", page))
     return written
 
 
 def write_audit(out: Path, published: Path = PUBLISHED) -> list[Path]:
-    """Write the audit of the paper's printed numbers to <out>/audit.md and audit.html; it needs no run."""
+    """Write the audit of the paper's printed numbers, <out>/audit.md and audit.html; it needs no run."""
     text = audit_markdown(read_published(published))
-    return [
-        write_text(out / "audit.md", text),
-        write_text(out / "audit.html", markdown_page("What the paper printed", text)),
-    ]
+    page = markdown_page("What the paper printed", text)
+    return [write_text(out / "audit.md", text), write_text(out / "audit.html", page)]
 
 
 def write_figures(report: Report, out: Path, as_paper: bool = False) -> Files:
-    """Figure 1 and its companions in <out>/figures/<protocol>-<model>: PNG, PDF and the CSV that each is drawn from."""
-    from symlora.report.figures import draw_all  # matplotlib takes a second to import
+    """Write Figure 1 and its companions in <out>/figures/<protocol>-<model>: PNG, PDF and the CSV of each."""
+    from symlora.report.figures.draw import draw_all  # matplotlib takes a second to import
 
-    best = read_best(report.sources.best)
-    return draw_all(report.collected, out / "figures", best=best, settings=report.settings, as_paper=as_paper)
+    runs = report.collected.runs
+    return draw_all(runs, report.chosen, report.pairs, report.criteria, out / "figures", as_paper)
 
 
-def write_symmetry(report: Report, out: Path, checkpoint: Path | None = None) -> tuple[Files, str]:
-    """<out>/symmetry.md: how symmetric the stored adapters are, and a released one beside them if it is given.
-
-    Returns:
-        The files and what was left out; and the table as HTML.
-    """
-    from symlora.report.symmetry import summary, symmetry_markdown, symmetry_of_checkpoint, symmetry_of_runs
+def write_symmetry(report: Report, out: Path, checkpoint: Path | None = None) -> Files:
+    """Write <out>/symmetry.md: how symmetric the stored adapters are, and a released one beside them."""
+    from symlora.report.symmetry import symmetry_markdown, symmetry_of_checkpoint, symmetry_of_runs
 
     own = [cell.runs for cell in report.chosen.values() if len(cell.runs)]  # as in the tables: a grid's other runs not
-    found = symmetry_of_runs(pd.concat(own) if own else report.collected.runs, report.settings.seed)
+    found = symmetry_of_runs(pd.concat(own) if own else report.collected.runs, report.criteria.seed)
     if checkpoint is not None:
-        released = symmetry_of_checkpoint(checkpoint, seed=report.settings.seed)
+        released = symmetry_of_checkpoint(checkpoint, seed=report.criteria.seed)
         found = replace(found, frame=pd.concat([found.frame, released], ignore_index=True))
-    text = symmetry_markdown(found)
-    files = [write_text(out / "symmetry.md", text)]
-    explained = "\n".join(line for line in text.splitlines()[2:] if not line.startswith("|")).strip()
-    parts = [html.paragraph(explained)]
-    if len(found.frame):
-        parts.append(html.grid_html(summary(found.frame), "Symmetry of the updates"))
-    return (files, found.bad), "\n".join(parts)
+    return [write_text(out / "symmetry.md", symmetry_markdown(found))], found.bad
 
 
-def write_report(
-    report: Report, out: Path, as_paper: bool = False, checkpoint: Path | None = None
-) -> tuple[list[Path], tuple[Problem, ...]]:
-    """Tables, figures, symmetry and audit, and the page that holds them: <out>/report.html."""
+def write_report(report: Report, out: Path, as_paper: bool = False, checkpoint: Path | None = None) -> Files:
+    """Write tables, figures, symmetry and audit, and the page that holds them: <out>/report.html."""
     written = write_tables(report, out)
     figures, bad_norms = write_figures(report, out, as_paper)
-    (symmetry, bad_adapters), symmetric = write_symmetry(report, out, checkpoint)
+    symmetry, bad_adapters = write_symmetry(report, out, checkpoint)
     audit = write_audit(out, report.sources.published)
     problems = (*bad_norms, *bad_adapters)
-    parts = [html.paragraph(summary_line(report)), html.contents(_entries(report))]
-    parts += [to_html(table.with_footers(())) for table in report.tables]  # once, below, for all
-    parts.append(html.heading("Figures", "figures"))
-    parts += [_picture(png, out) for png in figures if png.suffix == ".png"]
-    parts += [html.heading("How symmetric are the updates?", "symmetry"), symmetric]
-    below = [f"Left out: {problem.place}: {problem.reason}" for problem in problems]
-    parts += [html.heading("What this was made from", "made-from")]
-    parts.append(html.footer_list([*report.tables[0].footers, *below]))
-    page = html.page("SymLoRA and LoRA on GLUE, from logged runs", parts)
+    sections = {table.name: to_markdown(table.with_footers(())) for table in report.tables}  # footers: once, below
+    pictures = [_picture(png, out) for png in figures if png.suffix == ".png"]
+    sections["figures"] = "\n\n".join(["## Figures", *pictures])
+    sections["symmetry"] = f"#{symmetry[0].read_text(encoding='utf-8')}"
+    below = [*report.tables[0].footers, *(f"Left out: {problem.place}: {problem.reason}" for problem in problems)]
+    sections["made-from"] = "\n".join(["## What this was made from", "", *(f"- {escape(line)}" for line in below)])
+    title = "SymLoRA and LoRA on GLUE, from logged runs"
+    contents = [f"- [{text.splitlines()[0].strip('# ')}](#{name})" for name, text in sections.items()]
+    parts = [f"# {title}", escape(summary_line(report)), "\n".join([*contents, "- [Audit](audit.html)"])]
+    parts += [f'<a id="{name}"></a>\n\n{text}' for name, text in sections.items()]
+    page = markdown_page(title, "\n\n".join(parts), out)
     return [*written, *figures, *symmetry, *audit, write_text(out / "report.html", page)], problems
 
 
 def summary_line(report: Report) -> str:
-    """The verdicts on the paper's claim in one sentence."""
+    """Say the verdicts on the paper's claim in one sentence."""
     verdicts = []
     for key, pair in report.pairs.items():
         if pair.decision is not None and key[3] == CLAIMED:
             chance = ", at chance" if report.at_chance(key) else ""
             verdicts.append(f"{TASKS.get(key[2], key[2])} {pair.decision.verdict} ({section_name(*key[:2])}{chance})")
     said = "; ".join(verdicts) or "no task has two seeds of both"
-    return f"{report.tally.counts} SymLoRA against LoRA, margin ±{report.settings.margin:g} points: {said}."
+    return f"{report.tally.counts} SymLoRA against LoRA, margin ±{report.criteria.margin:g} points: {said}."
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Writes a file whole or not at all.
+    """Write a file atomically.
 
     Raises:
         SymloraError: It cannot be written.
@@ -196,20 +175,16 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
-def _entries(report: Report) -> list[tuple[str, str]]:
-    entries = [(f"#{table.name}", table.title) for table in report.tables]
-    entries += [("#figures", "Figures"), ("#symmetry", "How symmetric are the updates?")]
-    entries.append(("#made-from", "What this was made from: runs, gaps, commits, versions"))
-    return [*entries, ("audit.html", "Audit of what the paper printed")]
-
-
 def _picture(png: Path, out: Path) -> str:
-    others = [png.with_suffix(suffix) for suffix in (".pdf", ".csv")]
-    if png.stem.startswith("figure1"):  # query and value are drawn from one file
-        others[1] = png.with_name("figure1.csv")
-    links = [(path.relative_to(out).as_posix(), path.suffix[1:].upper()) for path in others if path.is_file()]
-    caption = f"{FIGURES.get(png.stem, png.stem)} ({png.parent.name})."
-    return html.picture(png, caption, links)
+    """Show a figure, with links to its other files."""
+    csv = png.with_name("figure1.csv") if png.stem.startswith("figure1") else png.with_suffix(".csv")
+    caption = escape(f"{FIGURES.get(png.stem, png.stem)} ({png.parent.name}).")
+    links = [f"[{path.suffix[1:].upper()}](<{_below(path, out)}>)" for path in (png.with_suffix(".pdf"), csv)]
+    return f"![{caption}](<{_below(png, out)}>)\n\n{caption} {' · '.join(links)}"
+
+
+def _below(path: Path, out: Path) -> str:
+    return path.relative_to(out).as_posix()
 
 
 def command(chosen: argparse.Namespace) -> int:

@@ -40,17 +40,41 @@ def run_folder(config: Config) -> Path:
     return Path(config.results_dir).joinpath(*parts, f"seed-{config.seed}")
 
 
-def read_run(folder: Path, name: str = RUN_FILE) -> dict[str, Any] | None:
-    """Read run.json; None if it is missing, damaged or of another schema."""
+class UnusableRun(Exception):
+    """Why a run folder cannot be used."""
+
+
+def load_run(folder: Path, name: str = RUN_FILE) -> dict[str, Any]:
+    """Read run.json.
+
+    Raises:
+        UnusableRun: There is none, or it is damaged, or of another schema.
+    """
     try:
-        content = json.loads((folder / name).read_text())
-    except (OSError, ValueError):
-        return None
-    if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
-        return None
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UnusableRun(f"it has no {name}") from None
+    except OSError as error:
+        raise UnusableRun(f"{name} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UnusableRun(f"{name} is not whole, or no JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UnusableRun(f"{name} holds no record of a run")
+    if (version := content.get("schema_version")) != SCHEMA_VERSION:
+        raise UnusableRun(f"{name} has schema version {version!r}; this version reads {SCHEMA_VERSION}")
     if "sha256" in content and content["sha256"] != _own_sha256(content):
+        raise UnusableRun(f"{name} was changed")
+    if not _has_all(content):
+        raise UnusableRun(f"{name} lacks something that every run has")
+    return content
+
+
+def read_run(folder: Path, name: str = RUN_FILE) -> dict[str, Any] | None:
+    """Read run.json; return None where `load_run` would raise."""
+    try:
+        return load_run(folder, name)
+    except UnusableRun:
         return None
-    return content if _has_all(content) else None
 
 
 def _has_all(content: dict[str, Any]) -> bool:
@@ -210,7 +234,9 @@ def recorded_config(config: Config) -> dict[str, Any]:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON atomically; NaN becomes null."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        temporary.write_text(
+            json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -1,9 +1,7 @@
-"""The best grid point of each method and task, from run folders to configs/best.
+"""Choose the best grid point of each method and task, and write it to configs/best.
 
-Scores are those that the protocol allows a choice by: the held-out slice at the held-out epoch where it sets one aside,
-else validation at the protocol's own epoch (which flatters the score, as LoRA's recipe does). Ties go to the smaller
-learning rate, then to the larger batch: the more cautious training. A failed run, or one whose score is not defined, is
-a point that was tried, and is never chosen.
+symlora.store.selection holds the rule. A failed run, or one whose score is not defined, is a point that was tried, and
+is never chosen.
 """
 
 import dataclasses
@@ -12,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from symlora.config.formatting import text_table
 from symlora.config.identity import config_hash
 from symlora.config.schema import HELD_OUT, Config
 from symlora.errors import SymloraError
 from symlora.store.files import atomic_write
-
-AXES = ("lr", "batch_size")
+from symlora.store.selection import AXES, criterion, edge, rank
 
 
 @dataclass(frozen=True)
@@ -30,28 +28,19 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The best point of one method on one task.
-
-    Attributes:
-        method: Name.
-        task: Name.
-        metric: What was compared.
-        rule: Where it was read.
-        points: All that were tried, by learning rate and batch size.
-        others: Runs of the same method and task with other settings, which are no points of this grid.
-    """
+class GridSearch:
+    """The points that one method was tried at on one task."""
 
     method: str
     task: str
     metric: str
-    rule: str
-    points: tuple[Point, ...]
-    others: int = 0
+    rule: str  # where the score is read
+    points: tuple[Point, ...]  # by learning rate and batch size
+    others: int = 0  # runs of the same method and task with other settings: no points of this grid
 
     @property
     def best(self) -> Point:
-        """By score; then the smaller learning rate, then the larger batch.
+        """The point that symlora.store.selection.rank puts first.
 
         Raises:
             SymloraError: No point has a score.
@@ -62,7 +51,7 @@ class Choice:
                 f"{self.method} on {self.task}: none of {len(self.points)} grid points has a score. `make sweep "
                 f"TASK={self.task}` trains the grid; failed runs say why in their run.json."
             )
-        return min(scored, key=lambda point: (-(point.score or 0.0), point.lr, -point.batch_size))
+        return min(scored, key=lambda point: rank(point.score, point.lr, point.batch_size))
 
     def values(self, axis: str) -> list[float]:
         """The values tried on an axis (`lr` or `batch_size`), rising."""
@@ -70,10 +59,7 @@ class Choice:
 
     def edge(self, axis: str) -> str:
         """Where the best point lies on an axis: `inside`, `lowest`, `highest`, or `only value`."""
-        values, value = self.values(axis), getattr(self.best, axis)
-        if len(values) == 1:
-            return "only value"
-        return "lowest" if value == values[0] else "highest" if value == values[-1] else "inside"
+        return edge(getattr(self.best, axis), self.values(axis))
 
     def widened(self, axis: str) -> list[float]:
         """One more value beyond the edge on which the best point lies, a step of the grid further; else none."""
@@ -89,16 +75,16 @@ class Choice:
         return [float(f"{beyond:.3g}")]
 
 
-def choose(config: Config, records: Iterable[Mapping[str, Any]]) -> Choice:
-    """The grid of one method and task.
+def grid_search(config: Config, records: Iterable[Mapping[str, Any]]) -> GridSearch:
+    """Gather the grid points of one method and task from run records.
 
     Args:
         config: The run as its protocol and the command line have it; the grid changes its learning rate and batch size.
         records: Contents of run.json files (symlora.store.folder.scan), of any runs.
     """
     wanted = (config.protocol.name, config.model.name, config.method.name, config.task.name)
-    held_out = config.protocol.selection == HELD_OUT
-    split = HELD_OUT if held_out else config.task.validation[0]
+    held_out = config.protocol.held_out > 0
+    rule, split = (HELD_OUT, HELD_OUT) if held_out else (config.protocol.selection, config.task.validation[0])
     points: dict[tuple[float, int], Point] = {}
     others = 0
     for record in records:
@@ -112,21 +98,19 @@ def choose(config: Config, records: Iterable[Mapping[str, Any]]) -> Choice:
         if record["config_hash"] != config_hash(at_point):
             others += 1
             continue
-        score = None
-        if record["status"] == "finished":
-            score = record["selections"][config.protocol.selection]["metrics"][split][config.task.score]
+        score = criterion(record)[0] if record["status"] == "finished" else None
         points[lr, batch_size] = Point(lr, batch_size, score)
-    return Choice(
+    return GridSearch(
         method=config.method.name,
         task=config.task.name,
         metric=config.task.score,
-        rule=f"{split} at the {config.protocol.selection} epoch, seed {config.seed}",
+        rule=f"{split} at the {rule} epoch, seed {config.seed}",
         points=tuple(points[key] for key in sorted(points)),
         others=others,
     )
 
 
-def unequal(choices: Sequence[Choice]) -> list[str]:
+def unequal(choices: Sequence[GridSearch]) -> list[str]:
     """A warning for every task whose methods were not tried at the same points."""
     warnings = []
     for task in dict.fromkeys(choice.task for choice in choices):
@@ -142,7 +126,7 @@ def unequal(choices: Sequence[Choice]) -> list[str]:
     return warnings
 
 
-def write(choice: Choice, path: Path) -> None:
+def write(choice: GridSearch, path: Path) -> None:
     """Writes the values as a configuration that `sweep=seeds` takes; the same choice gives the same file."""
     best = choice.best
     edges = ", ".join(f"train.{axis} {_edge(choice, axis)}" for axis in AXES)
@@ -164,7 +148,7 @@ def write(choice: Choice, path: Path) -> None:
         temporary.write_text("\n".join(lines))
 
 
-def _edge(choice: Choice, axis: str) -> str:
+def _edge(choice: GridSearch, axis: str) -> str:
     values = ", ".join(f"{value:g}" for value in choice.values(axis))
     return f"{choice.edge(axis)} of {values}" if choice.edge(axis) != "inside" else f"inside {values}"
 
@@ -173,17 +157,17 @@ def _score(score: float | None) -> str:
     return " failed" if score is None else f"{100 * score:7.2f}"
 
 
-def table(choices: Sequence[Choice]) -> str:
-    """What was chosen: one line a method and task, scores in points."""
-    numbers = f"{'points':>6} {'failed':>6} {'best':>7} {'lr':>8} {'batch':>5}"
-    lines = [f"{'task':6} {'method':8} {'metric':20} {numbers}  on the grid"]
-    for choice in choices:
-        best = choice.best
-        failed = sum(point.score is None for point in choice.points)
-        edges = "; ".join(f"{axis} {_edge(choice, axis)}" for axis in AXES)
-        lines.append(
-            f"{choice.task:6} {choice.method:8} {choice.metric:20} {len(choice.points):>6} {failed:>6} "
-            f"{_score(best.score)} {best.lr:>8g} {best.batch_size:>5}  {edges}"
+def table(choices: Sequence[GridSearch]) -> str:
+    """Format what was chosen: one line a method and task, scores in points."""
+    header = ("task", "method", "metric", "points", "failed", "best", "lr", "batch", "on the grid")
+    rows = [
+        (
+            *(choice.task, choice.method, choice.metric, len(choice.points)),
+            sum(point.score is None for point in choice.points),
+            *(_score(choice.best.score), f"{choice.best.lr:g}", choice.best.batch_size),
+            "; ".join(f"{axis} {_edge(choice, axis)}" for axis in AXES),
         )
+        for choice in choices
+    ]
     rules = " / ".join(dict.fromkeys(choice.rule for choice in choices))
-    return "\n".join([*lines, f"Compared by the score on {rules}."])
+    return f"{text_table(header, rows, 'lllrrrrrl')}\nCompared by the score on {rules}."

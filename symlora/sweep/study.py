@@ -12,8 +12,9 @@ from symlora.config.compose import compose
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.store.folder import read_run, run_folder, scan
+from symlora.store.selection import AXES
 from symlora.sweep.grid import BEST_DIR, best_file, expand, tasks_of
-from symlora.sweep.select import AXES, Choice, choose, unequal, write
+from symlora.sweep.select import GridSearch, grid_search, unequal, write
 from symlora.sweep.select import table as select_table
 from symlora.sweep.status import Costs, RunStatus, run_status
 from symlora.sweep.status import table as status_table
@@ -78,7 +79,7 @@ class Study:
         seeds = f"seed=range({self.seeds})"
         return ["sweep=seeds", *_lists(self.tasks, self.methods), *without(self.common, *POINT, "seed"), seeds]
 
-    def chosen(self) -> list[Choice]:
+    def chosen(self) -> list[GridSearch]:
         """The best grid point of each method and task, from the run folders.
 
         Raises:
@@ -91,9 +92,9 @@ class Study:
                 "than train.lr and train.batch_size. Give one value each."
             )
         records = [record for _, record in scan(Path(configs[0].results_dir))]
-        return [choose(config, records) for config in configs]
+        return [grid_search(config, records) for config in configs]
 
-    def best_file(self, choice: Choice) -> Path:
+    def best_file(self, choice: GridSearch) -> Path:
         """Where a choice is written."""
         return best_file(self.protocol, self.model, choice.method, choice.task, self.best_dir)
 
@@ -101,7 +102,7 @@ class Study:
         """Grid points of which there is no record at all, not even of a failure."""
         return [config for config in expand(*self.grid()) if read_run(run_folder(config)) is None]
 
-    def widened(self, choices: Sequence[Choice], axes: Sequence[str] = ("lr",)) -> list[list[str]]:
+    def widened(self, choices: Sequence[GridSearch], axes: Sequence[str] = ("lr",)) -> list[list[str]]:
         """Grids beyond the edges on which some method's best point lies: the same new points for all methods.
 
         Args:
@@ -185,7 +186,7 @@ def select(study: Study, widen: Sequence[str] = (), *, run: bool = False) -> int
     return 0
 
 
-def _tried(study: Study) -> list[Choice]:
+def _tried(study: Study) -> list[GridSearch]:
     """Return the choices among at least one grid point; warn where there is none."""
     choices = study.chosen()
     for choice in choices:
@@ -197,7 +198,7 @@ def _tried(study: Study) -> list[Choice]:
     return [choice for choice in choices if choice.points]
 
 
-def _write(study: Study, choices: Sequence[Choice]) -> None:
+def _write(study: Study, choices: Sequence[GridSearch]) -> None:
     print(select_table(choices))
     for warning in unequal(choices):
         print(warning, file=sys.stderr)

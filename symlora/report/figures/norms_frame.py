@@ -1,7 +1,7 @@
-"""Run folders to a tidy frame of what each run changed in every adapted projection: Figure 1's material.
+"""Gather what each run changed in every adapted projection: the material of Figure 1.
 
-`read_norms` takes one row a run and projection; `cells` gives each cell of the figures, as a mean over the seeds of the
-configuration that symlora.report.choice takes, with a row (and no values) for a cell that no finished run fills.
+`read_norms` gives a row per run and projection; `cells` gives each cell of the figures, as a mean over the seeds of the
+chosen configuration.
 """
 
 import math
@@ -14,9 +14,8 @@ import pandas as pd
 from symlora.report.choice import Chosen, Key
 from symlora.report.collect import Problem
 from symlora.report.names import CLAIMED, REFERENCE
-from symlora.store.folder import read_run
+from symlora.store.folder import load_run
 
-METHODS = (CLAIMED, REFERENCE)  # in every figure, in this order, with or without runs; other methods follow
 PROJECTIONS = {
     **dict.fromkeys(("query", "q_lin", "query_proj", "q_proj"), "query"),
     **dict.fromkeys(("value", "v_lin", "value_proj", "v_proj"), "value"),
@@ -26,52 +25,43 @@ QUANTITIES = (
     "lambda_w0_l1", "delta_l1", "difference_l1", "decay_only", "decay_to_zero",
 )  # fmt: skip
 _WITH_LAMBDA = ("LORALAMBDA", "SYMLORA", "SYMLORAORTHONORMAL")
-_CELL = ["projection", "layer"]
+_CELL = ["task", "method", "projection", "layer"]
 _RUN = ["protocol", "model", "task", "method", "configuration", "seed"]
 
 
 @dataclass(frozen=True)
 class Norms:
-    """What the runs changed.
+    """What the runs changed."""
 
-    Attributes:
-        frame: One row a finished run and adapted projection: protocol, model, task, method, configuration, seed (as in
-            symlora.report.collect), projection, layer (from 1, at the embeddings), w0_frobenius and `QUANTITIES`.
-        bad: Runs whose norms cannot be used; they count as missing.
-    """
-
+    # A row per finished run and adapted projection: _RUN, projection, layer (from 1, at the embeddings), w0_frobenius
+    # and QUANTITIES.
     frame: pd.DataFrame
-    bad: tuple[Problem, ...]
+    bad: tuple[Problem, ...]  # runs whose norms cannot be used; they count as missing
 
 
 def read_norms(runs: pd.DataFrame) -> Norms:
-    """Reads norms.parquet of every finished run that has an adapter.
+    """Read norms.parquet of every finished run that has an adapter.
 
     Args:
         runs: The frame of symlora.report.collect.
     """
-    tables: list[pd.DataFrame] = []
+    columns = [*_RUN, "projection", "layer", "w0_frobenius", *QUANTITIES]
+    tables = [pd.DataFrame(columns=columns)]
     bad: list[Problem] = []
     for run in runs[(runs["status"] == "finished") & (runs["adapter"] > 0)].to_dict("records"):
         try:
-            record = read_run(run["folder"])
-            if record is None:
-                raise ValueError("run.json is gone")
-            table = _norms(pd.read_parquet(run["folder"] / "norms.parquet")).assign(**_decay(record))
+            decay = _decay(load_run(run["folder"]))
+            table = _norms(pd.read_parquet(run["folder"] / "norms.parquet"))
         except Exception as error:  # whatever a parquet reader says of a broken file
             place = "/".join(run["folder"].parts[-6:])
             bad.append(Problem(place, f"norms.parquet cannot be used ({type(error).__name__})"))
             continue
-        for position, key in enumerate(_RUN):
-            table.insert(position, key, run[key])
-        tables.append(table)
-    columns = [*_RUN, *_CELL, "w0_frobenius", *QUANTITIES]
-    frame = pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
-    return Norms(frame, tuple(bad))
+        tables.append(table.assign(**decay, **{key: run[key] for key in _RUN})[columns])
+    return Norms(pd.concat(tables[1:] or tables, ignore_index=True), tuple(bad))
 
 
 def _decay(record: dict[str, Any]) -> dict[str, float]:
-    """decay_only: λ at the kept epoch if the loss said nothing about it; missing for methods without λ."""
+    """Compute λ at the kept epoch if the loss said nothing about it; NaN for methods without λ."""
     method = record["config"]["method"]
     if method["peft_type"] not in _WITH_LAMBDA or not method["peft_config"].get("train_lambda", True):
         return {"decay_only": math.nan, "decay_to_zero": math.nan}
@@ -82,9 +72,9 @@ def _decay(record: dict[str, Any]) -> dict[str, float]:
 
 
 def decay_to_zero(train: Mapping[str, Any], rows: int, epoch: int) -> float:
-    """λ after `epoch` epochs if AdamW decayed it toward 0 as other weights, and the loss said nothing about it.
+    """Compute λ after `epoch` epochs if AdamW decayed it toward 0 and the loss said nothing about it.
 
-    exp(-wd · Σ lr_t), with the linear warm-up and decay of symlora.training.optimizer. (AdamW multiplies by
+    It is exp(-wd · Σ lr_t), with the linear warm-up and decay of symlora.training.optimizer. (AdamW multiplies by
     1 - wd · lr_t; the two differ by less than (wd · lr)² a step.)
 
     Args:
@@ -102,20 +92,16 @@ def decay_to_zero(train: Mapping[str, Any], rows: int, epoch: int) -> float:
 
 
 def _norms(stored: pd.DataFrame) -> pd.DataFrame:
-    """The quantities of the figures from those of symlora.runner.norms.
+    """Derive the figures' quantities from those of symlora.runner.norms.
 
     difference_*: |λ|‖W0‖_F - ‖ΔW‖_F; and as the paper's formula has it, λ Σ|w0| - Σ|Δw|, where λ keeps its sign.
     log10_ratio: log10(‖ΔW‖_F / ‖W0‖_F), which leaves λ out and so means the same for every method; missing at ΔW = 0.
     """
     stored = stored[stored["layer"].notna()]
-    table = pd.DataFrame(
-        {
-            "projection": stored["projection"].map(lambda name: PROJECTIONS.get(name, name)),
-            "layer": stored["layer"].astype(int) + 1,
-        }
-    )
-    for key in ("w0_frobenius", "lambda", "lambda_w0_frobenius", "delta_frobenius", "delta_l1"):
-        table[key] = stored[key].astype(float)
+    kept = ["w0_frobenius", "lambda", "lambda_w0_frobenius", "delta_frobenius", "delta_l1"]
+    table = stored[kept].astype(float)
+    table["projection"] = stored["projection"].map(lambda name: PROJECTIONS.get(name, name))
+    table["layer"] = stored["layer"].astype(int) + 1
     table["difference_frobenius"] = table["lambda_w0_frobenius"] - table["delta_frobenius"]
     ratio = table["delta_frobenius"] / table["w0_frobenius"]
     table["log10_ratio"] = ratio.where(ratio > 0).map(math.log10, na_action="ignore")
@@ -125,20 +111,19 @@ def _norms(stored: pd.DataFrame) -> pd.DataFrame:
 
 
 def cells(chosen: Mapping[Key, Chosen], norms: pd.DataFrame, model: str, protocol: str) -> pd.DataFrame:
-    """The cells of Figure 1 and its companion, query and value, for one model and protocol.
+    """Average query and value over seeds, for the figures of one model and protocol.
 
     Args:
-        chosen: symlora.report.choice.choose: the configuration that stands for each task and method.
+        chosen: The configuration that stands for each task and method.
         norms: `Norms.frame`.
         model: Name.
         protocol: Name.
 
     Returns:
-        One row for each task (every one with a run of any method, finished or not; in Table 1's order), method (SymLoRA
-        and LoRA always, then others that have norms), projection and layer: task, method, projection, layer,
-        configuration, why (it was chosen), seeds (0 where no finished run fills the cell; its values are missing then),
-        failed (seeds), every one of `QUANTITIES` as a mean over the seeds, and with `_s` as their standard deviation
-        (n - 1; missing for one seed).
+        One row for each task (every one with a run of any method, in Table 1's order), method (SymLoRA and LoRA always,
+        then others that have norms), projection and layer: these, configuration, why (it was chosen), seeds (0 where no
+        finished run fills the cell; its values are missing then), failed (seeds), every one of `QUANTITIES` as a mean
+        over the seeds, and with `_s` as their standard deviation (n - 1; missing for one seed).
     """
     here = [entry for key, entry in chosen.items() if key[:2] == (model, protocol) and len(entry.runs)]
     norms = norms[(norms["model"] == model) & (norms["protocol"] == protocol)]
@@ -147,21 +132,16 @@ def cells(chosen: Mapping[Key, Chosen], norms: pd.DataFrame, model: str, protoco
         [(*entry.key[2:], entry.runs["configuration"].iloc[0], entry.why, entry.failed) for entry in here],
         columns=["task", "method", "configuration", "why", "failed"],
     )
-    by_cell = norms.merge(picked, on=["task", "method", "configuration"]).groupby(["task", "method", *_CELL])
-    values = pd.concat(
-        [
-            by_cell["seed"].nunique().rename("seeds"),
-            by_cell[list(QUANTITIES)].mean(),
-            by_cell[list(QUANTITIES)].std(ddof=1).add_suffix("_s"),
-        ],
-        axis=1,
-    ).reset_index()
-    methods = [*METHODS, *sorted(set(norms["method"]) - set(METHODS))]
-    grid = pd.DataFrame({"task": list(dict.fromkeys(entry.key[2] for entry in here))})
-    grid = grid.merge(pd.DataFrame({"method": methods}), how="cross")
-    grid = grid.merge(norms[_CELL].drop_duplicates().sort_values(_CELL), how="cross")
+    by_cell = norms.merge(picked, on=["task", "method", "configuration"]).groupby(_CELL)
+    means, spreads = by_cell[list(QUANTITIES)].mean(), by_cell[list(QUANTITIES)].std(ddof=1).add_suffix("_s")
+    values = pd.concat([by_cell["seed"].nunique().rename("seeds"), means, spreads], axis=1)
+    places = (
+        dict.fromkeys(entry.key[2] for entry in here),
+        dict.fromkeys((CLAIMED, REFERENCE, *sorted(set(norms["method"])))),
+        *(sorted(set(norms[key])) for key in ("projection", "layer")),
+    )
+    grid = values.reindex(pd.MultiIndex.from_product(places, names=_CELL)).reset_index()
     grid = grid.merge(picked, on=["task", "method"], how="left")
-    grid = grid.merge(values, on=["task", "method", *_CELL], how="left")
     grid[["seeds", "failed"]] = grid[["seeds", "failed"]].fillna(0).astype(int)
     wanted = [name for quantity in QUANTITIES for name in (quantity, f"{quantity}_s")]
-    return grid[["task", "method", *_CELL, "configuration", "why", "seeds", "failed", *wanted]]
+    return grid[[*_CELL, "configuration", "why", "seeds", "failed", *wanted]]

@@ -1,4 +1,4 @@
-"""Paired differences at a glance: where is SymLoRA within the margin of LoRA, and what do the seeds leave open?"""
+"""Draw paired differences: where SymLoRA is within the margin of LoRA, and what the seeds leave open."""
 
 from collections.abc import Mapping
 
@@ -9,18 +9,18 @@ from matplotlib.figure import Figure
 
 from symlora.report.choice import Chosen, Key
 from symlora.report.comparison import Paired
-from symlora.report.drawing import Page, look, minus
+from symlora.report.figures.style import minus, new_figure, plot_style
 from symlora.report.names import CLAIMED, METHODS, METRICS, REFERENCE, TASKS
 
 ROW = 0.38  # inches a task
-LEFT, WIDE, RIGHT, TOP = 1.35, 4.1, 1.9, 0.1
-COLOURS = {"equivalent": "#1b7837", "better": "#2166ac", "worse": "#b2182b"}  # others: dark grey
+COLOURS = {"equivalent": "#1b7837", "better": "#2166ac", "worse": "#b2182b"}
+GREY = "0.25"  # any other verdict
 
 
 def differences(
     pairs: Mapping[Key, Paired], chosen: Mapping[Key, Chosen], model: str, protocol: str, margin: float, alpha: float
 ) -> pd.DataFrame:
-    """SymLoRA less LoRA, in points, each at its own chosen configuration, for one model and protocol.
+    """List SymLoRA less LoRA in points, each at its own chosen configuration, for one model and protocol.
 
     Returns:
         One row for each task and seed that both methods have a score for: task, metric, seed, difference, and repeated
@@ -53,7 +53,7 @@ def differences(
 
 
 def difference_plot(frame: pd.DataFrame, whose: str, note: str = "") -> Figure:
-    """A row a task: a small dot a seed, the mean with its interval, the band of ±margin, and the verdict.
+    """Draw each task's seeds, their mean with its interval, the margin and the verdict.
 
     Args:
         frame: Of `differences`.
@@ -63,7 +63,6 @@ def difference_plot(frame: pd.DataFrame, whose: str, note: str = "") -> Figure:
     tasks = list(dict.fromkeys(frame["task"]))
     margin, level = float(frame["margin"].iloc[0]), float(frame["level"].iloc[0])
     reach = limit(frame)
-    high = ROW * len(tasks)
     claimed, reference = METHODS[CLAIMED], METHODS[REFERENCE]
     caption = (
         f"Small dots: one seed each. Large dot and bar: mean and {100 * level:.0f} % interval over paired seeds (t), "
@@ -72,39 +71,54 @@ def difference_plot(frame: pd.DataFrame, whose: str, note: str = "") -> Figure:
         "chance: a run of either is no better than a "
         f"constant prediction. {note}"
     )
-    with look():
-        page = Page(LEFT + WIDE + RIGHT, TOP + high + 0.5, f"{claimed} less {reference}: {whose}", caption)
-        axes = page.axes(LEFT, TOP, WIDE, high)
+    with plot_style():
+        figure = new_figure(7.2, ROW * len(tasks) + 0.5, f"{claimed} less {reference}: {whose}", caption)
+        axes = figure.subplots()
+        verdicts = axes.twinx()  # its labels stand on the right
         axes.axvspan(-margin, margin, color="0.9", lw=0)
         axes.axvline(0, color="0.5", lw=0.6)
-        labels = []
-        for row, task in enumerate(tasks):
-            mine = frame[frame["task"] == task]
-            _draw_task(axes, row, mine, reach)
-            labels.append(f"{TASKS.get(task, task)}, {METRICS.get(mine['metric'].iloc[0], mine['metric'].iloc[0])}")
-        axes.set_xlim(-reach, reach)
-        axes.set_ylim(len(tasks) - 0.5, -0.5)
+        rows = [frame[frame["task"] == task] for task in tasks]
+        labels = [
+            f"{TASKS.get(task, task)}, {METRICS.get(metric, metric)}"
+            for task, metric in zip(tasks, (row["metric"].iloc[0] for row in rows), strict=True)
+        ]
+        axes.set(xlim=(-reach, reach), ylim=(len(tasks) - 0.5, -0.5))
         axes.set_yticks(range(len(tasks)), labels)
-        axes.tick_params(axis="y", pad=8)  # an arrow may stand there
+        verdicts.set_ylim(axes.get_ylim())
+        verdicts.set_yticks(range(len(tasks)), [_verdict(row) for row in rows])
+        for place, (mine, label) in enumerate(zip(rows, verdicts.get_yticklabels(), strict=True)):
+            colour = _colour(mine)
+            _draw_task(axes, place, mine, reach, colour)
+            label.set(color=colour, weight="normal" if colour == GREY else "bold")
+        for side in (axes, verdicts):
+            side.tick_params(axis="y", pad=8)  # an arrow may stand there
+            side.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="x", length=2)
         axes.xaxis.set_major_formatter(lambda value, position: minus(f"{value:+g}") if value else "0")
         axes.set_xlabel(f"difference in points   (left: {reference} scores higher, right: {claimed})")
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
-        return page.figure
+        return figure
 
 
 def limit(frame: pd.DataFrame) -> float:
-    """Where the axis ends, to both sides: it shows every seed and three margins; an interval of few seeds may go on."""
+    """Compute where the axis ends: it shows every seed and three margins; an interval may go on."""
     seeds = np.abs(frame["difference"].dropna().to_numpy(dtype=np.float64))
     return 1.15 * max(3 * float(frame["margin"].iloc[0]), float(seeds.max()) if seeds.size else 0.0)
 
 
-def _draw_task(axes: Axes, row: int, mine: pd.DataFrame, reach: float) -> None:
+def _colour(mine: pd.DataFrame) -> str:
+    """Pick a verdict's colour; methods that learned nothing are neither tied nor worse."""
     first = mine.iloc[0]
-    verdict = str(first["verdict"])
-    told = verdict in COLOURS and not first["at_chance"]  # methods that learned nothing are neither tied nor worse
-    colour = COLOURS[verdict] if told else "0.25"
+    return GREY if first["at_chance"] else COLOURS.get(str(first["verdict"]), GREY)
+
+
+def _verdict(mine: pd.DataFrame) -> str:
+    first = mine.iloc[0]
+    details = [f"n = {first['n']}"] * bool(first["n"] > 1) + ["at chance"] * bool(first["at_chance"])
+    return f"{first['verdict']} ({', '.join(details)})" if details else str(first["verdict"])
+
+
+def _draw_task(axes: Axes, row: int, mine: pd.DataFrame, reach: float, colour: str) -> None:
+    first = mine.iloc[0]
     if first["n"]:
         axes.plot(mine["difference"], [row + 0.24] * len(mine), "o", ms=2.6, color=colour, alpha=0.6, mew=0)
         axes.plot([first["mean"]], [row], "o", ms=5, color=colour, zorder=4)
@@ -114,16 +128,3 @@ def _draw_task(axes: Axes, row: int, mine: pd.DataFrame, reach: float) -> None:
         for end, cut, mark in ((ends[0], first["low"] < -reach, "<"), (ends[1], first["high"] > reach, ">")):
             width = 0.0 if cut else 1.2  # the edge is all that a | has
             axes.plot([end], [row], mark if cut else "|", ms=5, mew=width, color=colour, clip_on=False, zorder=2)
-    details = [f"n = {first['n']}"] if first["n"] > 1 else []
-    details += ["at chance"] if first["at_chance"] else []
-    count = f" ({', '.join(details)})" if details else ""
-    weight = "bold" if told else "normal"
-    axes.annotate(
-        verdict + count,
-        (1.03, row),
-        xycoords=("axes fraction", "data"),
-        va="center",
-        color=colour,
-        weight=weight,
-        annotation_clip=False,
-    )

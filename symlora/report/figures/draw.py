@@ -1,0 +1,122 @@
+"""Draw all figures of a results folder, as PNG and PDF, each beside the CSV that it is drawn from."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from symlora.errors import SymloraError
+from symlora.report.captions import FIGURES
+from symlora.report.choice import Chosen, Key
+from symlora.report.collect import Problem
+from symlora.report.comparison import Paired
+from symlora.report.criteria import Criteria
+from symlora.report.figures.differences import difference_plot, differences
+from symlora.report.figures.grid import grid_panel, grid_points
+from symlora.report.figures.norms import AS_PAPER, DECAYS, FROBENIUS, LAMBDA, RATIO, companion, figure1
+from symlora.report.figures.norms_frame import cells, read_norms
+from symlora.report.figures.style import save
+from symlora.report.names import section_name, section_order
+from symlora.store.files import atomic_write
+
+_CELL = ("task", "method", "projection", "layer", "configuration", "why", "seeds", "failed")
+_FIGURE1 = tuple(column.key for column in (*FROBENIUS, *AS_PAPER))
+
+Pictures = Mapping[str, Callable[..., Figure]]
+"""Stem of each picture's files, and what draws it from a frame."""
+
+
+def draw_all(
+    runs: pd.DataFrame,
+    chosen: Mapping[Key, Chosen],
+    pairs: Mapping[Key, Paired],
+    criteria: Criteria,
+    out: Path,
+    as_paper: bool = False,
+) -> tuple[list[Path], tuple[Problem, ...]]:
+    """Draw every figure of every model and protocol.
+
+    Figure 1 and its companion are drawn from norms.parquet, paired differences and grids from scores. What has no runs
+    has no figure. The same runs give the same bytes.
+
+    Args:
+        runs: The frame of symlora.report.collect.
+        chosen: Of symlora.report.choice.choose.
+        pairs: Of symlora.report.comparison.compare_all.
+        criteria: Margin and alpha.
+        out: Gets a folder <protocol>-<model> each; a figure of an earlier call that has no runs now is removed.
+        as_paper: Also Figure 1 as the paper prints it: sums of absolute values on one common scale.
+
+    Returns:
+        The files, and the runs whose norms could not be used.
+
+    Raises:
+        SymloraError: `out` cannot be written to.
+    """
+    norms = read_norms(runs)
+    written: list[Path] = []
+    present = set(zip(runs["model"], runs["protocol"], strict=True))
+    for model, protocol in (section for section in section_order(present) if section in present):
+        found = cells(chosen, norms.frame, model, protocol)
+        sources: dict[str, tuple[pd.DataFrame, Pictures]] = {
+            "figure1": (_columns(found, _FIGURE1), _figure1s(found, as_paper)),
+            "companion": (_columns(found, (LAMBDA.key, *DECAYS, RATIO.key)), {"companion": companion}),
+            "differences": (
+                differences(pairs, chosen, model, protocol, criteria.margin, criteria.alpha),
+                {"differences": difference_plot},
+            ),
+            "grid": (grid_points(chosen, model, protocol), {"grid": grid_panel}),
+        }
+        notes = runs.loc[(runs["model"] == model) & (runs["protocol"] == protocol), "note"]
+        note = " ".join(dict.fromkeys(text for text in notes if text))
+        folder = out / f"{protocol}-{model}"
+        try:
+            written += _draw_section(folder, sources, section_name(model, protocol), note)
+        except OSError as error:
+            raise SymloraError(
+                f"{folder} cannot be written: {error.strerror}. Set --out to a writable folder."
+            ) from error
+    return written, norms.bad
+
+
+def _figure1s(found: pd.DataFrame, as_paper: bool) -> Pictures:
+    return {
+        f"figure1-{projection}{'-as-paper' if printed else ''}": partial(
+            figure1, projection=projection, as_paper=printed
+        )
+        for projection in dict.fromkeys(found["projection"])
+        for printed in ((False, True) if as_paper else (False,))
+    }
+
+
+def _draw_section(
+    folder: Path, sources: Mapping[str, tuple[pd.DataFrame, Pictures]], whose: str, note: str
+) -> list[Path]:
+    files: list[Path] = []
+    for stem, (frame, pictures) in sources.items():
+        if frame.empty:
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{stem}.csv"
+        with atomic_write(path) as temporary:
+            frame.to_csv(temporary, index=False, lineterminator="\n")
+        files.append(path)
+        drawn = read_drawn(path)  # what is drawn is what the file says
+        for name, draw in pictures.items():
+            files += save(draw(drawn, whose=whose, note=note), folder / name)
+    for stem in ("figure1", *FIGURES):
+        for kind in ("csv", "png", "pdf"):
+            if (old := folder / f"{stem}.{kind}") not in files:
+                old.unlink(missing_ok=True)
+    return files
+
+
+def read_drawn(path: Path) -> pd.DataFrame:
+    """Read a CSV beside a figure, to draw it again: every number to the last bit."""
+    return pd.read_csv(path)
+
+
+def _columns(found: pd.DataFrame, quantities: Iterable[str]) -> pd.DataFrame:
+    return found[[*_CELL, *(name for quantity in quantities for name in (quantity, f"{quantity}_s"))]]

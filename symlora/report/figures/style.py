@@ -1,0 +1,150 @@
+"""Share the figures' style: layout, heat maps, scales, and files with the same bytes each time."""
+
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib import style as mpl_style
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import CenteredNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from symlora.store.files import atomic_write
+
+CELL = 0.34  # inches: a number of four characters stays legible in it
+Matrix = npt.NDArray[np.float64]
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
+    "font.size": 7,
+    "axes.titlesize": 8,
+    "axes.linewidth": 0.6,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "hatch.linewidth": 0.4,
+    "hatch.color": "0.6",
+    "pdf.fonttype": 42,  # TrueType, which journals ask for; matplotlib's default is Type 3
+}
+
+
+@contextmanager
+def plot_style() -> Iterator[None]:
+    """Set the style, whatever the user's matplotlibrc says; draw and save within it."""
+    with mpl_style.context("default"), matplotlib.rc_context(_STYLE):
+        yield
+
+
+def new_figure(width: float, height: float, title: str, caption: str) -> Figure:
+    """Make a figure with a title above and a caption below its axes.
+
+    Args:
+        width: Inches; the caption is wrapped to it.
+        height: Inches, without title and caption.
+        title: One line.
+        caption: Any length.
+    """
+    lines = textwrap.wrap(caption, int(20 * width))  # about 20 characters of the caption's size to an inch
+    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.07)
+    figure = Figure((width, height + 0.35 + 0.12 * len(lines)), layout=layout)
+    figure.suptitle(title, x=0.01, ha="left", size=9, weight="bold")
+    figure.supxlabel("\n".join(lines), x=0.01, ha="left", size=6.5, color="0.25", linespacing=1.35)
+    return figure
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write <stem>.png (200 dots an inch) and <stem>.pdf; the same figure gives the same bytes."""
+    metadata: dict[str, dict[str, Any]] = {
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "Creator": "symlora", "Producer": None},
+    }
+    written = [stem.with_name(f"{stem.name}.{kind}") for kind in metadata]
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for path, (kind, content) in zip(written, metadata.items(), strict=True):
+        with plot_style(), atomic_write(path) as temporary:
+            figure.savefig(temporary, format=kind, dpi=200, metadata=content, bbox_inches="tight", pad_inches=0.15)
+    return written
+
+
+def scale_of(values: Matrix, centre: float | None = None) -> Normalize:
+    """Make a colour scale that spans the finite values; with a centre, its ends are equally far from it."""
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    if centre is not None:
+        return CenteredNorm(centre, max(abs(low - centre), abs(high - centre)) or 1.0)
+    return Normalize(low, high) if low < high else Normalize(low - 1.0, high + 1.0)
+
+
+def compact(value: float) -> str:
+    """Format a number in about three digits, to fit a cell: 0.031, 4.72, 38.1, 412, 11.3k."""
+    size = abs(value)
+    if size >= 999.5:
+        return minus(f"{value / 1000:.{int(size < 99_950)}f}k")
+    decimals = 0 if size >= 99.95 or size == 0 else 1 if size >= 9.995 else 2 if size >= 0.0995 else 3
+    return minus(f"{value:.{decimals}f}")
+
+
+def minus(text: str) -> str:
+    """Replace hyphens with minus signs."""
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def text_colour(colour: Sequence[float]) -> str:
+    """Return black or white, whichever stands out from an RGB(A) colour (relative luminance, WCAG 2)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    return "black" if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.18 else "white"
+
+
+def heat_map(
+    axes: Axes,
+    values: Matrix,
+    cmap: str,
+    scale: Normalize,
+    number: Callable[[float], str],
+    marks: npt.NDArray[np.bool_] | None = None,
+) -> QuadMesh:
+    """Draw square cells with their numbers; a missing one is hatched grey.
+
+    Args:
+        axes: Cell (row, column) is centred at (column + 0.5, row + 0.5), row 0 at the top.
+        values: [rows, columns]; NaN is missing.
+        cmap: A matplotlib colour map.
+        scale: Other maps may share it.
+        number: Formats a value.
+        marks: [rows, columns]; a dot in the corner where true.
+    """
+    axes.patch.set(facecolor="0.88", hatch="////", linewidth=0)  # seen where a cell is missing
+    colours = matplotlib.colormaps[cmap]
+    mesh = axes.pcolormesh(np.ma.masked_invalid(values), cmap=cmap, norm=scale, edgecolors="white", linewidth=0.5)
+    for row, column in np.argwhere(np.isfinite(values)):
+        value = float(values[row, column])
+        colour = text_colour(colours(scale(value)))
+        axes.text(column + 0.5, row + 0.5, number(value), ha="center", va="center", size=5.5, color=colour)
+        if marks is not None and marks[row, column]:
+            axes.plot(column + 0.86, row + 0.14, ".", ms=2, color=colour)
+    axes.set(aspect="equal", xlim=(0, values.shape[1]), ylim=(values.shape[0], 0))
+    axes.spines[:].set_visible(False)
+    return mesh
+
+
+def label_cells(axes: Axes, columns: Sequence[str], rows: Sequence[str], **style: Any) -> None:
+    """Label the columns and rows of a heat map."""
+    axes.set_xticks(np.arange(len(columns)) + 0.5, columns, **style)
+    axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
+    axes.tick_params(pad=1.5)
+
+
+def colour_bar(mesh: QuadMesh, axes: Any, number: Callable[[float], str], **where: Any) -> None:
+    """Draw the scale of heat maps beside `axes`, one or several, with its ends and its middle."""
+    low, high = mesh.get_clim()
+    ticks = (low, (low + high) / 2, high)
+    bar = mesh.figure.colorbar(mesh, ax=axes, panchor=False, **where)
+    bar.set_ticks(ticks, labels=[number(value) for value in ticks])
+    bar.outline.set_linewidth(0.4)
+    bar.ax.tick_params(labelsize=6, length=2, pad=1.5)
