@@ -98,9 +98,8 @@ install-test: .venv/.ready ## The wheel in fresh environments, base and full: ab
 faults: .venv/.ready ## Kills, full disks, damaged files, wrong settings: nothing is lost, about 20 minutes (ARGS="--kills 20 --bad 40": fewer)
 	@PYTHONPATH=tests $(RUN) -m faults $(ARGS)
 
-docs-check: .venv/.ready ## Run or check every command in README.md and docs/, every link, and the notebooks: about 3 minutes
-	@$(RUN) scripts/docs_check.py $(ARGS)
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto -m notebooks
+docs-check: .venv/.ready ## Check every link and command of the pages, run the cheap commands and the notebooks: about 2 minutes
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal -m "" tests/test_docs.py tests/test_docs_tables.py tests/test_notebooks.py $(ARGS)
 
 lint: .venv/.ready ## ruff, and mypy --strict on package, scripts and tests
 	@.venv/bin/ruff check .

@@ -18,9 +18,7 @@ __all__ = ["SymLoraConfig", "SymLoraModel", "__version__"]
 
 
 def _register(peft: Any) -> None:
-    from symlora.adapters.registry import register
-
-    register()
+    import symlora.adapters  # noqa: F401
 
 
 wrapt.register_post_import_hook(_register, "peft")

@@ -21,6 +21,7 @@ from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.model.source import ModelSource, weights_sha256
 from symlora.store.folder import run_folder
+from symlora.sweep.grid import expand
 
 REPOSITORY = CONFIG_DIR.parent
 
@@ -249,6 +250,28 @@ def test_words_of_a_command_are_refused_in_one_line(words: list[str], says: str)
     with pytest.raises(SymloraError, match=says) as refused:
         check_words(words)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["a=b", "größe", "(1) #2", "it's", "[x] & {y}", "a b"])
+def test_odd_paths_need_no_quotes(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    keys = ("model.path", "init_from", "data.dir", "data.cache_dir", "results_dir")
+    config = compose("task=rte", *(f"{key}={tmp_path / name}" for key in keys))
+    found = (config.model.path, config.init_from, config.data.dir, config.data.cache_dir, config.results_dir)
+    assert set(found) == {str(tmp_path / name)}
+    assert {run.results_dir for run in expand("task=rte", "seed=0,1", f"results_dir={tmp_path / name}")} == {found[-1]}
+
+
+def test_home_is_expanded_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = compose("task=rte", "model.path=~/enc", "init_from=~/run", "data.dir=~/glue", "results_dir=~/runs")
+    assert (config.model.path, config.init_from) == (str(tmp_path / "enc"), str(tmp_path / "run"))
+    assert (config.data.dir, config.results_dir) == (str(tmp_path / "glue"), str(tmp_path / "runs"))
+
+
+def test_a_value_that_was_cut_at_a_space_is_explained() -> None:
+    with pytest.raises(SymloraError, match=r"^runs/a: give key=value.*ARGS="):
+        check_words(["results_dir=/my", "runs/a"])
 
 
 def test_right_words_of_a_command_pass() -> None:

@@ -1,321 +1,228 @@
-"""The documentation shows what there is: commands, links, tables. `make docs-check` runs what is only checked here."""
+"""Check what the pages show: links, commands, Python blocks. `make docs-check` also runs the cheap commands."""
 
 from __future__ import annotations
 
-import json
-import math
+import contextlib
+import io
 import re
+import runpy
+import shlex
+import signal
+import subprocess
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
+from unittest import SkipTest
+from unittest.mock import patch
 
-import pyarrow.parquet as pq
+import hydra
 import pytest
-import yaml
+from conftest import ROOT, TinyFactory
+from markdown_it import MarkdownIt
+from omegaconf import OmegaConf
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+from transformers import RobertaForSequenceClassification
 
-from symlora.config.identity import _FREE, _FREE_METHOD, _FREE_TRAIN
-from symlora.docs_check.arguments import Wrong
-from symlora.docs_check.check import FAILED, check_pages, pages, summary
-from symlora.docs_check.commands import ROOT, run
-from symlora.docs_check.pages import blocks, inlines
-from symlora.docs_check.rules import CHECK, RUN, SKIP, rule
-from symlora.protocols import PROTOCOLS, markdown
-from symlora.submission.files import LINES, files
+from symlora.config.compose import CONFIG_DIR, compose
+from symlora.sweep.grid import expand
 
-DOCS = ROOT / "docs"
-
-
-def failures(page: Path, running: bool = False) -> list[str]:
-    return [f"{item.place} {item.what}" for item in check_pages([page], running=running) if item.how == FAILED]
-
-
-def test_what_the_readme_shows_works() -> None:
-    """The other pages are `make docs-check`'s."""
-    assert ROOT / "README.md" in pages() and failures(ROOT / "README.md") == []
+README, *OTHERS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *(ROOT / "results").rglob("README.md")]
+MAKE = ("make", "--no-print-directory", "--old-file=.venv/.ready")  # a check must not build an environment
+PROGRAM = re.compile(r"([A-Z_]+=\S+ )*(make|\S*python|\S*symlora|torchrun|accelerate|pip|uv|git|cd) ")
+INLINE = re.compile(r"make [a-z]|symlora train ")
+NETWORK = re.compile(r"(uv )?pip install |git clone |cd ")  # not checked: it needs a network, or follows what does
+CHEAP = re.compile(r"make (help|runs|config|status|methods)\b|\S*symlora (runs|status|methods)\b|.* --help")
+EXAMPLE = "gatedlora"  # the method that docs/adding-a-method.md tells the reader to write
+pages = pytest.mark.parametrize("page", [README, *OTHERS], ids=lambda page: page.relative_to(ROOT).as_posix())
 
 
-FENCE = "```"
+class Parsed(BaseException):
+    """Carry what a program's parser has read past the program's own handlers."""
 
 
+def inline(page: Path, *kinds: str) -> Iterator[Any]:
+    """Find a page's inline tokens: `code_inline`, `link_open`, `image`."""
+    tokens = MarkdownIt().parse(page.read_text())
+    return (child for token in tokens for child in token.children or () if child.type in kinds)
+
+
+def commands(page: Path) -> list[str]:
+    """List the commands in a page's blocks and in its text."""
+    found = [code.content for code in inline(page, "code_inline") if INLINE.match(code.content)]
+    for token in MarkdownIt().parse(page.read_text()):
+        if token.type in ("fence", "code_block") and token.info in ("", "bash"):
+            lines = [line.strip() for line in re.sub(r"\\\n *", "", token.content).splitlines()]
+            found += [line for line in lines if PROGRAM.match(line) or (token.info and line and line[0] != "#")]
+    return [shlex.join(words(line)) for line in found if not NETWORK.match(line)]
+
+
+def words(command: str) -> list[str]:
+    """Split a command; drop variables before the program, and fill in what is left to the reader."""
+    text = re.sub(r"<[^<>]*>|(?<==)…", "placeholder", command.replace(EXAMPLE, "symlora"))
+    return shlex.split(re.sub(r"^([A-Z_]+=\S+ )+", "", text), comments=True)
+
+
+def check(command: str) -> None:
+    """Check a command without running it: target, script, options, names in configs/, overrides."""
+    program, *rest = words(command)
+    if program == "make":
+        check_make(rest)
+    elif Path(program).name != "python":
+        given = parse(Path(program).name, rest)
+        if launched := getattr(given, "training_script", None):  # of torchrun and accelerate
+            check(shlex.join(["python", launched, *given.training_script_args]))
+        check_names(given)
+    elif rest[:2] == ["-m", "pytest"]:
+        assert not [word for word in rest if word.startswith("tests/") and not (ROOT / word).exists()]
+    else:
+        name, *rest = rest[1:] if rest[0] == "-m" else rest
+        place = Path(name if name.endswith(".py") else f"{name.replace('.', '/')}/__main__.py")
+        script = next((folder / place for folder in (ROOT, ROOT / "tests") if (folder / place).is_file()), None)
+        assert script is not None, f"{place} is not there"
+        given = parse(script, rest)
+        if script.parent.name != "examples":  # their --model is a name on the hub
+            check_names(given)
+
+
+def check_make(rest: list[str]) -> None:
+    """Check that a target exists and uses each variable, and check what it would run."""
+
+    def dry_run(*more: str) -> str:
+        done = subprocess.run([*MAKE, "-n", *rest, *more], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    shown = dry_run()
+    for name in (word.partition("=")[0] for word in rest if "=" in word):
+        assert dry_run(f"{name}=other") != shown, f"make {rest[0]} uses no {name}"
+    for line in shown.replace("\\\n", " ").splitlines():
+        if re.match(r"(\w+=\S+ )*\.venv/bin/(python|symlora) ", line):
+            check(line)
+
+
+def parse(program: str | Path, rest: list[str]) -> Namespace:
+    """Start a script or console command, and stop it once its own parser has read the command line."""
+
+    def stop(parser: ArgumentParser, args: Any = None, namespace: Any = None) -> None:
+        raise Parsed(parse_args(parser, args, namespace))
+
+    parse_args, errors = ArgumentParser.parse_args, io.StringIO()
+    with (
+        patch.object(ArgumentParser, "parse_args", stop),
+        patch.object(sys, "argv", [str(program), *rest]),
+        patch.object(sys, "path", [str(Path(program).parent), *sys.path]),
+        patch.object(signal, "signal"),  # these programs' handlers are not for pytest
+        contextlib.redirect_stderr(errors),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        try:
+            if isinstance(program, Path):
+                runpy.run_path(str(program), run_name="__main__")
+            else:
+                entry_points(group="console_scripts")[program].load()()
+        except Parsed as parsed:
+            return Namespace(**vars(parsed.args[0]))
+        except SystemExit as ended:
+            assert not ended.code, errors.getvalue() or ended.code
+            return Namespace()  # of --help
+    raise AssertionError(f"{program} reads no command line")
+
+
+def check_names(given: Namespace) -> None:
+    """Compose what a command line names: task, method, model, protocol and overrides."""
+    overrides = list(getattr(given, "overrides", None) or [])
+    many = getattr(given, "multirun", True) or any(word.startswith("sweep=") for word in overrides)
+    for group in ("task", "method", "model", "protocol"):
+        value = getattr(given, group, None) or getattr(given, f"{group}s", None)
+        if isinstance(value, str) and value.strip():
+            overrides.append(f"{group}={','.join(value.replace(',', ' ').split())}")
+    if overrides:
+        expand(*overrides) if many else compose(*overrides)
+
+
+def anchors(page: Path) -> set[str]:
+    """List the anchors that GitHub makes of a page's headings, and its <a id="…">."""
+    tokens = MarkdownIt().parse(page.read_text())
+    titles = [after.content for token, after in zip(tokens, tokens[1:], strict=False) if token.type == "heading_open"]
+    made = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+    return made | set(re.findall(r'<a id="([^"]+)">', page.read_text()))
+
+
+@pages
+def test_links_and_names_are_right(page: Path) -> None:
+    """Check relative links with their anchors, and the files and settings named in code type."""
+    for link in inline(page, "link_open", "image"):
+        name, _, anchor = str(link.attrs.get("href") or link.attrs["src"]).partition("#")
+        if not re.match(r"[a-z]+:", name):
+            target = page.parent / name if name else page
+            assert target.exists(), f"{name} is not there"
+            assert not anchor or anchor in anchors(target), f"{name}#{anchor}: no such heading"
+    with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        settings = hydra.compose("config", ["hydra/launcher=packed"], return_hydra_config=True)
+    for code in (token.content for token in inline(page, "code_inline")):
+        if re.fullmatch(r"(symlora|scripts|configs|tests|docs|notebooks)/[\w./-]*", code) and EXAMPLE not in code:
+            assert (ROOT / code).exists(), f"{code} is not there"
+        for parent, key in re.findall(r"(?<![\w.+/-])([a-z]\w*(?:\.\w+)*)\.(\w+)=", code):
+            assert key in (OmegaConf.select(settings, parent) or ()), f"there is no setting {parent}.{key}"
+
+
+@pytest.mark.parametrize("found", [[README], pytest.param(OTHERS, marks=pytest.mark.docs)], ids=["README", "others"])
+def test_commands_are_right(found: list[Path]) -> None:
+    for command in sorted({line for page in found for line in commands(page)}):
+        try:
+            check(command)
+        except Exception as error:
+            pytest.fail(f"`{command}`: {error}")
+
+
+@pages
+def test_python_blocks_run(page: Path, tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = Sybil([PythonCodeBlockParser(), SkipParser()]).parse(page)
+    assert not re.search(r"skip: \w+ *-->", document.text), "a skip needs a reason"
+    for name in ("model", "base"):  # pages take these classifiers as given
+        document.namespace[name] = RobertaForSequenceClassification.from_pretrained(tiny("roberta", head=True))
+    monkeypatch.chdir(tmp_path)
+    for example in document:
+        with contextlib.suppress(SkipTest):
+            example.evaluate()
+
+
+@pytest.mark.docs
 @pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("    make nothing\n", "`make nothing`: no rule for it"),
-        ("    make sweeps TASK=rte\n", "no rule for it"),
-        ("    make glue TSK=rte\n", "the Makefile has no variable TSK"),
-        ("    make glue TASK=rtf\n", "Could not find 'task/rtf'"),
-        ('    make glue ARGS="train.learning_rate=1"\n', "learning_rate"),
-        ('    make glue ARGS="train.lr=-1"\n', "train.lr=-1.0: give a learning rate above 0"),
-        ('    make study ARGS="train.lrs=1"\n', "lrs"),
-        ("    make report ARGS=--strictly\n", "report.py: error: unrecognized arguments: --strictly"),
-        ("    python scripts/none.py --help\n", "scripts/none.py is not there"),
-        ("    torchrun --nproc-per-node 2 train.py\n", "train.py is not there"),
-        ("    accelerate launch --num-processes 2\n", "arguments are required: training_script"),
-        ("    python -m pytest -q tests/test_none.py\n", "tests/test_none.py is not there"),
-        ("    symlora export x y --onto lora\n", "arguments are required: --to"),
-        (f"{FENCE}bash\nrm -rf results\n{FENCE}\n", "`rm -rf results`: no rule for it"),
-        (f"{FENCE}bash\n# nothing\n{FENCE}\n", "no command in it"),
-        (f"{FENCE}bash\nmake glue TASK='rte\n{FENCE}\n", "No closing quotation"),
-        (f"{FENCE}console\n$ make nothing\noutput\n{FENCE}\n", "`make nothing`: no rule for it"),
-        (f"{FENCE}python\nimport symlora.nothing\n{FENCE}\n", "ModuleNotFoundError"),
-        (f"{FENCE}python\nx = (\n{FENCE}\n", "never closed"),
-        (f"{FENCE}python\nassert 1 + 1 == 3\n{FENCE}\n", "AssertionError"),
-        (f'{FENCE}python\nAutoModel.from_pretrained("gpt2"\n{FENCE}\n', "never closed"),
-        (f"{FENCE}yaml\na: [1\n{FENCE}\n", "a: .1"),
-        (f"{FENCE}json\n{{'a': 1}}\n{FENCE}\n", "Expecting"),
-        (f"{FENCE}haskell\nmain\n{FENCE}\n", "no rule for a block of language 'haskell'"),
-        ("[there](nowhere.md)\n", "nowhere.md is not there"),
-        ("# Title\n[there](#titel)\n", "#titel: no such heading"),
-        ("see `symlora/nothing.py`\n", "`symlora/nothing.py` is not there"),
-    ],
+    "command", sorted({line for page in (README, *OTHERS) for line in commands(page) if CHEAP.match(line)})
 )
-def test_what_does_not_work_is_found(tmp_path: Path, text: str, says: str) -> None:
+def test_cheap_commands_run(command: str) -> None:
+    program, *rest = shlex.split(command)
+    start = {"make": [*MAKE], "symlora": [sys.executable, "-m", "symlora"]}.get(Path(program).name, [sys.executable])
+    done = subprocess.run([*start, *rest], cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr or done.stdout
+
+
+WRONG = {
+    "[a](b.md)": "b.md is not there",
+    "# A\n\n[a](#b)": "#b: no such heading",
+    "`symlora/nothing.py`": "symlora/nothing.py is not there",
+    "`train.rate=1`": "no setting train.rate",
+    "    make nothing": "No rule to make target",
+    "    make glue TSK=rte": "make glue uses no TSK",
+    "    make glue TASK=rtf": "task=rtf",
+    '    make glue ARGS="train.learning_rate=1"': "learning_rate",
+    "    make study TASKS='rte wnly'": "task/wnly",
+    "    python scripts/none.py": "scripts/none.py is not there",
+    "    python scripts/train.py -m task=rte seed=0 train.lr=1e-3,-1": "train.lr=-1",
+    "    torchrun --nproc-per-node 4 scripts/train.py seed=0,1": "seed=0,1",
+    "    accelerate launch scripts/examples/accelerate_loop.py --task cola": "invalid choice: 'cola'",
+    "    symlora nothing": "invalid choice: 'nothing'",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_what_is_wrong_is_found(text: str, tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text(text)
-    found = failures(tmp_path / "page.md", running="python" in text and "python " not in text)
-    assert len(found) == 1 and re.search(says, found[0]), found
-
-
-WRONG = [
-    ("symlora export a b --to nonsense", "invalid choice: 'nonsense'"),
-    ("symlora export a b --to merged --rank two", "--rank: invalid int value: 'two'"),
-    ("symlora export a", "arguments are required: out, --to"),
-    ("symlora export a b --to merged|lore", "invalid choice: 'lore'"),
-    ("symlora import a b", "invalid choice: 'import'"),
-    ("python -m symlora export a b --to nonsense", "invalid choice: 'nonsense'"),
-    ("python scripts/export.py a b --to nonsense", "invalid choice: 'nonsense'"),
-    ("python scripts/examples/trainer.py --task nonsense", "invalid choice: 'nonsense'"),
-    ("python scripts/examples/accelerate_loop.py --steps 5", "unrecognized arguments: --steps 5"),
-    ("accelerate launch scripts/examples/accelerate_loop.py --task cola", "invalid choice: 'cola'"),
-    ("accelerate launch --nonsense scripts/examples/accelerate_loop.py", "unrecognized arguments: --nonsense"),
-    ("accelerate launch --num-processes four scripts/train.py", "invalid int value: 'four'"),
-    ("torchrun --nonsense 4 scripts/train.py task=mnli", "arguments: --nonsense"),
-    ("torchrun --nproc-per-node 4 scripts/train.py task=nope", "Could not find 'task/nope'"),
-    ("python scripts/train.py --nonsense", "unrecognized arguments: --nonsense"),
-    ("python scripts/train.py task=rte seed=0,1", "seed=0,1: several values need -m"),
-    ("python scripts/submission.py --protocol", "--protocol: expected one argument"),
-    ("python scripts/submission.py --protocol nope", "nope: there is no such protocol"),
-    ("python scripts/report.py --strict", "arguments are required: command"),
-    ("python scripts/report.py table2", "invalid choice: 'table2'"),
-    ("make report ARGS=--out", "--out: expected one argument"),
-    ("make study TASKS=nope", "nope: there is no such task in configs/task"),
-    ("make study TASKS='rte wnly'", "wnly: there is no such task"),
-    ("make study ARGS='--methods symlora,nope'", "nope: there is no such method"),
-    ("make study TASKS=rte N=none", "none: give a whole number"),
-    ("make study TASKS=rte ARGS=train.lr=-1", "train.lr=-1.0: give a learning rate above 0"),
-    ("make select TASK=rte WIDEN='--widen --axis width'", "invalid choice: 'width'"),
-    ("make demo TASK=rte", "`make demo` heeds no TASK"),
-    ("make methods ARGS='--method nope'", "nope: there is no such method"),
-    ("make bench ARGS='--runs one'", "invalid _numbers value: 'one'"),
-    ("make faults ARGS=--nonsense", "unrecognized arguments: --nonsense"),
-    ("python -m pytest --nonsense tests", "pytest has no option --nonsense"),
-]
-RIGHT = [
-    "symlora export <adapter> <out> --to merged|lora|symlora",
-    "symlora export <file> out --to lora --alpha <α> --base <name>",
-    "python scripts/examples/trainer.py --task <task> --max-steps <steps>",
-    "accelerate launch --num-processes <n> scripts/examples/accelerate_loop.py --task rte",
-    "torchrun --standalone --nproc-per-node=2 scripts/train.py task=mnli",
-    "python scripts/train.py task=<task> method=<method> seed=<k> model=minilm protocol=short",
-    "python scripts/train.py -m task=rte seed=0,1",
-    "python scripts/submission.py --protocol <protocol>",
-    "make study TASKS='cola,rte' MODEL=minilm [N=3]",
-    "make study MODEL=local ARGS='model.name=<name> model.path=<folder>'",
-    "make faults ARGS='--kills 20 --bad 40'",
-    "make glue TASK=cola|rte ARGS='train.lr=… seed=<seed>'",
-]
-
-
-@pytest.mark.parametrize(("command", "says"), WRONG, ids=[command for command, _ in WRONG])
-def test_a_wrong_command_is_found_in_a_block_and_in_the_text(tmp_path: Path, command: str, says: str) -> None:
-    (tmp_path / "page.md").write_text(
-        f"# Page\n\nText\nand `{command}`.\n\n{FENCE}bash\nmake help\n{command}\n{FENCE}\n"
-    )
-    found = failures(tmp_path / "page.md")
-    assert [line.split()[0] for line in found] == ["page.md:8", "page.md:4"], found
-    assert all(says in line for line in found), found
-
-
-@pytest.mark.parametrize("command", RIGHT)
-def test_a_right_command_is_checked_in_a_block_and_in_the_text(tmp_path: Path, command: str) -> None:
-    (tmp_path / "page.md").write_text(f"`{command}`\n\n{FENCE}bash\n{command}\n{FENCE}\n")
-    found = [item for item in check_pages([tmp_path / "page.md"], running=False)]
-    assert [item.how for item in found] == [CHECK] * 3, found
-    assert found[1].what == "1 commands and settings in the text"
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("make nothing", "no rule for it"),
-        ("make glue TASK='rte", "No closing quotation"),
-        ("python scripts/none.py", "scripts/none.py is not there"),
-        ("scripts/runs.py --sort", "unrecognized arguments: --sort"),
-        ("method.lambda_decay=half", "method.lambda_decay=half: unknown"),
-        ("method.lamda_decay=zero", "lamda_decay"),
-        ("train.lr=fast", "fast"),
-        ("train.epoch=…", "epoch"),
-        ("sweep=girds", "Could not find 'sweep/girds'"),
-        ("force=perhaps", "perhaps"),
-        ("hydra/launcher=pack", "pack"),
-        ("logger.mode=online|ofline", "logger.mode=ofline: unknown"),
-        ('ARGS="init_form=<run folder>"', "fits no target of the Makefile: .*init_form"),
-        ("ARGS=--as-papers", "fits no target of the Makefile"),
-        ("ARG=--as-paper", "the Makefile has no variable ARG: is it ARGS?"),
-        ("TASKS=nope", "nope: there is no such task"),
-        ("N=none", "fits no target"),
-    ],
-)
-def test_what_is_wrong_in_the_text_is_found(tmp_path: Path, text: str, says: str) -> None:
-    (tmp_path / "page.md").write_text(f"A `word`, and\n`{text}`.\n")
-    found = failures(tmp_path / "page.md")
-    assert len(found) == 1 and found[0].startswith("page.md:2 ") and re.search(says, found[0]), found
-
-
-INLINE = """The `key=value` of `status=failed` or `status: failed` is prose, as are `make`, `python`, `python 3.12`,
-`task_type="SEQ_CLS"`, `train_lambda=False`, `OMP_NUM_THREADS=1`, `GLUE_DIR=<folder>`, `import symlora` and `x = 'y`.
-
-Settings and commands: `method.lambda_decay=zero`, `train.lr=1e-3`, `train.lr=…`, `force=true`, `sweep=grid`,
-`precision=fp32`, `init_from=<run folder>`, `seed=0,1,2`, `hydra/launcher=packed`, `hydra.launcher.inner=auto|basic`,
-`protocol.selection=held_out`, `ARGS="init_from=<run folder>"`, `ARGS="train.lr=1e-4,1e-3"`, `ARGS=--as-paper`, `N=3`,
-`TASKS="cola rte"`, `MODEL=local ARGS="model.name=<name> model.path=<folder>"`, `symlora export`,
-`python scripts/export.py`, `accelerate launch`, `pip install symlora`, `make faults`,
-`scripts/train.py -m sweep=methods`.
-"""
-
-
-def test_prose_is_no_command_and_settings_are(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(INLINE)
-    assert failures(page) == []
-    prose, shown = INLINE.split("Settings and commands")
-    page.write_text(prose)
-    assert [item.what for item in check_pages([page], running=False)] == ["0 links and names of files"]
-    page.write_text(shown)
-    count = len(list(inlines(page)))
-    assert next(check_pages([page], running=False)).what == f"{count} commands and settings in the text"
-
-
-def test_code_in_the_text_knows_its_line(tmp_path: Path) -> None:
-    (tmp_path / "page.md").write_text("`a`\n\n- `b` and `c\n  d`\n  `b`\n\n> `e`\n> `f`\n")
-    assert list(inlines(tmp_path / "page.md")) == [(1, "a"), (3, "b"), (3, "c d"), (5, "b"), (7, "e"), (8, "f")]
-
-
-GOOD = f"""# A good page
-
-    h = λ W0 x
-
-    $ make nothing
-
-{FENCE}bash
-GLUE_DIR=<a folder> make glue TASK=rte \\
-  ARGS="init_from=<run folder>"   # a comment
-pip install symlora
-{FENCE}
-
-{FENCE}console
-$ make help
-  make setup
-{FENCE}
-
-{FENCE}python
-names = set(range(11))
-{FENCE}
-
-{FENCE}python
-assert len(names) > 10  # the block above ran in the same place
-{FENCE}
-
-[this](#a-good-page), [that](page.md), [a site](https://arxiv.org), `scripts/train.py`
-"""
-
-
-def test_each_block_falls_into_its_class(tmp_path: Path) -> None:
-    (tmp_path / "page.md").write_text(GOOD)
-    found = list(check_pages([tmp_path / "page.md"], running=False))
-    assert [item.how for item in found] == ["text", *["checked"] * 5], found
-    assert found[1].what.startswith("1 checked, 1 skipped: GLUE_DIR=placeholder make glue")
-    assert "needs a package index" in found[1].what and "needs data, weights or runs" in found[1].what
-    assert summary(found) == "0 ran, 5 checked, 0 skipped, 1 text, 0 FAILED"
-    (tmp_path / "page.md").write_text(GOOD[GOOD.index(f"{FENCE}console") :])
-    assert [item.how for item in check_pages([tmp_path / "page.md"], running=True)] == ["ran", "ran", "ran", FAILED]
-    assert found[1].place == "page.md:8" and GOOD.splitlines()[7].startswith("GLUE_DIR")
-    assert [rule(words.split()).how for words in ("make help", "make demo", "A=b make glue", "pip install x")] == [  # type: ignore[union-attr]
-        RUN,
-        CHECK,
-        CHECK,
-        SKIP,
-    ]
-
-
-def test_python_that_needs_a_hub_is_compiled_and_so_is_what_follows_it(tmp_path: Path) -> None:
-    hub = f'{FENCE}python\nmodel = AutoModel.from_pretrained("roberta-base")\n{FENCE}\n'
-    (tmp_path / "page.md").write_text(f"{hub}\n{FENCE}python\nmodel.train(1, 2, 3)\n{FENCE}\n")
-    assert [item.how for item in check_pages([tmp_path / "page.md"], running=False)] == [SKIP, SKIP, CHECK]
-
-
-def test_the_formulas_of_the_method_are_so() -> None:
-    assert failures(DOCS / "method.md", running=True) == []
-
-
-def test_commands_are_run_to_the_end() -> None:
-    run(["OMP_NUM_THREADS=1", "make", "help"], ROOT)
-    with pytest.raises(Wrong, match="exit status 2: .*No rule to make target"):
-        run(["make", "nothing"], ROOT)
-
-
-def test_protocols_page_has_the_tables_that_the_command_prints() -> None:
-    assert set(PROTOCOLS) == {path.stem for path in (ROOT / "configs" / "protocol").glob("*.yaml")}
-    text = (DOCS / "protocols.md").read_text()
-    assert markdown() in text, "paste what `.venv/bin/python scripts/protocols.py` prints"
-    assert all(f"| `{name}` |" in text for name in PROTOCOLS)
-
-
-def test_run_folder_page_names_every_key_and_column() -> None:
-    text = (DOCS / "run-folder.md").read_text()
-    named = set(re.findall(r"`([\w-]+)`", text))
-    folder = next((ROOT / "results" / "runs").glob("short_holdout/minilm/symlora/*/*/seed-0"))
-    record = json.loads((folder / "run.json").read_text())
-    keys = set(record)
-    for part in ("provenance", "parameters", "score", "cost"):
-        keys |= set(record[part])
-    keys |= set(record["epochs"][0]) | set(record["data"]["train"]) | set(record["selections"])
-    for file in ("predictions", "norms"):
-        keys |= set(pq.read_schema(folder / f"{file}.parquet").names)
-    assert keys <= named, keys - named
-
-
-def test_submission_page_has_the_files_and_rows() -> None:
-    text = (DOCS / "submission.md").read_text()
-    rows = re.findall(r"^\| (\S+\.tsv) \| ([\d,]+) \| ([^|]+) \| ([^|]+) \|$", text, re.MULTILINE)
-    assert [(name, int(count.replace(",", ""))) for name, count, _, _ in rows] == [(f.name, f.rows) for f in files()]
-    for (_, _, allowed, source), file in zip(rows, files(), strict=True):
-        assert not file.words or set(file.words) == set(re.split(r", | or ", allowed))
-        assert file.name == "WNLI.tsv" or source.startswith(f"{file.task}, {file.split}")
-    assert f"**{LINES:,} lines**" in text
-
-
-def test_reproduce_page_counts_rows_and_steps() -> None:
-    recipe = yaml.safe_load((ROOT / "configs" / "protocol" / "paper.yaml").read_text())["protocol"]["recipe"]
-    text = (DOCS / "reproduce.md").read_text()
-    rows = re.findall(r"^\| (\S+) \| ([\d,]+) \| [^|]+ \| [^|]+ \| ([\d,]+) \| (\d+) \|$", text, re.MULTILINE)
-    steps, work = 0, 0
-    for name, count, total, flop in rows:
-        task = name.lower().replace("-", "")
-        facts = yaml.safe_load((ROOT / "configs" / "task" / f"{task}.yaml").read_text())
-        train = facts["splits"]["train"]
-        expected = math.ceil(train / recipe[task]["batch_size"]) * recipe[task]["epochs"]
-        assert (count, total) == (f"{train:,}", f"{expected:,}"), name
-        steps, work = steps + expected, work + int(flop)
-    assert len(rows) == 8 and f"| all | | | | {steps:,} | {work} |" in text
-
-
-def test_packing_page_lists_what_may_differ() -> None:
-    text = (DOCS / "packed-training.md").read_text()
-    for part, free in (("run", _FREE), ("train", _FREE_TRAIN), ("method", _FREE_METHOD)):
-        assert f"| {part} | {', '.join(free)} |" in text
-
-
-def test_blocks_know_their_lines(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(GOOD)
-    lines = GOOD.splitlines()
-    for block in blocks(page):
-        assert lines[block.line - 1].strip() == block.text.splitlines()[0].strip()
+    with pytest.raises((AssertionError, pytest.fail.Exception), match=re.escape(WRONG[text])):
+        test_links_and_names_are_right(tmp_path / "page.md")
+        test_commands_are_right([tmp_path / "page.md"])

@@ -305,9 +305,9 @@ def test_differences_are_paired_by_seed_and_judged_by_tost() -> None:
         for method in ("symlora", "lora")
     }
     assert list(cola["difference"]) == pytest.approx(np.subtract(scores["symlora"], scores["lora"]))
-    judged = stats.tost(scores["symlora"], scores["lora"], settings.margin, settings.alpha)
-    assert set(cola["verdict"]) == {judged.verdict} and set(cola["n"]) == {3}
-    assert (cola["low"].iloc[0], cola["high"].iloc[0]) == (judged.difference.low, judged.difference.high)
+    interval = stats.paired_interval(scores["symlora"], scores["lora"], 1 - settings.alpha)
+    assert set(cola["verdict"]) == {"inconclusive"} and set(cola["n"]) == {3} and set(cola["level"]) == {0.95}
+    assert (cola["low"].iloc[0], cola["high"].iloc[0]) == (interval.low, interval.high)
     assert set(frame.loc[frame["task"] == "rte", "at_chance"]) == {True}
     single = frame[frame["task"] == "mrpc"].iloc[0]
     assert single["verdict"] == "one seed: no test" and math.isnan(single["low"])
@@ -322,8 +322,8 @@ def test_the_plot_of_differences_shows_margin_verdicts_and_cut_intervals() -> No
     chosen = choose(frame_of(rows), {})
     a, b = np.array([60.0, 70.0]), np.array([62.0, 64.0])
     key = ("m", "p", "rte", "symlora")
-    judged = stats.tost(a, b, 1.0, 0.05)
-    pairs = {key: Paired(key, (0, 1), (a, b), stats.t_interval(a - b), judged, None, None, None, None)}
+    (decision,) = stats.decide([2.0], [0.7], [0.6])
+    pairs = {key: Paired(key, (0, 1), (a, b), stats.t_interval(a - b), 0.7, 0.6, None, None, None, decision)}
     frame = differences(pairs, chosen, "m", "p", 1.0, 0.05)
     assert list(frame["verdict"]) == ["no pair", "inconclusive", "inconclusive"]
     assert list(frame["n"]) == [0, 2, 2]

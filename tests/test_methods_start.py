@@ -1,4 +1,4 @@
-"""How each method of our own starts, container by container: the distribution that its file's docstring states.
+"""How each method of our own starts, container by container, and the containers' names in a saved adapter.
 
 Most starts leave the output as it is whatever their scale (B = 0), so that no test of outputs sees a wrong one; how
 fast the method learns depends on it all the same.
@@ -7,16 +7,17 @@ fast the method learns depends on it all the same.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
+from layers import CONFIGS, SQUARE, containers, model_of
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
 from scipy import stats
-from torch import Tensor, nn
 
-from symlora import adapters
-from symlora.adapters import registry
+from symlora.adapters.config import LowRankConfig
 
 N_IN, N_OUT, R = 256, 192, 64  # no two alike, so that a bound of the wrong width shows
 Start = tuple[str, float]
@@ -43,7 +44,6 @@ FIELDS: dict[str, dict[str, Any]] = {
     "symlora with its own init_std": {"init_std": 0.1},
     "xgblora": {"boosters": 3},
 }
-SQUARE = ("symlora", "symloraorthonormal", "symmetric")
 # What the docstrings of symlora/adapters state; notes: peers.md §2.
 STARTS: dict[str, dict[str, Start]] = {
     "asymlora": {"asymlora_B": ZERO, "asymlora_frozen_A": ELSEWHERE},
@@ -109,22 +109,15 @@ STARTS: dict[str, dict[str, Start]] = {
     "symmetric": {"symmetric_upper": ZERO},
     "xgblora": {"xgblora_A": kaiming(N_IN), "xgblora_B": ZERO, "xgblora_merged_A": ZERO, "xgblora_merged_B": ZERO},
 }
-CONFIGS = {config.method: config for config, _ in registry.METHODS}
 
 
-def started(case: str) -> dict[str, Tensor]:
-    """The values of every container that the method fills."""
-    method = case.split()[0]
-    fields: dict[str, Any] = {"target_modules": ["0"], **FIELDS.get(case, {})}
-    if issubclass(CONFIGS[method], adapters.LowRankConfig):
+def started(case: str, seed: int = 0) -> Any:
+    """A model with one adapted layer."""
+    method, fields = case.split()[0], FIELDS.get(case, {})
+    if issubclass(CONFIGS[method], LowRankConfig):
         fields = {"r": R, **fields}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        base = nn.Sequential(nn.Linear(N_IN, N_IN if method in SQUARE else N_OUT))
-        model: Any = peft.get_peft_model(base, CONFIGS[method](**fields))
-    layer = model.base_model.model[0]
-    containers = {name: getattr(layer, name) for name in layer.adapter_layer_names + layer.frozen_layer_names}
-    return {name: held["default"].detach() for name, held in containers.items() if "default" in held}
+        return model_of(CONFIGS[method](**fields), N_IN, N_IN if method in SQUARE else N_OUT, torch.float32, seed)
 
 
 def law(kind: str, number: float) -> Any:
@@ -136,10 +129,10 @@ def law(kind: str, number: float) -> Any:
 
 @pytest.mark.parametrize("case", STARTS)
 def test_a_method_starts_as_its_docstring_states(case: str) -> None:
-    found = started(case)
+    found = containers(started(case).base_model.model[0])
     assert found.keys() == STARTS[case].keys()
     for name, (kind, number) in STARTS[case].items():
-        values = found[name].double().flatten().numpy()
+        values = found[name].detach().double().flatten().numpy()
         if kind == "constant":
             assert (values == number).all(), name
         elif kind != "elsewhere":
@@ -150,6 +143,18 @@ def test_a_method_starts_as_its_docstring_states(case: str) -> None:
             # The standard error of a standard deviation: σ √((κ - 1) / 4n), κ the kurtosis (scipy gives κ - 3).
             error = math.sqrt((float(wanted.stats("k")) + 2) / (4 * len(values)))
             assert abs(float(values.std()) / float(wanted.std()) - 1) < 4 * error, name
+
+
+@pytest.mark.parametrize("method", CONFIGS)
+def test_the_names_in_a_saved_adapter_are_those_of_the_table(method: str, tmp_path: Path) -> None:
+    """They are those of adapters saved long ago, so that such a file loads, value by value."""
+    started(method).save_pretrained(tmp_path)
+    stored = load_file(tmp_path / "adapter_model.safetensors")
+    module = "base_model." if method == "lorta" else "base_model.model.0."
+    assert stored.keys() == {module + name for name in STARTS[method]}
+    again: Any = PeftModel.from_pretrained(started(method, seed=1).unload(), str(tmp_path))
+    for key, value in get_peft_model_state_dict(again).items():
+        assert torch.equal(value, stored[key]), key
 
 
 def test_every_method_of_our_own_is_in_the_table() -> None:

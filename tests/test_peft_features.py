@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -23,12 +22,10 @@ import transformers
 from conftest import TinyFactory
 from peft import PeftModel, get_peft_model
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from symlora import SymLoraConfig
-from symlora.adapters import SymLoraLinear
-from symlora.adapters.near_names import near_names
+from symlora.adapters.symlora import SymLoraLinear
 
 CLASSIFIER: Any = transformers.AutoModelForSequenceClassification
 IDS = torch.randint(3, 100, (4, 9), generator=torch.Generator().manual_seed(0))
@@ -92,6 +89,7 @@ def test_adapters_are_loaded_switched_and_deleted_with_their_heads(base_dir: Pat
     singles = [logits(PeftModel.from_pretrained(base(base_dir), folder)) for folder in two_dirs]
     model: Any = PeftModel.from_pretrained(base(base_dir), two_dirs[0], adapter_name="a").eval()
     model.load_adapter(two_dirs[1], "b", low_cpu_mem_usage=True)
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"cpu"}  # and none on meta
     for name, expected in zip("ab", singles, strict=True):
         model.set_adapter(name)
         assert torch.equal(logits(model), expected)  # with its own head
@@ -150,15 +148,6 @@ def test_training_and_merging_on_a_base_of_any_precision(
     merged = model.merge_and_unload(safe_merge=True)
     assert {p.dtype for p in merged.parameters()} == {dtype}
     torch.testing.assert_close(logits(merged).float(), reference, rtol=near, atol=near)
-
-
-def test_low_cpu_mem_usage_leaves_nothing_on_meta(base_dir: Path, two_dirs: Any) -> None:
-    model: Any = PeftModel.from_pretrained(base(base_dir), two_dirs[0], low_cpu_mem_usage=True).eval()
-    assert {tensor.device.type for tensor in model.state_dict().values()} == {"cpu"}
-    assert torch.equal(logits(model), logits(PeftModel.from_pretrained(base(base_dir), two_dirs[0])))
-
-
-# transformers' own doors.
 
 
 def test_transformers_loads_an_adapter_folder_itself(base_dir: Path, two_dirs: Any) -> None:
@@ -302,45 +291,25 @@ def test_quantised_base(bits: int, near: float) -> None:
 # Bad files: what PEFT says of them, so that nobody trains or scores something else.
 
 
-def spoiled(source: Path, folder: Path, change: Any = None, **fields: Any) -> Path:
-    shutil.copytree(source, folder)
-    if change is not None:
-        save_file(
-            {k: t for name, value in load_file(source / FILE).items() for k, t in change(name, value)}, folder / FILE
-        )
-    path = folder / "adapter_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
-    return folder
-
-
-@pytest.mark.parametrize("kind", ["another width", "another rank", "another method", "cut short", "no such rank"])
-def test_a_bad_adapter_file_is_refused(kind: str, base_dir: Path, two_dirs: Any, tmp_path: Path) -> None:
-    good, folder = two_dirs[0], tmp_path / "bad"
-    error: Any = RuntimeError
-    if kind == "another width":
-        change = lambda name, value: [(name, value[:16].clone() if name.endswith("_Q") else value)]  # noqa: E731
-        spoiled(good, folder, change)
-        words = r"query\.symlora_Q.*torch.Size\(\[16, 4\]\).*torch.Size\(\[32, 4\]\)"
-    elif kind == "another rank":
-        spoiled(good, folder, r=3)
-        words = r"query\.symlora_Q.*torch.Size\(\[32, 4\]\).*torch.Size\(\[32, 3\]\)"
-    elif kind == "another method":
-        spoiled(good, folder, peft_type="LORA", lora_alpha=4)
-        with pytest.warns(UserWarning, match=r"missing adapter keys.*query\.lora_A"):  # all that PEFT does
-            PeftModel.from_pretrained(base(base_dir), folder)
-        model = PeftModel.from_pretrained(base(base_dir), good)
-        error, words = ValueError, "different peft types.*SYMLORA.*LORA"
-        with pytest.raises(error, match=words):
-            model.load_adapter(folder, "second")
-        return
-    elif kind == "cut short":
-        spoiled(good, folder)
+@pytest.mark.parametrize(
+    ("fields", "error", "words"),
+    [
+        ({"r": 3}, RuntimeError, r"query\.symlora_Q.*torch.Size\(\[32, 4\]\).*torch.Size\(\[32, 3\]\)"),
+        ({"r": 33}, ValueError, r"r = 33.*attention\.self\.query.*32 x 32"),
+        (None, SafetensorError, "file not fully covered"),
+    ],
+    ids=["another rank", "no such rank", "cut short"],
+)
+def test_a_bad_adapter_file_is_refused(
+    fields: Any, error: Any, words: str, base_dir: Path, two_dirs: Any, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(two_dirs[0], tmp_path / "bad"))
+    if fields is None:
         content = (folder / FILE).read_bytes()
         (folder / FILE).write_bytes(content[: len(content) // 2])
-        error, words = SafetensorError, "file not fully covered"
     else:
-        spoiled(good, folder, r=33)
-        error, words = ValueError, r"r = 33.*attention\.self\.query.*32 x 32"
+        path = folder / "adapter_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
     with pytest.raises(error, match=f"(?s){words}"):
         PeftModel.from_pretrained(base(base_dir), folder)
 
@@ -354,10 +323,6 @@ def test_a_bad_adapter_file_is_refused(kind: str, base_dir: Path, two_dirs: Any,
         ("no_such_.*", r"linear layers end in dense"),
     ],
 )
-def test_near_names_of_a_target_that_is_not_there(targets: Any, words: str, base_dir: Path) -> None:
-    assert re.search(words, near_names(base(base_dir), targets))
-
-
-def test_an_unmatched_target_lists_near_names(base_dir: Path) -> None:
-    with pytest.raises(ValueError, match=r"not found in the base model.*Did you mean query\?"):
-        get_peft_model(base(base_dir), config(task_type=None, target_modules=["qeury"]))
+def test_an_unmatched_target_lists_similar_names(targets: Any, words: str, base_dir: Path) -> None:
+    with pytest.raises(ValueError, match=rf"not found in the base model.*{words}"):
+        get_peft_model(base(base_dir), config(task_type=None, target_modules=targets))

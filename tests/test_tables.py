@@ -154,12 +154,12 @@ def test_the_tests_of_one_task(tmp_path: Path) -> None:
     _seeds(tmp_path, "symlora", [70, 73, 74])
     row = _row(_build(tmp_path), "table2", SHORT, "RTE", "SymLoRA")
     s = math.sqrt(1 / 3)
-    half = scipy_stats.t.ppf(0.95, 2) * s / math.sqrt(3)
+    half = scipy_stats.t.ppf(0.975, 2) * s / math.sqrt(3)
     p = scipy_stats.t.sf((1 - 1 / 3) / (s / math.sqrt(3)), 2)
     assert (row["n"], row["Mean"], row["s"]) == ("3", "72.3", "2.1")
-    assert (row["Difference"], row["90 %, seeds"]) == ("0.3", f"{1 / 3 - half:.1f} to {1 / 3 + half:.1f}")
-    assert (row["Verdict"], row["p TOST"], row["Holm"]) == ("inconclusive", f"{p:.3f}", f"{p:.3f}")
-    assert (row["p sign flip"], row["Holm2"], row["p McNemar"]) == ("1.000", "1.000", "1.000")
+    assert (row["Difference"], row["95 %, paired"]) == ("0.3", f"{1 / 3 - half:.1f} to {1 / 3 + half:.1f}")
+    assert (row["Verdict"], row["p TOST"], row["Holm2"]) == ("inconclusive", f"{p:.3f}", f"{p:.3f}")
+    assert (row["p t"], row["Holm"], row["p sign flip"], row["p McNemar"]) == ("0.423", "0.423", "1.000", "1.000")
     assert (row["lr"], row["Batch"], row["In its grid"]) == ("4e-3", "16", "no grid")
     low, high = map(float, row["95 %, seeds and rows"].split(" to "))
     assert low <= 0.0 and 0.3 < high < 4.0
@@ -197,19 +197,24 @@ def test_only_seeds_that_both_have_are_compared(tmp_path: Path) -> None:
     assert (row["n"], row["Difference"]) == ("2 (1 failed, 1 missing)", "1.0")
 
 
-def test_holm_is_over_the_tasks_of_a_section(tmp_path: Path) -> None:
-    _seeds(tmp_path, "lora", [70, 72, 74, 75, 76, 70])
-    _seeds(tmp_path, "symlora", [75, 77, 79, 81, 81, 75])
-    _seeds(tmp_path, "lora", [70, 72, 74, 75, 76, 70], "mrpc")
-    _seeds(tmp_path, "symlora", [71, 71, 75, 74, 77, 69], "mrpc")
-    _seeds(tmp_path, "lora", [70], "cola")  # one seed: in no family
-    _seeds(tmp_path, "symlora", [70], "cola")
-    report = _build(tmp_path, ("rte", "mrpc", "cola"))
-    rte, mrpc = (_row(report, "table2", SHORT, task, "SymLoRA") for task in ("RTE", "MRPC"))
-    assert (rte["p sign flip"], rte["Holm2"]) == ("0.031", "0.062")  # 2/64, times two tasks
-    assert (mrpc["p sign flip"], mrpc["Holm2"]) == ("1.000", "1.000")
-    cola = _row(report, "table2", SHORT, "CoLA", "SymLoRA")
-    assert (cola["Verdict"], cola["p sign flip"], cola["p McNemar"]) == ("one seed", "–", "–")
+def test_the_verdict_holds_over_the_tasks_of_a_section(tmp_path: Path) -> None:
+    _seeds(tmp_path, "lora", [70, 72, 74])
+    _seeds(tmp_path, "symlora", [75, 80, 79])
+    alone = _row(_build(tmp_path), "table2", SHORT, "RTE", "SymLoRA")
+    p = scipy_stats.ttest_rel([75, 80, 79], [70, 72, 74]).pvalue
+    assert (alone["Verdict"], alone["p t"], alone["Holm"]) == ("better", f"{p:.3f}", f"{p:.3f}")
+    for task in ("mrpc", "cola"):  # noise
+        _seeds(tmp_path, "lora", [70, 72, 74], task)
+        _seeds(tmp_path, "symlora", [72, 70, 77], task)
+    _seeds(tmp_path, "lora", [70], "stsb")  # one seed: in no family
+    _seeds(tmp_path, "symlora", [70], "stsb")
+    _seeds(tmp_path, "head", [60, 61, 62])  # another method is another family
+    report = _build(tmp_path, ("rte", "mrpc", "cola", "stsb"))
+    rte = _row(report, "table2", SHORT, "RTE", "SymLoRA")
+    assert (rte["Verdict"], rte["p t"], rte["Holm"]) == ("inconclusive", f"{p:.3f}", f"{3 * p:.3f}")
+    assert rte["95 %, paired"] == alone["95 %, paired"]  # not corrected
+    stsb = _row(report, "table2", SHORT, "STS-B", "SymLoRA")
+    assert [stsb[name] for name in ("Verdict", "p t", "Holm", "p TOST", "p sign flip")] == ["one seed", *["–"] * 4]
 
 
 def test_other_rows_under_the_same_name_are_not_compared_row_by_row(tmp_path: Path) -> None:

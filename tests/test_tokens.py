@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +32,7 @@ from symlora.data.demo import demo_split
 from symlora.data.splits import Split, load_splits
 from symlora.data.tokens import TokenizedSplit, load_tokens, save_tokens, tokenize
 from symlora.errors import SymloraError
+from symlora.model.hub import go_offline_if_unreachable
 from symlora.model.source import ModelSource, find, load_tokenizer
 from symlora.model.tokenizer import describe_tokenizer
 from symlora.runner.reporter import Reporter
@@ -312,3 +316,29 @@ def test_pickled_weights_are_refused_with_a_command_that_converts_them(
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(SymloraError, match="adapter_config.json makes transformers load an adapter"):
         find(ModelConfig("m", path=str(folder)))
+
+
+def drop(address: Any, timeout: float) -> Any:
+    threading.Event().wait(5)
+    raise TimeoutError
+
+
+@pytest.mark.parametrize(
+    ("hub", "offline"), [("listens", False), ("refuses", True), ("drops", True), ("nameless", True), ("proxy", False)]
+)
+def test_a_hub_that_accepts_no_connection_is_left_alone(
+    hub: str, offline: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("symlora.model.hub.PATIENCE", 0.2 if offline else 60)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        if hub == "drops":  # as a firewall does: no answer until the connection times out
+            monkeypatch.setattr(socket, "create_connection", drop)
+        if hub == "proxy":
+            monkeypatch.setenv("HTTPS_PROXY", "http://proxy:1")
+        host = "127.0.0.1" if hub != "nameless" else "no-such-host.invalid"
+        port = 1 if hub == "refuses" else server.getsockname()[1]
+        monkeypatch.setenv("HF_ENDPOINT", f"http://{host}:{port}")
+        go_offline_if_unreachable()
+    assert (os.environ.pop("HF_HUB_OFFLINE", None) == "1") == offline

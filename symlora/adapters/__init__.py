@@ -1,92 +1,39 @@
-"""Adapter methods of our own, as PEFT tuners: one method, one file (`symlora.py`) on one base (`base.py`)."""
+"""Add our adapter methods to PEFT: one file a method, found by itself.
 
-import peft  # noqa: F401  # first: its import sets off the hook of symlora/__init__.py, which imports the methods
+A method is three small classes:
 
-from symlora.adapters.asymlora import AsymLoraConfig, AsymLoraLinear, AsymLoraModel
-from symlora.adapters.base import AdapterLayer, AdapterModel
-from symlora.adapters.base_scale import BaseScaleLayer
-from symlora.adapters.config import AdapterConfig, LowRankConfig
-from symlora.adapters.dylora import DyLoraConfig, DyLoraLinear, DyLoraModel
-from symlora.adapters.edora import EdoraConfig, EdoraLinear, EdoraModel
-from symlora.adapters.houlsby import HoulsbyConfig, HoulsbyLinear, HoulsbyModel
-from symlora.adapters.lora2 import Lora2Config, Lora2Linear, Lora2Model
-from symlora.adapters.loralambda import LoraLambdaConfig, LoraLambdaLinear, LoraLambdaModel
-from symlora.adapters.loramini import LoraMiniConfig, LoraMiniLinear, LoraMiniModel
-from symlora.adapters.lorand import LorandConfig, LorandLinear, LorandModel
-from symlora.adapters.loraxs import LoraXsConfig, LoraXsLinear, LoraXsModel
-from symlora.adapters.lorta import LortaConfig, LortaLinear, LortaModel
-from symlora.adapters.melora import MeloraConfig, MeloraLinear, MeloraModel
-from symlora.adapters.prilora import PriLoraConfig, PriLoraLinear, PriLoraModel
-from symlora.adapters.registry import register
-from symlora.adapters.sara import SaraConfig, SaraLinear, SaraModel
-from symlora.adapters.symlora import SymLoraConfig, SymLoraLinear, SymLoraModel, symmetric_update
-from symlora.adapters.symlora_orthonormal import (
-    SymLoraOrthonormalConfig,
-    SymLoraOrthonormalLinear,
-    SymLoraOrthonormalModel,
-)
-from symlora.adapters.symmetric import SymmetricConfig, SymmetricLinear, SymmetricModel
-from symlora.adapters.xgblora import XgbLoraConfig, XgbLoraLinear, XgbLoraModel
+* a dataclass on `LowRankConfig`, or on `AdapterConfig` where the method has no rank (config.py): the method's own
+  fields and its `method` name;
+* a layer on `FactorLayer` (factors.py), where the adapter adds a product of factors to the weight: `initial_values` and
+  `factors`; or on `AdapterLayer` (layer.py): `initial_values`, `adapter_output` and `get_delta_weight`;
+* a model on `AdapterModel` (tuner.py): `config_class` and `tuner_layer_cls`, and `before_step`, `after_step` if it acts
+  between steps.
 
-register()
+Saving, loading, merging, several adapters, switching, dtypes and devices then work as they do for PEFT's own methods.
+A layer's forward is a function of its parameters and `x` alone (no state written, no branch on a value), so that
+`torch.vmap` over `torch.func.functional_call` trains a stack of adapters at once.
+"""
 
-__all__ = [
-    "AdapterConfig",
-    "AdapterLayer",
-    "AdapterModel",
-    "AsymLoraConfig",
-    "AsymLoraLinear",
-    "AsymLoraModel",
-    "BaseScaleLayer",
-    "DyLoraConfig",
-    "DyLoraLinear",
-    "DyLoraModel",
-    "EdoraConfig",
-    "EdoraLinear",
-    "EdoraModel",
-    "HoulsbyConfig",
-    "HoulsbyLinear",
-    "HoulsbyModel",
-    "Lora2Config",
-    "Lora2Linear",
-    "Lora2Model",
-    "LoraLambdaConfig",
-    "LoraLambdaLinear",
-    "LoraLambdaModel",
-    "LoraMiniConfig",
-    "LoraMiniLinear",
-    "LoraMiniModel",
-    "LoraXsConfig",
-    "LoraXsLinear",
-    "LoraXsModel",
-    "LorandConfig",
-    "LorandLinear",
-    "LorandModel",
-    "LortaConfig",
-    "LortaLinear",
-    "LortaModel",
-    "LowRankConfig",
-    "MeloraConfig",
-    "MeloraLinear",
-    "MeloraModel",
-    "PriLoraConfig",
-    "PriLoraLinear",
-    "PriLoraModel",
-    "SaraConfig",
-    "SaraLinear",
-    "SaraModel",
-    "SymLoraConfig",
-    "SymLoraLinear",
-    "SymLoraModel",
-    "SymLoraOrthonormalConfig",
-    "SymLoraOrthonormalLinear",
-    "SymLoraOrthonormalModel",
-    "SymmetricConfig",
-    "SymmetricLinear",
-    "SymmetricModel",
-    "XgbLoraConfig",
-    "XgbLoraLinear",
-    "XgbLoraModel",
-    "register",
-    "symmetric_update",
-]
+import importlib
+import pkgutil
+from typing import Any
+
+import peft  # noqa: F401  # first: its import runs the hook of symlora/__init__.py, which imports this package
+
+
+def discover() -> None:
+    """Import every module of this package: a method registers itself when its classes are defined."""
+    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
+        importlib.import_module(module.name)
+
+
+discover()
+
+
+def __getattr__(name: str) -> Any:
+    """Return a class or function of any module here, as in `from symlora.adapters import LoraXsConfig`."""
+    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
+        found = vars(importlib.import_module(module.name))
+        if name in found:
+            return found[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

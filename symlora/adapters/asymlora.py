@@ -1,4 +1,4 @@
-"""Asymmetric LoRA: LoRA with one factor frozen (Zhu et al., arXiv 2402.16842, section 5).
+"""Freeze one factor of LoRA: Asymmetric LoRA (Zhu et al., arXiv 2402.16842, section 5).
 
     h = W0 x + b + (α/r) B A x
 
@@ -25,56 +25,37 @@ Where the code of the paper (Jiacheng-Zhu-AIML/AsymmetryLoRA) says other things,
 * its random matrix is uniform on ±0.5 before the SVD; Haar is what "random orthonormal" means. Both are orthonormal.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from peft.tuners._buffer_dict import BufferDict
 from torch import Tensor, nn
 
-from symlora.adapters.base import AdapterLayer, AdapterModel
-from symlora.adapters.config import LowRankConfig
-from symlora.adapters.svd import truncated_svd
+from symlora.adapters.config import LowRankConfig, one_of, setting
+from symlora.adapters.factors import FactorLayer, truncated_svd, zeros
+from symlora.adapters.tuner import AdapterModel
 
 
 @dataclass
 class AsymLoraConfig(LowRankConfig):
-    """Configuration of Asymmetric LoRA: the fields of `LowRankConfig` and two more.
-
-    Args:
-        freeze: the factor that is not trained, "A" or "B".
-        frozen_init: where it comes from, "orthonormal" (random) or "svd" (of W0).
-
-    Raises:
-        ValueError: as `LowRankConfig`; or a field is none of its choices.
-    """
+    """Configure Asymmetric LoRA."""
 
     method: ClassVar[str] = "asymlora"
 
-    freeze: str = field(default="A", metadata={"help": "Factor that is not trained: A or B."})  # the paper's finding
-    frozen_init: str = field(default="orthonormal", metadata={"help": "Frozen factor: orthonormal or svd."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, choices in (("freeze", ("A", "B")), ("frozen_init", ("orthonormal", "svd"))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"asymlora: {name} must be {' or '.join(choices)}, got {getattr(self, name)!r}")
-
-    def parameter_count(self, in_features: int, out_features: int) -> int:
-        return self.r * (out_features if self.freeze == "A" else in_features)
+    freeze: str = setting("A", "Factor that is not trained: A or B.", one_of("A", "B"))  # the paper's finding
+    frozen_init: str = setting(
+        "orthonormal", "Frozen factor: orthonormal (random) or svd (of W0).", one_of("orthonormal", "svd")
+    )
 
 
-class AsymLoraLinear(AdapterLayer):
-    """A linear layer with LoRA adapters of which one factor is frozen; see the top of this file."""
+class AsymLoraLinear(FactorLayer):
+    """Adapt a linear layer by a LoRA with one frozen factor; see the top of this file."""
 
     adapter_layer_names = ("asymlora_A", "asymlora_B")
     frozen_layer_names = ("asymlora_frozen_A", "asymlora_frozen_B")
-    asymlora_A: nn.ParameterDict
-    asymlora_B: nn.ParameterDict
-    asymlora_frozen_A: BufferDict
-    asymlora_frozen_B: BufferDict
 
-    def start(self, config: AsymLoraConfig, r: int) -> dict[str, Tensor]:
+    def initial_values(self, config: AsymLoraConfig, r: int) -> dict[str, Tensor]:
         shapes = {"A": (r, self.in_features), "B": (self.out_features, r)}
         if config.frozen_init == "svd":
             U, _, Vh = truncated_svd(self.original_weight(), r)
@@ -82,27 +63,16 @@ class AsymLoraLinear(AdapterLayer):
         else:  # orthonormal rows of a wide matrix, orthonormal columns of a tall one
             frozen = nn.init.orthogonal_(torch.empty(shapes[config.freeze]))
         other = "B" if config.freeze == "A" else "A"
-        trained = torch.zeros(shapes[other]) if config.init_weights else torch.randn(shapes[other])
-        return {f"asymlora_{other}": trained, f"asymlora_frozen_{config.freeze}": frozen}
+        return {f"asymlora_{other}": zeros(config, *shapes[other]), f"asymlora_frozen_{config.freeze}": frozen}
 
-    def factors(self, adapter: str) -> tuple[Tensor, Tensor]:
-        """A (r, n_in) and B (n_out, r)."""
-        A = self.asymlora_A[adapter] if adapter in self.asymlora_A else self.asymlora_frozen_A[adapter]
-        B = self.asymlora_B[adapter] if adapter in self.asymlora_B else self.asymlora_frozen_B[adapter]
-        return A, B
-
-    def change(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
-        A, B = self.factors(adapter)
-        return self.adapter_input(adapter, x) @ A.mT @ B.mT * self.scaling[adapter]
-
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """(α/r) B A, (n_out, n_in)."""
-        A, B = self.factors(adapter)
-        return B @ A * self.scaling[adapter]
+    def factors(self, adapter: str) -> Sequence[Tensor]:
+        B = (self.asymlora_B if adapter in self.asymlora_B else self.asymlora_frozen_B)[adapter]
+        A = (self.asymlora_A if adapter in self.asymlora_A else self.asymlora_frozen_A)[adapter]
+        return B, A
 
 
 class AsymLoraModel(AdapterModel):
-    """A model with Asymmetric LoRA on its target modules."""
+    """Put Asymmetric LoRA on a model's target modules."""
 
-    prefix = "asymlora_"
+    config_class = AsymLoraConfig
     tuner_layer_cls = AsymLoraLinear

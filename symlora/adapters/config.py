@@ -1,8 +1,9 @@
-"""The fields that adapter methods of our own have in common, as PEFT configurations."""
+"""Hold the fields that our adapter methods share, as PEFT configurations."""
 
 import math
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from peft.config import PeftConfig
@@ -37,88 +38,86 @@ SUBLAYER_OUTPUTS: dict[str, Any] = {
     "mpnet": ["attn.o", "output.dense"],
 }
 
+# What a field's value must be: in words for the message, and as a test (an error counts as a no).
+Rule = tuple[str, Callable[[Any], bool]]
 
-def check_whole(method: str, name: str, value: Any, least: int = 1) -> None:
-    """Refuses a field that is not a whole number of at least `least`.
 
-    Raises:
-        ValueError: it is not. The message names the field and the value.
+def number(words: str, test: Callable[[float], bool]) -> Rule:
+    """Make the rule of a number, which True and False are not."""
+    return words, lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and test(value)
+
+
+def whole(least: int) -> Rule:
+    """Make the rule of a whole number of at least `least`."""
+    return number(f"a whole number of at least {least}", lambda value: isinstance(value, int) and value >= least)
+
+
+def one_of(*choices: str) -> Rule:
+    """Make the rule of a few words."""
+    return " or ".join(choices), lambda value: value in choices
+
+
+def patterns(rule: Rule) -> Rule:
+    """Make the rule of a dictionary from module names (or regular expressions) to such numbers."""
+    words, test = rule
+    return (
+        f"a dictionary from names or regular expressions to {words}",
+        lambda value: all(bool(re.compile(key)) and test(entry) for key, entry in value.items()),
+    )
+
+
+WHOLE = whole(1)
+POSITIVE = number("a finite number above 0", lambda value: 0 < value < math.inf)
+NOT_NEGATIVE = number("a finite number of at least 0", lambda value: 0 <= value < math.inf)
+BELOW_ONE = number("at least 0 and below 1", lambda value: 0 <= value < 1)
+YES_OR_NO: Rule = "True or False", lambda value: isinstance(value, bool)
+TARGETS: Rule = "names or a regular expression", lambda value: not isinstance(value, str) or bool(re.compile(value))
+LAYERS: Rule = (
+    "whole numbers of at least 0",
+    lambda value: all(map(whole(0)[1], value if isinstance(value, (list, tuple)) else [value])),
+)
+
+
+def setting(default: Any, text: str, rule: Rule | None = None) -> Any:
+    """Declare a field of a configuration: its default, its help text, and the rule that its values keep.
+
+    A default of None is allowed whatever the rule says.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{method}: {name} must be a whole number of at least {least}, got {value!r}")
-
-
-def check_pattern(method: str, name: str, value: Any) -> None:
-    """Refuses a `rank_pattern` or `alpha_pattern` that is no dictionary from names (regular expressions) to numbers.
-
-    Raises:
-        ValueError: it is not. The message names the field and the value.
-    """
-    if not isinstance(value, dict):
-        raise ValueError(f"{method}: {name} must be a dictionary, got {value!r}")
-    for key in value:
-        check_expression(method, name, key)
-
-
-def check_expression(method: str, name: str, value: Any) -> None:
-    """Refuses what is neither a module's name nor a regular expression.
-
-    Raises:
-        ValueError: it is not. The message names the field and the value.
-    """
-    try:
-        re.compile(value)
-    except (re.error, TypeError) as error:
-        raise ValueError(f"{method}: {name}: {value!r} is no name and no regular expression ({error})") from None
+    values: dict[str, Any] = {"default_factory": dict} if default == {} else {"default": default}
+    return field(**values, metadata={"help": text, "rule": rule})
 
 
 @dataclass
 class AdapterConfig(PeftConfig):
-    """Fields that every method has; names and meanings are PEFT's (`LoraConfig`) wherever PEFT has one.
-
-    Args:
-        target_modules: as in PEFT: names (or their ends), a regular expression, or "all-linear". None takes query
-            and value of the model types in `QUERY_VALUE`.
-        exclude_modules: names or a regular expression of modules to leave out.
-        dropout: probability of dropping an input of the adapter; the base path is not dropped.
-        bias: which biases of the base model train: "none", "all", or "<method>_only" (those of adapted modules).
-        modules_to_save: modules trained and saved beside the adapter, for example a new head.
-        init_weights: True starts at the base model's own output; False starts away from it (PEFT's tests want that).
-        layers_to_transform, layers_pattern: adapt only the layers of these numbers.
+    """Hold the fields that every method has; names and meanings are PEFT's (`LoraConfig`) wherever PEFT has one.
 
     Raises:
-        ValueError: a field is out of range. The message names the field and the value.
+        ValueError: A field does not keep its rule. The message names method, field and value.
     """
 
     method: ClassVar[str]  # lower case; the parameters' prefix and PEFT's type name come from it
 
-    target_modules: list[str] | set[str] | str | None = field(
-        default=None, metadata={"help": "Modules to adapt; None takes query and value of a known model type."}
+    target_modules: list[str] | set[str] | str | None = setting(
+        None, "Names (or their ends), a regular expression or all-linear; None takes the method's usual ones.", TARGETS
     )
-    exclude_modules: list[str] | set[str] | str | None = field(default=None, metadata={"help": "Modules to leave out."})
-    dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapter."})  # PEFT's default
-    bias: str = field(default="none", metadata={"help": "Biases to train: none, all or <method>_only."})
-    modules_to_save: list[str] | None = field(default=None, metadata={"help": "Other modules to train and save."})
-    init_weights: bool = field(default=True, metadata={"help": "Start at the base model's own output."})
-    layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Layer numbers to adapt."})
-    layers_pattern: list[str] | str | None = field(default=None, metadata={"help": "Name of the list of layers."})
+    exclude_modules: list[str] | set[str] | str | None = setting(None, "Modules to leave out.", TARGETS)
+    dropout: float = setting(0.0, "Dropout of the adapter's input; the base path is not dropped.", BELOW_ONE)  # PEFT's
+    bias: str = setting("none", "Biases to train: none, all or <method>_only (those of adapted modules).")
+    modules_to_save: list[str] | None = setting(None, "Modules trained and saved beside the adapter, such as a head.")
+    # PEFT's own tests want False.
+    init_weights: bool = setting(True, "Start at the base model's own output; False starts away from it.", YES_OR_NO)
+    layers_to_transform: list[int] | int | None = setting(None, "Numbers of the layers to adapt.", LAYERS)
+    layers_pattern: list[str] | str | None = setting(None, "Name of the list of layers.")
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[no-untyped-call]
         self.peft_type = PeftType(self.method.upper())
-        if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
-            raise ValueError(f"{self.method}: dropout must be at least 0 and below 1, got {self.dropout!r}")
-        choices = ("none", "all", f"{self.method}_only")
-        if self.bias not in choices:
-            raise ValueError(f"{self.method}: bias must be one of {', '.join(choices)}, got {self.bias!r}")
-        if not isinstance(self.init_weights, bool):
-            raise ValueError(f"{self.method}: init_weights must be True or False, got {self.init_weights!r}")
-        layers = self.layers_to_transform
-        for layer in [] if layers is None else layers if isinstance(layers, (list, tuple)) else [layers]:
-            check_whole(self.method, "layers_to_transform", layer, 0)
-        for field_name in ("target_modules", "exclude_modules"):
-            if isinstance(value := getattr(self, field_name), str):
-                check_expression(self.method, field_name, value)
+        rules = {each.name: (each.metadata.get("rule"), each.default) for each in fields(self)}
+        rules["bias"] = (one_of("none", "all", f"{self.method}_only"), "none")
+        for name, (rule, default) in rules.items():
+            value = getattr(self, name)
+            if rule is not None and not (value is None and default is None) and not _keeps(rule, value):
+                raise ValueError(f"{self.method}: {name} must be {rule[0]}, got {value!r}")
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         if isinstance(self.exclude_modules, list):
@@ -129,43 +128,29 @@ class AdapterConfig(PeftConfig):
             raise ValueError("`layers_pattern` has no effect without `layers_to_transform`")
 
     def rank_and_scale(self, module: str) -> tuple[int, float]:
-        """Rank and scale of the module of this full name: (0, 1) for a method without a rank."""
+        """Return rank and scale of the module of this full name: (0, 1) for a method without a rank."""
         return 0, 1.0
 
-    def parameter_count(self, in_features: int, out_features: int) -> int:
-        """How many values one adapted matrix trains, at rank `r` where there is one."""
-        raise NotImplementedError
+
+def _keeps(rule: Rule, value: Any) -> bool:
+    try:
+        return rule[1](value)
+    except (AttributeError, TypeError, re.error):
+        return False
 
 
 @dataclass
 class LowRankConfig(AdapterConfig):
-    """`AdapterConfig` and the fields of a method with a rank.
+    """Add the fields of a method with a rank to `AdapterConfig`."""
 
-    Args:
-        r: rank.
-        alpha: the low-rank part is multiplied by alpha / r.
-        rank_pattern, alpha_pattern: module name (or regular expression) to a rank or alpha other than the default.
-
-    Raises:
-        ValueError: a field is out of range. The message names the field and the value.
-    """
-
-    r: int = field(default=8, metadata={"help": "Rank."})  # LoRA Table 9 and PEFT's default
-    alpha: float = field(default=8, metadata={"help": "The low-rank part is multiplied by alpha / r."})  # LoRA Table 9
-    rank_pattern: dict[str, int] = field(default_factory=dict, metadata={"help": "Module name to its own rank."})
-    alpha_pattern: dict[str, float] = field(default_factory=dict, metadata={"help": "Module name to its own alpha."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for field_name in ("rank_pattern", "alpha_pattern"):
-            check_pattern(self.method, field_name, getattr(self, field_name))
-        for name, rank in {"r": self.r, **self.rank_pattern}.items():
-            check_whole(self.method, f"rank {name!r}", rank)
-        for name, alpha in {"alpha": self.alpha, **self.alpha_pattern}.items():
-            if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not (0 < alpha < math.inf):
-                raise ValueError(f"{self.method}: alpha {name!r} must be a finite number above 0, got {alpha!r}")
+    r: int = setting(8, "Rank.", WHOLE)  # LoRA Table 9 and PEFT's default
+    alpha: float = setting(8, "The low-rank part is multiplied by alpha / r.", POSITIVE)  # LoRA Table 9
+    rank_pattern: dict[str, int] = setting({}, "Module name or regular expression to its own rank.", patterns(WHOLE))
+    alpha_pattern: dict[str, float] = setting(
+        {}, "Module name or regular expression to its own alpha.", patterns(POSITIVE)
+    )
 
     def rank_and_scale(self, module: str) -> tuple[int, float]:
-        """Rank and alpha / r of the module of this full name, after `rank_pattern` and `alpha_pattern`."""
+        """Return rank and alpha / r of the module of this full name, after `rank_pattern` and `alpha_pattern`."""
         rank = self.rank_pattern.get(get_pattern_key(list(self.rank_pattern), module), self.r)
         return rank, self.alpha_pattern.get(get_pattern_key(list(self.alpha_pattern), module), self.alpha) / rank

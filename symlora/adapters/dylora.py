@@ -1,4 +1,4 @@
-"""DyLoRA: a LoRA that can be cut to any smaller rank (Valipour et al., arXiv 2210.07558).
+"""Train a LoRA that can be cut to any smaller rank: DyLoRA (Valipour et al., arXiv 2210.07558).
 
     h = W0 x + c + (α/b) B[:, :b] A[:b] x,    b drawn anew for each training step, uniformly from 1 … r
 
@@ -21,98 +21,67 @@ rank. There the held rows only lose their gradient, so that AdamW's momentum and
 Trained values per matrix: (n_in + n_out) r. RoBERTa-base, query and value, r = 8: 294,912.
 """
 
-import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from peft.tuners._buffer_dict import BufferDict
-from torch import Tensor, nn
+from torch import Tensor
 
-from symlora.adapters.base import AdapterLayer, AdapterModel
-from symlora.adapters.config import LowRankConfig
+from symlora.adapters.config import YES_OR_NO, LowRankConfig, setting
+from symlora.adapters.factors import FactorLayer, kaiming, zeros
+from symlora.adapters.tuner import AdapterModel
 
 
 @dataclass
 class DyLoraConfig(LowRankConfig):
-    """Configuration of DyLoRA: the fields of `LowRankConfig` and one more.
-
-    Args:
-        frozen: a step trains only the last of the rows at work.
-
-    Raises:
-        ValueError: as `LowRankConfig`; or frozen is not True or False.
-    """
+    """Configure DyLoRA."""
 
     method: ClassVar[str] = "dylora"
 
-    frozen: bool = field(default=True, metadata={"help": "Train only the last row at work."})  # the GLUE script
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.frozen, bool):
-            raise ValueError(f"dylora: frozen must be True or False, got {self.frozen!r}")
-
-    def parameter_count(self, in_features: int, out_features: int) -> int:
-        return (in_features + out_features) * self.r
+    frozen: bool = setting(True, "Train only the last row at work.", YES_OR_NO)  # the GLUE script
 
 
-class DyLoraLinear(AdapterLayer):
-    """A linear layer with DyLoRA adapters; see the top of this file."""
+class DyLoraLinear(FactorLayer):
+    """Adapt a linear layer by DyLoRA; see the top of this file."""
 
     adapter_layer_names = ("dylora_A", "dylora_B")
     frozen_layer_names = changing_layer_names = ("dylora_rows", "dylora_trained")
-    dylora_A: nn.ParameterDict
-    dylora_B: nn.ParameterDict
-    dylora_rows: BufferDict
-    dylora_trained: BufferDict
 
-    def start(self, config: DyLoraConfig, r: int) -> dict[str, Tensor]:
-        A = torch.empty(r, self.in_features)
-        nn.init.kaiming_uniform_(A, a=math.sqrt(5))
-        B = torch.zeros(self.out_features, r) if config.init_weights else torch.randn(self.out_features, r)
+    def initial_values(self, config: DyLoraConfig, r: int) -> dict[str, Tensor]:
+        A, B = kaiming(r, self.in_features), zeros(config, self.out_features, r)
         values = {"dylora_A": A, "dylora_B": B, "dylora_rows": torch.ones(r)}
         return values | {"dylora_trained": torch.ones(r)} if config.frozen else values
 
     @torch.no_grad()
     def set_rank(self, adapter: str, rank: int, last_only: bool = False) -> None:
-        """Puts the first `rank` rows to work; with `last_only` the last of them alone is trained."""
+        """Put the first `rank` rows to work; with `last_only` the last of them alone is trained."""
         r = self.r[adapter]
         rank = min(rank, r)
         places = torch.arange(r)
-        rows: Tensor = self.dylora_rows[adapter]
-        rows.copy_((places < rank) * (r / rank))
+        self.dylora_rows[adapter].copy_((places < rank) * (r / rank))
         if adapter in self.dylora_trained:
             self.dylora_trained[adapter].copy_((places == rank - 1) if last_only else torch.ones(r))
 
-    def change(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
+    def factors(self, adapter: str) -> Sequence[Tensor]:
         A, B = self.dylora_A[adapter], self.dylora_B[adapter]
         if adapter in self.dylora_trained:  # the same values; the rows that are held get no gradient
             trained = self.dylora_trained[adapter] > 0
             A, B = torch.where(trained[:, None], A, A.detach()), torch.where(trained, B, B.detach())
-        rows = self.scaling[adapter] * self.dylora_rows[adapter].to(A.dtype)
-        out: Tensor = (self.adapter_input(adapter, x) @ A.T * rows) @ B.T
-        return out
-
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """(α/b) B[:, :b] A[:b], (n_out, n_in), in float32 or wider."""
-        dtype = torch.promote_types(self.original_weight().dtype, torch.float32)
-        A, B = self.dylora_A[adapter].to(dtype), self.dylora_B[adapter].to(dtype)
-        delta: Tensor = (B * (self.scaling[adapter] * self.dylora_rows[adapter].to(dtype))) @ A
-        return delta
+        return B, self.dylora_rows[adapter].to(A.dtype), A
 
 
 class DyLoraModel(AdapterModel):
-    """A model with DyLoRA on its target modules."""
+    """Put DyLoRA on a model's target modules."""
 
-    prefix = "dylora_"
+    config_class = DyLoraConfig
     tuner_layer_cls = DyLoraLinear
 
     def set_rank(self, rank: int, adapter: str = "default") -> None:
-        """Cuts every layer to its first `rank` rows (a layer of a smaller rank keeps all it has).
+        """Cut every layer to its first `rank` rows (a layer of a smaller rank keeps all it has).
 
         Raises:
-            ValueError: rank is below 1.
+            ValueError: The rank is below 1.
         """
         if rank < 1:
             raise ValueError(f"dylora: rank must be at least 1, got {rank}")

@@ -1,4 +1,4 @@
-"""EDoRA: DoRA whose direction moves as in LoRA-XS (Nasiri and Garraghan, arXiv 2501.12067).
+"""Train DoRA's magnitudes and LoRA-XS's direction: EDoRA (Nasiri and Garraghan, arXiv 2501.12067).
 
     h = diag(m / ‖D‖) D x + b,   D = W0 + (α/r) B R A,   A = Σ_r V_rᵀ,   B = U_r,   where W0 = U Σ Vᵀ
 
@@ -28,99 +28,77 @@ here. Where the code says other things, this is the paper's method: `main_glue.p
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from peft.tuners._buffer_dict import BufferDict
-from torch import Tensor, nn
+from torch import Tensor
 
-from symlora.adapters.base import AdapterLayer, AdapterModel
-from symlora.adapters.config import LowRankConfig
-from symlora.adapters.loraxs import check_init_std, start_between
+from symlora.adapters.config import NOT_NEGATIVE, POSITIVE, LowRankConfig, setting
+from symlora.adapters.factors import FactorLayer
+from symlora.adapters.loraxs import start_between
+from symlora.adapters.tuner import AdapterModel
 
 
 @dataclass
 class EdoraConfig(LowRankConfig):
-    """Configuration of EDoRA: the fields of `LowRankConfig` and one more.
-
-    Args:
-        init_std: standard deviation of R at the start.
-
-    Raises:
-        ValueError: as `LowRankConfig`; or init_std is not a finite number of at least 0.
-    """
+    """Configure EDoRA."""
 
     method: ClassVar[str] = "edora"
 
-    alpha: float = field(default=16, metadata={"help": "The low-rank part is multiplied by alpha / r."})  # run_glue.py
-    init_std: float = field(default=1e-5, metadata={"help": "Standard deviation of R at the start."})  # run_glue.py
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_init_std(self.method, self.init_std)
-
-    def parameter_count(self, in_features: int, out_features: int) -> int:
-        return self.r**2 + out_features
+    alpha: float = setting(16, "The low-rank part is multiplied by alpha / r.", POSITIVE)  # run_glue.py
+    init_std: float = setting(1e-5, "Standard deviation of R at the start.", NOT_NEGATIVE)  # run_glue.py
 
 
-class EdoraLinear(AdapterLayer):
-    """A linear layer with EDoRA adapters; see the top of this file. The changes of several adapters add."""
+class EdoraLinear(FactorLayer):
+    """Adapt a linear layer by EDoRA; see the top of this file. The changes of several adapters add."""
 
     adapter_layer_names = ("edora_R", "edora_m")
     frozen_layer_names = ("edora_A", "edora_B")
-    edora_R: nn.ParameterDict
-    edora_m: nn.ParameterDict
-    edora_A: BufferDict
-    edora_B: BufferDict
 
-    def start(self, config: EdoraConfig, r: int) -> dict[str, Tensor]:
+    def initial_values(self, config: EdoraConfig, r: int) -> dict[str, Tensor]:
         weight = self.original_weight().detach()
         A, R, B = start_between(weight, r, config.init_std if config.init_weights else 1.0)
         return {"edora_A": A, "edora_R": R, "edora_B": B, "edora_m": torch.linalg.norm(weight.to(A.dtype), dim=1)}
 
-    def low_rank(self, adapter: str, dtype: torch.dtype) -> Tensor:
-        """(α/r) B R A, (n_out, n_in)."""
-        A, R, B = (getattr(self, name)[adapter].to(dtype) for name in ("edora_A", "edora_R", "edora_B"))
-        out: Tensor = B @ R @ A * self.scaling[adapter]
-        return out
+    def factors(self, adapter: str) -> Sequence[Tensor]:
+        """Return B, R and A, of (α/r) B R A = D - W0."""
+        return self.edora_B[adapter], self.edora_R[adapter], self.edora_A[adapter]
 
     def direction_norm(self, adapter: str) -> Tensor:
-        """‖D‖, (n_out), without a gradient."""
+        """Compute ‖D‖, (n_out), without a gradient."""
         m = self.edora_m[adapter].detach()
         with torch.no_grad():
-            norm: Tensor = torch.linalg.norm(
-                self.original_weight().to(m.dtype) + self.low_rank(adapter, m.dtype), dim=1
-            )
+            D = self.original_weight().to(m.dtype) + self.factor_product(adapter, m.dtype)
+            norm: Tensor = torch.linalg.norm(D, dim=1)
         # A row of zeros, as pruning leaves it, has m = 0: its quotient is 0 and not NaN.
         return norm.clamp_min(torch.finfo(norm.dtype).tiny)
 
-    def adapted(self, adapters: Sequence[str], x: Tensor, base_out: Tensor) -> Tensor:
+    def combine(self, adapters: Sequence[str], x: Tensor, base_out: Tensor) -> Tensor:
         out = base_out
         for adapter in adapters:  # each on W0 x itself, not on what the one before left
-            out = out + self.change(adapter, x, base_out)
+            out = out + self.adapter_output(adapter, x, base_out)
         return out
 
-    def change(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
-        A, R, B, m = (getattr(self, name)[adapter] for name in ("edora_A", "edora_R", "edora_B", "edora_m"))
+    def adapter_output(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
+        """Compute diag(m / ‖D‖) D x - W0 x."""
+        m = self.edora_m[adapter]
         bias: Tensor | None = getattr(self.get_base_layer(), "bias", None)
         product = base_out.to(m.dtype) if bias is None else base_out.to(m.dtype) - bias.to(m.dtype)
-        low_rank = self.adapter_input(adapter, x) @ A.mT @ R.mT @ B.mT * self.scaling[adapter]
         ratio = m / self.direction_norm(adapter)
-        out: Tensor = (ratio - 1) * product + ratio * low_rank
+        out: Tensor = (ratio - 1) * product + ratio * super().adapter_output(adapter, x, base_out)
         return out
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """diag(m / ‖D‖) D - W0, (n_out, n_in), in float32 or wider."""
-        weight = self.original_weight()
-        weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
-        ratio = (self.edora_m[adapter] / self.direction_norm(adapter)).to(weight.dtype)
-        out: Tensor = (ratio - 1)[:, None] * weight + ratio[:, None] * self.low_rank(adapter, weight.dtype)
+        """Compute diag(m / ‖D‖) D - W0, (n_out, n_in), in `merge_dtype`."""
+        weight = self.original_weight().to(self.merge_dtype)
+        ratio = (self.edora_m[adapter] / self.direction_norm(adapter)).to(weight.dtype)[:, None]
+        out: Tensor = (ratio - 1) * weight + ratio * self.factor_product(adapter, weight.dtype)
         return out
 
 
 class EdoraModel(AdapterModel):
-    """A model with EDoRA on its target modules."""
+    """Put EDoRA on a model's target modules."""
 
-    prefix = "edora_"
+    config_class = EdoraConfig
     tuner_layer_cls = EdoraLinear

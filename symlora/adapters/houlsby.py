@@ -1,4 +1,4 @@
-"""Bottleneck adapters after both halves of a layer (Houlsby et al. 2019, arXiv 1902.00751, section 2.1).
+"""Put a bottleneck after both halves of a layer (Houlsby et al. 2019, arXiv 1902.00751, section 2.1).
 
     h = W0 x + b
     out = h + W_up σ(W_down h + b_down) + b_up
@@ -26,58 +26,37 @@ Trained values per projection: 2 n m + n + m. RoBERTa-base: 313,536 at m = 8 and
 add 38,400.
 """
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from symlora.adapters.base import AdapterLayer, AdapterModel
-from symlora.adapters.config import SUBLAYER_OUTPUTS, AdapterConfig, check_whole
+from symlora.adapters.config import POSITIVE, SUBLAYER_OUTPUTS, WHOLE, AdapterConfig, setting
+from symlora.adapters.layer import AdapterLayer
+from symlora.adapters.tuner import AdapterModel
 
 
 @dataclass
 class HoulsbyConfig(AdapterConfig):
-    """Configuration of bottleneck adapters: the fields of `AdapterConfig` and two more.
-
-    Raises:
-        ValueError: as `AdapterConfig`; or one of these is out of range.
-
-    Args:
-        bottleneck_size: inner width m.
-        init_std: standard deviation of the matrices at the start.
-    """
+    """Configure bottleneck adapters."""
 
     method: ClassVar[str] = "houlsby"
 
-    bottleneck_size: int = field(default=64, metadata={"help": "Inner width."})  # `feedforward_adapter`'s default
-    init_std: float = field(default=1e-3, metadata={"help": "Standard deviation at the start."})  # the same
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_whole(self.method, "bottleneck_size", self.bottleneck_size)
-        if not isinstance(self.init_std, (int, float)) or not 0 < self.init_std < math.inf:
-            raise ValueError(f"houlsby: init_std must be a finite number above 0, got {self.init_std!r}")
-
-    def parameter_count(self, in_features: int, out_features: int) -> int:
-        return 2 * out_features * self.bottleneck_size + out_features + self.bottleneck_size
+    bottleneck_size: int = setting(64, "Inner width m.", WHOLE)  # `feedforward_adapter`'s default
+    init_std: float = setting(1e-3, "Standard deviation of the matrices at the start.", POSITIVE)  # the same
 
 
 class HoulsbyLinear(AdapterLayer):
-    """A linear layer with bottleneck adapters on its output; see the top of this file.
+    """Put bottleneck adapters on a linear layer's output; see the top of this file.
 
     Several adapters at work follow one another, in the order in which they were switched on.
     """
 
     adapter_layer_names = ("houlsby_down", "houlsby_down_bias", "houlsby_up", "houlsby_up_bias")
-    houlsby_down: nn.ParameterDict
-    houlsby_down_bias: nn.ParameterDict
-    houlsby_up: nn.ParameterDict
-    houlsby_up_bias: nn.ParameterDict
 
-    def start(self, config: HoulsbyConfig, r: int) -> dict[str, Tensor]:
+    def initial_values(self, config: HoulsbyConfig, r: int) -> dict[str, Tensor]:
         n, m = self.out_features, config.bottleneck_size
         std = config.init_std if config.init_weights else 0.5
         down, up = torch.empty(m, n), torch.empty(n, m)
@@ -90,23 +69,16 @@ class HoulsbyLinear(AdapterLayer):
             "houlsby_up_bias": torch.zeros(n),
         }
 
-    def change(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
+    def adapter_output(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
+        """Compute W_up σ(W_down h + b_down) + b_up of h = base_out."""
         inner = self.adapter_input(adapter, base_out) @ self.houlsby_down[adapter].mT + self.houlsby_down_bias[adapter]
         out: Tensor = gelu(inner, approximate="tanh") @ self.houlsby_up[adapter].mT + self.houlsby_up_bias[adapter]
         return out
 
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """There is none.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        raise NotImplementedError("houlsby: an adapter with a GELU inside cannot be merged into a weight")
-
 
 class HoulsbyModel(AdapterModel):
-    """A model with bottleneck adapters. Made by `peft.get_peft_model(model, HoulsbyConfig())`."""
+    """Put bottleneck adapters on a model. Made by `peft.get_peft_model(model, HoulsbyConfig())`."""
 
-    prefix = "houlsby_"
+    config_class = HoulsbyConfig
     tuner_layer_cls = HoulsbyLinear
     target_module_mapping = SUBLAYER_OUTPUTS

@@ -1,4 +1,4 @@
-"""LoRA²: a LoRA whose two factors are of low rank themselves, with a diagonal between (Zhang et al., arXiv 2408.06854).
+"""Factor both factors of a LoRA again, with a diagonal between: LoRA² (Zhang et al., arXiv 2408.06854).
 
     h = W0 x + b + (α/r) (W_bb W_aa) diag(E) (W_B W_A) x
 
@@ -35,79 +35,47 @@ Read: the authors' code, all of the above being from there. The paper itself cou
 k is not confirmed. The code divides by r + 1e-5, which is r here.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from peft.tuners._buffer_dict import BufferDict
-from torch import Tensor, nn
+from torch import Tensor
 
-from symlora.adapters.base import AdapterLayer, AdapterModel
-from symlora.adapters.config import LowRankConfig, check_whole
+from symlora.adapters.config import NOT_NEGATIVE, POSITIVE, WHOLE, LowRankConfig, number, setting, whole
+from symlora.adapters.factors import FactorLayer, zeros
+from symlora.adapters.tuner import AdapterModel
 
 _SCORED = ("E", "B", "aa")  # what the importance of an entry of E is read from
+_BETWEEN = number("above 0 and below 1", lambda value: 0 < value < 1)
+_STEPS = number("a whole number of at least 0, or a share", lambda value: 0 < value < 1 or whole(0)[1](value))
 
 
 @dataclass
 class Lora2Config(LowRankConfig):
-    """Configuration of LoRA²: the fields of `LowRankConfig` and those below, named as in PEFT's `AdaLoraConfig`.
-
-    Raises:
-        ValueError: as `LowRankConfig`; or one of these is out of range.
-
-    Args:
-        inner_width: k; None takes r.
-        init_std: standard deviation of the four matrices at the start.
-        orth_reg_weight: weight of the orthogonality penalty; 0 has none.
-        target_r: average rank of a layer at the end of the pruning; None does not prune.
-        tinit, tfinal: steps at the beginning without pruning, and at the end with the number kept no longer falling;
-            below 1 they are shares of the training's steps.
-        deltaT: steps from one choice of entries to the next.
-        beta1, beta2: of the moving averages of sensitivity and of its uncertainty.
-    """
+    """Configure LoRA²; the fields of the pruning are named as in PEFT's `AdaLoraConfig`."""
 
     method: ClassVar[str] = "lora2"
 
-    inner_width: int | None = field(default=None, metadata={"help": "Inner width; None takes r."})
-    init_std: float = field(default=0.02, metadata={"help": "Standard deviation at the start."})  # the authors' code
-    orth_reg_weight: float = field(default=0.1, metadata={"help": "Weight of the penalty."})  # the authors' code
-    target_r: int | None = field(default=None, metadata={"help": "Average rank after pruning; None does not prune."})
-    tinit: float = field(default=0, metadata={"help": "Steps before the pruning."})  # PEFT's defaults, to deltaT
-    tfinal: float = field(default=0, metadata={"help": "Steps after the pruning."})
-    deltaT: int = field(default=1, metadata={"help": "Steps from one choice of entries to the next."})
-    beta1: float = field(default=0.85, metadata={"help": "Average of the sensitivity."})  # the authors' scripts
-    beta2: float = field(default=0.85, metadata={"help": "Average of its uncertainty."})
+    inner_width: int | None = setting(None, "Inner width k; None takes r.", WHOLE)
+    init_std: float = setting(0.02, "Standard deviation of the four matrices at the start.", POSITIVE)  # authors' code
+    orth_reg_weight: float = setting(0.1, "Weight of the orthogonality penalty; 0 has none.", NOT_NEGATIVE)  # the same
+    target_r: int | None = setting(None, "Average rank of a layer after pruning; None does not prune.", WHOLE)
+    # PEFT's defaults, to deltaT; below 1, steps are shares of the training's.
+    tinit: float = setting(0, "Steps at the beginning without pruning.", _STEPS)
+    tfinal: float = setting(0, "Steps at the end with the number kept no longer falling.", _STEPS)
+    deltaT: int = setting(1, "Steps from one choice of entries to the next.", WHOLE)
+    beta1: float = setting(0.85, "Moving average of the sensitivity.", _BETWEEN)  # the authors' scripts
+    beta2: float = setting(0.85, "Moving average of its uncertainty.", _BETWEEN)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.inner_width is not None:
-            check_whole(self.method, "inner_width", self.inner_width)
-        if self.target_r is not None:
-            check_whole(self.method, "target_r", self.target_r)
-            if self.target_r > self.r:
-                raise ValueError(f"lora2: target_r must be at most r = {self.r}, got {self.target_r!r}")
-        check_whole(self.method, "deltaT", self.deltaT)
-        for name in ("tinit", "tfinal"):
-            if not 0 < getattr(self, name) < 1:
-                check_whole(self.method, name, getattr(self, name), 0)
-        if not isinstance(self.init_std, (int, float)) or not 0 < self.init_std < float("inf"):
-            raise ValueError(f"lora2: init_std must be a finite number above 0, got {self.init_std!r}")
-        if not isinstance(self.orth_reg_weight, (int, float)) or not 0 <= self.orth_reg_weight < float("inf"):
-            raise ValueError(
-                f"lora2: orth_reg_weight must be a finite number, at least 0, got {self.orth_reg_weight!r}"
-            )
-        for name in ("beta1", "beta2"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 < value < 1:
-                raise ValueError(f"lora2: {name} must be above 0 and below 1, got {value!r}")
-
-    def parameter_count(self, in_features: int, out_features: int) -> int:
-        k = self.r if self.inner_width is None else self.inner_width
-        return k * (in_features + out_features) + 2 * k * self.r + self.r
+        if self.target_r is not None and self.target_r > self.r:
+            raise ValueError(f"lora2: target_r must be at most r = {self.r}, got {self.target_r!r}")
 
 
-class Lora2Linear(AdapterLayer):
-    """A linear layer with LoRA² adapters; see the top of this file.
+class Lora2Linear(FactorLayer):
+    """Adapt a linear layer by LoRA²; see the top of this file.
 
     Raises:
         ValueError: r or the inner width is more than a width of the layer.
@@ -118,61 +86,48 @@ class Lora2Linear(AdapterLayer):
     frozen_layer_names = changing_layer_names = tuple(
         f"lora2_{kind}_{name}" for kind in ("sensitivity", "uncertainty") for name in _SCORED
     )
-    lora2_A: nn.ParameterDict
-    lora2_B: nn.ParameterDict
-    lora2_E: nn.ParameterDict
-    lora2_aa: nn.ParameterDict
-    lora2_bb: nn.ParameterDict
 
-    def start(self, config: Lora2Config, r: int) -> dict[str, Tensor]:
+    def initial_values(self, config: Lora2Config, r: int) -> dict[str, Tensor]:
         k = r if config.inner_width is None else config.inner_width
         if k > min(self.in_features, self.out_features):
             raise ValueError(
                 f"lora2: inner_width = {k} is more than module {self.module_name!r} allows: its weight is "
                 f"{self.shape_text}"
             )
+        std = config.init_std if config.init_weights else 0.5
         shapes = {"A": (k, self.in_features), "B": (r, k), "aa": (k, r), "bb": (self.out_features, k)}
-        values = {f"lora2_{name}": torch.randn(shape) * config.init_std for name, shape in shapes.items()}
-        values["lora2_E"] = torch.zeros(r) if config.init_weights else 1 / config.init_std * torch.randn(r)
+        values = {f"lora2_{name}": torch.randn(shape) * std for name, shape in shapes.items()}
+        values["lora2_E"] = zeros(config, r)
         if config.target_r is not None:
             for container in self.frozen_layer_names:
                 values[container] = torch.zeros_like(values[f"lora2_{container.rsplit('_', 1)[-1]}"])
         return values
 
-    def change(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
-        inner = self.adapter_input(adapter, x) @ self.lora2_A[adapter].mT @ self.lora2_B[adapter].mT
-        inner = inner * (self.scaling[adapter] * self.lora2_E[adapter])
-        out: Tensor = inner @ self.lora2_aa[adapter].mT @ self.lora2_bb[adapter].mT
-        return out
-
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """(α/r) (W_bb W_aa) diag(E) (W_B W_A), (n_out, n_in), in float32 or wider."""
-        dtype = torch.promote_types(self.original_weight().dtype, torch.float32)
-        A, B, E, aa, bb = (getattr(self, name)[adapter].to(dtype) for name in self.adapter_layer_names)
-        delta: Tensor = (bb @ aa * (self.scaling[adapter] * E)) @ (B @ A)
-        return delta
+    def factors(self, adapter: str) -> Sequence[Tensor]:
+        A, B, E, aa, bb = (getattr(self, name)[adapter] for name in self.adapter_layer_names)
+        return bb, aa, E, B, A
 
     def orthogonality(self, adapter: str) -> Tensor:
-        """Mean over the four matrices of the Frobenius norm of their k x k product with themselves minus I."""
-        A, B, _, aa, bb = (getattr(self, name)[adapter] for name in self.adapter_layer_names)
+        """Average ‖M - I‖ over the four matrices, M the k x k product of each with itself."""
+        bb, aa, _, B, A = self.factors(adapter)
         unit = torch.eye(A.shape[0], dtype=A.dtype, device=A.device)
         return torch.stack([torch.linalg.norm(M - unit) for M in (A @ A.mT, B.mT @ B, aa @ aa.mT, bb.mT @ bb)]).mean()
 
     @torch.no_grad()
     def follow(self, adapter: str, beta1: float, beta2: float) -> None:
-        """Takes this step's sensitivities into the moving averages."""
+        """Take this step's sensitivities into the moving averages."""
         for name in _SCORED:
             value = getattr(self, f"lora2_{name}")[adapter]
             if value.grad is None:
                 continue
-            mean: BufferDict = getattr(self, f"lora2_sensitivity_{name}")
-            spread: BufferDict = getattr(self, f"lora2_uncertainty_{name}")
+            mean: Tensor = getattr(self, f"lora2_sensitivity_{name}")[adapter]
+            spread: Tensor = getattr(self, f"lora2_uncertainty_{name}")[adapter]
             now = (value * value.grad).abs()
-            mean[adapter].lerp_(now, 1 - beta1)
-            spread[adapter].lerp_((now - mean[adapter]).abs(), 1 - beta2)
+            mean.lerp_(now, 1 - beta1)
+            spread.lerp_((now - mean).abs(), 1 - beta2)
 
     def importance(self, adapter: str) -> Tensor:
-        """Of each entry of E: (r)."""
+        """Compute the importance of each entry of E: (r)."""
         E, B, aa = (
             getattr(self, f"lora2_sensitivity_{name}")[adapter] * getattr(self, f"lora2_uncertainty_{name}")[adapter]
             for name in _SCORED
@@ -182,13 +137,13 @@ class Lora2Linear(AdapterLayer):
 
 
 class Lora2Model(AdapterModel):
-    """A model with LoRA² on its target modules. Made by `peft.get_peft_model(model, Lora2Config())`."""
+    """Put LoRA² on a model's target modules. Made by `peft.get_peft_model(model, Lora2Config())`."""
 
-    prefix = "lora2_"
+    config_class = Lora2Config
     tuner_layer_cls = Lora2Linear
 
     def penalty(self) -> Tensor | None:
-        """The weighted mean of the layers' orthogonality penalties, over the active adapters."""
+        """Compute the weighted mean of the layers' orthogonality penalties, over the active adapters."""
         found = [
             self.peft_config[adapter].orth_reg_weight * layer.orthogonality(adapter)
             for layer in self.tuner_layers()
@@ -220,17 +175,17 @@ class Lora2Model(AdapterModel):
 
 
 def entries_kept(config: Lora2Config, step: int, steps: int, entries: int, layers: int) -> int | None:
-    """How many entries of E all layers keep together after this step; None while nothing is pruned.
+    """Count the entries of E that all layers keep after this step; None while nothing is pruned.
 
         kept = target + (entries - target) (1 - (step - tinit) / (steps - tfinal - tinit))³
         target = target_r · layers
 
     Args:
-        config: its `target_r` is set.
-        step: number of the step just done, from 1.
-        steps: number of steps of the whole training.
-        entries: of E, in all layers.
-        layers: their number.
+        config: Its `target_r` is set.
+        step: Number of the step just done, from 1.
+        steps: Number of steps of the whole training.
+        entries: Number of entries of E, in all layers.
+        layers: Number of layers.
     """
     assert config.target_r is not None
     target = min(config.target_r * layers, entries)

@@ -1,4 +1,6 @@
-"""LoRA + λ: LoRA with SymLoRA's trained scale of the frozen weight. A control: what does λ do without the symmetry?
+"""Add LoRA and SymLoRA's trained scale of the frozen weight: LoRA + λ.
+
+A control: what does λ do without the symmetry?
 
     h = λ (W0 x) + b + (α/r) B A x
 
@@ -18,56 +20,41 @@ Sources: LoRA, arXiv 2106.09685, section 4.1; λ as in SymLoRA, arXiv 2504.03719
 published method.
 """
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from symlora.adapters.base import AdapterModel
 from symlora.adapters.base_scale import BaseScaleLayer
 from symlora.adapters.config import LowRankConfig
+from symlora.adapters.factors import kaiming, zeros
+from symlora.adapters.tuner import AdapterModel
 
 
 @dataclass
 class LoraLambdaConfig(LowRankConfig):
-    """Configuration of LoRA + λ: the fields of `LowRankConfig`."""
+    """Configure LoRA + λ."""
 
     method: ClassVar[str] = "loralambda"
 
-    def parameter_count(self, in_features: int, out_features: int) -> int:
-        return (in_features + out_features) * self.r + 1
-
 
 class LoraLambdaLinear(BaseScaleLayer):
-    """A linear layer with LoRA + λ; see the top of this file."""
+    """Adapt a linear layer by LoRA + λ; see the top of this file."""
 
     adapter_layer_names = ("loralambda_A", "loralambda_B", "loralambda_lambda")
     lambda_name = "loralambda_lambda"
-    loralambda_A: nn.ParameterDict
-    loralambda_B: nn.ParameterDict
-    loralambda_lambda: nn.ParameterDict
 
-    def start(self, config: LoraLambdaConfig, r: int) -> dict[str, Tensor]:
-        A = torch.empty(r, self.in_features)
-        nn.init.kaiming_uniform_(A, a=math.sqrt(5))
-        B = torch.zeros(self.out_features, r) if config.init_weights else torch.randn(self.out_features, r)
+    def initial_values(self, config: LoraLambdaConfig, r: int) -> dict[str, Tensor]:
+        A, B = kaiming(r, self.in_features), zeros(config, self.out_features, r)
         return {"loralambda_A": A, "loralambda_B": B, "loralambda_lambda": self.lambda_start(config)}
 
-    def change(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
-        A, B = self.loralambda_A[adapter], self.loralambda_B[adapter]
-        out: Tensor = self.adapter_input(adapter, x) @ A.mT @ B.mT * self.scaling[adapter]
-        return out
-
-    def low_rank_weight(self, adapter: str, dtype: torch.dtype) -> Tensor:
-        """(α/r) B A."""
-        product: Tensor = self.loralambda_B[adapter].to(dtype) @ self.loralambda_A[adapter].to(dtype)
-        return product * self.scaling[adapter]
+    def factors(self, adapter: str) -> Sequence[Tensor]:
+        return self.loralambda_B[adapter], self.loralambda_A[adapter]
 
 
 class LoraLambdaModel(AdapterModel):
-    """A model with LoRA + λ on its target modules."""
+    """Put LoRA + λ on a model's target modules."""
 
-    prefix = "loralambda_"
+    config_class = LoraLambdaConfig
     tuner_layer_cls = LoraLambdaLinear

@@ -1,4 +1,4 @@
-"""LoRA-Mini: a LoRA in four factors, of which the two inner ones train (Singh, Aher and Garg, arXiv 2411.15804).
+"""Train the two inner ones of four factors: LoRA-Mini (Singh, Aher and Garg, arXiv 2411.15804).
 
     h = W0 x + b + (α/r) B_aux B_tr A_tr A_aux x
 
@@ -23,45 +23,29 @@ What was read: the abstract and a published summary of the method; no code was f
 scale α/r, and the default widths.
 """
 
-import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from peft.tuners._buffer_dict import BufferDict
-from torch import Tensor, nn
+from torch import Tensor
 
-from symlora.adapters.base import AdapterLayer, AdapterModel
-from symlora.adapters.config import LowRankConfig, check_whole
+from symlora.adapters.config import WHOLE, LowRankConfig, setting
+from symlora.adapters.factors import FactorLayer, kaiming, zeros
+from symlora.adapters.tuner import AdapterModel
 
 
 @dataclass
 class LoraMiniConfig(LowRankConfig):
-    """Configuration of LoRA-Mini: the fields of `LowRankConfig` and two more.
-
-    Raises:
-        ValueError: as `LowRankConfig`; or a width is not a whole number of at least 1.
-
-    Args:
-        a_width, b_width: inner widths of the two factors.
-    """
+    """Configure LoRA-Mini."""
 
     method: ClassVar[str] = "loramini"
 
-    a_width: int = field(default=64, metadata={"help": "Inner width of A."})  # ours; a twelfth of RoBERTa-base's
-    b_width: int = field(default=64, metadata={"help": "Inner width of B."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("a_width", "b_width"):
-            check_whole(self.method, name, getattr(self, name))
-
-    def parameter_count(self, in_features: int, out_features: int) -> int:
-        return self.r * (self.a_width + self.b_width)
+    a_width: int = setting(64, "Inner width of A.", WHOLE)  # ours; a twelfth of RoBERTa-base's
+    b_width: int = setting(64, "Inner width of B.", WHOLE)
 
 
-class LoraMiniLinear(AdapterLayer):
-    """A linear layer with LoRA-Mini adapters; see the top of this file.
+class LoraMiniLinear(FactorLayer):
+    """Adapt a linear layer by LoRA-Mini; see the top of this file.
 
     Raises:
         ValueError: r is more than a width, or an inner width more than the outer one.
@@ -69,12 +53,8 @@ class LoraMiniLinear(AdapterLayer):
 
     adapter_layer_names = ("loramini_A_train", "loramini_B_train")
     frozen_layer_names = ("loramini_A_aux", "loramini_B_aux")
-    loramini_A_train: nn.ParameterDict
-    loramini_B_train: nn.ParameterDict
-    loramini_A_aux: BufferDict
-    loramini_B_aux: BufferDict
 
-    def start(self, config: LoraMiniConfig, r: int) -> dict[str, Tensor]:
+    def initial_values(self, config: LoraMiniConfig, r: int) -> dict[str, Tensor]:
         a, b = config.a_width, config.b_width
         for name, width, outer in (("a_width", a, self.in_features), ("b_width", b, self.out_features)):
             if not r <= width <= outer:
@@ -82,32 +62,20 @@ class LoraMiniLinear(AdapterLayer):
                     f"loramini: {name} = {width} must be from r = {r} up to {outer} (module {self.module_name!r}, "
                     f"whose weight is {self.shape_text})"
                 )
-        values = {
-            "loramini_A_aux": torch.empty(a, self.in_features),
-            "loramini_A_train": torch.empty(r, a),
-            "loramini_B_aux": torch.empty(self.out_features, b),
+        return {
+            "loramini_A_aux": kaiming(a, self.in_features),
+            "loramini_A_train": kaiming(r, a),
+            "loramini_B_aux": kaiming(self.out_features, b),
+            "loramini_B_train": zeros(config, b, r),
         }
-        for value in values.values():
-            nn.init.kaiming_uniform_(value, a=math.sqrt(5))
-        return values | {"loramini_B_train": torch.zeros(b, r) if config.init_weights else torch.randn(b, r)}
 
-    def change(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
-        out = self.adapter_input(adapter, x)
-        for container in (self.loramini_A_aux, self.loramini_A_train, self.loramini_B_train, self.loramini_B_aux):
-            out = out @ container[adapter].mT
-        return out * self.scaling[adapter]
-
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """(α/r) B_aux B_tr A_tr A_aux, (n_out, n_in), in float32 or wider."""
-        dtype = torch.promote_types(self.original_weight().dtype, torch.float32)
-        factors = (self.loramini_B_aux, self.loramini_B_train, self.loramini_A_train, self.loramini_A_aux)
-        B_aux, B_train, A_train, A_aux = (container[adapter].to(dtype) for container in factors)
-        delta: Tensor = self.scaling[adapter] * (B_aux @ B_train) @ (A_train @ A_aux)
-        return delta
+    def factors(self, adapter: str) -> Sequence[Tensor]:
+        B_aux, B_train = self.loramini_B_aux[adapter], self.loramini_B_train[adapter]
+        return B_aux, B_train, self.loramini_A_train[adapter], self.loramini_A_aux[adapter]
 
 
 class LoraMiniModel(AdapterModel):
-    """A model with LoRA-Mini on its target modules. Made by `peft.get_peft_model(model, LoraMiniConfig())`."""
+    """Put LoRA-Mini on a model's target modules. Made by `peft.get_peft_model(model, LoraMiniConfig())`."""
 
-    prefix = "loramini_"
+    config_class = LoraMiniConfig
     tuner_layer_cls = LoraMiniLinear

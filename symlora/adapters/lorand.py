@@ -1,4 +1,4 @@
-"""LoRand: bottleneck adapters whose two projections are sums of low-rank products with a kernel in common.
+"""Make a bottleneck's two projections of low-rank products with a common kernel: LoRand.
 
 Yin, Yang, Wang, Yu, Wei and Sun, "1% VS 100%: Parameter-Efficient Low Rank Adapter for Dense Predictions", CVPR 2023.
 
@@ -33,54 +33,37 @@ Trained values per projection: α (2 β (n + m) + β²) + n + m. RoBERTa-base at
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import gelu
 
-from symlora.adapters.base import AdapterLayer, AdapterModel
-from symlora.adapters.config import SUBLAYER_OUTPUTS, AdapterConfig, check_whole
+from symlora.adapters.config import SUBLAYER_OUTPUTS, WHOLE, AdapterConfig, setting
+from symlora.adapters.layer import AdapterLayer
+from symlora.adapters.tuner import AdapterModel
 
 
 @dataclass
 class LorandConfig(AdapterConfig):
-    """Configuration of LoRand: the fields of `AdapterConfig` and three more.
-
-    Raises:
-        ValueError: as `AdapterConfig`; or one of these is out of range.
-
-    Args:
-        num_branches: number α of low-rank products in a projection.
-        kernel_size: width β of a product.
-        reduction_factor: how many times narrower than the layer's output the inner width m is.
-    """
+    """Configure LoRand."""
 
     method: ClassVar[str] = "lorand"
 
     # See the top of this file for the three.
-    num_branches: int = field(default=2, metadata={"help": "Number of low-rank products in a projection."})
-    kernel_size: int = field(default=8, metadata={"help": "Width of a product."})
-    reduction_factor: int = field(default=2, metadata={"help": "Output width over inner width."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("num_branches", "kernel_size", "reduction_factor"):
-            check_whole(self.method, name, getattr(self, name))
-
-    def parameter_count(self, in_features: int, out_features: int) -> int:
-        n, m, kernel = out_features, out_features // self.reduction_factor, self.kernel_size
-        return self.num_branches * (2 * kernel * (n + m) + kernel**2) + n + m
+    num_branches: int = setting(2, "Number α of low-rank products in a projection.", WHOLE)
+    kernel_size: int = setting(8, "Width β of a product.", WHOLE)
+    reduction_factor: int = setting(2, "Width of the layer's output over the inner width m.", WHOLE)
 
 
 class LorandLinear(AdapterLayer):
-    """A linear layer with LoRand adapters on its output; see the top of this file.
+    """Put LoRand adapters on a linear layer's output; see the top of this file.
 
     Several adapters at work follow one another, in the order in which they were switched on.
 
     Raises:
-        ValueError: the kernel is wider than the inner width.
+        ValueError: The kernel is wider than the inner width.
     """
 
     adapter_layer_names = (
@@ -92,15 +75,8 @@ class LorandLinear(AdapterLayer):
         "lorand_down_bias",
         "lorand_up_bias",
     )
-    lorand_down_P: nn.ParameterDict
-    lorand_down_Q: nn.ParameterDict
-    lorand_K: nn.ParameterDict
-    lorand_up_P: nn.ParameterDict
-    lorand_up_Q: nn.ParameterDict
-    lorand_down_bias: nn.ParameterDict
-    lorand_up_bias: nn.ParameterDict
 
-    def start(self, config: LorandConfig, r: int) -> dict[str, Tensor]:
+    def initial_values(self, config: LorandConfig, r: int) -> dict[str, Tensor]:
         n, kernel = self.out_features, config.kernel_size
         m = n // config.reduction_factor
         if kernel > m:
@@ -122,14 +98,8 @@ class LorandLinear(AdapterLayer):
         values["lorand_up_bias"] = torch.empty(n).uniform_(-1, 1) / math.sqrt(m)
         return values
 
-    def projections(self, adapter: str) -> tuple[Tensor, Tensor]:
-        """W_down (m, n) and W_up (n, m)."""
-        K = self.lorand_K[adapter]
-        down = (self.lorand_down_P[adapter] @ K @ self.lorand_down_Q[adapter]).sum(0)
-        up = (self.lorand_up_P[adapter] @ K @ self.lorand_up_Q[adapter]).sum(0)
-        return down.mT, up.mT
-
-    def change(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
+    def adapter_output(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
+        """Compute W_up σ(W_down h + b_down) + b_up of h = base_out."""
         # The factors one after the other: far less work than with the two projections made first.
         K = self.lorand_K[adapter]
         h = self.adapter_input(adapter, base_out)
@@ -141,21 +111,13 @@ class LorandLinear(AdapterLayer):
 
     @staticmethod
     def _through(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """x Σ_i left_i right_i: (..., n), (α, n, β), (α, β, m) -> (..., m)."""
+        """Compute x Σ_i left_i right_i: (..., n), (α, n, β), (α, β, m) -> (..., m)."""
         return x @ left.transpose(0, 1).flatten(1) @ right.flatten(0, 1)
-
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """There is none.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        raise NotImplementedError("lorand: an adapter with a GELU inside cannot be merged into a weight")
 
 
 class LorandModel(AdapterModel):
-    """A model with LoRand adapters. Made by `peft.get_peft_model(model, LorandConfig())`."""
+    """Put LoRand adapters on a model. Made by `peft.get_peft_model(model, LorandConfig())`."""
 
-    prefix = "lorand_"
+    config_class = LorandConfig
     tuner_layer_cls = LorandLinear
     target_module_mapping = SUBLAYER_OUTPUTS

@@ -1,4 +1,4 @@
-"""LoRTA: one tensor in CP form for all layers, matrices and heads (Hounie et al., arXiv 2410.04060).
+"""Share one tensor in CP form between layers, matrices and heads: LoRTA (Hounie et al., arXiv 2410.04060).
 
     h = W0 x + b + (α/r) ΔW x,    ΔWᵀ = [ A diag(C_head[1] ∘ C_matrix[t] ∘ C_layer[l]) B, …, the same with C_head[H] ]
 
@@ -28,101 +28,63 @@ Trained values: (n + d + H + T + L) r for the whole model. RoBERTa-base, query a
 
 import math
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from symlora.adapters.base import AdapterLayer, AdapterModel
-from symlora.adapters.config import LowRankConfig, check_whole
+from symlora.adapters.config import WHOLE, LowRankConfig, setting
+from symlora.adapters.factors import FactorLayer, zeros
+from symlora.adapters.tuner import AdapterModel
 
 
 @dataclass
 class LortaConfig(LowRankConfig):
-    """Configuration of LoRTA: the fields of `LowRankConfig` and one more.
-
-    Raises:
-        ValueError: as `LowRankConfig`; rank_pattern is not empty; or num_heads is not a whole number of at least 1.
-
-    Args:
-        num_heads: number of attention heads H; None takes the model's.
-    """
+    """Configure LoRTA, which has one rank: `rank_pattern` must be empty."""
 
     method: ClassVar[str] = "lorta"
 
-    num_heads: int | None = field(default=None, metadata={"help": "Number of heads; None takes the model's."})
+    num_heads: int | None = setting(None, "Number H of attention heads; None takes the model's.", WHOLE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.rank_pattern:
             raise ValueError(f"lorta: rank_pattern must be empty, the rank is one for all, got {self.rank_pattern!r}")
-        if self.num_heads is not None:
-            check_whole(self.method, "num_heads", self.num_heads)
-
-    def parameter_count(self, in_features: int, out_features: int) -> int:
-        raise NotImplementedError("lorta: no matrix has values of its own; see LortaModel.parameter_count")
 
 
-class LortaLinear(AdapterLayer):
-    """A linear layer with LoRTA adapters; see the top of this file. Its parameters come from `LortaModel`."""
+class LortaLinear(FactorLayer):
+    """Adapt a linear layer by LoRTA; see the top of this file. Its parameters come from `LortaModel`."""
 
     adapter_layer_names = ("lorta_A", "lorta_B", "lorta_C_head", "lorta_C_matrix", "lorta_C_layer")
-    lorta_A: nn.ParameterDict
-    lorta_B: nn.ParameterDict
-    lorta_C_head: nn.ParameterDict
-    lorta_C_matrix: nn.ParameterDict
-    lorta_C_layer: nn.ParameterDict
+    other_dict_names = ("place",)  # numbers of layer and matrix, from 0
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.place: dict[str, tuple[int, int]] = {}  # of an adapter: numbers of layer and matrix, from 0
-        super().__init__(*args, **kwargs)
-
-    def start(self, config: LortaConfig, r: int) -> dict[str, Tensor]:
+    def initial_values(self, config: LortaConfig, r: int) -> dict[str, Tensor]:
         return {}
 
-    def factors(self, adapter: str) -> tuple[Tensor, Tensor]:
-        """(n, r) and (r, H d), whose product is ΔWᵀ without its scale."""
+    def factors(self, adapter: str) -> Sequence[Tensor]:
+        """Return (H d, r) and (r, n), whose product is ΔW."""
         A, B, heads, matrices, layers = (getattr(self, name)[adapter] for name in self.adapter_layer_names)
         layer, matrix = self.place[adapter]
         outputs = heads.mT.unsqueeze(2) * B.unsqueeze(1)  # (r, H, d)
-        return A, (matrices[matrix] * layers[layer]).unsqueeze(1) * outputs.flatten(1)
-
-    def change(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
-        A, outputs = self.factors(adapter)
-        return self.adapter_input(adapter, x) @ A @ outputs * self.scaling[adapter]
-
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """(α/r) ΔW, (n_out, n_in), in float32 or wider."""
-        dtype = torch.promote_types(self.original_weight().dtype, torch.float32)
-        A, outputs = (factor.to(dtype) for factor in self.factors(adapter))
-        return self.scaling[adapter] * (A @ outputs).mT
+        return ((matrices[matrix] * layers[layer]).unsqueeze(1) * outputs.flatten(1)).mT, A.mT
 
 
 class LortaModel(AdapterModel):
-    """A model with LoRTA on its target modules. Made by `peft.get_peft_model(model, LortaConfig())`.
+    """Put LoRTA on a model's target modules. Made by `peft.get_peft_model(model, LortaConfig())`.
 
     Raises:
-        ValueError: the number of heads is not known or does not divide the matrices' outputs, or the matrices are not
+        ValueError: The number of heads is not known or does not divide the matrices' outputs, or the matrices are not
             of one shape.
     """
 
-    uses_shared_state = True
-    prefix = "lorta_"
+    config_class = LortaConfig
     tuner_layer_cls = LortaLinear
+    uses_shared_state = True
 
-    def parameter_count(self, adapter: str = "default") -> int:
-        """How many values one adapter trains: (n + d + H + T + L) r."""
-        layers = [layer for layer in self.tuner_layers() if adapter in layer.r]
-        heads = self.peft_config[adapter].num_heads or self.model.config.num_attention_heads
-        places = [layer.place[adapter] for layer in layers]
-        numbers = [len({place[i] for place in places}) for i in (0, 1)]
-        width: int = layers[0].in_features + layers[0].out_features // heads
-        count: int = (width + heads + sum(numbers)) * self.peft_config[adapter].r
-        return count
-
-    def in_place(self, model: nn.Module, adapter_name: str) -> None:
-        """Gives the layers the parameters that they share."""
+    def after_injection(self, model: nn.Module, adapter_name: str) -> None:
+        """Give the layers the parameters that they share."""
         config = self.peft_config[adapter_name]
         layers = {
             name: module
@@ -147,7 +109,7 @@ class LortaModel(AdapterModel):
             name: nn.Parameter(
                 value.to(weight.device, dtype), adapter_name in self.active_adapters and not config.inference_mode
             )
-            for name, value in _start(config, shapes[0], heads, len(matrices), len(numbers)).items()
+            for name, value in _initial_values(config, shapes[0], heads, len(matrices), len(numbers)).items()
         }
         for name, layer in layers.items():
             number, matrix = places[name]
@@ -193,16 +155,16 @@ _ONCE = "base_model."
 
 
 def _place(name: str) -> tuple[int, str]:
-    """Number of the layer in a module's name, and the name of the matrix within a layer."""
+    """Find the layer's number in a module's name, and the name of the matrix within a layer."""
     numbers = re.findall(r"(?<=\.)\d+(?=\.)", name)
     return (int(numbers[0]) if numbers else 0), re.sub(r"^.*\.\d+\.", "", name)
 
 
-def _start(config: LortaConfig, shape: tuple[int, int], heads: int, matrices: int, layers: int) -> dict[str, Tensor]:
+def _initial_values(
+    config: LortaConfig, shape: tuple[int, int], heads: int, matrices: int, layers: int
+) -> dict[str, Tensor]:
     r = config.r
     bound = 1 / math.sqrt(r)
     rows = {"A": shape[0], "C_head": heads, "C_matrix": matrices, "C_layer": layers}
     values = {f"lorta_{name}": torch.empty(number, r).uniform_(-bound, bound) for name, number in rows.items()}
-    d = shape[1] // heads
-    values["lorta_B"] = torch.zeros(r, d) if config.init_weights else torch.randn(r, d)
-    return values
+    return values | {"lorta_B": zeros(config, r, shape[1] // heads)}

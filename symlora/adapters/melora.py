@@ -1,4 +1,4 @@
-"""MELoRA: a group of mini-LoRAs on the diagonal (Ren et al., arXiv 2402.17263, section 3; ACL 2024).
+"""Put mini-LoRAs on the diagonal: MELoRA (Ren et al., arXiv 2402.17263, section 3; ACL 2024).
 
     h = W0 x + b + (α/r) diag(B_1 A_1, …, B_N A_N) x
 
@@ -19,54 +19,40 @@ mini-LoRA may have a rank of its own, which is left out here (the paper has one 
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from symlora.adapters.base import AdapterLayer, AdapterModel
-from symlora.adapters.config import LowRankConfig, check_whole
+from symlora.adapters.config import POSITIVE, WHOLE, LowRankConfig, setting
+from symlora.adapters.factors import zeros
+from symlora.adapters.layer import AdapterLayer
+from symlora.adapters.tuner import AdapterModel
 
 
 @dataclass
 class MeloraConfig(LowRankConfig):
-    """Configuration of MELoRA: the fields of `LowRankConfig` (r and alpha of one mini-LoRA) and one more.
-
-    Raises:
-        ValueError: as `LowRankConfig`; or num_mini_loras is not a whole number of at least 1.
-
-    Args:
-        num_mini_loras: number N of mini-LoRAs.
-    """
+    """Configure MELoRA; r and alpha are those of one mini-LoRA."""
 
     method: ClassVar[str] = "melora"
 
     # With r = 1 the rank of a LoRA of r = 8 at an eighth of its values, which is the paper's claim for GLUE (abstract).
-    r: int = field(default=1, metadata={"help": "Rank of one mini-LoRA."})
-    alpha: float = field(default=1, metadata={"help": "Each mini-LoRA is multiplied by alpha / r."})
-    num_mini_loras: int = field(default=8, metadata={"help": "Number of mini-LoRAs on the diagonal."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_whole(self.method, "num_mini_loras", self.num_mini_loras)
-
-    def parameter_count(self, in_features: int, out_features: int) -> int:
-        return self.r * (in_features + out_features)
+    r: int = setting(1, "Rank of one mini-LoRA.", WHOLE)
+    alpha: float = setting(1, "Each mini-LoRA is multiplied by alpha / r.", POSITIVE)
+    num_mini_loras: int = setting(8, "Number N of mini-LoRAs on the diagonal.", WHOLE)
 
 
 class MeloraLinear(AdapterLayer):
-    """A linear layer with MELoRA adapters; see the top of this file.
+    """Adapt a linear layer by MELoRA; see the top of this file.
 
     Raises:
-        ValueError: the number of mini-LoRAs does not divide a width, or r is more than a part's width.
+        ValueError: The number of mini-LoRAs does not divide a width, or r is more than a part's width.
     """
 
     adapter_layer_names = ("melora_A", "melora_B")
-    melora_A: nn.ParameterDict
-    melora_B: nn.ParameterDict
 
-    def start(self, config: MeloraConfig, r: int) -> dict[str, Tensor]:
+    def initial_values(self, config: MeloraConfig, r: int) -> dict[str, Tensor]:
         number = config.num_mini_loras
         if self.in_features % number or self.out_features % number:
             raise ValueError(
@@ -80,10 +66,10 @@ class MeloraLinear(AdapterLayer):
                 f"{self.module_name!r}, {number} mini-LoRAs)"
             )
         A = torch.empty(number, r, inputs).uniform_(-1, 1) / math.sqrt(inputs)  # kaiming_uniform_(a=√5) of each A_i
-        B = torch.zeros(number, outputs, r) if config.init_weights else torch.randn(number, outputs, r)
-        return {"melora_A": A, "melora_B": B}
+        return {"melora_A": A, "melora_B": zeros(config, number, outputs, r)}
 
-    def change(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
+    def adapter_output(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
+        """Compute (α/r) diag(B_1 A_1, …, B_N A_N) x."""
         A, B = self.melora_A[adapter], self.melora_B[adapter]
         inputs = self.adapter_input(adapter, x)
         parts = inputs.reshape(*inputs.shape[:-1], A.shape[0], A.shape[2])
@@ -91,15 +77,14 @@ class MeloraLinear(AdapterLayer):
         return torch.einsum("...nr,nor->...no", inner, B).flatten(-2) * self.scaling[adapter]
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """(α/r) diag(B_1 A_1, …, B_N A_N), (n_out, n_in), in float32 or wider."""
-        dtype = torch.promote_types(self.original_weight().dtype, torch.float32)
-        A, B = self.melora_A[adapter].to(dtype), self.melora_B[adapter].to(dtype)
+        """Compute (α/r) diag(B_1 A_1, …, B_N A_N), (n_out, n_in), in `merge_dtype`."""
+        A, B = self.melora_A[adapter].to(self.merge_dtype), self.melora_B[adapter].to(self.merge_dtype)
         delta: Tensor = self.scaling[adapter] * torch.block_diag(*(B @ A))  # type: ignore[no-untyped-call]
         return delta
 
 
 class MeloraModel(AdapterModel):
-    """A model with MELoRA on its target modules. Made by `peft.get_peft_model(model, MeloraConfig())`."""
+    """Put MELoRA on a model's target modules. Made by `peft.get_peft_model(model, MeloraConfig())`."""
 
-    prefix = "melora_"
+    config_class = MeloraConfig
     tuner_layer_cls = MeloraLinear

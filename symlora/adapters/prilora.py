@@ -1,4 +1,4 @@
-"""PRILoRA: LoRA whose rank rises with depth and whose A is pruned on the way (Benedek and Wolf, arXiv 2401.11316).
+"""Raise LoRA's rank with depth and prune its A on the way: PRILoRA (Benedek and Wolf, arXiv 2401.11316).
 
     h = W0 x + b + (α/r_l) B A x,    r_l = r_first + (l - 1)/(L - 1) · (r_last - r_first), rounded,  l = 1 … L
 
@@ -21,129 +21,94 @@ each row, every 40 steps, β = 0.9. The paper could not be read here, and its co
 Trained values per matrix: (n_in + n_out) r_l, r in the mean. RoBERTa-base, query and value, 4 to 12: 294,912.
 """
 
-import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from peft.tuners._buffer_dict import BufferDict
-from torch import Tensor, nn
+from torch import Tensor
 
-from symlora.adapters.base import AdapterLayer, AdapterModel
-from symlora.adapters.config import LowRankConfig, check_whole
+from symlora.adapters.config import BELOW_ONE, WHOLE, LowRankConfig, setting
+from symlora.adapters.factors import FactorLayer, kaiming, zeros
+from symlora.adapters.tuner import AdapterModel
 
 
 @dataclass
 class PriLoraConfig(LowRankConfig):
-    """Configuration of PRILoRA: the fields of `LowRankConfig` and four more.
+    """Configure PRILoRA.
 
     `rank_pattern` is filled in from the model's number of layers, unless it is given. `r` is the mean rank, and that of
     modules outside of the numbered layers.
-
-    Args:
-        r_first: rank in the first layer; the last one has 2 r - r_first.
-        pruned_share: share of each row of A that pruning sets to 0; 0 prunes nothing.
-        pruning_interval: steps from one pruning to the next.
-        norm_decay: β of the moving average of the inputs' norms.
-
-    Raises:
-        ValueError: as `LowRankConfig`; or one of these is out of range.
     """
 
     method: ClassVar[str] = "prilora"
 
-    r_first: int = field(default=4, metadata={"help": "Rank in the first layer."})  # from memory: 4 to 12
-    pruned_share: float = field(default=0.5, metadata={"help": "Share of each row set to 0."})  # from memory
-    pruning_interval: int = field(default=40, metadata={"help": "Steps between prunings."})  # from memory
-    norm_decay: float = field(default=0.9, metadata={"help": "Decay of the inputs' mean norms."})  # from memory
+    # All four from memory; see the top of this file.
+    r_first: int = setting(4, "Rank in the first layer; the last one has 2 r - r_first.", WHOLE)
+    pruned_share: float = setting(0.5, "Share of each row of A that pruning sets to 0; 0 prunes nothing.", BELOW_ONE)
+    pruning_interval: int = setting(40, "Steps from one pruning to the next.", WHOLE)
+    norm_decay: float = setting(0.9, "β of the moving average of the inputs' norms.", BELOW_ONE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_whole(self.method, "r_first", self.r_first)
-        check_whole(self.method, "pruning_interval", self.pruning_interval)
         if self.r_first > self.r:
             raise ValueError(f"prilora: r_first = {self.r_first} is more than r = {self.r}, the last layer's rank")
-        for name in ("pruned_share", "norm_decay"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 <= value < 1:
-                raise ValueError(f"prilora: {name} must be at least 0 and below 1, got {value!r}")
 
     def ranks(self, layers: int) -> list[int]:
-        """The ranks of so many layers, whose mean is r."""
+        """Compute the ranks of so many layers, whose mean is r."""
         rise = 2 * (self.r - self.r_first) / max(layers - 1, 1)
         return [round(self.r_first + rise * number) for number in range(layers)] if layers > 1 else [self.r]
 
-    def parameter_count(self, in_features: int, out_features: int) -> int:
-        """In the mean over the layers."""
-        return (in_features + out_features) * self.r
 
-
-class PriLoraLinear(AdapterLayer):
-    """A linear layer with PRILoRA adapters; see the top of this file."""
+class PriLoraLinear(FactorLayer):
+    """Adapt a linear layer by PRILoRA; see the top of this file."""
 
     adapter_layer_names = ("prilora_A", "prilora_B")
     frozen_layer_names = changing_layer_names = ("prilora_norm",)
-    prilora_A: nn.ParameterDict
-    prilora_B: nn.ParameterDict
-    prilora_norm: BufferDict
+    other_dict_names = ("seen",)  # Σ x_j² of the step under way
 
-    def start(self, config: PriLoraConfig, r: int) -> dict[str, Tensor]:
-        B = torch.zeros(self.out_features, r) if config.init_weights else torch.randn(self.out_features, r)
-        self.seen: dict[str, Tensor] = {}  # Σ x_j² of the step under way
-        return {
-            "prilora_A": nn.init.kaiming_uniform_(torch.empty(r, self.in_features), a=math.sqrt(5)),
-            "prilora_B": B,
-            "prilora_norm": torch.zeros(self.in_features),
-        }
+    def initial_values(self, config: PriLoraConfig, r: int) -> dict[str, Tensor]:
+        B, A = zeros(config, self.out_features, r), kaiming(r, self.in_features)
+        return {"prilora_A": A, "prilora_B": B, "prilora_norm": torch.zeros(self.in_features)}
 
-    def change(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
-        A, B = self.prilora_A[adapter], self.prilora_B[adapter]
+    def factors(self, adapter: str) -> Sequence[Tensor]:
+        return self.prilora_B[adapter], self.prilora_A[adapter]
+
+    def adapter_output(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
+        """Compute (α/r_l) B A x, and add the inputs' squares to those seen in this step."""
         if self.training and torch.is_grad_enabled():
-            squares = self._cast_input_dtype(x, A.dtype).detach().flatten(0, -2).square().sum(0)
+            dtype = self.prilora_A[adapter].dtype
+            squares = self._cast_input_dtype(x, dtype).detach().flatten(0, -2).square().sum(0)
             self.seen[adapter] = self.seen[adapter] + squares if adapter in self.seen else squares
-        out: Tensor = self.scaling[adapter] * (self.adapter_input(adapter, x) @ A.T @ B.T)
-        return out
+        return super().adapter_output(adapter, x, base_out)
 
     @torch.no_grad()
     def note_norms(self, adapter: str, decay: float) -> None:
-        """Takes the step's inputs into the moving average."""
+        """Take the step's inputs into the moving average."""
         norm: Tensor = self.prilora_norm[adapter]
         squares = self.seen.pop(adapter, torch.zeros_like(norm))
-        if (
-            torch.distributed.is_available() and torch.distributed.is_initialized()
-        ):  # each process saw a part of the batch
-            torch.distributed.all_reduce(squares)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(squares)  # each process saw a part of the batch
         norm.lerp_(squares.sqrt().to(norm.dtype), 1 - decay)
 
     @torch.no_grad()
     def prune(self, adapter: str, share: float) -> None:
-        """Sets the least important values of each row of A to 0."""
+        """Set the least important values of each row of A to 0."""
         A = self.prilora_A[adapter]
         count = int(share * self.in_features)
         least = (A.abs() * self.prilora_norm[adapter]).topk(count, dim=1, largest=False).indices
         A.scatter_(1, least, 0.0)
-
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """(α/r_l) B A, (n_out, n_in), in float32 or wider."""
-        dtype = torch.promote_types(self.original_weight().dtype, torch.float32)
-        delta: Tensor = self.prilora_B[adapter].to(dtype) @ self.prilora_A[adapter].to(dtype)
-        return self.scaling[adapter] * delta
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return True
 
 
 class PriLoraModel(AdapterModel):
-    """A model with PRILoRA on its target modules."""
+    """Put PRILoRA on a model's target modules."""
 
-    prefix = "prilora_"
+    config_class = PriLoraConfig
     tuner_layer_cls = PriLoraLinear
     trains_alone = "its layers note the norms of their inputs"
-
-    def parameter_count(self, adapter: str = "default") -> int:
-        """By the formula, at each layer's rank."""
-        layers = [layer for layer in self.tuner_layers() if adapter in layer.r]
-        return sum((layer.in_features + layer.out_features) * layer.r[adapter] for layer in layers)
 
     def _prepare_adapter_config(self, peft_config: PriLoraConfig, model_config: dict[str, Any]) -> Any:
         if not peft_config.rank_pattern:

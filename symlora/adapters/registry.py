@@ -1,63 +1,36 @@
 """Make PEFT know our methods.
 
-PEFT looks a method up by a member of its `PeftType` enum, and has no way in for methods from outside. An enum is closed
-to subclassing but keeps its members in plain tables, so `register` appends ours; then `PeftModel.from_pretrained`, JSON
-and pickling find them as they find PEFT's own.
+PEFT looks up a method by a member of its `PeftType` enum and offers no way to add one from outside. An enum cannot be
+subclassed but keeps its members in plain tables, so `register` appends ours. After that, `PeftModel.from_pretrained`,
+JSON and pickling find our methods as they find PEFT's own.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils.peft_types import PeftType, register_peft_method
 
-from symlora.adapters.asymlora import AsymLoraConfig, AsymLoraModel
-from symlora.adapters.base import AdapterModel
-from symlora.adapters.config import AdapterConfig
-from symlora.adapters.dylora import DyLoraConfig, DyLoraModel
-from symlora.adapters.edora import EdoraConfig, EdoraModel
-from symlora.adapters.houlsby import HoulsbyConfig, HoulsbyModel
-from symlora.adapters.lora2 import Lora2Config, Lora2Model
-from symlora.adapters.loralambda import LoraLambdaConfig, LoraLambdaModel
-from symlora.adapters.loramini import LoraMiniConfig, LoraMiniModel
-from symlora.adapters.lorand import LorandConfig, LorandModel
-from symlora.adapters.loraxs import LoraXsConfig, LoraXsModel
-from symlora.adapters.lorta import LortaConfig, LortaModel
-from symlora.adapters.melora import MeloraConfig, MeloraModel
-from symlora.adapters.prilora import PriLoraConfig, PriLoraModel
-from symlora.adapters.sara import SaraConfig, SaraModel
-from symlora.adapters.symlora import SymLoraConfig, SymLoraModel
-from symlora.adapters.symlora_orthonormal import SymLoraOrthonormalConfig, SymLoraOrthonormalModel
-from symlora.adapters.symmetric import SymmetricConfig, SymmetricModel
-from symlora.adapters.xgblora import XgbLoraConfig, XgbLoraModel
+if TYPE_CHECKING:
+    from symlora.adapters.tuner import AdapterModel
 
-METHODS: tuple[tuple[type[AdapterConfig], type[AdapterModel]], ...] = (
-    (AsymLoraConfig, AsymLoraModel),
-    (DyLoraConfig, DyLoraModel),
-    (EdoraConfig, EdoraModel),
-    (HoulsbyConfig, HoulsbyModel),
-    (Lora2Config, Lora2Model),
-    (LoraLambdaConfig, LoraLambdaModel),
-    (LoraMiniConfig, LoraMiniModel),
-    (LorandConfig, LorandModel),
-    (LoraXsConfig, LoraXsModel),
-    (LortaConfig, LortaModel),
-    (MeloraConfig, MeloraModel),
-    (PriLoraConfig, PriLoraModel),
-    (SaraConfig, SaraModel),
-    (SymLoraConfig, SymLoraModel),
-    (SymLoraOrthonormalConfig, SymLoraOrthonormalModel),
-    (SymmetricConfig, SymmetricModel),
-    (XgbLoraConfig, XgbLoraModel),
-)
+METHODS: dict[str, type["AdapterModel"]] = {}  # by the name of PEFT's type, such as "SYMLORA"
 
 
-def register() -> None:
-    """Register every method of ours with PEFT. Calling it again does nothing."""
-    for config, model in METHODS:
-        name = config.method.upper()
-        if name in PeftType.__members__:
-            continue
+def register(model: type["AdapterModel"]) -> None:
+    """Register one method with PEFT; of several definitions the last one counts.
+
+    Raises:
+        KeyError: PEFT has a method of this name itself.
+    """
+    name = model.config_class.method.upper()
+    if name in METHODS:  # defined again, as in a notebook's cell
+        tables: tuple[Any, ...] = (PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING)
+        for table in tables:
+            table.pop(PeftType(name), None)
+    elif name not in PeftType.__members__:
         _append_member(name)
-        register_peft_method(name=config.method, config_cls=config, model_cls=model, prefix=model.prefix)
+    register_peft_method(name=name.lower(), config_cls=model.config_class, model_cls=model, prefix=model.prefix)
+    METHODS[name] = model
 
 
 def _append_member(name: str) -> None:

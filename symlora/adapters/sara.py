@@ -1,4 +1,4 @@
-"""SARA: a LoRA whose rank follows from the singular values of the matrix it adapts (Gu et al., arXiv 2408.03290).
+"""Take LoRA's rank from the singular values of W0: SARA (Gu et al., arXiv 2408.03290).
 
     h = W0 x + b + (α/k) B diag(v) A x,    k = the least number with  σ_1 + … + σ_k ≥ share · (σ_1 + … + σ_n)
 
@@ -22,8 +22,8 @@ input through the router, so it has no ΔW.
 Trained values per matrix: (n_in + n_out + 1) k, which depends on the weights.
 """
 
-import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -32,16 +32,17 @@ from peft.utils.integrations import dequantize_module_weight
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
-from symlora.adapters.base import AdapterLayer, AdapterModel
-from symlora.adapters.config import LowRankConfig
+from symlora.adapters.config import LowRankConfig, number, setting
+from symlora.adapters.factors import FactorLayer, kaiming, zeros
+from symlora.adapters.tuner import AdapterModel
 
 
 def rank_of_share(weight: Tensor, share: float) -> int:
-    """The least number of singular values of a matrix that make up this share of their sum.
+    """Count the largest singular values that make up this share of the sum of all.
 
     Args:
         weight: (n_out, n_in).
-        share: above 0, at most 1.
+        share: Above 0, at most 1.
     """
     sums = torch.linalg.svdvals(weight.to(torch.float64)).cumsum(0)
     return min(int((sums < share * sums[-1]).sum()) + 1, len(sums))
@@ -49,67 +50,35 @@ def rank_of_share(weight: Tensor, share: float) -> int:
 
 @dataclass
 class SaraConfig(LowRankConfig):
-    """Configuration of SARA: the fields of `LowRankConfig`, of which `r` is not used, and one more.
-
-    Args:
-        share: what the counted singular values make up of the sum of all. A rank in `rank_pattern` goes before it.
-
-    Raises:
-        ValueError: as `LowRankConfig`; or share is not above 0 and at most 1.
-    """
+    """Configure SARA; `r` is not used, and the ranks are in `rank_pattern` once the adapter is made."""
 
     method: ClassVar[str] = "sara"
 
-    share: float = field(default=0.07, metadata={"help": "Share of the singular values' sum."})  # top of this file
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.share, (int, float)) or not 0 < self.share <= 1:
-            raise ValueError(f"sara: share must be above 0 and at most 1, got {self.share!r}")
-
-    def parameter_count(self, in_features: int, out_features: int) -> int:
-        """Of a matrix of rank `r`; the ranks themselves are in `rank_pattern` once the adapter is made."""
-        return (in_features + out_features + 1) * self.r
+    share: float = setting(  # top of this file
+        0.07,
+        "What the counted singular values make up of the sum of all. A rank in `rank_pattern` goes before it.",
+        number("above 0 and at most 1", lambda value: 0 < value <= 1),
+    )
 
 
-class SaraLinear(AdapterLayer):
-    """A linear layer with SARA adapters; see the top of this file."""
+class SaraLinear(FactorLayer):
+    """Adapt a linear layer by SARA; see the top of this file."""
 
     adapter_layer_names = ("sara_A", "sara_diag", "sara_B")
-    sara_A: nn.ParameterDict
-    sara_diag: nn.ParameterDict
-    sara_B: nn.ParameterDict
 
-    def start(self, config: SaraConfig, r: int) -> dict[str, Tensor]:
-        return {
-            "sara_A": nn.init.kaiming_uniform_(torch.empty(r, self.in_features), a=math.sqrt(5)),
-            "sara_diag": torch.ones(r),
-            "sara_B": torch.zeros(self.out_features, r) if config.init_weights else torch.randn(self.out_features, r),
-        }
+    def initial_values(self, config: SaraConfig, r: int) -> dict[str, Tensor]:
+        A, B = kaiming(r, self.in_features), zeros(config, self.out_features, r)
+        return {"sara_A": A, "sara_diag": torch.ones(r), "sara_B": B}
 
-    def change(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
-        diag = self.scaling[adapter] * self.sara_diag[adapter]
-        out: Tensor = (self.adapter_input(adapter, x) @ self.sara_A[adapter].T * diag) @ self.sara_B[adapter].T
-        return out
-
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """(α/k) B diag(v) A, (n_out, n_in), in float32 or wider."""
-        dtype = torch.promote_types(self.original_weight().dtype, torch.float32)
-        A, diag, B = (part[adapter].to(dtype) for part in (self.sara_A, self.sara_diag, self.sara_B))
-        delta: Tensor = (B * (self.scaling[adapter] * diag)) @ A
-        return delta
+    def factors(self, adapter: str) -> Sequence[Tensor]:
+        return self.sara_B[adapter], self.sara_diag[adapter], self.sara_A[adapter]
 
 
 class SaraModel(AdapterModel):
-    """A model with SARA on its target modules."""
+    """Put SARA on a model's target modules."""
 
-    prefix = "sara_"
+    config_class = SaraConfig
     tuner_layer_cls = SaraLinear
-
-    def parameter_count(self, adapter: str = "default") -> int:
-        """By the formula, at the ranks found."""
-        layers = [layer for layer in self.tuner_layers() if adapter in layer.r]
-        return sum((layer.in_features + layer.out_features + 1) * layer.r[adapter] for layer in layers)
 
     def _create_and_replace(
         self,

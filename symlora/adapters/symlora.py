@@ -1,4 +1,6 @@
-"""SymLoRA: a symmetric low-rank adapter (Panoutsos, Santos and Figueiredo, arXiv 2504.03719).
+"""Add a symmetric low-rank matrix to a square linear layer: SymLoRA.
+
+Panoutsos, Santos and Figueiredo, arXiv 2504.03719. The forward pass is `SymLoraLinear.combine` below.
 
     h = λ (W0 x) + b + (α/r) Q diag(Λ) Qᵀ x
 
@@ -24,22 +26,21 @@ Trained values per matrix: (n + 1) r + 1, or (n + 1) r without λ. RoBERTa-base,
 """
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from symlora.adapters.base import AdapterModel
 from symlora.adapters.base_scale import BaseScaleLayer
-from symlora.adapters.config import LowRankConfig
+from symlora.adapters.config import YES_OR_NO, LowRankConfig, number, setting
+from symlora.adapters.factors import zeros
+from symlora.adapters.tuner import AdapterModel
 
 
-def symmetric_update(
-    Q: Float[Tensor, "*batch n r"], diag: Float[Tensor, "*batch r"], scale: float | Tensor = 1.0
-) -> Float[Tensor, "*batch n n"]:
-    """scale · Q diag(Λ) Qᵀ: symmetric, of rank at most r.
+def symmetric_update(Q: Tensor, diag: Tensor, scale: float | Tensor = 1.0) -> Tensor:
+    """Compute scale · Q diag(Λ) Qᵀ, which is symmetric and of rank at most r.
 
     Args:
         Q: (..., n, r).
@@ -54,78 +55,64 @@ def symmetric_update(
 
 @dataclass
 class SymLoraConfig(LowRankConfig):
-    """Configuration of SymLoRA: the fields of `LowRankConfig` and two more.
-
-    Raises:
-        ValueError: as `LowRankConfig`; or init_std is not a finite number above 0.
-
-    Args:
-        init_std: standard deviation of Q at the start.
-        train_lambda: train λ. If False there is no λ at all: nothing to train, count or save, and W0 is not scaled.
-    """
+    """Configure SymLoRA. Without λ there is nothing of it to train, count or save, and W0 is not scaled."""
 
     method: ClassVar[str] = "symlora"
 
-    init_std: float = field(default=0.5, metadata={"help": "Standard deviation of Q at the start."})  # top of this file
-    train_lambda: bool = field(default=True, metadata={"help": "Train one scale of W0 per matrix."})  # the paper's
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.init_std, (int, float)) or not 0 < self.init_std < math.inf:
-            raise ValueError(
-                f"symlora: init_std must be a finite number above 0 (Q = 0 never moves), got {self.init_std!r}"
-            )
-        if not isinstance(self.train_lambda, bool):
-            raise ValueError(f"symlora: train_lambda must be True or False, got {self.train_lambda!r}")
-
-    def parameter_count(self, in_features: int, out_features: int) -> int:
-        return (in_features + 1) * self.r + int(self.train_lambda)
+    init_std: float = setting(  # top of this file
+        0.5,
+        "Standard deviation of Q at the start.",
+        number("a finite number above 0 (Q = 0 never moves)", lambda value: 0 < value < math.inf),
+    )
+    train_lambda: bool = setting(True, "Train λ, one scale of W0 per matrix.", YES_OR_NO)  # the paper's
 
 
 class SymLoraLinear(BaseScaleLayer):
-    """A square linear layer with SymLoRA adapters; see the top of this file.
+    """Adapt a square linear layer by SymLoRA; see the top of this file.
 
     Raises:
-        ValueError: the module is not square, or r > n.
+        ValueError: The module is not square, or r > n.
     """
 
     adapter_layer_names = ("symlora_Q", "symlora_diag", "symlora_lambda")
     lambda_name = "symlora_lambda"
-    symlora_Q: nn.ParameterDict
-    symlora_diag: nn.ParameterDict
-    symlora_lambda: nn.ParameterDict
+    needs_square = True
 
-    def check_shape(self, module: str, r: int) -> None:
-        if self.in_features != self.out_features:
-            raise ValueError(
-                f"SymLoRA needs a square matrix, but the weight of module {module!r} is {self.shape_text}; "
-                "choose `target_modules` that map a width to itself, or name this one in `exclude_modules`"
-            )
-        super().check_shape(module, r)
+    def initial_values(self, config: SymLoraConfig, r: int) -> dict[str, Tensor]:
+        values = {"symlora_Q": torch.randn(self.in_features, r) * config.init_std, "symlora_diag": zeros(config, r)}
+        return values | {"symlora_lambda": self.lambda_start(config)} if config.train_lambda else values
 
-    def start(self, config: SymLoraConfig, r: int) -> dict[str, Tensor]:
-        n = self.in_features
-        values = {
-            "symlora_Q": torch.randn(n, r) * config.init_std,
-            "symlora_diag": torch.zeros(r) if config.init_weights else torch.randn(r),
-        }
-        if config.train_lambda:
-            values["symlora_lambda"] = self.lambda_start(config)
-        return values
-
-    def change(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
+    def factors(self, adapter: str) -> Sequence[Tensor]:
         Q, diag = self.symlora_Q[adapter], self.symlora_diag[adapter]
-        out: Tensor = (self.adapter_input(adapter, x) @ Q * (self.scaling[adapter] * diag)) @ Q.mT
-        return out
+        return Q, diag, Q.mT
 
-    def low_rank_weight(self, adapter: str, dtype: torch.dtype) -> Tensor:
-        """(α/r) Q diag(Λ) Qᵀ."""
-        Q, diag = self.symlora_Q[adapter].to(dtype), self.symlora_diag[adapter].to(dtype)
-        return symmetric_update(Q, diag, self.scaling[adapter])
+    def combine(self, adapters: Sequence[str], x: Tensor, base_out: Tensor) -> Tensor:
+        """Compute h = λ (W0 x) + b + (α/r) Q diag(Λ) Qᵀ x from base_out = W0 x + b.
+
+        Written out here to be read; a test holds it equal, bit for bit, to what follows from `factors` and λ.
+
+        Args:
+            adapters: Names of those at work, mostly one; the changes of several add.
+            x: (..., n).
+            base_out: (..., n).
+        """
+        h = base_out
+        lam = self.joint_lambda(adapters)  # λ, of several adapters 1 + Σ (λ_k - 1); None where none has one
+        if lam is not None:
+            # lerp is b + λ (out - b) near λ = 0 and out - (1 - λ)(out - b) near λ = 1: no digits lost at either end,
+            # base_out itself at λ = 1, and one pass. In λ's dtype, so that a bfloat16 base does not round λ.
+            bias: Tensor | None = getattr(self.get_base_layer(), "bias", None)
+            h = h.to(lam.dtype)
+            h = lam * h if bias is None else torch.lerp(bias.to(lam.dtype), h, lam)  # λ (W0 x) + b
+        for adapter in adapters:
+            Q, diag = self.symlora_Q[adapter], self.symlora_diag[adapter]
+            low = self.adapter_input(adapter, x) @ Q  # Qᵀ x, after dropout: (..., r)
+            h = h + (low * (self.scaling[adapter] * diag)) @ Q.mT  # + (α/r) Q diag(Λ) Qᵀ x
+        return h
 
 
 class SymLoraModel(AdapterModel):
-    """A model with SymLoRA on its target modules. Made by `peft.get_peft_model(model, SymLoraConfig())`."""
+    """Put SymLoRA on a model's target modules. Made by `peft.get_peft_model(model, SymLoraConfig())`."""
 
-    prefix = "symlora_"
+    config_class = SymLoraConfig
     tuner_layer_cls = SymLoraLinear

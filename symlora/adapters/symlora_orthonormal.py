@@ -1,4 +1,6 @@
-"""SymLoRA with orthonormal Q. A control: does it matter that the columns of SymLoRA's Q are free?
+"""Keep the columns of SymLoRA's Q orthogonal: SymLoRA with orthonormal Q.
+
+A control: does it matter that the columns of SymLoRA's Q are free?
 
     h = λ (W0 x) + b + (α/r) Q diag(Λ) Qᵀ x,   Qᵀ Q = c² I,   c = init_std √n
 
@@ -31,17 +33,13 @@ from symlora.adapters.symlora import SymLoraConfig, SymLoraLinear, SymLoraModel
 
 @dataclass
 class SymLoraOrthonormalConfig(SymLoraConfig):
-    """Configuration of SymLoRA with orthonormal Q: that of SymLoRA.
-
-    Args:
-        init_std: the columns of Q have length init_std √n, at the start and ever after.
-    """
+    """Configure SymLoRA with orthonormal Q, whose columns keep the length init_std √n."""
 
     method: ClassVar[str] = "symloraorthonormal"
 
 
 def orthonormal_columns(Q: Tensor) -> Tensor:
-    """The factor with orthonormal columns of Q = qf(Q) R, R with a positive diagonal: (n, r) -> (n, r).
+    """Compute the orthonormal factor of Q = qf(Q) R, R with a positive diagonal: (n, r) -> (n, r).
 
     NaNs stay NaNs: a run that diverged is found by its loss.
     """
@@ -52,22 +50,24 @@ def orthonormal_columns(Q: Tensor) -> Tensor:
 
 
 class SymLoraOrthonormalLinear(SymLoraLinear):
-    """A square linear layer with SymLoRA adapters whose Q start orthogonal; see the top of this file."""
+    """Adapt a square linear layer by SymLoRA with a Q that starts orthogonal; see the top of this file."""
 
-    def start(self, config: SymLoraConfig, r: int) -> dict[str, Tensor]:
+    def initial_values(self, config: SymLoraConfig, r: int) -> dict[str, Tensor]:
         n = self.in_features
         orthonormal = nn.init.orthogonal_(torch.empty(n, r))
-        return super().start(config, r) | {"symlora_Q": config.init_std * math.sqrt(n) * orthonormal}
+        return super().initial_values(config, r) | {"symlora_Q": config.init_std * math.sqrt(n) * orthonormal}
 
 
 class SymLoraOrthonormalModel(SymLoraModel):
-    """A model with such layers on its target modules."""
+    """Put such layers on a model's target modules."""
 
+    config_class = SymLoraOrthonormalConfig
     tuner_layer_cls = SymLoraOrthonormalLinear
+    prefix = "symlora_"
 
     @torch.no_grad()
     def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
-        """Brings every trained Q back to orthogonal columns of its length, in place."""
+        """Bring every trained Q back to orthogonal columns of its length, in place."""
         for layer in self.tuner_layers():
             for adapter, Q in layer.symlora_Q.items():
                 if Q.requires_grad:

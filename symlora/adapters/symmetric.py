@@ -1,4 +1,6 @@
-"""A symmetric ΔW of full rank: the weight symmetry of Hu, Zagoruyko and Komodakis (arXiv 1812.11027) as an adapter.
+"""Add a symmetric matrix of full rank to a square linear layer.
+
+The weight symmetry of Hu, Zagoruyko and Komodakis (arXiv 1812.11027) as an adapter.
 
     h = W0 x + b + (U + Uᵀ - diag U) x
 
@@ -16,20 +18,25 @@ read here; its code (hushell/deep-symmetry, symmWideResNet/models/utils.py, `tri
 says W = triu(V) + triu(V, 1)ᵀ, of which the lower half of V is never used: here only the upper half exists.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from symlora.adapters.base import AdapterLayer, AdapterModel
 from symlora.adapters.config import AdapterConfig
+from symlora.adapters.factors import FactorLayer, zeros
+from symlora.adapters.tuner import AdapterModel
 
 
 @lru_cache(maxsize=8)
 def triangle_places(n: int, device: torch.device) -> Tensor:
-    """For each entry of a symmetric n × n matrix, its place in the row by row list of the upper triangle: int64."""
+    """Give each entry of a symmetric n × n matrix its place in the list of its upper triangle: int64.
+
+    The list goes row by row.
+    """
     with torch.inference_mode(False):  # kept for backward passes too, whoever asked first
         rows, columns = torch.triu_indices(n, n, device=device)
         places = torch.empty(n, n, dtype=torch.int64, device=device)
@@ -37,53 +44,29 @@ def triangle_places(n: int, device: torch.device) -> Tensor:
         return places
 
 
-def symmetric_matrix(upper: Tensor, n: int) -> Tensor:
-    """U + Uᵀ - diag U: (n (n + 1) / 2) -> (n, n)."""
-    return upper[triangle_places(n, upper.device)]
-
-
 @dataclass
 class SymmetricConfig(AdapterConfig):
-    """Configuration of a symmetric full-rank ΔW: the fields of `AdapterConfig`; there is no rank."""
+    """Configure a symmetric full-rank ΔW; there is no rank."""
 
     method: ClassVar[str] = "symmetric"
 
-    def parameter_count(self, in_features: int, out_features: int) -> int:
-        return in_features * (in_features + 1) // 2
 
-
-class SymmetricLinear(AdapterLayer):
-    """A square linear layer with symmetric full-rank adapters; see the top of this file.
-
-    Raises:
-        ValueError: the module is not square.
-    """
+class SymmetricLinear(FactorLayer):
+    """Adapt a square linear layer by a symmetric full-rank matrix; see the top of this file."""
 
     adapter_layer_names = ("symmetric_upper",)
-    symmetric_upper: nn.ParameterDict
+    needs_square = True
 
-    def check_shape(self, module: str, r: int) -> None:
-        if self.in_features != self.out_features:
-            raise ValueError(
-                f"a symmetric ΔW needs a square matrix, but the weight of module {module!r} is {self.shape_text}; "
-                "choose `target_modules` that map a width to itself"
-            )
+    def initial_values(self, config: SymmetricConfig, r: int) -> dict[str, Tensor]:
+        return {"symmetric_upper": 0.1 * zeros(config, self.in_features * (self.in_features + 1) // 2)}
 
-    def start(self, config: SymmetricConfig, r: int) -> dict[str, Tensor]:
-        count = config.parameter_count(self.in_features, self.out_features)
-        return {"symmetric_upper": torch.zeros(count) if config.init_weights else 0.1 * torch.randn(count)}
-
-    def change(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
-        out: Tensor = self.adapter_input(adapter, x) @ symmetric_matrix(self.symmetric_upper[adapter], self.in_features)
-        return out
-
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """U + Uᵀ - diag U, (n, n)."""
-        return symmetric_matrix(self.symmetric_upper[adapter], self.in_features)
+    def factors(self, adapter: str) -> Sequence[Tensor]:
+        upper = self.symmetric_upper[adapter]
+        return (upper[triangle_places(self.in_features, upper.device)],)  # U + Uᵀ - diag U
 
 
 class SymmetricModel(AdapterModel):
-    """A model with symmetric full-rank adapters on its target modules."""
+    """Put symmetric full-rank adapters on a model's target modules."""
 
-    prefix = "symmetric_"
+    config_class = SymmetricConfig
     tuner_layer_cls = SymmetricLinear

@@ -1,4 +1,4 @@
-"""XGBLoRA: LoRAs of rank 1 in turn, each merged before the next one starts (Zhang et al., arXiv 2410.19694).
+"""Train LoRAs of rank 1 in turn, each held before the next: XGBLoRA (Zhang et al., arXiv 2410.19694).
 
     h = W0 x + b + α/r (Σ_{t < T} B_t A_t + B A) x
 
@@ -24,59 +24,40 @@ Trained values per matrix at a time: (n_in + n_out) r. RoBERTa-base, query and v
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from peft.tuners._buffer_dict import BufferDict
 from torch import Tensor, nn
 
-from symlora.adapters.base import AdapterLayer, AdapterModel
-from symlora.adapters.config import LowRankConfig, check_whole
+from symlora.adapters.config import POSITIVE, WHOLE, LowRankConfig, setting
+from symlora.adapters.factors import kaiming, zeros
+from symlora.adapters.layer import AdapterLayer
+from symlora.adapters.tuner import AdapterModel
 
 
 @dataclass
 class XgbLoraConfig(LowRankConfig):
-    """Configuration of XGBLoRA: the fields of `LowRankConfig` and one more.
-
-    Args:
-        boosters: T, how many LoRAs follow each other in a training.
-
-    Raises:
-        ValueError: as `LowRankConfig`; or boosters is not a whole number of at least 1.
-    """
+    """Configure XGBLoRA."""
 
     method: ClassVar[str] = "xgblora"
 
-    r: int = field(default=1, metadata={"help": "Rank of a booster."})  # the paper's title
-    alpha: float = field(
-        default=1, metadata={"help": "The low-rank part is multiplied by alpha / r."}
-    )  # α = r, as LoRA
-    boosters: int = field(default=8, metadata={"help": "LoRAs that follow each other."})  # top of this file
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_whole(self.method, "boosters", self.boosters)
-
-    def parameter_count(self, in_features: int, out_features: int) -> int:
-        return (in_features + out_features) * self.r
+    r: int = setting(1, "Rank of a booster.", WHOLE)  # the paper's title
+    alpha: float = setting(1, "The low-rank part is multiplied by alpha / r.", POSITIVE)  # α = r, as LoRA
+    boosters: int = setting(8, "Number T of LoRAs that follow each other in a training.", WHOLE)  # top of this file
 
 
 class XgbLoraLinear(AdapterLayer):
-    """A linear layer with XGBLoRA adapters; see the top of this file."""
+    """Adapt a linear layer by XGBLoRA; see the top of this file."""
 
     adapter_layer_names = ("xgblora_A", "xgblora_B")
     frozen_layer_names = changing_layer_names = ("xgblora_merged_A", "xgblora_merged_B")
-    xgblora_A: nn.ParameterDict
-    xgblora_B: nn.ParameterDict
-    xgblora_merged_A: BufferDict
-    xgblora_merged_B: BufferDict
 
-    def start(self, config: XgbLoraConfig, r: int) -> dict[str, Tensor]:
+    def initial_values(self, config: XgbLoraConfig, r: int) -> dict[str, Tensor]:
         merged = (config.boosters - 1) * r
-        B = torch.zeros(self.out_features, r) if config.init_weights else torch.randn(self.out_features, r)
+        B, A = zeros(config, self.out_features, r), kaiming(r, self.in_features)
         return {
-            "xgblora_A": nn.init.kaiming_uniform_(torch.empty(r, self.in_features), a=math.sqrt(5)),
+            "xgblora_A": A,
             "xgblora_B": B,
             "xgblora_merged_A": torch.zeros(merged, self.in_features),
             "xgblora_merged_B": torch.zeros(self.out_features, merged),
@@ -84,7 +65,7 @@ class XgbLoraLinear(AdapterLayer):
 
     @torch.no_grad()
     def restart(self, adapter: str, booster: int, generator: torch.Generator) -> None:
-        """Puts A and B where booster number `booster` (from 0) is kept, and starts them afresh."""
+        """Put A and B where booster number `booster` (from 0) is kept, and start them afresh."""
         A, B, r = self.xgblora_A[adapter], self.xgblora_B[adapter], self.r[adapter]
         place = slice(booster * r, (booster + 1) * r)
         self.xgblora_merged_A[adapter][place].copy_(A)
@@ -92,7 +73,8 @@ class XgbLoraLinear(AdapterLayer):
         A.copy_(nn.init.kaiming_uniform_(torch.empty(A.shape), a=math.sqrt(5), generator=generator))
         B.zero_()
 
-    def change(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
+    def adapter_output(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
+        """Compute α/r (Σ B_t A_t + B A) x."""
         A, B = self.xgblora_A[adapter], self.xgblora_B[adapter]
         merged_A, merged_B = self.xgblora_merged_A[adapter].to(A.dtype), self.xgblora_merged_B[adapter].to(A.dtype)
         held = self._cast_input_dtype(x, A.dtype) @ merged_A.T @ merged_B.T  # part of the base by now: not dropped
@@ -100,22 +82,22 @@ class XgbLoraLinear(AdapterLayer):
         return out
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """α/r (Σ B_t A_t + B A), (n_out, n_in), in float32 or wider."""
-        dtype = torch.promote_types(self.original_weight().dtype, torch.float32)
-        held: Tensor = self.xgblora_merged_B[adapter].to(dtype) @ self.xgblora_merged_A[adapter].to(dtype)
-        held = held + self.xgblora_B[adapter].to(dtype) @ self.xgblora_A[adapter].to(dtype)
-        return self.scaling[adapter] * held
+        """Compute α/r (Σ B_t A_t + B A), (n_out, n_in), in `merge_dtype`."""
+        names = ("xgblora_merged_B", "xgblora_merged_A", "xgblora_B", "xgblora_A")
+        merged_B, merged_A, B, A = (getattr(self, name)[adapter].to(self.merge_dtype) for name in names)
+        delta: Tensor = self.scaling[adapter] * (merged_B @ merged_A + B @ A)
+        return delta
 
 
 def _booster(step: int, steps: int, boosters: int) -> int:
-    """Number (from 0) of the booster that a step (from 1) of so many trains."""
+    """Return the number (from 0) of the booster that a step (from 1) of so many trains."""
     return (step - 1) * boosters // steps
 
 
 class XgbLoraModel(AdapterModel):
-    """A model with XGBLoRA on its target modules."""
+    """Put XGBLoRA on a model's target modules."""
 
-    prefix = "xgblora_"
+    config_class = XgbLoraConfig
     tuner_layer_cls = XgbLoraLinear
 
     def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:

@@ -2,11 +2,14 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -23,6 +26,7 @@ if (_SCRIPTS / "hydra_plugins").is_dir() and str(_SCRIPTS) not in sys.path:
     sys.path.append(str(_SCRIPTS))
 
 ConfigStore.instance().store(name="schema", node=Config)
+PATHS = ("model.path", "init_from", "data.dir", "data.cache_dir", "results_dir")
 
 
 def resolve(cfg: Any) -> Config:
@@ -52,6 +56,23 @@ def resolve(cfg: Any) -> Config:
     # Their values now stand in `train`; the tables of the other tasks are no part of this run.
     config.protocol.recipe = config.model.recipe = {}
     return config
+
+
+def quote_paths(words: Sequence[str]) -> list[str]:
+    """Quote the values of path settings that Hydra's grammar has no room for: `~`, `=`, `#`, ü, brackets."""
+    return [_quoted(word) for word in words]
+
+
+def _quoted(word: str) -> str:
+    key, equals, value = word.partition("=")
+    if not equals or key.lstrip("+") not in PATHS:
+        return word
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        escaped = value.replace("'", r"\'")
+        return f"{key}='{escaped}'"
+    return word
 
 
 def _expand_home(config: Config) -> None:
@@ -85,11 +106,10 @@ def compose(*overrides: str) -> Config:
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
-    from hydra.errors import HydraException
 
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            return resolve(hydra_compose("config", overrides=list(overrides)))
+            return resolve(hydra_compose("config", overrides=quote_paths(overrides)))
     except (yaml.YAMLError, UnicodeDecodeError):
         check_files()  # says which
         raise

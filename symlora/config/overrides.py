@@ -14,6 +14,9 @@ WITH_VALUE = ("--cfg", "--package", "-p", "--info", "-i")  # Hydra's options
 GROUPS = ("task", "method", "model", "protocol", "sweep", "budget")
 
 
+SPACES = "A value with spaces is quoted whole: \"results_dir='/my runs'\", with make ARGS=\"results_dir='/my runs'\"."
+
+
 def check_words(words: Sequence[str]) -> None:
     """Check that each override can be read and names what exists.
 
@@ -27,10 +30,14 @@ def check_words(words: Sequence[str]) -> None:
             continue
         if word.lstrip("+").startswith("="):
             raise SymloraError(f"{word}: there is no key before the `=`.")
+        if "=" not in word and not word.startswith("~"):
+            raise SymloraError(f"{word}: give key=value. {SPACES}")
         try:
             OverridesParser.create().parse_override(word)
         except HydraException as error:
-            raise SymloraError(f"{word} cannot be read: {str(error).splitlines()[0]}") from None
+            key, _, value = word.partition("=")
+            hint = f" Quoted it is one text: \"{key}='{value}'\"; with make ARGS=\"{key}='{value}'\"."
+            raise SymloraError(f"{word} cannot be read: {str(error).splitlines()[0]}.{hint}") from None
         if match := re.fullmatch(rf"({'|'.join(GROUPS)})=([\w.,/+-]+)", word):
             for name in match[2].split(","):
                 _check_choice(match[1], name)

@@ -27,8 +27,8 @@ def add_adapter(model: Any, config: Config) -> Any:
     import peft
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
-    from symlora.adapters.base import AdapterModel
     from symlora.adapters.config import QUERY_VALUE
+    from symlora.adapters.tuner import AdapterModel
 
     method = config.method
     config_class = PEFT_TYPE_TO_CONFIG_MAPPING.get(method.peft_type)  # type: ignore[call-overload]

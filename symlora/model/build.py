@@ -14,7 +14,8 @@ from symlora.model import attention
 from symlora.model.adapter import add_adapter
 from symlora.model.dropout import DropoutStreams, set_dropout, use_own_dropout
 from symlora.model.encoder import FLAT_MODEL_TYPES, Encoder, head_modules
-from symlora.model.pack import PackedModel, check_packable
+from symlora.model.pack import PackedModel
+from symlora.model.packable import check_packable
 from symlora.model.quantization import four_bits, keep_trainable
 from symlora.model.run_model import RunModel, output_layer
 from symlora.model.source import ModelSource, find, load_failure, wrong_shape

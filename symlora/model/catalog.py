@@ -20,7 +20,7 @@ from symlora.config.compose import CONFIG_DIR
 from symlora.config.schema import Config, MethodConfig
 from symlora.errors import SymloraError
 from symlora.model.build import run_model
-from symlora.model.pack import check_packable
+from symlora.model.packable import check_packable
 from symlora.model.quantization import four_bits
 from symlora.model.run_model import ParameterCounts, RunModel
 

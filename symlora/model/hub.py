@@ -1,22 +1,43 @@
-"""Whether the Hugging Face hub can be reached at all, asked once and quickly."""
+"""Find out once, and quickly, whether the Hugging Face hub can be reached."""
 
 import os
 import socket
+import threading
 from urllib.parse import urlsplit
 
+PATIENCE = 2.0  # seconds for a connection: a port that drops packets never answers
 _PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 
 def go_offline_if_unreachable() -> None:
-    """Sets HF_HUB_OFFLINE=1 when the hub's name does not resolve.
+    """Set HF_HUB_OFFLINE=1 if the hub's name does not resolve, or nothing at its port accepts a connection.
 
-    The hub's library would retry for half a minute for each file before it says so. To be called before it is imported
-    (it reads the variable once). Behind a proxy names need not resolve here, and nothing is changed.
+    The hub's library would retry for minutes before it takes what is in its cache. To be called before it is imported
+    (it reads the variable once). Behind a proxy the hub need not be reachable from here, and nothing is changed.
     """
     if "HF_HUB_OFFLINE" in os.environ or any(os.environ.get(name) for name in _PROXIES):
         return
-    host = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname
-    try:
-        socket.getaddrinfo(host, 443)
-    except OSError:
+    endpoint = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
+    if not _accepts(endpoint.hostname, port):
         os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def _accepts(host: str | None, port: int) -> bool:
+    """Whether one of a host's addresses accepts a connection; all are tried at once, as IPv6 alone may be blocked."""
+    try:
+        addresses = {found[4][:2] for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    except OSError:
+        return False
+    accepted = threading.Event()
+    for address in addresses:
+        threading.Thread(target=_connect, args=(address, accepted), daemon=True).start()
+    return accepted.wait(PATIENCE)
+
+
+def _connect(address: tuple[str, int], accepted: threading.Event) -> None:
+    try:
+        socket.create_connection(address, timeout=PATIENCE).close()
+    except OSError:
+        return
+    accepted.set()

@@ -22,49 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from symlora.adapters.registry import METHODS
-from symlora.config.schema import MethodConfig
 from symlora.model.attention import Gather, Scatter
 from symlora.model.dropout import Dropout, DropoutStreams, scaled_mask
 from symlora.model.encoder import Encoder, head_modules
+from symlora.model.packable import CannotPack
 from symlora.model.run_model import RunModel
-
-# PEFT's methods whose packed runs are tested to equal the runs alone (tests/test_methods.py); LORA includes DoRA.
-# Others look at all their rows at once (LILY), write in place (FourierFT, VBLoRA), or were not tried.
-PACKED_TYPES = frozenset({"ADALORA", "DELORA", "HRA", "IA3", "LORA", "MISS", "VERA"})
-OWN_STARTS = (True, False, "gaussian", "orthogonal")  # of LoRA; PiSSA, OLoRA and others rewrite the frozen weight
-
-
-class CannotPack(ValueError):
-    """These runs cannot share a pass; they can train alone."""
-
-
-def check_packable(method: MethodConfig) -> None:
-    """Refuses methods whose runs cannot share an encoder.
-
-    Raises:
-        CannotPack: They train, or rewrite, what is shared; or their layers do not work on a stack of runs.
-    """
-    why = None
-    arguments = method.peft_config
-    if method.trains == "all":
-        why = "full fine-tuning trains the encoder"
-    elif method.base_parameters:
-        why = "base_parameters trains parts of the encoder"
-    elif method.trains == "adapter":
-        own = {config.method.upper(): model for config, model in METHODS}
-        if method.peft_type in own and own[method.peft_type].trains_alone:
-            why = own[method.peft_type].trains_alone
-        elif method.peft_type not in PACKED_TYPES | own.keys():
-            why = f"{method.peft_type} is not known to work on a stack of runs"
-        elif method.load_in_4bit:
-            why = "the encoder is held in 4 bits"
-        elif arguments.get("bias", "none") != "none":
-            why = f"bias={arguments['bias']} trains biases outside of the adapter"
-        elif arguments.get("init_lora_weights", True) not in OWN_STARTS:
-            why = f"init_lora_weights={arguments['init_lora_weights']} rewrites the frozen weights"
-    if why is not None:
-        raise CannotPack(f"method={method.name}: {why}: such runs train alone")
 
 
 class Packed(nn.Module):

@@ -23,29 +23,33 @@ def table1(settings: Settings) -> Frame:
 
 def table2(settings: Settings) -> Frame:
     """The tests."""
-    level, inner = _level(settings), f"{100 * (1 - 2 * settings.alpha):g} %"
+    level, single = _level(settings), f"{100 * (1 - settings.alpha):g} %"
     caption = (
         "In points, validation, each method at its own chosen configuration. n: seeds with a score; s: standard "
         f"deviation over them (n − 1); then the {level} t interval of the mean over seeds. “In its grid”: where the "
         "chosen learning rate and batch size lie among the run folders of the lowest seed (an axis of two values has "
         "no inside, and is not called an edge). The run by which a point of a grid was chosen is one of its n seeds, "
         "which favours a method's mean a little. Difference: method − LoRA, mean over the seeds that both have, with "
-        f"its {inner} t interval, which belongs to the verdict of the paired "
-        f"equivalence test (TOST) with margin ±{settings.margin:g}, set before the runs: equivalent if the interval "
-        f"lies within the margin; else better or worse if it excludes 0 (each at {settings.alpha:g}, one-sided); else "
-        "inconclusive. A verdict is of one task, before Holm. “Not significant” is never “tied”. “(chance)”: a seed of "
+        f"its {single} t interval for this task alone, not corrected. The verdict holds over the section's tasks: the "
+        f"chance that a method gets any false one is at most {settings.alpha:g}. Equivalent: p of the paired test of "
+        f"equivalence (TOST), with margin ±{settings.margin:g} set before the runs, is below {settings.alpha:g} after "
+        "Holm; else better or worse, by the sign of the difference: p of the paired t test is; else inconclusive. "
+        "“Not significant” is never “tied”. “(chance)”: a seed of "
         "either is not above chance, and the verdict says little; “(no spread)”: all differences are equal, as happens "
-        "with few seeds on a small split, and the interval of width 0 is no evidence. p values: TOST (small "
-        "speaks for equivalence); exact sign flip over seeds (small speaks for a difference; with 5 seeds it cannot "
-        "fall below 0.0625); each also after Holm over the section's tasks; McNemar over rows, for the two models of "
-        f"the lowest seed alone. Seeds and rows: {level} two-level bootstrap of the difference, too narrow for few "
+        "with few seeds on a small split, and the interval of width 0 is no evidence. p values: paired t (small speaks "
+        "for a difference) and TOST (small speaks for equivalence), both also after one Holm over all tasks of the "
+        "section, in which a task counts once, as its two null hypotheses cannot both be true; for this task alone, "
+        "exact sign flip over seeds (small speaks for a difference; with 5 seeds it cannot fall below 0.0625) and "
+        "McNemar over rows, for the two models of the lowest seed. "
+        f"Seeds and rows: {level} two-level bootstrap of the difference, too narrow for few "
         "seeds. Needed, where "
         f"inconclusive: paired seeds that give the equivalence test a power of {settings.power:g} if the true "
-        "difference is 0 and s of the differences is as estimated, which for few seeds is rough."
+        "difference is 0 and s of the differences is as estimated, which for few seeds is rough; at "
+        f"{settings.alpha:g} divided by the number of tasks, so that it would hold after Holm."
     )
     header = (
         *("Task", "Method", "n", "Mean", "s", f"{level}, seeds", "lr", "Batch", "In its grid"),
-        *("Difference", f"{inner}, seeds", "Verdict", "p TOST", "Holm", "p sign flip", "Holm", "p McNemar"),
+        *("Difference", f"{single}, paired", "Verdict", "p t", "Holm", "p TOST", "Holm", "p sign flip", "p McNemar"),
         *(f"{level}, seeds and rows", "Needed"),
     )
     return "Table 2. Is a method tied with LoRA?", caption, header, 2

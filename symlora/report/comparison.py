@@ -1,7 +1,8 @@
 """A method against LoRA on one task: the tests of symlora.stats on the seeds that both have, and on their predictions.
 
 Everything is in points. Two sources of chance are kept apart: new seeds on this validation split (t, sign flip,
-equivalence), new rows for these trained models (McNemar), and both together (two-level bootstrap).
+equivalence), new rows for these trained models (McNemar), and both together (two-level bootstrap). Only the verdict
+holds over several tasks; everything else speaks of one.
 """
 
 from dataclasses import dataclass, replace
@@ -25,11 +26,14 @@ class Paired:
         key: Of the method (its task, model and protocol are the reference's too).
         seeds: That both have a score for.
         scores: In points, of the method and of the reference, [seeds] each.
-        difference: Mean over the seeds with its t interval at `level`; low and high are NaN for one seed.
-        equivalence: Paired TOST with its interval at 1 - 2·alpha; None for fewer than two seeds.
+        difference: Mean over the seeds with its t interval at 1 - alpha, for this task alone; low and high are NaN for
+            one seed.
+        p_difference: Of the paired t test; None for fewer than two seeds.
+        p_equivalence: Of the paired TOST; None for fewer than two seeds.
         flip: p of the exact sign-flip test; None for fewer than two seeds.
         both: Two-level bootstrap interval over seeds and rows together; None for one seed or unlike rows.
         mcnemar: p over the rows, for the models of the lowest seed; None where the score is no accuracy.
+        decision: The verdict, which holds over the tasks of the section; None for fewer than two seeds.
         needed: Seeds that would settle it with the power asked for, if the true difference were 0; None if unknown.
     """
 
@@ -37,15 +41,17 @@ class Paired:
     seeds: tuple[int, ...]
     scores: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
     difference: stats.Interval
-    equivalence: stats.Equivalence | None
+    p_difference: float | None
+    p_equivalence: float | None
     flip: float | None
     both: stats.Interval | None
     mcnemar: float | None
-    needed: int | None
+    decision: stats.Decision | None = None
+    needed: int | None = None
 
 
 def compare(method: Chosen, reference: Chosen, settings: Settings) -> Paired | None:
-    """All tests of one task; None where no seed has a score for both."""
+    """All tests of one task, without a decision; None where no seed has a score for both."""
     columns = ["seed", "score", "folder", "split", "selection", "metric"]
     pairs = method.finished[columns].merge(reference.finished[columns], on="seed", suffixes=("", "_reference"))
     if pairs.empty:
@@ -53,24 +59,17 @@ def compare(method: Chosen, reference: Chosen, settings: Settings) -> Paired | N
     pairs = pairs.sort_values("seed", ignore_index=True)
     a, b = (100 * pairs[name].to_numpy(np.float64) for name in ("score", "score_reference"))
     several = len(pairs) > 1
-    difference = stats.paired_interval(a, b, settings.level)
-    equivalence = stats.tost(a, b, settings.margin, settings.alpha) if several else None
-    flip = stats.sign_flip(a, b) if several else None
-    needed = None
-    if several:
-        spread = float(np.std(a - b, ddof=1))
-        needed = stats.seeds_needed(spread, settings.margin, settings.power, settings.alpha)
     both, rows = _over_rows(pairs, settings)
     return Paired(
         key=method.key,
         seeds=tuple(int(seed) for seed in pairs["seed"]),
         scores=(a, b),
-        difference=difference,
-        equivalence=equivalence,
-        flip=flip,
+        difference=stats.paired_interval(a, b, 1 - settings.alpha),
+        p_difference=stats.paired_t(a, b) if several else None,
+        p_equivalence=stats.tost(a, b, settings.margin) if several else None,
+        flip=stats.sign_flip(a, b) if several else None,
         both=both,
         mcnemar=rows,
-        needed=needed,
     )
 
 
@@ -82,23 +81,29 @@ def compare_all(chosen: dict[Key, Chosen], settings: Settings) -> dict[Key, Pair
             paired = compare(method, chosen[(*key[:3], REFERENCE)], settings)
             if paired is not None:
                 found[key] = paired
-    return found
+    return decide_all(found, settings)
 
 
-def holm_adjusted(pairs: dict[Key, Paired]) -> dict[Key, tuple[float, float]]:
-    """(sign flip, equivalence): p values after Holm, within one section and method over its tasks.
+def decide_all(pairs: dict[Key, Paired], settings: Settings) -> dict[Key, Paired]:
+    """Judge each method over the tasks of a section (docs/protocols.md, "What a verdict means").
 
     A task with a single seed has no p value, and is in no family.
     """
-    families: dict[tuple[str, str, str], dict[Key, tuple[float, float]]] = {}
+    families: dict[tuple[str, str, str], list[Key]] = {}
     for key, pair in pairs.items():
-        if pair.flip is not None and pair.equivalence is not None:
-            families.setdefault((key[0], key[1], key[3]), {})[key] = (pair.flip, pair.equivalence.p)
-    adjusted: dict[Key, tuple[float, float]] = {}
-    for tests in families.values():
-        flips, equal = (stats.holm(p_values) for p_values in zip(*tests.values(), strict=True))
-        adjusted |= {key: (float(flips[i]), float(equal[i])) for i, key in enumerate(tests)}
-    return adjusted
+        if pair.p_difference is not None:
+            families.setdefault((key[0], key[1], key[3]), []).append(key)
+    decided = dict(pairs)
+    for keys in families.values():
+        family = [pairs[key] for key in keys]
+        numbers = [(pair.difference.estimate, pair.p_difference, pair.p_equivalence) for pair in family]
+        means, different, equal = np.array(numbers, dtype=np.float64).T
+        decisions = stats.decide(means, different, equal, settings.alpha)
+        for key, pair, decision in zip(keys, family, decisions, strict=True):
+            spread = float(np.std(np.subtract(*pair.scores), ddof=1))
+            needed = stats.seeds_needed(spread, settings.margin, settings.power, settings.alpha / len(keys))
+            decided[key] = replace(pair, decision=decision, needed=needed)
+    return decided
 
 
 def _over_rows(pairs: pd.DataFrame, settings: Settings) -> tuple[stats.Interval | None, float | None]:

@@ -24,9 +24,10 @@ def differences(
 
     Returns:
         One row for each task and seed that both methods have a score for: task, metric, seed, difference, and repeated
-        for the task: mean, low and high (of the paired t interval of level 1 - 2·alpha, by which the verdict is taken;
-        missing for one seed), level, margin, n, verdict, at_chance (whether a run of either is no better than a
-        constant prediction). A task with runs but no pair has one row without numbers, n = 0, and verdict `no pair`.
+        for the task: mean, low and high (of the paired t interval of level 1 - alpha for this task alone; missing for
+        one seed), level, margin, n, verdict (which holds over the section's tasks), at_chance (whether a run of either
+        is no better than a constant prediction). A task with runs but no pair has one row without numbers, n = 0, and
+        verdict `no pair`.
     """
     rows: list[dict[str, object]] = []
     for key, entry in chosen.items():
@@ -36,14 +37,13 @@ def differences(
         if runs.empty:
             continue
         task = {"task": key[2], "metric": runs["metric"].iloc[0]}
-        fixed = {"level": 1 - 2 * alpha, "margin": margin}
+        fixed = {"level": 1 - alpha, "margin": margin}
         pair = pairs.get(key)
         if pair is None:
             rows.append({**task, **fixed, "n": 0, "verdict": "no pair", "at_chance": False})
             continue
-        test = pair.equivalence
-        bounds = {"low": test.difference.low, "high": test.difference.high} if test else {}
-        verdict = test.verdict if test else "one seed: no test"
+        bounds = {"low": pair.difference.low, "high": pair.difference.high}
+        verdict = pair.decision.verdict if pair.decision else "one seed: no test"
         at_chance = bool(runs.loc[runs["seed"].isin(pair.seeds), "at_chance"].any())
         for seed, a, b in zip(pair.seeds, *pair.scores, strict=True):
             own = {"seed": seed, "difference": a - b, "mean": pair.difference.estimate, **bounds}
@@ -67,8 +67,9 @@ def difference_plot(frame: pd.DataFrame, whose: str, note: str = "") -> Figure:
     claimed, reference = METHODS[CLAIMED], METHODS[REFERENCE]
     caption = (
         f"Small dots: one seed each. Large dot and bar: mean and {100 * level:.0f} % interval over paired seeds (t), "
-        f"by which the equivalence test (TOST) decides; grey band: the margin, ±{margin:g} points; an arrow: the bar "
-        f"goes on. n: seeds. Each method at its own configuration. At chance: a run of either is no better than a "
+        "for one task alone. Verdict: equivalence (TOST) and paired t tests, after Holm over the tasks. Grey band: the "
+        f"margin, ±{margin:g} points; an arrow: the bar goes on. n: seeds. Each method at its own configuration. At "
+        "chance: a run of either is no better than a "
         f"constant prediction. {note}"
     )
     with look():

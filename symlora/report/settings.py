@@ -14,7 +14,7 @@ from symlora.errors import SymloraError
 class Settings:
     """Attributes:
     level: Of intervals.
-    alpha: Of tests; the interval that goes with the equivalence test has the level 1 - 2·alpha.
+    alpha: Chance of any false verdict on a method in a section; paired intervals have the level 1 - alpha.
     margin: In points: two methods are equivalent if the difference of their means lies within ±margin.
     power: For the number of seeds that would settle it.
     resamples: Of each bootstrap.

@@ -21,7 +21,7 @@ from symlora.audit.published import Published
 from symlora.report import captions
 from symlora.report.choice import Chosen, Key, edge, unequal_grids
 from symlora.report.collect import RULES
-from symlora.report.comparison import Paired, holm_adjusted
+from symlora.report.comparison import Paired
 from symlora.report.leaderboard import Scores, TestScore
 from symlora.report.names import CLAIMED, METHODS, REFERENCE, TASKS, section_name
 from symlora.report.paper_sections import paper_sections, row_names
@@ -66,7 +66,6 @@ def table1(published: Published, chosen: Mapping[Key, Chosen], test: Scores, set
 
 def table2(chosen: Mapping[Key, Chosen], pairs: dict[Key, Paired], settings: Settings) -> Table:
     """One row a task and method; a method's row says how it compares with LoRA's above it."""
-    holm = holm_adjusted(pairs)
     sections = [
         Section(
             _title(cells),
@@ -76,7 +75,7 @@ def table2(chosen: Mapping[Key, Chosen], pairs: dict[Key, Paired], settings: Set
                 lambda key, cell: (
                     *_seeds(cell, settings),
                     *_place(cell),
-                    *_compared(cell, chosen[(*key[:3], REFERENCE)], pairs.get(key), holm.get(key)),
+                    *_compared(cell, chosen[(*key[:3], REFERENCE)], pairs.get(key)),
                 ),
             ),
         )
@@ -197,28 +196,29 @@ def _place(cell: Chosen) -> tuple[Cell, Cell, Cell]:
     )
 
 
-def _compared(cell: Chosen, reference: Chosen, pair: Paired | None, holm: tuple[float, float] | None) -> Row:
+def _compared(cell: Chosen, reference: Chosen, pair: Paired | None) -> Row:
     if cell.key[3] == REFERENCE:
-        return (words("reference"), *[EMPTY] * 9)
+        return (words("reference"), *[EMPTY] * 10)
     if pair is None:
-        return (gap("no pair"), *[EMPTY] * 9)
-    equal = pair.equivalence
-    verdict = words(equal.verdict) if equal else gap("one seed")
+        return (gap("no pair"), *[EMPTY] * 10)
+    found = pair.decision
+    verdict = words(found.verdict) if found else gap("one seed")
     needed = number(None)
-    if equal and equal.verdict == "inconclusive":
+    if found and found.verdict == "inconclusive":
         needed = words(">10,000") if pair.needed is None else number(pair.needed)  # where seeds_needed stops looking
-    if equal and any(side.finished["at_chance"].any() for side in (cell, reference)):
-        verdict = Cell(f"{equal.verdict} (chance)", kind="flag")  # two methods that learned nothing are no tie
-    elif equal and equal.difference.half_width == 0:
-        verdict = Cell(f"{equal.verdict} (no spread)", kind="flag")
+    if found and any(side.finished["at_chance"].any() for side in (cell, reference)):
+        verdict = Cell(f"{found.verdict} (chance)", kind="flag")  # two methods that learned nothing are no tie
+    elif found and pair.difference.half_width == 0:
+        verdict = Cell(f"{found.verdict} (no spread)", kind="flag")
     return (
         point(pair.difference.estimate),
-        bounds(equal.difference if equal else None),
+        bounds(pair.difference),
         verdict,
-        probability(equal.p if equal else None),
-        probability(holm[1] if holm else None),
+        probability(pair.p_difference),
+        probability(found.p_difference if found else None),
+        probability(pair.p_equivalence),
+        probability(found.p_equivalence if found else None),
         probability(pair.flip),
-        probability(holm[0] if holm else None),
         probability(pair.mcnemar),
         bounds(pair.both),
         needed,

@@ -174,11 +174,9 @@ def summary_line(report: Report) -> str:
     """The verdicts on the paper's claim in one sentence."""
     verdicts = []
     for key, pair in report.pairs.items():
-        if pair.equivalence is not None and key[3] == CLAIMED:
+        if pair.decision is not None and key[3] == CLAIMED:
             chance = ", at chance" if report.at_chance(key) else ""
-            verdicts.append(
-                f"{TASKS.get(key[2], key[2])} {pair.equivalence.verdict} ({section_name(*key[:2])}{chance})"
-            )
+            verdicts.append(f"{TASKS.get(key[2], key[2])} {pair.decision.verdict} ({section_name(*key[:2])}{chance})")
     said = "; ".join(verdicts) or "no task has two seeds of both"
     return f"{report.tally.counts} SymLoRA against LoRA, margin ±{report.settings.margin:g} points: {said}."
 

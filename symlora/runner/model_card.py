@@ -46,7 +46,7 @@ def write_card(folder: Path, record: Mapping[str, Any], predictions: Mapping[tup
         method=method,
         kind=f"[SymLoRA](https://arxiv.org/abs/2504.03719) ({method})" if method == "SYMLORA" else method,
         base=model["hub"] or model["path"] or model["name"],
-        ours=method in {known.method.upper() for known, _ in METHODS},
+        ours=method in METHODS,
         trained_on="GLUE" if config["data"]["source"] == "glue" else "made-up demo sentences, not GLUE",
         value=_finite(score["value"]),
         interval=score_interval(score["metric"], rows["logits"], rows["label"], score["split"]),

@@ -21,7 +21,7 @@ from symlora.config.identity import pack_key
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.model.build import build_pack
-from symlora.model.pack import CannotPack
+from symlora.model.packable import CannotPack
 from symlora.model.run_model import RunModel
 from symlora.runner.prepare import check_model, prepare_pack
 from symlora.runner.record import keep_runs

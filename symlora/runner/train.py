@@ -10,7 +10,7 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from symlora.config.compose import CONFIG_DIR, check_files, resolve
+from symlora.config.compose import CONFIG_DIR, check_files, quote_paths, resolve
 from symlora.config.overrides import check_words
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
@@ -67,6 +67,7 @@ def command(words: list[str]) -> None:
         SymloraError: A word cannot be read, or names what is not there.
     """
     check_files()
+    words = quote_paths(words)
     check_words(words)
     sys.argv = ["symlora train", *words]
     main()

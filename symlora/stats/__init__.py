@@ -15,19 +15,21 @@ from symlora.stats.intervals import (
 )
 from symlora.stats.power import seeds_needed, tost_power
 from symlora.stats.rounding import format_points, points, round_points
-from symlora.stats.tests import Equivalence, Verdict, holm, mcnemar, sign_flip, tost
+from symlora.stats.tests import Decision, Verdict, decide, holm, mcnemar, paired_t, sign_flip, tost
 
 __all__ = [
-    "Equivalence",
+    "Decision",
     "Interval",
     "Verdict",
     "bernoulli_interval",
     "bootstrap_interval",
+    "decide",
     "fisher_z",
     "format_points",
     "holm",
     "mcnemar",
     "paired_interval",
+    "paired_t",
     "points",
     "printed_interval",
     "round_points",

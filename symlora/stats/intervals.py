@@ -60,7 +60,7 @@ def t_interval(values: npt.ArrayLike, level: float = 0.95) -> Interval:
 
 def paired_interval(a: npt.ArrayLike, b: npt.ArrayLike, level: float = 0.95) -> Interval:
     """Compute the mean difference a - b of scores [seeds] with its t interval."""
-    d = differences(a, b)
+    d = paired_differences(a, b)
     return replace(t_interval(d, level), over=f"paired seeds (t, n = {len(d)})")
 
 
@@ -115,7 +115,7 @@ def as_sample(values: npt.ArrayLike, name: str = "values") -> Reals:
     return sample
 
 
-def differences(a: npt.ArrayLike, b: npt.ArrayLike) -> Reals:
+def paired_differences(a: npt.ArrayLike, b: npt.ArrayLike) -> Reals:
     """Subtract pairs, a - b, and remove the rounding: equal differences come out equal."""
     first, second = as_sample(a, "a"), as_sample(b, "b")
     if len(first) != len(second):

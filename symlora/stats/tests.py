@@ -1,4 +1,4 @@
-"""Test paired scores for a difference and for equivalence.
+"""Test paired scores for a difference and for equivalence, and judge a family of tasks.
 
 Pairs are seeds (a seed fixes head, data order and dropout for both methods) or rows of a split. "Not significant" never
 means "tied": only `tost` can show equivalence. Input out of range raises ValueError: fewer than two pairs, unequal
@@ -14,49 +14,95 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from symlora.stats.intervals import Interval, Reals, differences, is_constant, paired_interval
+from symlora.stats.intervals import Reals, is_constant, paired_differences
 
 Verdict = Literal["equivalent", "better", "worse", "inconclusive"]
 _EXACT_PAIRS, _RANDOM_PATTERNS = 20, 100_000
 
 
 @dataclass(frozen=True)
-class Equivalence:
-    """The result of `tost`."""
+class Decision:
+    """The verdict on one task of a family, with the adjusted p values that it rests on."""
 
     verdict: Verdict
-    difference: Interval  # mean of a - b at the level 1 - 2·alpha
-    p: float  # small p speaks for equivalence
-    margin: float
-    n: int
+    p_difference: float
+    p_equivalence: float
 
 
-def tost(a: npt.ArrayLike, b: npt.ArrayLike, margin: float, alpha: float = 0.05) -> Equivalence:
-    """Run two one-sided paired t tests for equivalence (TOST, Schuirmann 1987).
+def decide(
+    differences: npt.ArrayLike, p_difference: npt.ArrayLike, p_equivalence: npt.ArrayLike, alpha: float = 0.05
+) -> list[Decision]:
+    """Judge a method on a family of tasks, with any false verdict at a chance of at most alpha.
 
-    p is the larger p value of the tests of mean ≤ -margin and of mean ≥ margin. The verdict on a, in this order:
-    equivalent if p < alpha (the interval of level 1 - 2·alpha lies within ±margin, whether or not it holds 0); better
-    or worse if that interval excludes 0; else inconclusive.
+    Each task has two null hypotheses: the difference is 0 (`paired_t`), and it is at least the margin (`tost`). At most
+    one of them can be true, so `holm` counts tasks, not tests. The verdict, in this order: equivalent if the adjusted
+    p_equivalence is below alpha; better or worse, by the sign, if the adjusted p_difference is; else inconclusive.
 
-    If all differences are equal, the interval has width 0, and p is 0 within the margin and 1 outside.
+    Args:
+        differences: Mean differences [tasks]; only their sign counts.
+        p_difference: [tasks].
+        p_equivalence: [tasks].
+        alpha: Chance of any false verdict in the family.
+    """
+    decisions = []
+    adjusted = holm(np.column_stack([p_difference, p_equivalence]))
+    for difference, (different, equal) in zip(np.asarray(differences), adjusted, strict=True):
+        verdict: Verdict = "inconclusive"
+        if equal < alpha:
+            verdict = "equivalent"
+        elif different < alpha:
+            verdict = "better" if difference > 0 else "worse"
+        decisions.append(Decision(verdict, float(different), float(equal)))
+    return decisions
+
+
+def holm(p_values: npt.ArrayLike) -> Reals:
+    """Adjust p values by Holm's step-down method (1979), in the order given.
+
+    Comparing each with alpha keeps the chance of any false claim in the family below alpha, however the tests depend on
+    each other.
+
+    Args:
+        p_values: [n], or [n, k] where at most one of the k hypotheses of a row can be true. A row then counts once,
+            until all its hypotheses are rejected (Shaffer 1986).
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if not np.all((p >= 0) & (p <= 1)):
+        raise ValueError(f"p values must lie in [0, 1], found {p}")
+    last = np.sort(p.max(axis=1) if p.ndim == 2 else p)  # a row is closed after its largest p
+    ascending = np.sort(p, axis=None)
+    still_open = len(last) - np.searchsorted(last, ascending)
+    adjusted = np.minimum(1.0, np.maximum.accumulate(ascending * still_open))
+    return np.asarray(adjusted[np.searchsorted(ascending, p)])
+
+
+def paired_t(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
+    """Compute the two-sided p value of the paired t test of scores a, b [seeds].
+
+    If all differences are equal, p is 1 if they are 0, else 0.
+    """
+    d = _pairs(a, b)
+    return float(d[0] == 0) if is_constant(d) else float(stats.ttest_1samp(d, 0).pvalue)
+
+
+def tost(a: npt.ArrayLike, b: npt.ArrayLike, margin: float) -> float:
+    """Compute the p value of two one-sided paired t tests for equivalence (TOST, Schuirmann 1987).
+
+    It is the larger of the p values of mean ≤ -margin and of mean ≥ margin: small p speaks for equivalence. If all
+    differences are equal, p is 0 within the margin, else 1.
 
     Args:
         a: Scores [seeds].
         b: Scores [seeds] of the same seeds.
         margin: In the unit of the scores.
-        alpha: Of each one-sided test, below 0.5.
     """
     d = _pairs(a, b)
     if not 0 < margin < np.inf:
         raise ValueError(f"margin must be positive and finite, found {margin}")
-    difference = paired_interval(a, b, 1 - 2 * alpha)
     if is_constant(d):
-        p = float(abs(d[0]) >= margin)
-    else:
-        sides = ((-margin, "greater"), (margin, "less"))
-        p = max(float(stats.ttest_1samp(d, mean, alternative=side).pvalue) for mean, side in sides)
-    verdict: Verdict = "better" if difference.low > 0 else "worse" if difference.high < 0 else "inconclusive"
-    return Equivalence("equivalent" if p < alpha else verdict, difference, p, margin, len(d))
+        return float(abs(d[0]) >= margin)
+    sides = ((-margin, "greater"), (margin, "less"))
+    return max(float(stats.ttest_1samp(d, mean, alternative=side).pvalue) for mean, side in sides)
 
 
 def sign_flip(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
@@ -96,22 +142,8 @@ def mcnemar(predictions_a: npt.ArrayLike, predictions_b: npt.ArrayLike, labels: 
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
-def holm(p_values: npt.ArrayLike) -> Reals:
-    """Adjust p values [n] by Holm's step-down method (1979), in the order given.
-
-    Comparing each with alpha keeps the chance of any false claim below alpha, however the tests depend on each other.
-    """
-    p = np.asarray(p_values, dtype=np.float64)
-    if not np.all((p >= 0) & (p <= 1)):
-        raise ValueError(f"p values must lie in [0, 1], found {p}")
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
-    return adjusted
-
-
 def _pairs(a: npt.ArrayLike, b: npt.ArrayLike) -> Reals:
-    d = differences(a, b)
+    d = paired_differences(a, b)
     if len(d) < 2:
         raise ValueError(f"at least 2 pairs needed, found {len(d)}")
     return d

@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 import symlora.sweep.launchers  # noqa: F401  # registers the schema of hydra/launcher=packed
-from symlora.config.compose import CONFIG_DIR, check_files, resolve
+from symlora.config.compose import CONFIG_DIR, check_files, quote_paths, resolve
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.sweep.preflight import GROUPS, swept
@@ -30,7 +30,7 @@ def expand(*overrides: str) -> list[Config]:
     """
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            return _expand(overrides)
+            return _expand(quote_paths(overrides))
     except (yaml.YAMLError, UnicodeDecodeError):
         check_files()  # says which
         raise

@@ -53,7 +53,7 @@ def describe(configs: Mapping[int, Config]) -> tuple[list[Job], dict[int, Outcom
 def packable(config: Config) -> bool:
     """Whether runs like this one can share a pass: the encoder is frozen and runs on flat batches."""
     from symlora.model.encoder import FLAT_MODEL_TYPES
-    from symlora.model.pack import check_packable
+    from symlora.model.packable import check_packable
 
     try:
         check_packable(config.method)

@@ -14,7 +14,7 @@ import torch
 from peft.tuners.adalora import AdaLoraModel
 from torch import Tensor
 
-from symlora.adapters.base import AdapterModel
+from symlora.adapters.tuner import AdapterModel
 from symlora.errors import SymloraError
 from symlora.seeds import torch_generator
 

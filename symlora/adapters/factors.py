@@ -1,0 +1,85 @@
+"""Derive an adapter's output and its merged weight from the same factors."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from symlora.adapters.config import AdapterConfig
+from symlora.adapters.layer import AdapterLayer
+
+
+class FactorLayer(AdapterLayer):
+    """Adapt a linear layer by a product of factors: ΔW = (α/r) F_1 F_2 … F_m.
+
+    A method gives the factors once. The adapter's output and the merged weight follow from them, so that the two cannot
+    disagree.
+    """
+
+    @abstractmethod
+    def factors(self, adapter: str) -> Sequence[Tensor]:
+        """Return F_1 to F_m, left to right: matrices, and vectors that stand for diagonal matrices.
+
+        Without α/r, which multiplies the first vector, where there is one, and else the product.
+        """
+
+    def adapter_output(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
+        """Compute (α/r) F_1 F_2 … F_m x, one factor after the other."""
+        factors, scale = self._scaled(self.factors(adapter), self.scaling[adapter])
+        out = self.adapter_input(adapter, x)
+        for factor in reversed(factors):
+            out = out * factor if factor.dim() == 1 else out @ factor.mT
+        return out if scale == 1 else out * scale
+
+    def factor_product(self, adapter: str, dtype: torch.dtype) -> Tensor:
+        """Compute (α/r) F_1 F_2 … F_m, (n_out, n_in), in this dtype."""
+        factors, scale = self._scaled([f.to(dtype) for f in self.factors(adapter)], self.scaling[adapter])
+        out = torch.diag(factors[0]) if factors[0].dim() == 1 else factors[0]
+        for factor in factors[1:]:
+            out = out * factor if factor.dim() == 1 else out @ factor
+        return out if scale == 1 else out * scale
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """Compute (α/r) F_1 F_2 … F_m, (n_out, n_in), in `merge_dtype`."""
+        return self.factor_product(adapter, self.merge_dtype)
+
+    @staticmethod
+    def _scaled(factors: Sequence[Tensor], scale: float) -> tuple[list[Tensor], float]:
+        """Multiply the first vector among the factors by α/r; without a vector, return α/r as it is."""
+        scaled = list(factors)
+        for i, factor in enumerate(scaled):
+            if factor.dim() == 1:
+                scaled[i] = scale * factor
+                return scaled, 1.0
+        return scaled, scale
+
+
+def zeros(config: AdapterConfig, *shape: int) -> Tensor:
+    """Make zeros, or N(0, 1) values where `init_weights` is False."""
+    return torch.zeros(shape) if config.init_weights else torch.randn(shape)
+
+
+def kaiming(*shape: int) -> Tensor:
+    """Draw a matrix as LoRA's A: uniform within ±1/√(number of columns)."""
+    return nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5))
+
+
+@torch.no_grad()
+def truncated_svd(weight: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute U, σ, Vᵀ of the r largest singular values.
+
+    U diag(σ) Vᵀ is the best approximation of rank r. The signs of the pairs of vectors are LAPACK's or cuSOLVER's
+    choice: keep the factors with the adapter.
+
+    Args:
+        weight: (n_out, n_in).
+        r: At most min(n_out, n_in).
+
+    Returns:
+        (n_out, r), (r) falling, (r, n_in); contiguous, in the weight's dtype or float32, whichever is wider.
+    """
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    U, sigma, Vh = torch.linalg.svd(wide, full_matrices=False)
+    return U[:, :r].contiguous(), sigma[:r].contiguous(), Vh[:r].contiguous()

@@ -1,0 +1,168 @@
+"""Implement what PEFT wants of every tuner, once for all our methods."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any, ClassVar
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import get_quantization_kwargs, resolve_quantization_backend
+from torch import Tensor, nn
+
+from symlora.adapters.config import QUERY_VALUE, AdapterConfig
+from symlora.adapters.layer import AdapterLayer
+from symlora.adapters.registry import register
+
+
+class AdapterModel(BaseTuner):
+    """Replace a model's target modules by the method's layers.
+
+    A subclass with a `config_class` of its own is a method, and PEFT knows it as soon as the class is defined.
+    """
+
+    config_class: ClassVar[type[AdapterConfig]]
+    tuner_layer_cls: type[AdapterLayer]
+    prefix: str  # of the containers' names; default: the method's name and an underscore
+    target_module_mapping = QUERY_VALUE
+    trains_alone: ClassVar[str] = ""  # why its runs cannot share a pass over the encoder; empty: they can
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "config_class" in cls.__dict__:
+            if "prefix" not in cls.__dict__:
+                cls.prefix = f"{cls.config_class.method}_"
+            register(cls)
+
+    def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:
+        """Prepare the training step to come, in methods that act between steps.
+
+        Args:
+            step: Number of the step to come, from 1.
+            steps: Number of steps of the whole training.
+            generator: A CPU generator for this step alone: what is drawn follows from the run's seed and the step.
+        """
+
+    def penalty(self) -> Tensor | None:
+        """Compute a scalar to train on beside the loss, anew at every step; None: the loss alone."""
+        return None
+
+    def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
+        """Finish a step of the optimizer, before the gradients are cleared.
+
+        Args:
+            step: Number of the step just done, from 1.
+            steps: Number of steps of the whole training.
+            optimizer: Its `state` may be cleared for parameters that start afresh.
+        """
+
+    def after_injection(self, model: nn.Module, adapter_name: str) -> None:
+        """Finish an adapter whose layers are all in place, in methods whose layers share parameters."""
+
+    def tuner_layers(self) -> Iterator[Any]:
+        """Iterate over the adapted layers (each a `tuner_layer_cls`), in the model's order."""
+        return (layer for _, layer in self._named_layers(self.model))
+
+    def _named_layers(self, model: nn.Module) -> Iterator[tuple[str, Any]]:
+        return ((name, module) for name, module in model.named_modules() if isinstance(module, self.tuner_layer_cls))
+
+    def _check_merge_allowed(self) -> None:
+        super()._check_merge_allowed()  # type: ignore[no-untyped-call]
+        holders: dict[int, str] = {}  # by the address of the base weight
+        for name, layer in self._named_layers(self.model):
+            other = holders.setdefault(id(getattr(layer.get_base_layer(), "weight", layer)), name)
+            if other != name:
+                raise ValueError(f"{other} and {name} share one weight: two changes of it cannot be merged")
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        if kwargs.get("adapter_names") is not None:  # PEFT would drop it, and give every row the active adapter
+            raise ValueError(
+                "adapter_names: an adapter for each row of a batch is LoRA's alone in PEFT. Call the model once for "
+                "each adapter (set_adapter)"
+            )
+        yield
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        if autocast_adapter_dtype:
+            return
+        for layer in self.tuner_layers():
+            dtype = layer._get_base_layer_device_and_dtype(layer.get_base_layer())[1]
+            containers = [getattr(layer, name) for name in layer.adapter_layer_names + layer.frozen_layer_names]
+            for value in (container[adapter_name] for container in containers if adapter_name in container):
+                if value.is_floating_point() and dtype is not None and dtype.is_floating_point:
+                    value.data = value.data.to(dtype)
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Add an adapter as PEFT does; after an error the model is as it was.
+
+        Otherwise a second, corrected call would start from a model that is wrapped in part. Where no target matched,
+        the error also lists modules with similar names.
+        """
+        before = {name: adapter_name in layer.r for name, layer in self._named_layers(model)}
+        try:
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+            self.after_injection(model, adapter_name)
+        except Exception as error:
+            for name, layer in list(self._named_layers(model)):
+                if name not in before:
+                    parent, _, child = name.rpartition(".")
+                    setattr(model.get_submodule(parent), child, layer.base_layer)
+                elif not before[name] and adapter_name in layer.r:
+                    layer.delete_adapter(adapter_name)
+            if "not found in the base model" not in str(error) and "No modules were targeted" not in str(error):
+                raise
+            targets = self.peft_config[adapter_name].target_modules
+            raise type(error)(f"{error} {_similar_names(model, targets)}") from None
+
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
+        kind = model_config.get("model_type")
+        if peft_config.target_modules is None and kind not in self.target_module_mapping:
+            raise ValueError(
+                f"Please specify `target_modules`: {peft_config.method} has no default for model type {kind!r}"
+            )
+        return super()._prepare_adapter_config(peft_config, model_config)
+
+    def _create_and_replace(
+        self,
+        peft_config: Any,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        if isinstance(target, self.tuner_layer_cls):
+            target.update_layer(adapter_name, peft_config, current_key)
+            return
+        base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        quantization = get_quantization_kwargs(self)
+        backend = resolve_quantization_backend(base, **quantization)
+        if not (isinstance(base, nn.Linear) or (backend is not None and backend.layer_type == "linear")):
+            raise TypeError(
+                f"{peft_config.method} adapts linear layers (torch.nn.Linear, also quantised); "
+                f"module {current_key!r} is a {type(base).__name__}"
+            )
+        layer = self.tuner_layer_cls(target, adapter_name, peft_config, current_key, **quantization)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)  # a further adapter waits until it is switched to
+        self._replace_module(parent, target_name, layer, target)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        # PEFT's own version goes on to read `child.weight`, and so fails on unloading RobertaForSequenceClassification,
+        # whose head (saved beside the adapter) is a module of modules. Our layers are on their device already.
+        setattr(parent, child_name, new_module)
+
+
+def _similar_names(model: nn.Module, targets: Any) -> str:
+    """List the linear layers whose names resemble the targets, or else the ends of all their names."""
+    linear = [name.split(".") for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    near: list[str] = []
+    for target in [targets] if isinstance(targets, str) else sorted(targets or ()):
+        near += get_close_matches(target, {".".join(parts[-target.count(".") - 1 :]) for parts in linear}, n=3)
+    if near:
+        return f"Did you mean {', '.join(dict.fromkeys(near))}?"
+    ends = sorted({parts[-1] for parts in linear})
+    return f"Its linear layers end in {', '.join(ends[:8])}." if ends else "This model has no linear layers."

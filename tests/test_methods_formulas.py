@@ -1,0 +1,200 @@
+"""The weight that each method of our own makes, against a closed form; its output and its merged weight are both that.
+
+The closed forms are written with index sums (einsum) or dense matrices, where the layers have chains of factors. LoRTA
+needs a model of several layers, and is in tests/test_methods_structured.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from layers import CONFIGS, N_IN, N_OUT, SQUARE, R, containers, inputs, layer_of
+from peft import LoraConfig
+from torch import Tensor
+
+from symlora.adapters.base_scale import BaseScaleLayer
+from symlora.adapters.factors import FactorLayer, kaiming
+from symlora.adapters.symlora import SymLoraConfig
+
+S = 5 / R  # α/r
+Parts = dict[str, Tensor]
+
+
+def symmetric(upper: Tensor, n: int) -> Tensor:
+    U = torch.zeros(n, n, dtype=upper.dtype)
+    rows, columns = torch.triu_indices(n, n)
+    U[rows, columns] = upper
+    return U + U.T - torch.diag(torch.diag(U))
+
+
+def dora(W: Tensor, p: Parts) -> Tensor:
+    D = W + S * torch.einsum("ob,br,ri->oi", p["edora_B"], p["edora_R"], p["edora_A"])
+    return torch.diag(p["edora_m"] / D.square().sum(1).sqrt()) @ D - W
+
+
+def mini(p: Parts) -> Tensor:
+    delta = torch.zeros(8, 16, dtype=torch.float64)
+    for i, (A, B) in enumerate(zip(p["melora_A"], p["melora_B"], strict=True)):
+        delta[2 * i : 2 * i + 2, 4 * i : 4 * i + 4] = 5 / 2 * torch.einsum("or,ri->oi", B, A)
+    return delta
+
+
+def scaled_symmetric(W: Tensor, p: Parts) -> Tensor:
+    Q, diag, lam = p.values()
+    return (lam - 1) * W + S * torch.einsum("or,r,ir->oi", Q, diag, Q)
+
+
+# Configuration beside r = 3 and α = 5, and ΔW from W0 and the containers' values, all of them random.
+FORMULAS: dict[str, tuple[dict[str, Any], Callable[[Tensor, Parts], Tensor]]] = {
+    "asymlora": ({}, lambda W, p: S * p["asymlora_B"] @ p["asymlora_frozen_A"]),
+    "asymlora freeze B": ({"freeze": "B"}, lambda W, p: S * p["asymlora_frozen_B"] @ p["asymlora_A"]),
+    "asymlora svd": ({"frozen_init": "svd"}, lambda W, p: S * p["asymlora_B"] @ p["asymlora_frozen_A"]),
+    "dylora": ({}, lambda W, p: S * torch.einsum("or,r,ri->oi", p["dylora_B"], p["dylora_rows"], p["dylora_A"])),
+    "edora": ({}, dora),
+    "lora2": (
+        {"inner_width": 4},
+        lambda W, p: (
+            S * torch.einsum("ki,rk,r,mr,om->oi", *(p[f"lora2_{name}"] for name in ("A", "B", "E", "aa", "bb")))
+        ),
+    ),
+    "loralambda": (
+        {},
+        lambda W, p: (p["loralambda_lambda"] - 1) * W + S * p["loralambda_B"] @ p["loralambda_A"],
+    ),
+    "loramini": (
+        {"a_width": 5, "b_width": 6},
+        lambda W, p: (
+            S * torch.einsum("ob,br,ra,ai->oi", *(p[f"loramini_{n}"] for n in ("B_aux", "B_train", "A_train", "A_aux")))
+        ),
+    ),
+    "loraxs": ({}, lambda W, p: S * torch.einsum("ob,br,ri->oi", p["loraxs_B"], p["loraxs_R"], p["loraxs_A"])),
+    "melora": ({"r": 2, "num_mini_loras": 4}, lambda W, p: mini(p)),  # on 8 x 16
+    # The layer's own rank, and not the field r.
+    "prilora": ({"r": 4, "rank_pattern": {"0": 3}}, lambda W, p: S * p["prilora_B"] @ p["prilora_A"]),
+    "sara": (
+        {"r": 2, "rank_pattern": {"0": 3}},
+        lambda W, p: S * torch.einsum("or,r,ri->oi", p["sara_B"], p["sara_diag"], p["sara_A"]),
+    ),
+    "symlora": ({}, scaled_symmetric),
+    "symlora without λ": (
+        {"train_lambda": False},
+        lambda W, p: S * torch.einsum("or,r,ir->oi", p["symlora_Q"], p["symlora_diag"], p["symlora_Q"]),
+    ),
+    "symloraorthonormal": ({}, scaled_symmetric),
+    "symmetric": ({}, lambda W, p: symmetric(p["symmetric_upper"], N_IN)),
+    "xgblora": (
+        {"boosters": 3},
+        lambda W, p: S * (p["xgblora_merged_B"] @ p["xgblora_merged_A"] + p["xgblora_B"] @ p["xgblora_A"]),
+    ),
+}
+NO_MATRIX = {"houlsby", "lorand"}  # not linear in x
+
+
+def configuration(case: str) -> Any:
+    method, fields = case.split()[0], FORMULAS[case][0]
+    known = CONFIGS[method].__dataclass_fields__
+    return CONFIGS[method](**{key: value for key, value in {"r": R, "alpha": 5, **fields}.items() if key in known})
+
+
+def fill(layer: Any, adapter: str = "default") -> Parts:
+    """Random values in all containers, which are returned."""
+    with torch.no_grad():
+        for value in containers(layer, adapter).values():
+            value.add_(torch.randn(value.shape, dtype=value.dtype))
+    return {name: value.detach() for name, value in containers(layer, adapter).items()}
+
+
+def layer(case: str, dtype: torch.dtype = torch.float64, **options: Any) -> Any:
+    method = case.split()[0]
+    shape = (16, 8) if method == "melora" else (N_IN, N_IN) if method in SQUARE else (N_IN, N_OUT)
+    made = layer_of(configuration(case), *shape, dtype=dtype, **options)
+    fill(made)
+    return made
+
+
+def test_every_method_of_our_own_is_in_the_table() -> None:
+    assert {case.split()[0] for case in FORMULAS} == CONFIGS.keys() - NO_MATRIX - {"lorta"}
+
+
+@pytest.mark.parametrize("case", FORMULAS)
+def test_output_and_merged_weight_are_the_formula(case: str) -> None:
+    """Of one adapter, and of two, whose changes add."""
+    made = layer(case)
+    made.update_layer("second", configuration(case), "0")
+    made.double()
+    W, bias = made.base_layer.weight.detach().clone(), made.base_layer.bias.detach()
+    x, names = inputs(W.shape[1]), ["default", "second"]
+    deltas = [FORMULAS[case][1](W, fill(made, name)) for name in names]
+    assert all(delta.shape == W.shape and delta.abs().max() > 0.1 for delta in deltas) and bias.abs().min() > 0
+    for name, delta in zip(names, deltas, strict=True):
+        made.set_adapter(name)
+        torch.testing.assert_close(made.get_delta_weight(name).detach(), delta, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(made(x).detach(), x @ (W + delta).T + bias, rtol=1e-12, atol=1e-12)
+    made.set_adapter(names)
+    torch.testing.assert_close(made(x).detach(), x @ (W + sum(deltas)).T + bias, rtol=1e-12, atol=1e-12)
+    made.merge()
+    torch.testing.assert_close(made.base_layer.weight.detach(), W + sum(deltas), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(made.get_delta_weight("second").detach(), deltas[1])  # also while it is merged
+
+
+@pytest.mark.parametrize("case", FORMULAS)
+def test_the_merged_weight_is_computed_in_float32_at_least(case: str) -> None:
+    """Also from bfloat16 factors: against the formula in float64 of the same values."""
+    made = layer(case, torch.bfloat16, autocast_adapter_dtype=False)
+    parts = fill(made)
+    assert {value.dtype for value in parts.values()} == {torch.bfloat16}
+    wanted = FORMULAS[case][1](made.base_layer.weight.double(), {name: value.double() for name, value in parts.items()})
+    found = made.get_delta_weight("default").detach()
+    assert found.dtype == torch.float32
+    if case != "edora":  # whose norm is a bfloat16
+        assert float((found.double() - wanted).norm() / wanted.norm()) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("case", ["symlora", "symlora without λ"])
+def test_the_forward_written_out_in_symlora_is_that_of_its_factors(case: str, dtype: torch.dtype) -> None:
+    """Bit for bit, of one adapter and of two."""
+    made, x = layer(case, dtype), inputs(dtype=dtype)
+    made.update_layer("second", SymLoraConfig(r=2, init_weights=False), "0")
+    base_out = made.base_layer(x)
+    for names in (["default"], ["second"], ["default", "second"]):
+        assert torch.equal(made.combine(names, x, base_out), BaseScaleLayer.combine(made, names, x, base_out))
+
+
+def test_factors_of_any_kind_and_place() -> None:
+    """Vectors first, last and in between, one factor alone, and α/r once."""
+
+    class Gates(FactorLayer):
+        adapter_layer_names = ("left", "matrix", "right")
+
+        def initial_values(self, config: Any, r: int) -> dict[str, Tensor]:
+            return {"left": torch.randn(N_OUT), "matrix": kaiming(N_OUT, N_IN), "right": torch.randn(N_IN)}
+
+        def factors(self, adapter: str) -> list[Tensor]:
+            left, matrix, right = (getattr(self, name)[adapter] for name in self.adapter_layer_names)
+            return {"a": [left, matrix, right], "b": [matrix, right], "c": [matrix]}[adapter]
+
+    for adapter in "abc":
+        made = Gates(torch.nn.Linear(N_IN, N_OUT).double(), adapter, SymLoraConfig(r=R, alpha=5), "0").double()
+        left, matrix, right = containers(made, adapter).values()
+        if adapter != "a":
+            left = torch.ones_like(left)
+        if adapter == "c":
+            right = torch.ones_like(right)
+        wanted = S * torch.einsum("o,oi,i->oi", left, matrix, right)
+        torch.testing.assert_close(made.get_delta_weight(adapter), wanted)
+        torch.testing.assert_close(made.adapter_output(adapter, inputs(), inputs()), inputs() @ wanted.T)
+
+
+def test_lora_lambda_at_one_is_pefts_lora() -> None:
+    made = layer("loralambda")
+    lora = layer_of(LoraConfig(r=R, lora_alpha=5))
+    with torch.no_grad():
+        made.loralambda_lambda["default"].fill_(1.0)
+        lora.lora_A["default"].weight.copy_(made.loralambda_A["default"])
+        lora.lora_B["default"].weight.copy_(made.loralambda_B["default"])
+        lora.base_layer.load_state_dict(made.base_layer.state_dict())
+    torch.testing.assert_close(made(inputs()), lora(inputs()))
