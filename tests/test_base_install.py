@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
 from conftest import ROOT, TinyFactory
 
-# jaxtyping: shapes in the signatures of the methods.
-BASE = {"torch", "peft", "transformers", "safetensors", "wrapt", "jaxtyping"}
+BASE = set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"])
 PIPELINE = {"hydra", "omegaconf", "wandb", "datasets", "evaluate", "pandas", "pyarrow", "scipy", "matplotlib"}
 PROGRAM = """
 import sys
@@ -33,14 +33,15 @@ main(["export", "run", "merged", "--to", "merged", "--base", "base"])
 """
 
 
-def normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+def distribution(requirement: str) -> str:
+    """The normal form of the name that a requirement begins with."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement)[0]).lower()
 
 
-def closure(names: set[str]) -> set[str]:
-    """These distributions and all that they require."""
+def closure(requirements: set[str]) -> set[str]:
+    """Names of these distributions and of all that they require."""
     found: set[str] = set()
-    todo = {normal(name) for name in names}
+    todo = {distribution(line) for line in requirements}
     while todo:
         name = todo.pop()
         found.add(name)
@@ -48,15 +49,13 @@ def closure(names: set[str]) -> set[str]:
             needed = [line for line in requires(name) or [] if "extra ==" not in line]
         except PackageNotFoundError:  # for another platform
             continue
-        todo |= {normal(re.split(r"[^\w.-]", line)[0]) for line in needed} - found
+        todo |= {distribution(line) for line in needed} - found
     return found
 
 
 def test_adapters_are_exported_with_the_base_packages_alone(tiny: TinyFactory, tmp_path: Path) -> None:
-    base = closure(BASE)
-    missing = {
-        module for module, owners in packages_distributions().items() if not {normal(name) for name in owners} & base
-    } - {"symlora"}
+    base, modules = closure(BASE) | {"symlora"}, packages_distributions()
+    missing = {module for module, owners in modules.items() if not {distribution(name) for name in owners} & base}
     assert missing >= PIPELINE
     (tmp_path / "base").symlink_to(tiny("roberta"))
     done = subprocess.run(
