@@ -1,4 +1,4 @@
-"""Data: real GLUE files (skipped where there is no folder of them), broken ones, tokens, batches, seeds.
+"""Data: real GLUE files (skipped where there is no folder of them) in every shape, broken ones, batches, seeds.
 
 The real files are looked for in GLUE_DIR or ../shared/glue. Run: pytest tests/test_data.py (about 15 s).
 """
@@ -21,17 +21,14 @@ from conftest import epoch_batches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from symlora.config.compose import compose
+from symlora.config.identity import config_hash
 from symlora.config.schema import DataConfig, TaskConfig
-from symlora.data.batches import (
-    epoch_order,
-    eval_batches,
-    gather,
-    padded,
-    steps_per_epoch,
-)
-from symlora.data.splits import Split, holdout, load_splits
+from symlora.data.batches import epoch_order, eval_batches, gather, padded, steps_per_epoch
+from symlora.data.splits import PLACES, Split, holdout, load_splits
 from symlora.data.tokens import TokenizedSplit
 from symlora.errors import SymloraError
+from symlora.runner.prepare import prepare_data
 from symlora.seeds import STREAMS, numpy_generator, torch_generator
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,39 +49,34 @@ def data_config(folder: Path | None, **changes: Any) -> DataConfig:
 
 
 def glue(name: str, split: str) -> Split:
-    if not (GLUE / name / f"{split}-00000-of-00001.parquet").exists():
+    config, part = PLACES.get((name, split), (name, split))
+    if not (GLUE / config / f"{part}-00000-of-00001.parquet").exists():
         pytest.skip(f"no {name}/{split} in {GLUE}: set GLUE_DIR to a folder laid out as nyu-mll/glue")
     return load_splits(task_config(name), data_config(GLUE), [split])[split]
+
+
+SPLITS = [(path.stem, split) for path in TASKS for split in task_config(path.stem).sha256]
 
 
 # --- real files ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "split_name"),
-    [("mnli", "ax"), *((path.stem, split) for path in TASKS for split in task_config(path.stem).sha256)],
-)
-def test_real_split_has_the_published_rows_and_content(
-    name: str, split_name: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("name", "split_name"), [("mnli", "ax"), *SPLITS])
+def test_real_split_has_the_published_content_from_hub_and_zip(
+    name: str, split_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Quote characters begin 600 of these sentences; MRPC's row numbers have gaps."""
     task, split = task_config(name), glue(name, split_name)
+    as_zip(tmp_path, *PLACES.get((name, split_name), (name, split_name)), task)
+    assert load_splits(task, data_config(tmp_path), [split_name])[split_name].sha256 == split.sha256
     assert len(split) == task.splits[split_name] and len(split.texts) == len(task.columns)
     assert split.sha256.startswith(task.sha256.get(split_name, AX_SHA256)) and capsys.readouterr().err == ""
-    if split_name.startswith("test") and name != "mrpc":
+    if split_name in task.test and name != "mrpc":
         assert (split.labels == -1).all()
     elif task.labels:
         assert set(split.labels.tolist()) == set(range(len(task.labels))) and split.labels.dtype == np.int64
     else:
         assert (split.labels.min(), split.labels.max()) == (0, 5) and split.labels.dtype == np.float32
-
-
-def test_missing_split_is_named_with_its_place_on_the_hub() -> None:
-    if not (GLUE / "qnli").is_dir() or (GLUE / "qnli" / "train-00000-of-00001.parquet").exists():
-        pytest.skip(f"needs a folder that lacks QNLI's training split; {GLUE} is none")
-    with pytest.raises(SymloraError) as error:
-        load_splits(task_config("qnli"), data_config(GLUE), ["train"])
-    assert f"{GLUE}/qnli/train-00000-of-00001.parquet is missing" in str(error.value)
-    assert "nyu-mll/glue, revision main, as qnli/train-00000-of-00001.parquet" in str(error.value)
 
 
 # --- made files, whole and broken ----------------------------------------------------------------------------------
@@ -149,6 +141,8 @@ def test_hash_is_of_the_content_alone(tmp_path: Path) -> None:
 
 
 def test_shards_are_joined_in_order_and_must_be_complete(tmp_path: Path) -> None:
+    tmp_path /= "date=2020"  # which pyarrow would take for a column
+    tmp_path.mkdir()
     write(tmp_path, table())
     whole = load(tmp_path)
     (tmp_path / "tiny" / "train-00000-of-00001.parquet").unlink()
@@ -160,17 +154,11 @@ def test_shards_are_joined_in_order_and_must_be_complete(tmp_path: Path) -> None
     assert "do not make one whole set" in complaint(tmp_path)
 
 
-def test_folder_named_like_a_partition_adds_no_column(tmp_path: Path) -> None:
-    (tmp_path / "date=2020").mkdir()
-    write(tmp_path / "date=2020", table())
-    assert len(load(tmp_path / "date=2020")) == 6
-
-
 @pytest.mark.parametrize(
     ("content", "says"),
     [
         (table(sentence2=None), "lacks sentence2; expected the columns sentence1, sentence2, label, idx"),
-        (table(idx=None, extra=[1] * 6), "lacks idx and also has extra"),
+        (table(idx=None, extra=[1] * 6), "lacks idx; expected the columns"),
         (table().slice(1), "5 rows, the official split has 6"),
         (table(label=pa.array([0, 1, 0, 2, 1, 2], pa.int64())), "column label holds 2 in row 3 (2 such rows)"),
         (
@@ -203,23 +191,16 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 
 
-def flip(path: Path) -> None:
-    """Damages the pages, not the footer."""
-    content = bytearray(path.read_bytes())
-    content[4:200] = bytes(196)
-    path.write_bytes(content)
-
-
 def text(path: Path) -> None:
     path.write_text("sentence1\tsentence2\tlabel\n")
 
 
-def lfs_pointer(path: Path) -> None:
-    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
-
-
 def empty(path: Path) -> None:
     path.write_bytes(b"")
+
+
+def pages(path: Path) -> None:
+    path.write_bytes(b"PAR1" + bytes(196) + path.read_bytes()[200:])
 
 
 def folder(path: Path) -> None:
@@ -227,7 +208,7 @@ def folder(path: Path) -> None:
     path.mkdir()
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, text, lfs_pointer, empty, folder])
+@pytest.mark.parametrize("damage", [truncate, pages, text, empty, folder])
 def test_unreadable_file_is_named(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     path = write(tmp_path, table())
     damage(path)
@@ -245,9 +226,9 @@ def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
 def test_missing_places_are_named(tmp_path: Path) -> None:
     assert f"{tmp_path}/nowhere does not exist (from GLUE_DIR or data.dir)" in complaint(tmp_path / "nowhere")
-    assert f"{tmp_path}/tiny does not exist" in complaint(tmp_path)
-    (tmp_path / "tiny").mkdir()
-    assert f"{tmp_path}/tiny/train-00000-of-00001.parquet is missing from this folder (6 rows" in complaint(tmp_path)
+    missing = complaint(tmp_path)
+    assert f"{tmp_path}/tiny/train-00000-of-00001.parquet is missing (6 rows expected)" in missing
+    assert "nyu-mll/glue, revision main, as tiny/train-00000-of-00001.parquet" in missing
     (tmp_path / "file").write_text("")
     assert f"{tmp_path}/file is not a folder" in complaint(tmp_path / "file")
     with pytest.raises(SymloraError, match="no split 'dev'. Choose among: train, validation, test"):
@@ -279,42 +260,128 @@ def test_scores_must_be_numbers_from_0_to_5(tmp_path: Path) -> None:
     assert (load(tmp_path, "test", SCORES).labels == -1).all()
 
 
-def test_hub_split_equals_the_folder_and_an_unreachable_hub_is_explained(
+def test_a_snapshot_of_the_hub_is_read_and_an_unreachable_hub_is_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As `hf download nyu-mll/glue --repo-type dataset` leaves it; the tests run with HF_HUB_OFFLINE=1."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    data = replace(data_config(None), revision="b" * 40)
+    with pytest.raises(SymloraError) as error:
+        load_splits(TINY, data, ["train"])
+    message = str(error.value)
+    assert all(part in message for part in ("LocalEntryNotFoundError", "GLUE_DIR=<folder>", "make demo"))
+    assert message.startswith(f"nyu-mll/glue at {'b' * 40}, tiny/train: could not be loaded") and "\n" not in message
+    snapshot = tmp_path / "datasets--nyu-mll--glue" / "snapshots" / ("b" * 40)
+    snapshot.mkdir(parents=True)
+    write(snapshot, table())
+    assert load_splits(TINY, data, ["train"])["train"].sha256 == load(snapshot).sha256
+    with pytest.raises(SymloraError, match="tiny/validation: could not be loaded from the hub .no such file in it"):
+        load_splits(TINY, data, ["validation"])
+
+
+# --- the shapes that people have --------------------------------------------------------------------------------------
+
+# GLUE's own zip: folder, columns (of the test file without the label), as they come from gluebenchmark.com.
+ZIP = {
+    "cola": ("CoLA", "source label mark sentence"),
+    "sst2": ("SST-2", "sentence label"),
+    "mrpc": ("MRPC", "label #1_ID #2_ID sentence1 sentence2"),
+    "stsb": ("STS-B", "index genre filename year old_index source1 source2 sentence1 sentence2 label"),
+    "mnli": ("MNLI", "index promptID pairID s1_binary s2_binary s1_parse s2_parse premise hypothesis label1 label"),
+    "qnli": ("QNLI", "index question sentence label"),
+    "rte": ("RTE", "index sentence1 sentence2 label"),
+    "wnli": ("WNLI", "index sentence1 sentence2 label"),
+    "ax": ("diagnostic", "index premise hypothesis"),
+}
+ITS_NAMES = {"premise": "sentence1", "hypothesis": "sentence2"}
+ITS_LABEL = {"mnli": "gold_label", "stsb": "score"}
+
+
+def as_zip(root: Path, name: str, split: str, task: TaskConfig) -> None:
+    """Writes the file of GLUE's own zip that holds these rows of the hub."""
+    test, columns = split.startswith("test") and name != "mrpc", ZIP[name][1].split()
+    if test:
+        columns = ["index", "sentence"] if name in ("cola", "sst2") else [c for c in columns if c != "label"]
+    names = [ITS_LABEL.get(name, c) if c == "label" else ITS_NAMES.get(c, c) for c in columns]
+    parts, file = {split}, split.replace("validation", "dev") + ".tsv"
+    if name == "mrpc":
+        names = ["\ufeffQuality", "#1 ID", "#2 ID", "#1 String", "#2 String"]
+        parts = {"train", "validation"} if split != "test" else {split}
+        file = f"msr_paraphrase_{'test' if split == 'test' else 'train'}.txt"
+    rows = pa.concat_tables([pq.read_table(GLUE / name / f"{part}-00000-of-00001.parquet") for part in parts])
+    lines = [] if name == "cola" and not test else [names]
+    for row in rows.sort_by("idx").to_pylist():
+        if name in ("mnli", "qnli", "rte") and not test:
+            row["label"] = task.labels[row["label"]]
+        lines.append([str(row.get(column, "x")) for column in columns])
+    path = _within(root, ZIP[name][0]) / ("diagnostic.tsv" if name == "ax" else file)
+    path.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8", newline="")
+
+
+def as_numbered(root: Path, rows: pa.Table) -> None:
+    """The hub's own conversions, here written by pandas from a filtered frame with one more column."""
+    frame = rows.to_pandas().assign(length=1)
+    for number, part in enumerate((frame[:100], frame[100:])):
+        path = _within(root, "rte/validation") / f"000{number}.parquet"
+        part.set_index(part.index.astype(float)).to_parquet(path)
+        assert "__index_level_0__" in pq.read_schema(path).names
+
+
+def as_arrow(root: Path, rows: pa.Table) -> None:
     import datasets
 
-    path = write(tmp_path, table())
-    asked: list[Any] = []
+    split = datasets.Dataset(rows.replace_schema_metadata(None))
+    datasets.DatasetDict({"validation": split}).save_to_disk(str(root / "rte"), num_shards={"validation": 2})
 
-    def local(*args: Any, **options: Any) -> Any:
-        asked.append((args, options))
-        features = datasets.Features(
-            sentence1=datasets.Value("string"),
-            sentence2=datasets.Value("string"),
-            label=datasets.ClassLabel(names=asked_names),
-            idx=datasets.Value("int32"),
-        )
-        return datasets.Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache"), features=features)
 
-    asked_names = ["no", "yes"]
-    monkeypatch.setattr(datasets, "load_dataset", local)
-    found = load_splits(TINY, data_config(None), ["train"])["train"]
-    assert found.sha256 == load(tmp_path).sha256
-    assert asked == [(("nyu-mll/glue", "tiny"), {"revision": "main", "split": "train"})]
-    asked_names = ["yes", "no"]
-    with pytest.raises(SymloraError, match="nyu-mll/glue at main, tiny/train: the file names its classes"):
-        load_splits(TINY, data_config(None), ["train"])
+def _within(root: Path, folder: str) -> Path:
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    return root / folder
 
-    def unreachable(*args: Any, **options: Any) -> Any:
-        raise ConnectionError("Couldn't reach 'nyu-mll/glue' on the Hub\n(and more)")
 
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(SymloraError) as error:
-        load_splits(TINY, data_config(None), ["train"])
-    message = str(error.value)
-    assert all(part in message for part in ("ConnectionError", "GLUE_DIR=<folder>", "make demo"))
-    assert "and more" not in message
+SHAPES: dict[str, Callable[[Path, pa.Table], None]] = {
+    "numbered": as_numbered,
+    "arrow": as_arrow,
+    "flat": lambda root, rows: pq.write_table(rows, root / "rte-validation.parquet"),
+    "older": lambda root, rows: pq.write_table(rows, _within(root, "rte") / "glue-validation.parquet"),
+    "one file": lambda root, rows: pq.write_table(rows, _within(root, "rte") / "validation.parquet"),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_gives_the_same_content(shape: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    hub = glue("rte", "validation")
+    SHAPES[shape](tmp_path, pq.read_table(GLUE / "rte" / "validation-00000-of-00001.parquet"))
+    assert load_splits(task_config("rte"), data_config(tmp_path), ["validation"])["validation"].sha256 == hub.sha256
+    assert "warning" not in capfd.readouterr().err
+
+
+def test_rows_of_qqp_with_extra_or_missing_tabs(tmp_path: Path) -> None:
+    """As in the script that made the hub's dataset: fields beyond the header are dropped, and rows that lack one."""
+    (tmp_path / "QQP").mkdir()
+    rows = ('0 1 2 "a b 1', "1 1 2 c d 0 more", "2 1 2 e", "3 1 2 f x g 1", "4 1 2 h i 0")
+    lines = ["id qid1 qid2 question1 question2 is_duplicate", *rows]
+    (tmp_path / "QQP" / "train.tsv").write_text("".join(line.replace(" ", "\t") + "\n" for line in lines))
+    split = load_splits(task_config("qqp"), data_config(tmp_path, allow_subset=True), ["train"])["train"]
+    assert split.texts == (['"a', "c", "h"], ["b", "d", "i"]) and split.labels.tolist() == [1, 0, 0]
+    assert split.idx.tolist() == [0, 1, 4]
+
+
+def test_a_subset_needs_the_switch_and_marks_the_run(minilm_dir: Path, tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        glue("rte", split)
+        rows = pq.read_table(GLUE / "rte" / f"{split}-00000-of-00001.parquet").slice(0, 200)
+        pq.write_table(rows, _within(tmp_path, "rte") / f"{split}.parquet")
+    words = ("task=rte", "model=minilm", f"data.dir='{tmp_path}'", f"data.cache_dir='{tmp_path / 'tokens'}'")
+    with pytest.raises(SymloraError, match="200 rows, the official split has 2,490.*data.allow_subset=true"):
+        prepare_data(compose(*words))
+    config = compose(*words, "data.allow_subset=true")
+    splits, _, described = prepare_data(config)
+    assert len(splits["train"]) == 200
+    assert "train 200 of 2,490 rows, validation 200 of 277 rows" in described["notes"][0]
+    names = [config_hash(compose(*words)), config_hash(config)]
+    pq.write_table(rows.slice(0, 100), tmp_path / "rte" / "validation.parquet")
+    assert len({*names, config_hash(config)}) == 3  # other rows, another run
 
 
 def test_demo_splits_pass_the_same_checks() -> None:
@@ -365,9 +432,6 @@ def test_holdout_is_fixed_and_does_not_depend_on_the_run() -> None:
     assert (heldout.name, len(rest)) == ("held_out", 90)
     assert rest.sha256 != heldout.sha256 != made_split(labels).sha256
     assert len(holdout(made_split(np.linspace(0, 5, 50).astype(np.float32)), 0.1)[1]) == 5
-
-
-def test_holdout_refuses_what_it_cannot_do() -> None:
     for fraction in (0.0, 1.0, -0.1, float("nan")):
         with pytest.raises(SymloraError, match="held-out fraction"):
             holdout(made_split([0, 1, 0, 1]), fraction)

@@ -106,10 +106,6 @@ READERS: dict[str, Callable[..., float]] = {
 }
 
 
-def test_rules_cover_the_tasks() -> None:
-    assert sorted(DEMO_RULES) == TASKS
-
-
 @pytest.mark.parametrize("task", TASKS)
 def test_every_split_has_the_schema_of_the_hub(task: str) -> None:
     for split in demo_splits(task):
@@ -154,11 +150,8 @@ def test_no_sentence_is_in_two_splits(task: str) -> None:
 def test_the_first_rows_never_change() -> None:
     rows = [demo_split(task, split, 5, 7, reveal=True) for task in TASKS for split in demo_splits(task)]
     digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    assert demo_split("rte", "train", 20, 0) != demo_split("rte", "train", 20, 1) and sorted(DEMO_RULES) == TASKS
     assert digest == "d5b6f7ef572f74235013c6770afe3152d492953fb11f4f31eac665e62562ca4c"
-
-
-def test_a_seed_changes_the_rows() -> None:
-    assert demo_split("rte", "train", 20, 0) != demo_split("rte", "train", 20, 1)
 
 
 def test_mismatched_mnli_is_of_another_genre() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -252,18 +253,14 @@ def test_sentencepiece_alone_trains_on_its_own_numbers(
 ) -> None:
     folder, own, number = spm_folder
     config = compose(
-        *("task=rte", "model=local", "model.name=m", f"model.path={folder}", "protocol=demo", "train.epochs=1"),
-        *("data.demo_rows={train: 16, validation: 8}", f"results_dir={tmp_path}", f"data.cache_dir={tmp_path / 't'}"),
+        *("task=rte", "model=local", "model.name=m", f"model.path='{folder}'", "protocol=demo", "train.epochs=1"),
+        *("data.demo_rows={train: 16, validation: 8}", f"results_dir='{tmp_path}'", f"data.cache_dir='{tmp_path}/t'"),
         *("device=cpu", "precision=fp32"),
     )
     record, said = run(config, Reporter(config))[1], capsys.readouterr().err
-    assert record["status"] == "finished"
     origin, note = record["provenance"], "the tokenizer cuts long texts on the left"
-    assert origin["tokenizer"]["truncation_side"] == "left" and note in origin["notes"] and f"  note: {note}" in said
-    assert (
-        f"  tokenizer: {origin['tokenizer']['class']}, " in said
-        and f"{', '.join(origin['head']['drawn'])} drawn" in said
-    )
+    assert record["status"] == "finished" and note in origin["notes"] and f"  note: {note}" in said
+    assert f"{origin['tokenizer']['class']}, " in said and f"{', '.join(origin['head']['drawn'])} drawn" in said
     split = load_splits(config.task, config.data, ["validation"])["validation"]
     tokens, tokenizer = tokenize(split, load_tokenizer(find(config.model)), 128, None), load_auto(folder)
     for row, pair in enumerate(zip(*split.texts, strict=True)):
@@ -295,10 +292,8 @@ def test_pickled_weights_are_refused_with_a_command_that_converts_them(
     """All that is wrong is said at once: config.json here says no model_type either."""
     folder, weights = tmp_path / "a b", load_file(tiny("bert") / "model.safetensors")
     folder.mkdir()
-    content = json.loads((tiny("bert") / "config.json").read_text())
-    (folder / "config.json").write_text(
-        json.dumps({key: value for key, value in content.items() if key != "model_type"})
-    )
+    content = (tiny("bert") / "config.json").read_text()
+    (folder / "config.json").write_text(content.replace("model_type", "unknown"))
     names = sorted(weights)
     weights["shared"] = weights["embeddings.word_embeddings.weight"].T  # not contiguous, and of the same memory
     for shard in range(shards):
@@ -307,8 +302,8 @@ def test_pickled_weights_are_refused_with_a_command_that_converts_them(
     with pytest.raises(SymloraError, match='no "model_type".*holds no model.safetensors') as refused:
         find(ModelConfig("m", path=str(folder)))
     command = str(refused.value).partition("in that folder: ")[2]
-    subprocess.run(command.replace("python", sys.executable, 1), shell=True, check=True, cwd=folder)
-    (folder / "config.json").write_text(json.dumps(content))
+    subprocess.run(command.replace("python", shlex.quote(sys.executable), 1), shell=True, check=True, cwd=folder)
+    (folder / "config.json").write_text(content)
     find(ModelConfig("m", path=str(folder)))
     converted = load_file(folder / "model.safetensors")
     assert converted.keys() == weights.keys()

@@ -33,6 +33,7 @@ _LATER: dict[tuple[str, str], Any] = {
     ("method", "load_in_4bit"): False,
     ("method", "lr_ratio"): {},
     ("method", "base_parameters"): [],
+    ("data", "allow_subset"): False,
 }
 
 
@@ -53,6 +54,8 @@ def identity(config: Config) -> dict[str, Any]:
     # Files stand for their content, wherever they are.
     content["model"]["path"] = encoder_sha256(config.model.path)
     content["init_from"] = _adapter_sha256(config.init_from)
+    if config.data.allow_subset and config.data.dir:  # else the rows are the official ones, which the task names
+        content["data"]["dir"] = _data_sha256(Path(config.data.dir), config.task.name)
     content["task"] = config.task.name  # its facts are the data's, which are checked; its metrics choose nothing
     if config.data.source != "demo":
         del content["data"]["demo_rows"]
@@ -67,7 +70,8 @@ def encoder_sha256(folder: str | None) -> str | None:
     if folder is None:
         return None
     weights = weight_files(Path(folder))
-    return files_sha256([*weights, *_matching(Path(folder), _BESIDE_WEIGHTS)]) if weights else folder
+    files = [*weights, *_matching(Path(folder), _BESIDE_WEIGHTS)]
+    return files_sha256(Path(folder), files) if weights else folder
 
 
 def weight_names(folder: Path) -> list[str]:
@@ -85,9 +89,9 @@ def weight_files(folder: Path) -> list[Path]:
     return [path for name in weight_names(folder) if (path := folder / name).is_file()]
 
 
-def files_sha256(files: Sequence[Path]) -> str:
-    """Hash one file's content, or the names and contents of several."""
-    hashes = {path.name: _hashed(path, path.stat().st_mtime_ns) for path in files}
+def files_sha256(root: Path, files: Sequence[Path]) -> str:
+    """Hash one file's content, or the places (below the root) and contents of several."""
+    hashes = {path.relative_to(root).as_posix(): _hashed(path, path.stat().st_mtime_ns) for path in files}
     if len(hashes) == 1:
         return next(iter(hashes.values()))
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
@@ -100,7 +104,13 @@ def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
 def _adapter_sha256(folder: str | None) -> str | None:
     """Hash an adapter's weights; the folder's own name where there are none."""
     files = [] if folder is None else _matching(Path(folder), _ADAPTERS)
-    return files_sha256(files[:1]) if files else folder
+    return files_sha256(Path(folder), files[:1]) if folder and files else folder
+
+
+def _data_sha256(root: Path, task: str) -> str:
+    """Hash all files below a folder whose path names the task, as the hub or GLUE's zip (SST-2) does."""
+    paths = [path for path in sorted(root.rglob("*")) if path.is_file()]
+    return files_sha256(root, [p for p in paths if task in p.relative_to(root).as_posix().lower().replace("-", "")])
 
 
 def file_sha256(path: Path) -> str:

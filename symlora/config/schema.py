@@ -36,13 +36,15 @@ class DataConfig:
     """Where the data come from, and how a sentence becomes tokens."""
 
     source: str = "glue"  # `glue` (real data) or `demo` (sentences made by symlora.data.demo)
-    # A folder laid out as the hub dataset (`rte/train-00000-of-00001.parquet`); unset, the hub is asked
+    # A folder with the hub dataset (`rte/train-00000-of-00001.parquet`), GLUE's own zip, or another shape that
+    # symlora.data.readers knows; unset, the hub is asked
     dir: str | None = None
     dataset: str = "nyu-mll/glue"  # name of the hub dataset
     revision: str = MISSING  # its pinned commit
     cache_dir: str = ".cache/tokens"  # where tokenised splits are kept
     max_length: int = 128  # tokens at which a sentence or pair is cut
     train_limit: int | None = None  # train on this many rows only, drawn with a fixed seed; for smoke runs
+    allow_subset: bool = False  # take splits of other than the official number of rows; marks the run and its name
     demo_rows: dict[str, int] = field(default_factory=dict)  # rows of each demo split
 
 

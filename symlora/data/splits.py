@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from symlora.errors import OFFLINE_HELP, SymloraError
+from symlora.data.readers import read_folder, read_hub
+from symlora.errors import SymloraError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -98,9 +98,9 @@ def load_splits(task: TaskConfig, data: DataConfig, names: Iterable[str]) -> dic
         if name not in task.splits:
             raise SymloraError(f"{task.name} has no split {name!r}. Choose among: {', '.join(task.splits)}.")
         where, table = _read(task, data, name)
-        official = data.source != "demo"
-        split = _checked(table, where, task, name, official=official)
-        if official and not split.sha256.startswith(task.sha256.get(name, "")):
+        official = task.splits[name] if data.source != "demo" else None
+        split = _checked(table, where, task, name, None if data.allow_subset else official)
+        if official == len(split) and not split.sha256.startswith(task.sha256.get(name, "")):
             print(
                 f"warning: {where} has as many rows as GLUE's {name} split, but not its content: some text or label is "
                 "another. Scores will not compare with those of others.",
@@ -172,9 +172,25 @@ def _read(task: TaskConfig, data: DataConfig, split: str) -> tuple[str, pa.Table
         return f"demo {task.name}/{split}", pa.table(demo_split(task.name, split, rows))
     if data.source != "glue":
         raise SymloraError(f"data.source is {data.source!r}. Set 'glue' or 'demo'.")
+    rows, (config, split) = task.splits[split], _place(task, split)
     if not data.dir:
-        return _hub_table(task, data, split)
-    return _folder_table(task, data, Path(data.dir), split)
+        return read_hub(data, config, split, task)
+    root = Path(data.dir)
+    if not root.is_dir():
+        state = "is not a folder" if root.exists() else "does not exist"
+        raise SymloraError(
+            f"{root} {state} (from GLUE_DIR or data.dir). Expected a folder for each task there. Correct the path, or "
+            "leave it unset to use the hub."
+        )
+    found = read_folder(root, config, split, task)
+    if found is None:
+        name = f"{config}/{split}-00000-of-00001.parquet"
+        raise SymloraError(
+            f"{root / name} is missing ({rows:,} rows expected), and no other shape of this split is there "
+            f"(symlora/data/readers.py). The hub has it in dataset {data.dataset}, revision {data.revision[:8]}, as "
+            f"{name}: put that file there, or leave GLUE_DIR and data.dir unset to use the hub."
+        )
+    return found
 
 
 def _place(task: TaskConfig, split: str) -> tuple[str, str]:
@@ -182,91 +198,27 @@ def _place(task: TaskConfig, split: str) -> tuple[str, str]:
     return PLACES.get((task.name, split), (task.name, split))
 
 
-def _folder_table(task: TaskConfig, data: DataConfig, root: Path, split: str) -> tuple[str, pa.Table]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = task.splits[split]
-    config, split = _place(task, split)
-    folder = root / config
-    name = f"{split}-00000-of-00001.parquet"
-    for place, holds in ((root, "a folder for each task"), (folder, name)):
-        if not place.is_dir():
-            state = "is not a folder" if place.exists() else "does not exist"
-            raise SymloraError(
-                f"{place} {state} (from GLUE_DIR or data.dir). Expected {holds} there, laid out as the hub dataset "
-                f"{data.dataset}. Correct the path, or leave it unset to use the hub."
-            )
-    files = sorted(folder.glob(f"{split}-*.parquet"))
-    if not files:
-        raise SymloraError(
-            f"{folder / name} is missing from this folder ({rows:,} rows expected). The hub has it in "
-            f"dataset {data.dataset}, revision {data.revision[:8]}, as {config}/{name}: put that file there, or "
-            "leave GLUE_DIR and data.dir unset to use the hub."
-        )
-    parts = {match[1] for file in files if (match := re.search(r"-of-(\d+)\.parquet$", file.name))}
-    if len(parts) > 1 or (parts and int(next(iter(parts))) != len(files)):
-        raise SymloraError(
-            f"{folder}: the files of split {split} do not make one whole set: {', '.join(f.name for f in files)}. "
-            "Keep exactly the files -00000-of-N to the last of N."
-        )
-    tables = []
-    for file in files:
-        if not file.is_file():
-            raise SymloraError(f"{file} is not a file. Put the hub's Parquet file of that name in its place.")
-        try:
-            table = pq.ParquetFile(file).read()  # not read_table: that adds columns for folders named "key=value"
-            table.validate(full=True)  # among others, that strings are UTF-8
-        except (pa.ArrowException, OSError) as error:
-            raise SymloraError(
-                f"{file} cannot be read as Parquet ({_first_line(error)}). It is truncated, damaged or another kind "
-                "of file: copy it again."
-            ) from error
-        tables.append(table)
-    try:
-        whole = tables[0] if len(tables) == 1 else pa.concat_tables(tables)
-    except pa.ArrowException as error:
-        raise SymloraError(f"{folder}/{split}-*.parquet: the files' columns differ ({_first_line(error)}).") from error
-    return str(files[0]) if len(files) == 1 else f"{folder}/{split}-*.parquet ({len(files)} files)", whole
-
-
-def _hub_table(task: TaskConfig, data: DataConfig, split: str) -> tuple[str, pa.Table]:
-    import datasets  # 2 s: only where the hub is used
-
-    config, split = _place(task, split)
-    where = f"{data.dataset} at {data.revision}, {config}/{split}"
-    try:
-        loaded = datasets.load_dataset(data.dataset, config, revision=data.revision, split=split)
-    except Exception as error:  # network, HTTP, cache and format errors share no base class
-        raise SymloraError(
-            f"{where}: could not be loaded from the hub ({type(error).__name__}: {_first_line(error)}). {OFFLINE_HELP}"
-        ) from error
-    table = loaded.with_format("arrow")[:]
-    return where, table.replace_schema_metadata(loaded.features.arrow_schema.metadata)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
 # --- checking ------------------------------------------------------------------------------------------------------
 
 
-def _checked(table: pa.Table, where: str, task: TaskConfig, name: str, *, official: bool) -> Split:
-    """The table as a Split, once its columns, row count, class names, types, nulls, labels and idx are as expected."""
+def _checked(table: pa.Table, where: str, task: TaskConfig, name: str, rows: int | None) -> Split:
+    """Turn a table into a Split, once columns, number of rows, class names, types, nulls, labels and idx are right.
+
+    Further columns (pandas' index, other annotations) are left out.
+    """
     import pyarrow.types as types
 
     advice = f"Use the hub's own file for {'/'.join(_place(task, name))}."
     expected = [*task.columns, "label", "idx"]
-    if sorted(table.column_names) != sorted(expected):
-        missing = [column for column in expected if column not in table.column_names]
-        extra = [column for column in table.column_names if column not in expected]
-        found = [f"{what} {', '.join(names)}" for what, names in (("lacks", missing), ("also has", extra)) if names]
-        says = " and ".join(found) or "repeats a column"
+    wrong = [column for column in expected if table.column_names.count(column) != 1]
+    if wrong:
+        says = f"repeats {wrong[0]}" if wrong[0] in table.column_names else f"lacks {', '.join(wrong)}"
         raise SymloraError(f"{where}: {says}; expected the columns {', '.join(expected)}. {advice}")
-    rows = task.splits[name]
-    if official and table.num_rows != rows:
-        raise SymloraError(f"{where}: {table.num_rows:,} rows, the official split has {rows:,}. {advice}")
+    if rows is not None and table.num_rows != rows:
+        raise SymloraError(
+            f"{where}: {table.num_rows:,} rows, the official split has {rows:,}. {advice} To take it as it is, which "
+            "marks the run: data.allow_subset=true."
+        )
     if not table.num_rows:
         raise SymloraError(f"{where}: no rows. {advice}")
     class_names = _class_names(table)

@@ -216,4 +216,4 @@ def weights_sha256(source: ModelSource) -> str | None:
         for name in weight_names(folder):
             fetch(name)
     files = weight_files(folder)
-    return files_sha256(files) if files else None
+    return files_sha256(folder, files) if files else None

@@ -113,7 +113,7 @@ def _described(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     return {
         **{key: config[key]["name"] for key in ("protocol", "model", "method", "task")},
         "configuration": record["config_hash"],
-        "grid": _grid(config),
+        "grid": _grid(config, record.get("data", {})),
         "seed": int(config["seed"]),
         "status": record["status"],
         **{key: train[key] for key in ("lr", "batch_size", "epochs")},
@@ -141,13 +141,18 @@ def _note(config: dict[str, Any]) -> str:
         notes.append("Sentences from this project's own grammar, not GLUE.")
     if (limit := config["data"]["train_limit"]) is not None:
         notes.append(f"Trained on {limit} rows only.")
+    if config["data"].get("allow_subset"):
+        notes.append("Not the official splits (data.allow_subset).")
     return " ".join(filter(None, notes))
 
 
-def _grid(config: dict[str, Any]) -> str:
+def _grid(config: dict[str, Any], data: dict[str, Any]) -> str:
     train = {key: value for key, value in config["train"].items() if key not in ("lr", "batch_size")}
     train.setdefault("head_lr", None)  # a key that older runs lack
     rest = {key: config[key] for key in ("protocol", "data", "init_from", "precision")}
+    rest["data"] = {key: value for key, value in config["data"].items() if value or key != "allow_subset"}
+    if "allow_subset" in rest["data"]:  # then the name of the task does not say which rows
+        rest["rows"] = [described["sha256"] for described in data.values()]
     # Leave out what only describes a method, and keys that older runs lack unless they are set.
     rest["method"] = {
         key: value

@@ -100,6 +100,7 @@ def prepare_data(
     """
     names = ["train", *config.task.validation, *(config.task.test if config.predict_test else [])]
     splits = load_splits(config.task, config.data, names)
+    parts = ", ".join(f"{name} {len(split):,} of {config.task.splits[name]:,} rows" for name, split in splits.items())
     if config.protocol.held_out:
         splits["train"], splits[HELD_OUT] = holdout(splits["train"], config.protocol.held_out)
         if len(splits[HELD_OUT]) < 10:
@@ -113,7 +114,10 @@ def prepare_data(
         name: tokenize(split, tokenizer, config.data.max_length, config.data.cache_dir)
         for name, split in splits.items()
     }
-    return splits, tokens, describe_tokenizer(tokenizer, source, tokens["train"])
+    described = describe_tokenizer(tokenizer, source, tokens["train"])
+    if config.data.allow_subset:
+        described["notes"].append(f"data.allow_subset: these need not be the official splits ({parts})")
+    return splits, tokens, described
 
 
 def describe(split: Split, tokens: TokenizedSplit) -> dict[str, Any]:

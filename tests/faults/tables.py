@@ -59,11 +59,6 @@ def renamed(column: str, name: str, table: Any) -> Any:
     return table.rename_columns([name if found == column else found for found in table.column_names])
 
 
-def more(name: str, table: Any) -> Any:
-    """One more column."""
-    return table.append_column(name, [[0] * table.num_rows])
-
-
 def other_type(column: str, kind: str, table: Any) -> Any:
     """A column of another type."""
     import pyarrow as pa
@@ -120,7 +115,6 @@ def _wrong(split: str) -> st.SearchStrategy[partial[Any]]:
     return st.one_of(
         st.builds(partial, st.just(without), st.sampled_from(COLUMNS)),
         st.builds(partial, st.just(renamed), st.sampled_from(COLUMNS), names),
-        st.builds(partial, st.just(more), names),
         st.builds(partial, st.just(other_type), texts, st.sampled_from(NO_TEXTS)),
         st.builds(partial, st.just(other_type), numbers, st.sampled_from(NO_NUMBERS)),
         st.builds(partial, st.just(with_value), st.sampled_from(COLUMNS), some_row, st.none()),
