@@ -59,7 +59,10 @@ def resolve(cfg: Any) -> Config:
 
 
 def quote_paths(words: Sequence[str]) -> list[str]:
-    """Quote the values of path settings that Hydra's grammar has no room for: `~`, `=`, `#`, ü, brackets."""
+    """Quote paths that Hydra's grammar has no room for.
+
+    They have `~`, `=`, `#`, ü or brackets.
+    """
     return [_quoted(word) for word in words]
 
 

@@ -1,4 +1,7 @@
-"""Which configurations are the same run: the part that decides what is computed, its hash, and its readable name."""
+"""Decide which configurations are the same run.
+
+The part of a configuration that decides what is computed, its hash, and its readable name.
+"""
 
 import dataclasses
 import functools
@@ -38,7 +41,7 @@ _LATER: dict[tuple[str, str], Any] = {
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """The part of a configuration that decides what a run computes, its seed apart."""
+    """Return what decides what a run computes, its seed apart."""
     content = dataclasses.asdict(config)
     for key in _NOT_IDENTITY:
         del content[key]
@@ -63,7 +66,7 @@ def identity(config: Config) -> dict[str, Any]:
 
 
 def encoder_sha256(folder: str | None) -> str | None:
-    """Hash all files of an encoder that change its numbers: weights, config.json, tokenizer.
+    """Hash an encoder's weights, config.json and tokenizer.
 
     The folder's own name where it has no weights (loading fails then).
     """
@@ -75,7 +78,7 @@ def encoder_sha256(folder: str | None) -> str | None:
 
 
 def weight_names(folder: Path) -> list[str]:
-    """Name the safetensors files that transformers loads from a folder: the one, or the shards of the index."""
+    """Name the safetensors files that transformers loads: one, or the shards."""
     if (folder / SAFE_WEIGHTS).is_file():
         return [SAFE_WEIGHTS]
     try:
@@ -90,7 +93,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def files_sha256(root: Path, files: Sequence[Path]) -> str:
-    """Hash one file's content, or the places (below the root) and contents of several."""
+    """Hash one file's content, or places and contents of several."""
     hashes = {path.relative_to(root).as_posix(): _hashed(path, path.stat().st_mtime_ns) for path in files}
     if len(hashes) == 1:
         return next(iter(hashes.values()))
@@ -108,7 +111,10 @@ def _adapter_sha256(folder: str | None) -> str | None:
 
 
 def _data_sha256(root: Path, task: str) -> str:
-    """Hash all files below a folder whose path names the task, as the hub or GLUE's zip (SST-2) does."""
+    """Hash all data files below a folder whose path names the task.
+
+    As the hub or GLUE's zip (SST-2) does.
+    """
     paths = [path for path in sorted(root.rglob("*")) if path.is_file()]
     return files_sha256(root, [p for p in paths if task in p.relative_to(root).as_posix().lower().replace("-", "")])
 
@@ -131,13 +137,16 @@ def config_hash(config: Config) -> str:
 
 
 def slug(config: Config) -> str:
-    """Short readable name of a configuration, the same for all its seeds: `lr-4e-4_bs-16_ep-30_<hash>`."""
+    """Return a configuration's readable name: `lr-4e-4_bs-16_ep-30_<hash>`.
+
+    The same for all its seeds.
+    """
     train = config.train
     return f"lr-{format_rate(train.lr)}_bs-{train.batch_size}_ep-{train.epochs}_{config_hash(config)}"
 
 
 def pack_key(config: Config) -> str:
-    """Return what the runs of one pack must share, as text to compare."""
+    """Return what the runs of a pack must share, as text."""
     content = dataclasses.asdict(config)
     for key in _FREE:
         del content[key]

@@ -87,7 +87,7 @@ def export(
 
 
 def _base_weights(adapter: StoredAdapter, base: str | None) -> tuple[Mapping[str, Tensor] | None, str]:
-    """W0 if a λ needs it; else None, and why it is not available."""
+    """Return W0 if a λ needs it; else None, and why."""
     found = adapter.factors()
     if all(float(value) == 1.0 for value in base_scales(adapter, found).values()):
         return None, ""
@@ -102,7 +102,9 @@ def _base_weights(adapter: StoredAdapter, base: str | None) -> tuple[Mapping[str
 
 
 def reconstruction_table(report: Sequence[Reconstruction]) -> Iterator[str]:
-    """Yield relative errors ‖ΔW of the export - ΔW‖ / ‖ΔW‖ by matrix, and in total.
+    """Yield relative errors of the exported ΔW, by matrix and in total.
+
+    ‖ΔW of the export - ΔW‖ / ‖ΔW‖.
 
     The total is the root of the summed squares. A dash stands where λ is not 1 and W0 is unknown.
     """

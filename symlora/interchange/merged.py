@@ -1,4 +1,4 @@
-"""Merge an adapter into its base model: one plain model that needs neither PEFT nor symlora."""
+"""Merge an adapter into its base, into a plain transformers model."""
 
 import contextlib
 import copy
@@ -122,7 +122,10 @@ def load_base(adapter: StoredAdapter, source: ModelSource) -> Any:
 
 
 def _model_class(adapter: StoredAdapter) -> Any:
-    """By task type; without one, the transformers class that PEFT noted when it saved the adapter."""
+    """Choose the model class by task type.
+
+    Without one, the transformers class that PEFT noted when it saved the adapter.
+    """
     noted = adapter.config.auto_mapping or {}
     name = _AUTO_CLASSES.get(str(getattr(adapter.config.task_type, "value", adapter.config.task_type)))
     if name is None and str(noted.get("parent_library")).startswith("transformers."):
@@ -134,7 +137,7 @@ def _model_class(adapter: StoredAdapter) -> Any:
 
 
 def _set_labels(config: Any, adapter: StoredAdapter, auto: Any) -> None:
-    """Number of classes (and their names, if a run has them) into a model's configuration."""
+    """Set number and names of classes in a model's configuration."""
     probe = copy.deepcopy(config)
     probe.num_labels = _UNUSUAL_LABELS
     with torch.device("meta"):

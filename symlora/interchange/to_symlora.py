@@ -104,7 +104,10 @@ def lora_to_symlora(adapter: StoredAdapter, out: Path, rank: int | None = None, 
 
 
 def _scale(config: Any, module: str, r: int) -> float:
-    """alpha / r of PEFT's LoRA for the module of this full name, or alpha / √r with `use_rslora`."""
+    """Return PEFT's scale of a module: alpha / r.
+
+    alpha / √r with `use_rslora`.
+    """
     alpha = _pattern(config.alpha_pattern, module, config.lora_alpha)
     return float(alpha / math.sqrt(r) if config.use_rslora else alpha / r)
 

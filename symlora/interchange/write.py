@@ -23,7 +23,7 @@ _SHARED = (
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `out` on success and vanishes on an error.
+    """Yield a temporary folder that becomes `out` on success.
 
     Raises:
         SymloraError: Something is at `out` already, or it cannot be written.
@@ -62,13 +62,16 @@ def shared_fields(config: Any) -> dict[str, Any]:
 
 
 def rank_fields(by_module: Mapping[str, int]) -> dict[str, Any]:
-    """Return `r`, the commonest rank, and the `rank_pattern` of the modules of other ranks."""
+    """Return `r`, the commonest rank, and the `rank_pattern` of others."""
     commonest = Counter(by_module.values()).most_common(1)[0][0]
     return {"r": commonest, "rank_pattern": {name: rank for name, rank in by_module.items() if rank != commonest}}
 
 
 def check_rank(adapter: StoredAdapter, module: str, stored: int, configured: Any) -> None:
-    """Refuse factors whose rank is not the configured one: alpha / r would be wrong."""
+    """Refuse factors whose rank is not the configured one.
+
+    alpha / r would be wrong.
+    """
     if stored != configured:
         raise SymloraError(
             f"{adapter.folder}: {module} has factors of rank {stored}, but {CONFIG} says {configured!r}."

@@ -19,7 +19,9 @@ from symlora.seeds import torch_generator
 
 
 def add_adapter(model: Any, config: Config) -> Any:
-    """Wraps a classifier into PEFT's model of the configured method; the adapter's start comes from the run's seed.
+    """Wrap a classifier into PEFT's model of the configured method.
+
+    The adapter's start comes from the run's seed.
 
     Raises:
         SymloraError: Unknown method or argument, a target that matches nothing, a rank that does not fit.
@@ -65,7 +67,10 @@ def add_adapter(model: Any, config: Config) -> Any:
 
 
 def _trained_beside(names: Any, model: Any) -> list[str]:
-    """Modules of the encoder that train as a whole beside adapter and head: Houlsby's LayerNorms."""
+    """Check the encoder's modules that train beside adapter and head.
+
+    Such as Houlsby's LayerNorms.
+    """
     if names is None:
         return []
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
@@ -80,7 +85,10 @@ def _trained_beside(names: Any, model: Any) -> list[str]:
 
 
 def _train_in_float32(wrapped: Any, names: list[str]) -> None:
-    """On an encoder in bfloat16, these modules' own copies train and compute in float32, as adapters and head do."""
+    """Train these modules' own copies in float32.
+
+    On an encoder in bfloat16 too, as adapters and head do.
+    """
     for name, module in wrapped.named_modules():
         if isinstance(module, ModulesToSaveWrapper) and any(f".{name}".endswith(f".{part}") for part in names):
             dtype = next(module.original_module.parameters()).dtype
@@ -95,7 +103,7 @@ def _narrowed(module: nn.Module, args: Any, output: torch.Tensor, dtype: torch.d
 
 
 def _check_arguments(arguments: dict[str, Any]) -> None:
-    """What PEFT would take and then train something else, or nothing."""
+    """Refuse arguments with which PEFT would train something else, or nothing."""
     for key in ("task_type", "inference_mode", "total_step"):
         if key in arguments:
             raise SymloraError(f"method.peft_config.{key} is set by the harness: leave it out.")
@@ -116,7 +124,10 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_fit(wrapped: Any, targets: Any, method: str) -> None:
-    """Every named target matches, and no rank is larger than the matrix it stands in for (PEFT's LoRA takes both)."""
+    """Check that targets match and ranks fit their matrices.
+
+    PEFT's LoRA takes both.
+    """
     layers = {name: m for name, m in wrapped.named_modules() if isinstance(m, BaseTunerLayer)}
     for target in targets if isinstance(targets, (list, set, tuple)) else []:
         if not any(f".{name}".endswith(f".{target}") for name in layers):

@@ -168,7 +168,10 @@ def load_classifier(
 def _describe_loaded(
     model: Any, missing: Sequence[str], unexpected: Iterable[str], stored_classes: list[str], labels: list[str]
 ) -> dict[str, Any]:
-    """Return what run.json says of head and weights; the classes of a stored head are put into the task's order."""
+    """Return what run.json says of head and weights.
+
+    The classes of a stored head are put into the task's order.
+    """
     names = [
         name for name, _ in model.named_parameters() if any(f".{head}." in f".{name}" for head in head_modules(model))
     ]

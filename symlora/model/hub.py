@@ -1,4 +1,4 @@
-"""Find out once, and quickly, whether the Hugging Face hub can be reached."""
+"""Find out quickly whether the Hugging Face hub can be reached."""
 
 import os
 import socket
@@ -10,7 +10,9 @@ _PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 
 def go_offline_if_unreachable() -> None:
-    """Set HF_HUB_OFFLINE=1 if the hub's name does not resolve, or nothing at its port accepts a connection.
+    """Set HF_HUB_OFFLINE=1 if the hub accepts no connection.
+
+    Its name does not resolve, or nothing answers at its port.
 
     The hub's library would retry for minutes before it takes what is in its cache. To be called before it is imported
     (it reads the variable once). Behind a proxy the hub need not be reachable from here, and nothing is changed.
@@ -24,7 +26,10 @@ def go_offline_if_unreachable() -> None:
 
 
 def _accepts(host: str | None, port: int) -> bool:
-    """Whether one of a host's addresses accepts a connection; all are tried at once, as IPv6 alone may be blocked."""
+    """Tell whether one of a host's addresses accepts a connection.
+
+    All are tried at once, as IPv6 alone may be blocked.
+    """
     try:
         addresses = {found[4][:2] for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except OSError:

@@ -204,7 +204,7 @@ class PackedModel:
         self.encoder = self.runs[0].encoder if len(self.runs) == 1 else self._host()
 
     def drop(self, position: int) -> None:
-        """Takes a run out; the others go on, in the order they had."""
+        """Take a run out; the others keep their order."""
         del self.runs[position]
         if self._packed:
             del self.encoder.streams.generators[position]

@@ -1,4 +1,4 @@
-"""Find a pre-trained encoder: in a folder, in a Python package, or on the hub."""
+"""Find a pre-trained encoder: folder, Python package, or hub."""
 
 import importlib.util
 import json
@@ -29,20 +29,23 @@ _NO_WORDS = 16
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A folder, or a name on the hub with its pinned revision, as `from_pretrained` takes them."""
+    """A folder, or a pinned name on the hub, for `from_pretrained`."""
 
     name_or_path: str
     revision: str | None
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of every `from_pretrained` call: pinned, and no code from the repository is run."""
+        """Return the arguments of every `from_pretrained` call.
+
+        Pinned, and no code from the repository is run.
+        """
         pinned = {} if self.revision is None else {"revision": self.revision}
         return {**pinned, "trust_remote_code": False}
 
 
 def find(model: ModelConfig) -> ModelSource:
-    """Find the files of an encoder: in `model.path`, in the Python package, or on the hub.
+    """Find an encoder's files: `model.path`, the Python package, or the hub.
 
     Raises:
         SymloraError: The folder or package does not exist or holds no safetensors weights.
@@ -75,7 +78,7 @@ def find_recorded(model: Mapping[str, Any]) -> ModelSource:
 
 
 def in_folder(folder: Path, where: str) -> ModelSource:
-    """Check that a folder holds a model that can be loaded as it stands, without pickle.
+    """Check that a folder's model can be loaded without pickle.
 
     Args:
         folder: As `save_pretrained` writes it.
@@ -107,7 +110,7 @@ def in_folder(folder: Path, where: str) -> ModelSource:
 
 
 def load_failure(source: ModelSource, error: Exception) -> SymloraError:
-    """Return what to tell a user whose model could not be loaded."""
+    """Say that an encoder is not the one that is configured."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if source.revision is None:
         return SymloraError(f"The model in {source.name_or_path} could not be loaded: {reason}")
@@ -131,7 +134,7 @@ def wrong_shape(source: ModelSource, name: str, found: dict[str, Any], expected:
 
 
 def _advice(source: ModelSource, otherwise: str) -> str:
-    """Name the configuration of a hub model that was given to another one by model.hub."""
+    """Name the configuration of a hub model given by model.hub."""
     try:
         from omegaconf import OmegaConf
 
@@ -146,7 +149,9 @@ def _advice(source: ModelSource, otherwise: str) -> str:
 
 
 def load_tokenizer(source: ModelSource) -> Any:
-    """Load the tokenizer beside the weights; it gives segments (token_type_ids) where the encoder has two.
+    """Load the tokenizer beside the weights.
+
+    It gives segments (token_type_ids) where the encoder has two.
 
     Raises:
         SymloraError: There is none, or the hub is out of reach.
@@ -175,7 +180,10 @@ def load_tokenizer(source: ModelSource) -> Any:
 
 
 def _sentencepiece_failure(source: ModelSource, error: Exception) -> SymloraError:
-    """Return what is behind transformers' advice to install tiktoken, its last resort for a SentencePiece model."""
+    """Explain transformers' advice to install tiktoken.
+
+    It is its last resort for a SentencePiece model.
+    """
     from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
     there = {"sentencepiece": is_sentencepiece_available(), "protobuf": is_protobuf_available()}
@@ -189,7 +197,7 @@ def _sentencepiece_failure(source: ModelSource, error: Exception) -> SymloraErro
 
 
 def _set_segments(tokenizer: Any, encoder: Any) -> None:
-    """Make a tokenizer return token_type_ids if the encoder has two segments, and only then.
+    """Make a tokenizer return token_type_ids if the encoder has two.
 
     ALBERT's returns none since transformers 5, nor does a generic one (PreTrainedTokenizerFast).
     """
@@ -201,7 +209,7 @@ def _set_segments(tokenizer: Any, encoder: Any) -> None:
 
 
 def weights_sha256(source: ModelSource) -> str | None:
-    """Hash the weights: of model.safetensors, or of all its shards together; None where there are none."""
+    """Hash the weights: one file or all shards; None without any."""
     folder = Path(source.name_or_path)
     if source.revision is not None:
         from transformers.utils import cached_file

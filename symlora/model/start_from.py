@@ -27,7 +27,7 @@ _NOT_OF_THE_FUNCTION = {
 
 
 def initialise_from(run_model: RunModel, source: Path) -> None:
-    """Load a saved adapter, and what fits of its head, into a run's model.
+    """Load a saved adapter, and what fits of its head.
 
     The output layer is never taken: its classes are another task's (MNLI has three, RTE two). It and what else of the
     head the adapter does not bring stay as this run starts them: drawn from the seed, or as in the encoder's files.
@@ -80,7 +80,10 @@ def _describe(model: Any, taken: list[str], left_out: list[str]) -> None:
 
 
 def _named_as_in_classifier(tensors: dict[str, Tensor], encoder: str) -> dict[str, Tensor]:
-    """Put the encoder's prefix before the names of an adapter that was trained on the bare encoder (AutoModel)."""
+    """Put the encoder's prefix before the names of an adapter.
+
+    Of one that was trained on the bare encoder (AutoModel).
+    """
     if any(name.startswith(encoder) for name in tensors):
         return tensors
     return {encoder + name.removeprefix(PREFIX): value for name, value in tensors.items()}
@@ -91,7 +94,7 @@ def _modules(names: set[str]) -> list[str]:
 
 
 def _check_method(own: Any, adapter: StoredAdapter) -> None:
-    """Refuse an adapter whose weights would compute another ΔW in this run's method."""
+    """Refuse an adapter whose weights would compute another ΔW here."""
     theirs, where = adapter.config, f"init_from={adapter.folder}"
     if own.peft_type == "XGBLORA":
         raise SymloraError(
@@ -115,7 +118,7 @@ def _check_method(own: Any, adapter: StoredAdapter) -> None:
 
 
 def _other_function(own: Any, theirs: Any) -> str | None:
-    """The first field in which two configurations of a method differ so that the same weights compute another ΔW."""
+    """Return the first field that makes the same weights another ΔW."""
     # As JSON has them: a saved tuple is a list, a set has no order.
     ours, saved = (json.loads(json.dumps(config.to_dict(), default=_plain)) for config in (own, theirs))
     differing = [key for key in ours if ours[key] != saved.get(key) and key not in _NOT_OF_THE_FUNCTION]

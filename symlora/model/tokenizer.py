@@ -1,4 +1,4 @@
-"""Describe a tokenizer: what of it changes the numbers, and what looks wrong."""
+"""Describe what of a tokenizer changes the numbers."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ _CAPITALS_SHARE = 0.05  # of the vocabulary: an uncased one has none
 
 
 def describe_tokenizer(tokenizer: Any, source: ModelSource, train: TokenizedSplit) -> dict[str, Any]:
-    """Return the facts (`tokenizer`) for run.json, and a sentence for each thing that a user should know (`notes`)."""
+    """Return facts (`tokenizer`) and remarks (`notes`) for run.json."""
     words = tokenizer.get_vocab()
     unknown = tokenizer.unk_token_id
     if unknown is None and tokenizer.is_fast:  # a generic tokenizer knows its model's only
@@ -47,7 +47,7 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def _agrees(tokenizer: Any, source: ModelSource) -> bool:
-    """Whether the tokenizer of a folder does what its tokenizer.json says."""
+    """Tell whether a folder's tokenizer does what its tokenizer.json says."""
     path = Path(source.name_or_path) / "tokenizer.json"
     if source.revision is not None or not path.is_file():
         return True

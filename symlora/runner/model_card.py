@@ -1,4 +1,4 @@
-"""Write the model card of a run's adapter: README.md, with the hub's front matter."""
+"""Write the model card (README.md) of a run's adapter."""
 
 import math
 from collections.abc import Mapping

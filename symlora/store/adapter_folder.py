@@ -49,7 +49,7 @@ class Factors:
 
     @property
     def layer(self) -> int:
-        """Number from 1, at the embeddings; 0 where the module's name has none."""
+        """Return the layer's number from 1; 0 where there is none."""
         number = _LAYER.search(self.module)
         return int(number[1]) + 1 if number else 0
 
@@ -120,7 +120,7 @@ def read_adapter(source: Path) -> StoredAdapter:
 
 
 def _other_files(source: Path) -> str:
-    """What to do with a folder or file that is no adapter."""
+    """Say what to do with a folder that is no adapter."""
     checkpoint = source if source.is_file() else source / "pytorch_model.bin"
     if checkpoint.is_file():
         return (
@@ -134,7 +134,9 @@ def _other_files(source: Path) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a file of named tensors: safetensors, or torch's own format if it holds tensors alone.
+    """Read a file of named tensors: safetensors, or torch's own format.
+
+    Of the latter only files that hold tensors alone.
 
     Raises:
         SymloraError: It cannot be read, is cut short, holds other objects, or values that are NaN or infinite.

@@ -15,7 +15,9 @@ HEADER = ("task", "metric", "method", "lr", "batch", "epochs", "adapter", "train
 
 
 def table(records: Iterable[dict[str, Any]]) -> str:
-    """Format the runs, with scores in points at the epoch that each protocol selects.
+    """Format the runs, with scores in points.
+
+    At the epoch that each protocol selects.
 
     Args:
         records: Contents of run.json files (symlora.store.folder.scan).
