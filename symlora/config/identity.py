@@ -1,4 +1,4 @@
-"""Which configurations are the same run: the part that decides what is computed, its hash, and its readable name."""
+"""Decide which configurations are the same run, and name it."""
 
 import dataclasses
 import functools
@@ -38,7 +38,7 @@ _LATER: dict[tuple[str, str], Any] = {
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """The part of a configuration that decides what a run computes, its seed apart."""
+    """Return the part of a configuration that decides what a run computes, its seed apart."""
     content = dataclasses.asdict(config)
     for key in _NOT_IDENTITY:
         del content[key]
@@ -75,7 +75,7 @@ def encoder_sha256(folder: str | None) -> str | None:
 
 
 def weight_names(folder: Path) -> list[str]:
-    """Name the safetensors files that transformers loads from a folder: the one, or the shards of the index."""
+    """Name the weights that transformers loads from a folder: the one file, or the index's shards."""
     if (folder / SAFE_WEIGHTS).is_file():
         return [SAFE_WEIGHTS]
     try:
@@ -125,13 +125,13 @@ def _hashed(path: Path, changed: int) -> str:
 
 
 def config_hash(config: Config) -> str:
-    """First 8 hexadecimal digits of the SHA-256 of `identity(config)`."""
+    """Return the first 8 hexadecimal digits of the SHA-256 of `identity(config)`."""
     text = json.dumps(identity(config), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def slug(config: Config) -> str:
-    """Short readable name of a configuration, the same for all its seeds: `lr-4e-4_bs-16_ep-30_<hash>`."""
+    """Name a configuration, the same for all its seeds: `lr-4e-4_bs-16_ep-30_<hash>`."""
     train = config.train
     return f"lr-{format_rate(train.lr)}_bs-{train.batch_size}_ep-{train.epochs}_{config_hash(config)}"
 
