@@ -38,7 +38,7 @@ OWN: dict[str, list[dict[str, Any]]] = {
     "symlora": [{"train_lambda": False, "rank_pattern": {"lin1": 3}}],
     "symloraorthonormal": [{"train_lambda": False}],
 }
-BOTH = {"target_modules": ["lin0", "lin1"]}
+BOTH: dict[str, Any] = {"target_modules": ["lin0", "lin1"]}
 NO_MATRIX = ("houlsby", "lorand")  # a bottleneck is not linear in x; merging it is refused
 # Tests that a method fails, and why it may. One that passes after all is an error.
 EXCUSED = {("lorand", "test_disable_adapters"): "starts away from the base model, as the public code does"}
@@ -50,7 +50,7 @@ def fields_of(method: str, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def cases_of(method: str, full: bool) -> list[dict[str, Any]]:
-    few: list[dict[str, Any]] = [BOTH, {"target_modules": "lin0"}, {"target_modules": ["lin1"]}]
+    few = [BOTH, {"target_modules": "lin0"}, {"target_modules": ["lin1"]}]
     few += [{"target_modules": ["lin0"], "modules_to_save": ["lin1"]}, {**BOTH, "dropout": 0.1}]
     few += [{**BOTH, **own} for own in OWN.get(method, [])]
     return [fields_of(method, fields) for fields in few[: None if full else 1]]
@@ -58,9 +58,9 @@ def cases_of(method: str, full: bool) -> list[dict[str, Any]]:
 
 def suited(method: str) -> Any:
     """The method's configuration class, with what it needs as defaults: some tests give a target and no more."""
-    values = {name: field(default_factory=partial(copy, value)) for name, value in NEEDS.get(method, {}).items()}
     base = CONFIGS[method]
-    return make_dataclass(base.__name__, [(name, Any, value) for name, value in values.items()], bases=(base,))
+    values = [(name, Any, field(default_factory=partial(copy, value))) for name, value in NEEDS.get(method, {}).items()]
+    return make_dataclass(base.__name__, values, bases=(base,))
 
 
 def import_suite(sdist: str, methods: list[str], full: bool) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,26 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib.colors import TwoSlopeNorm
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from symlora.report.differences import difference_plot, differences, limit
-from symlora.report.drawing import centred, finite_limits, ink, minus, save, short
-from symlora.report.grid_panel import grid_panel, grid_points, table
-from symlora.report.norms_frame import QUANTITIES, cells, decay_to_zero, read_norms
-from symlora.report.settings import load_settings
 from torch import nn
 
 from symlora import stats
 from symlora.config.compose import CONFIG_DIR, compose
 from symlora.config.schema import MethodConfig, TrainConfig
 from symlora.errors import SymloraError
-from symlora.report import figure1 as fig
 from symlora.report.choice import choose
 from symlora.report.collect import collect, frame_of
 from symlora.report.comparison import Paired, compare_all
-from symlora.report.figures import draw_all, read_drawn, write_all
+from symlora.report.criteria import load_criteria
+from symlora.report.figures.differences import difference_plot, differences, limit
+from symlora.report.figures.draw import draw_all, read_drawn
+from symlora.report.figures.grid import grid_panel, grid_points, table
+from symlora.report.figures.norms import companion, figure1, matrix
+from symlora.report.figures.norms_frame import QUANTITIES, cells, decay_to_zero, read_norms
+from symlora.report.figures.style import compact, minus, save, scale_of, text_colour
+from symlora.store.folder import seal
 from symlora.training.optimizer import AdamW, linear_schedule
 
 RUNS = CONFIG_DIR.parent / "results" / "runs"
@@ -55,15 +57,21 @@ def gappy(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def copy_runs(target: Path, *tasks: str) -> Path:
-    """Committed runs of these tasks under a folder of the test's own, to be changed: without their checksums."""
+    """Committed runs of these tasks under a folder of the test's own, without weights."""
     for task in tasks:
         for method in ("symlora", "lora"):
             place = Path("short", "minilm", method, task)
             shutil.copytree(RUNS / place, target / place, ignore=shutil.ignore_patterns("adapter"))
     for path in target.rglob("run.json"):
-        record = json.loads(path.read_text())
-        path.write_text(json.dumps({key: value for key, value in record.items() if key not in ("files", "sha256")}))
+        edit(path.parent)
     return target
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], Any] = lambda record: None) -> None:
+    """Changes run.json, and seals the folder as it is."""
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    change(record)
+    seal(folder, record)
 
 
 def run_row(method: str, lr: float, batch: int, score: float, *, seed: int = 0, **more: Any) -> dict[str, Any]:
@@ -77,13 +85,19 @@ def run_row(method: str, lr: float, batch: int, score: float, *, seed: int = 0, 
 
 
 def texts(figure: Figure) -> list[str]:
-    """All that is written on a figure."""
-    inside = [text.get_text() for axes in figure.axes for text in axes.texts]
-    return [text.get_text() for text in figure.texts] + inside
+    """All that is written on a figure, its title and caption first."""
+    inside = [text.get_text() for axes in figure.axes for text in (*axes.texts, *axes.get_yticklabels())]
+    return [figure.get_suptitle(), figure.get_supxlabel().replace("\n", " "), *inside]
 
 
-def hatched(figure: Figure) -> int:
-    return sum(1 for axes in figure.axes for patch in axes.patches if patch.get_hatch())
+def maps(figure: Figure) -> list[tuple[Any, QuadMesh]]:
+    """Its heat maps: axes and cells."""
+    return [(axes, axes.collections[0]) for axes in figure.axes if axes.patch.get_hatch()]
+
+
+def missing(figure: Figure) -> int:
+    """Cells through which the hatching is seen."""
+    return sum(int(np.ma.getmaskarray(mesh.get_array()).sum()) for _, mesh in maps(figure))
 
 
 # --- the frame of norms -------------------------------------------------------------------------------------------
@@ -94,20 +108,19 @@ def test_norms_are_those_of_the_run_folders() -> None:
     norms = read_norms(runs)
     assert norms.bad == () and len(norms.frame) == len(runs) * 12
     folder = next((RUNS / "short/minilm/symlora/cola").glob("*/seed-1"))
-    stored = pd.read_parquet(folder / "norms.parquet")
-    frame = norms.frame
-    short = frame[frame["protocol"] == "short"]
-    mine = short[(short["task"] == "cola") & (short["method"] == "symlora") & (short["seed"] == 1)]
+    stored, mine = pd.read_parquet(folder / "norms.parquet"), norms.frame
+    for key, value in {"protocol": "short", "task": "cola", "method": "symlora", "seed": 1}.items():
+        mine = mine[mine[key] == value]
     assert list(mine["layer"]) == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
     assert list(mine["projection"]) == ["query", "value"] * 6
-    assert mine["lambda"].to_numpy() == pytest.approx(stored["lambda"].to_numpy())
-    difference = abs(stored["lambda"]) * stored["w0_frobenius"] - stored["delta_frobenius"]
-    assert mine["difference_frobenius"].to_numpy() == pytest.approx(difference.to_numpy())
-    assert 10 ** mine["log10_ratio"].to_numpy() == pytest.approx(
-        (stored["delta_frobenius"] / stored["w0_frobenius"]).to_numpy()
-    )
-    printed = stored["lambda"] * stored["w0_l1"] - stored["delta_l1"]
-    assert mine["difference_l1"].to_numpy() == pytest.approx(printed.to_numpy())
+    wanted = {
+        "lambda": stored["lambda"],
+        "difference_frobenius": abs(stored["lambda"]) * stored["w0_frobenius"] - stored["delta_frobenius"],
+        "log10_ratio": np.log10(stored["delta_frobenius"] / stored["w0_frobenius"]),
+        "difference_l1": stored["lambda"] * stored["w0_l1"] - stored["delta_l1"],
+    }
+    for key, values in wanted.items():
+        assert mine[key].to_numpy() == pytest.approx(values.to_numpy()), key
 
 
 def test_lambda_keeps_its_sign_in_the_printed_form_alone_and_no_update_has_no_logarithm(tmp_path: Path) -> None:
@@ -116,9 +129,9 @@ def test_lambda_keeps_its_sign_in_the_printed_form_alone_and_no_update_has_no_lo
     stored = pd.read_parquet(path)
     w0, w0_l1 = (float(stored[key].iloc[0]) for key in ("w0_frobenius", "w0_l1"))
     changes = {"lambda": -0.5, "lambda_w0_frobenius": 0.5 * w0, "delta_frobenius": 0.0, "delta_l1": 0.0}
-    for key, value in changes.items():
-        stored.loc[0, key] = value
+    stored.loc[0, list(changes)] = list(changes.values())
     stored.to_parquet(path)
+    edit(path.parent)
     frame = read_norms(collect(root).runs).frame
     row = frame[frame["method"] == "symlora"].iloc[0]
     assert row["difference_frobenius"] == pytest.approx(0.5 * w0)
@@ -151,13 +164,12 @@ def test_decay_alone_under_loras_recipe_is_what_was_computed_by_hand() -> None:
 @pytest.mark.parametrize(("decay", "wanted"), [("none", 1.0), ("one", 1.0), ("zero", None)])
 def test_decay_as_run(decay: str, wanted: float | None, tmp_path: Path) -> None:
     root = copy_runs(tmp_path, "mrpc")
-    path = next(root.glob("short/minilm/symlora/mrpc/*/seed-0/run.json"))
-    record = json.loads(path.read_text())
-    record["config"]["method"]["lambda_decay"] = decay
-    path.write_text(json.dumps(record))
+    folder = next(root.glob("short/minilm/symlora/mrpc/*/seed-0"))
+    edit(folder, lambda record: record["config"]["method"].update(lambda_decay=decay))
+    train = json.loads((folder / "run.json").read_text())["config"]["train"]
     frame = read_norms(collect(root).runs).frame
     mine = frame[frame["method"] == "symlora"]
-    assert mine["decay_to_zero"].iloc[0] == pytest.approx(decay_to_zero(record["config"]["train"], 3668, 1))
+    assert mine["decay_to_zero"].iloc[0] == pytest.approx(decay_to_zero(train, 3668, 1))
     assert set(mine["decay_only"]) == {wanted if wanted else mine["decay_to_zero"].iloc[0]}
     assert frame.loc[frame["method"] == "lora", ["decay_only", "decay_to_zero"]].isna().all(axis=None)  # it has no λ
 
@@ -166,6 +178,8 @@ def test_a_run_with_broken_norms_is_named_and_its_cells_are_gaps(tmp_path: Path)
     root = copy_runs(tmp_path, "mrpc", "stsb")
     next(root.glob("short/minilm/lora/mrpc/*/seed-0/norms.parquet")).write_bytes(b"PAR1 no more")
     next(root.glob("short/minilm/lora/stsb/*/seed-0/norms.parquet")).unlink()
+    for folder in root.glob("short/minilm/lora/*/*/seed-0"):
+        edit(folder)  # else the whole run is left out
     runs = collect(root).runs
     norms = read_norms(runs)
     assert [problem.place.split("/")[2:4] for problem in norms.bad] == [["lora", "mrpc"], ["lora", "stsb"]]
@@ -195,11 +209,9 @@ def test_cells_are_means_over_the_seeds_of_the_chosen_configuration(found: pd.Da
 def test_a_grid_at_one_seed_takes_no_part_in_the_means(tmp_path: Path) -> None:
     root = copy_runs(tmp_path, "cola")
     own = next(root.glob("short/minilm/symlora/cola/*"))
-    other = own.with_name("lr-9e-3_bs-16_ep-4_00000000")
-    shutil.copytree(own / "seed-0", other / "seed-0")
-    record = json.loads((other / "seed-0/run.json").read_text())
-    record["config"]["train"]["lr"], record["config_hash"] = 9e-3, "00000000"
-    (other / "seed-0/run.json").write_text(json.dumps(record))
+    other = own.with_name("lr-9e-3_bs-16_ep-4_00000000") / "seed-0"
+    shutil.copytree(own / "seed-0", other)
+    edit(other, lambda record: record["config"]["train"].update(lr=9e-3) or record.update(config_hash="00000000"))
     runs = collect(root).runs
     mine = cells(choose(runs, {}), read_norms(runs).frame, *SECTION).query("method == 'symlora'")
     assert set(mine["configuration"]) == {own.name.rsplit("_", 1)[1]} and set(mine["seeds"]) == {3}
@@ -210,102 +222,93 @@ def test_a_grid_at_one_seed_takes_no_part_in_the_means(tmp_path: Path) -> None:
 
 
 def test_rows_run_from_the_head_to_the_embeddings(found: pd.DataFrame) -> None:
-    values = fig.matrix(found, "symlora", "query", "lambda")
+    values = matrix(found, "symlora", "query", "lambda")
     assert values.shape == (6, 4)
     place = (found["method"] == "symlora") & (found["projection"] == "query") & (found["task"] == "mrpc")
-    assert values[0, 0] == found[place & (found["layer"] == 6)]["lambda"].iloc[0]
-    assert values[5, 0] == found[place & (found["layer"] == 1)]["lambda"].iloc[0]
+    for row, layer in ((0, 6), (5, 1)):
+        assert values[row, 0] == found[place & (found["layer"] == layer)]["lambda"].iloc[0]
 
 
-def test_scales_are_a_columns_own_and_shared_by_the_methods(found: pd.DataFrame) -> None:
-    scales = fig.scales(found, "query")
+def test_scales_are_a_columns_own_and_shared_by_the_methods_or_one_as_printed(found: pd.DataFrame) -> None:
     mine = found[found["projection"] == "query"]
-    for key in ("lambda_w0_frobenius", "delta_frobenius"):
-        assert (scales[key].vmin, scales[key].vmax) == (mine[key].min(), mine[key].max())
-    difference = scales["difference_frobenius"]
-    assert isinstance(difference, TwoSlopeNorm)
-    assert difference.vcenter == 0.0 and difference.vmax is not None and difference.vmin == -difference.vmax
-    assert difference.vmax == mine["difference_frobenius"].abs().max()
-
-
-def test_as_printed_all_maps_have_one_scale(found: pd.DataFrame) -> None:
-    scales = list(fig.scales(found, "value", as_paper=True).values())
-    assert len(scales) == 3 and all(scale is scales[0] for scale in scales)
-    mine = found.loc[found["projection"] == "value", ["lambda_w0_l1", "delta_l1", "difference_l1"]]
-    assert (scales[0].vmin, scales[0].vmax) == (mine.min(axis=None), mine.max(axis=None))
+    drawn = [mesh.norm for _, mesh in maps(figure1(found, "query", ""))]
+    for column, key in enumerate(("lambda_w0_frobenius", "delta_frobenius")):
+        for scale in drawn[column::3]:
+            assert (scale.vmin, scale.vmax) == (mine[key].min(), mine[key].max())
+    for scale in drawn[2::3]:
+        assert isinstance(scale, CenteredNorm)
+        assert (scale.vcenter, scale.halfrange) == (0.0, mine["difference_frobenius"].abs().max())
+    printed = mine[["lambda_w0_l1", "delta_l1", "difference_l1"]]
+    for _, mesh in maps(figure1(found, "query", "", as_paper=True)):
+        assert mesh.get_clim() == (printed.min(axis=None), printed.max(axis=None))
 
 
 @pytest.mark.parametrize("as_paper", [False, True])
 def test_figure1_writes_every_number_and_hatches_every_gap(gappy: pd.DataFrame, as_paper: bool) -> None:
-    figure = fig.figure1(gappy, "query", "MiniLM, protocol short", "A note.", as_paper)
-    maps = [axes for axes in figure.axes if axes.patches]
-    assert len(maps) == 6 and len(figure.axes) == 6 + 3  # colour bars
-    assert hatched(figure) == 3 * 6
-    numbers = [text.get_text() for axes in maps for text in axes.texts]
-    assert len(numbers) == 3 * (24 + 18)
+    figure = figure1(gappy, "query", "MiniLM, protocol short", "A note.", as_paper)
+    drawn = maps(figure)
+    assert len(drawn) == 6 and len(figure.axes) == 6 + 3  # colour bars
+    assert missing(figure) == 3 * 6
     key = "delta_l1" if as_paper else "delta_frobenius"
-    values = fig.matrix(gappy, "symlora", "query", key)
-    assert {short(value) for value in values.ravel()} <= set(numbers)
-    assert not any("nan" in text for text in texts(figure))
-    width, height = figure.get_size_inches()
-    box = maps[0].get_position()
-    assert box.width * width / 4 == pytest.approx(box.height * height / 6)  # square cells
-    left = [label.get_text() for label in maps[0].get_yticklabels()]
-    assert left == ["head  6", "5", "4", "3", "2", "embeddings  1"]
-    assert [label.get_text() for label in maps[0].get_xticklabels()] == ["MRPC", "CoLA", "RTE", "STS-B"]
-    said = " ".join(texts(figure)).replace("\n", " ")
+    axes, mesh = drawn[1]
+    values = matrix(gappy, "symlora", "query", key)
+    assert np.array_equal(mesh.get_array(), values)
+    assert [text.get_text() for text in axes.texts] == [compact(value) for value in values.ravel()]
+    assert not any("nan" in text for text in texts(figure)) and axes.get_aspect() == 1  # square cells
+    left = [label.get_text() for label in drawn[0][0].get_yticklabels()]
+    assert left == ["head  6", "5", "4", "3", "2", "embeddings  1"] and drawn[0][0].get_ylim() == (6, 0)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["MRPC", "CoLA", "RTE", "STS-B"]
+    assert [axes.get_ylabel() for axes, _ in drawn[::3]] == ["SymLoRA, layer", "LoRA, layer"]
+    said = " ".join(texts(figure))
     assert "MiniLM, protocol short" in said and "A note." in said and "Hatched: no finished run (LoRA on RTE)" in said
     assert ("as printed" in said) == as_paper
-    assert "Tasks without any run: MNLI, SST-2, QNLI, QQP." in said
+    assert "Mean over 1 to 3 seeds" in said and "Tasks without any run: MNLI, SST-2, QNLI, QQP." in said
 
 
 def test_a_dot_marks_cells_that_differ_much_between_seeds(found: pd.DataFrame) -> None:
     frame = found.copy()
     frame["delta_frobenius_s"] = 0.3 * frame["delta_frobenius"]
-    for key in ("lambda_w0_frobenius_s", "difference_frobenius_s"):
-        frame[key] = 0.0
-    assert _dots(fig.figure1(frame, "query", "")) == 0
+    frame[["lambda_w0_frobenius_s", "difference_frobenius_s"]] = 0.0
+    dots = [sum(len(axes.lines) for axes in figure1(frame, "query", "").axes)]
     frame.loc[frame["layer"] == 2, "delta_frobenius_s"] *= 1.2
-    assert _dots(fig.figure1(frame, "query", "")) == 4 * 2
+    dots.append(sum(len(axes.lines) for axes in figure1(frame, "query", "").axes))
+    assert dots == [0, 4 * 2]
 
 
-def _dots(figure: Figure) -> int:
-    return sum(len(axes.lines) for axes in figure.axes)
-
-
-def test_the_companion_centres_lambda_at_1_beside_what_decay_alone_makes_of_it(gappy: pd.DataFrame) -> None:
-    figure = fig.companion(gappy, "MiniLM, protocol short", "A note.")
-    maps = [axes for axes in figure.axes if axes.patches]
-    assert len(maps) == 2 + 2 + 4  # λ, its strips, the ratio of two methods; query and value each
-    assert hatched(figure) == 2 * 6  # LoRA's RTE in the ratio
-    strip = maps[1]
-    assert [label.get_text() for label in strip.get_yticklabels()] == ["decay, as run", "decay to 0"]
-    assert [text.get_text() for text in strip.texts][:4] == ["1.000"] * 4
-    zero = fig.matrix(gappy, "symlora", "query", "decay_to_zero")[0]
-    assert [text.get_text() for text in strip.texts][4:] == [f"{value:.3f}" for value in zero]
-    white = [patch for patch in strip.patches if isinstance(patch, Rectangle)][0].get_facecolor()
-    assert white[:3] == pytest.approx([0.966, 0.968, 0.969], abs=0.01)  # the middle of the map stands for 1
+def test_the_companion_centres_lambda_at_1_over_what_decay_alone_makes_of_it(gappy: pd.DataFrame) -> None:
+    figure = companion(gappy, "MiniLM, protocol short", "A note.")
+    drawn = maps(figure)
+    assert (
+        len(drawn) == 2 + 4 and missing(figure) == 2 * 6
+    )  # λ; the ratio of two methods, in which LoRA's RTE is missing
+    axes, mesh = drawn[0]
+    assert [label.get_text() for label in axes.get_yticklabels()][-2:] == ["decay, as run", "decay to 0"]
+    zero = matrix(gappy, "symlora", "query", "decay_to_zero")[0]
+    assert [text.get_text() for text in axes.texts][-8:] == ["1.000"] * 4 + [f"{value:.3f}" for value in zero]
+    assert isinstance(mesh.norm, CenteredNorm) and mesh.norm.vcenter == 1.0
+    lambdas = gappy.loc[gappy["method"] == "symlora", ["lambda", "decay_only", "decay_to_zero"]]
+    assert mesh.norm.halfrange == pytest.approx((lambdas - 1).abs().max(axis=None))
     assert "LoRA has no λ" in texts(figure)
 
 
 # --- differences --------------------------------------------------------------------------------------------------
 
 
-def test_differences_are_paired_by_seed_and_judged_by_tost() -> None:
-    settings = load_settings()
+def test_differences_are_paired_by_seed_and_judged_over_the_tasks() -> None:
+    criteria = load_criteria()
     chosen = choose(collect(RUNS).runs, {})
-    frame = differences(compare_all(chosen, settings), chosen, *SECTION, settings.margin, settings.alpha)
+    frame = differences(compare_all(chosen, criteria), chosen, *SECTION, criteria.margin, criteria.alpha)
     assert list(frame["task"]) == ["mrpc"] + ["cola"] * 3 + ["rte"] * 3 + ["stsb"]
     cola = frame[frame["task"] == "cola"]
     scores = {
         method: [
-            100 * json.loads(path.read_text())["score"]["value"]
+            100 * json.loads(path.read_text(encoding="utf-8"))["score"]["value"]
             for path in sorted((RUNS / "short/minilm" / method / "cola").glob("*/seed-*/run.json"))
         ]
         for method in ("symlora", "lora")
     }
     assert list(cola["difference"]) == pytest.approx(np.subtract(scores["symlora"], scores["lora"]))
-    interval = stats.paired_interval(scores["symlora"], scores["lora"], 1 - settings.alpha)
+    interval = stats.paired_interval(scores["symlora"], scores["lora"], 1 - criteria.alpha)
     assert set(cola["verdict"]) == {"inconclusive"} and set(cola["n"]) == {3} and set(cola["level"]) == {0.95}
     assert (cola["low"].iloc[0], cola["high"].iloc[0]) == (interval.low, interval.high)
     assert set(frame.loc[frame["task"] == "rte", "at_chance"]) == {True}
@@ -314,10 +317,8 @@ def test_differences_are_paired_by_seed_and_judged_by_tost() -> None:
 
 
 def test_the_plot_of_differences_shows_margin_verdicts_and_cut_intervals() -> None:
-    rows = [run_row(method, 1e-3, 16, score, seed=seed) for method, seed, score in (
-        ("symlora", 0, 0.60), ("symlora", 1, 0.70), ("lora", 0, 0.62), ("lora", 1, 0.64),
-        ("symlora", 2, 0.5),
-    )]  # fmt: skip
+    scores = {("symlora", 0): 0.60, ("symlora", 1): 0.70, ("symlora", 2): 0.5, ("lora", 0): 0.62, ("lora", 1): 0.64}
+    rows = [run_row(method, 1e-3, 16, score, seed=seed) for (method, seed), score in scores.items()]
     rows.append({**run_row("symlora", 1e-3, 16, 0.9), "task": "cola"})
     chosen = choose(frame_of(rows), {})
     a, b = np.array([60.0, 70.0]), np.array([62.0, 64.0])
@@ -328,15 +329,16 @@ def test_the_plot_of_differences_shows_margin_verdicts_and_cut_intervals() -> No
     assert list(frame["verdict"]) == ["no pair", "inconclusive", "inconclusive"]
     assert list(frame["n"]) == [0, 2, 2]
     figure = difference_plot(frame, "Model, protocol p", "A note.")
-    axes = figure.axes[0]
+    axes, verdicts = figure.axes
     reach = limit(frame)
     assert reach == pytest.approx(1.15 * 6.0) and axes.get_xlim() == (-reach, reach)
     band = axes.patches[0].get_extents().transformed(axes.transData.inverted())
     assert (band.x0, band.x1) == pytest.approx((-1.0, 1.0))
     assert [label.get_text() for label in axes.get_yticklabels()] == ["CoLA, accuracy", "RTE, accuracy"]
-    assert {"no pair", "inconclusive (n = 2)"} <= set(texts(figure))
+    assert [label.get_text() for label in verdicts.get_yticklabels()] == ["no pair", "inconclusive (n = 2)"]
+    assert verdicts.get_ylim() == axes.get_ylim()
     assert [str(line.get_marker()) for line in axes.lines if line.get_marker() in ("<", ">")] == ["<", ">"]
-    assert "A note." in " ".join(texts(figure)) and "±1 points" in " ".join(texts(figure)).replace("\n", " ")
+    assert "A note." in texts(figure)[1] and "±1 points" in texts(figure)[1]
 
 
 # --- the grid -----------------------------------------------------------------------------------------------------
@@ -354,16 +356,17 @@ def test_the_grid_has_its_optimum_its_edges_and_its_gaps() -> None:
     assert list(best["edge"]) == ["edge: lr highest of 3", "lr inside 3"]
     assert list(points.loc[points["chosen"], "lr"]) == [4e-3, 4e-3]  # LoRA's, by its two seeds, is not its optimum
     assert set(points["seed"]) == {0} and set(points["on"]) == {"held-out slice"}
-    mine = points[points["method"] == "lora"]
-    values = table(mine, [1e-3, 2e-3, 4e-3], [32, 16])
+    values = table(points[points["method"] == "lora"], [1e-3, 2e-3, 4e-3], [32, 16])
     assert np.isnan(values[0]).all()  # two never run, one failed
     assert list(values[1]) == pytest.approx([50.0, 80.0, 60.0])
     figure = grid_panel(points, "Model, protocol p", "A note.")
-    assert hatched(figure) == 2 + 3
-    assert {"edge: lr highest of 3", "lr inside 3", "SymLoRA", "LoRA"} <= set(texts(figure))
-    assert [axes.get_xlabel() for axes in figure.axes[:2]] == ["learning rate"] * 2
+    assert missing(figure) == 2 + 3
+    assert {"edge: lr highest of 3", "lr inside 3"} <= set(texts(figure))
+    drawn = [axes for axes, _ in maps(figure)]
+    assert [axes.get_title("left") for axes in drawn] == ["SymLoRA", "LoRA"]
+    assert [axes.get_xlabel() for axes in drawn] == ["learning rate"] * 2
     red = [line for axes in figure.axes for line in axes.lines if line.get_color() == "#d6002a"]
-    assert len(red) == 1 and np.asarray(red[0].get_xdata()).tolist() == [2.5, 2.5]
+    assert len(red) == 1 and np.asarray(red[0].get_xdata()).tolist() == [3, 3]
     diamonds = [line for axes in figure.axes for line in axes.lines if line.get_marker() == "D"]
     assert len(diamonds) == 1
 
@@ -379,67 +382,65 @@ def test_without_a_held_out_slice_the_grid_says_that_it_is_of_validation() -> No
     rows = [run_row("lora", lr, 16, lr * 100, criterion=math.nan) for lr in (1e-3, 2e-3)]
     points = grid_points(choose(frame_of(rows), {}), "m", "p")
     assert set(points["on"]) == {"validation"} and list(points["value"]) == pytest.approx([10.0, 20.0])
-    assert "Score in points on the validation, seed 0." in " ".join(texts(grid_panel(points, "")))
+    assert "Score in points on the validation, seed 0." in texts(grid_panel(points, ""))[1]
 
 
 # --- files --------------------------------------------------------------------------------------------------------
 
 
-def test_write_all_writes_the_same_bytes_again_and_what_the_csv_says(tmp_path: Path) -> None:
+def drawn(root: Path, out: Path, **more: Any) -> tuple[list[Path], tuple[Any, ...]]:
+    runs, criteria = collect(root).runs, load_criteria()
+    chosen = choose(runs, {})
+    return draw_all(runs, chosen, compare_all(chosen, criteria), criteria, out, **more)
+
+
+def test_the_same_runs_give_the_same_bytes_and_what_the_csv_says(tmp_path: Path) -> None:
     root, out = copy_runs(tmp_path / "runs", "rte"), tmp_path / "figures"
-    stale = out / "short-minilm" / "grid.png"
-    stale.parent.mkdir(parents=True)
-    stale.write_bytes(b"of an earlier call")
-    written = write_all(root, out)
     folder = out / "short-minilm"
+    folder.mkdir(parents=True)
+    (folder / "grid.png").write_bytes(b"of an earlier call")
+    written, bad = drawn(root, out)
     stems = ("figure1-query", "figure1-value", "companion", "differences")
     wanted = {f"{stem}.{kind}" for stem in stems for kind in ("png", "pdf")}
     wanted |= {"figure1.csv", "companion.csv", "differences.csv"}
     assert {path.name for path in folder.iterdir()} == {path.name for path in written} == wanted
-    assert {path.parent for path in written} == {folder}
+    assert {path.parent for path in written} == {folder} and bad == ()
     frame = read_drawn(folder / "figure1.csv")
     runs = collect(root).runs
     fresh = cells(choose(runs, {}), read_norms(runs).frame, *SECTION)
     assert frame["delta_frobenius"].to_list() == fresh["delta_frobenius"].to_list()  # to the last bit
     note = runs["note"].iloc[0]
-    again = save(
-        difference_plot(read_drawn(folder / "differences.csv"), "MiniLM, protocol short", note), tmp_path / "x"
-    )
-    for path in again:
-        assert path.read_bytes() == (folder / f"differences{path.suffix}").read_bytes()
+    pictures = {
+        "differences": difference_plot(read_drawn(folder / "differences.csv"), "MiniLM, protocol short", note),
+        "companion": companion(read_drawn(folder / "companion.csv"), "MiniLM, protocol short", note),
+    }
+    for stem, picture in pictures.items():
+        for path in save(picture, tmp_path / stem):
+            assert path.read_bytes() == (folder / path.name).read_bytes()
     pdf = (folder / "figure1-query.pdf").read_bytes()
     assert b"CreationDate" not in pdf and b"/Type3" not in pdf and b"CIDFontType2" in pdf
     assert str(Path.home()).encode() not in pdf
 
 
-def test_as_paper_is_written_beside_and_every_section_has_its_folder(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("symlora.report.figures.save", lambda figure, stem: [stem.with_suffix(".png")])
-    for name in ("figure1", "companion", "difference_plot"):
-        monkeypatch.setattr(f"symlora.report.figures.{name}", lambda *arguments: Figure())
+def test_as_paper_is_written_beside_and_every_section_has_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("symlora.report.figures.draw.save", lambda figure, stem: [stem.with_suffix(".png")])
     root = copy_runs(tmp_path / "runs", "mrpc")
     for path in list(root.rglob("run.json")):
         target = Path(str(path.parent).replace("/short/", "/other/"))
         shutil.copytree(path.parent, target)
-        record = json.loads(path.read_text())
-        record["config"]["protocol"]["name"] = "other"
-        (target / "run.json").write_text(json.dumps(record))
-    written, bad = draw_all(collect(root), tmp_path / "out", best={}, settings=load_settings(), as_paper=True)
-    assert bad == ()
+        edit(target, lambda record: record["config"]["protocol"].update(name="other"))
+    written, _ = drawn(root, tmp_path / "out", as_paper=True)
     assert {path.parent.name for path in written} == {"short-minilm", "other-minilm"}
     names = {path.name for path in written if path.parent.name == "short-minilm"}
     assert {"figure1-query.png", "figure1-query-as-paper.png", "figure1-value-as-paper.png"} <= names
 
 
-def test_without_runs_it_says_what_makes_some(tmp_path: Path) -> None:
-    with pytest.raises(SymloraError, match="make glue"):
-        write_all(tmp_path, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(SymloraError, match="out/short-minilm cannot be written"):
-        write_all(copy_runs(tmp_path / "runs", "mrpc"), tmp_path / "out")
+        drawn(copy_runs(tmp_path / "runs", "mrpc"), tmp_path / "out")
 
 
 # --- small parts --------------------------------------------------------------------------------------------------
@@ -447,22 +448,24 @@ def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (0.0312, "0.031"), (4.721, "4.72"), (38.14, "38.1"), (412.4, "412"), (11_341, "11.3k"), (-0.6, "−0.60")],
+    [
+        *((0, "0"), (0.0312, "0.031"), (4.721, "4.72"), (38.14, "38.1"), (412.4, "412"), (11_341, "11.3k")),
+        *((123_456, "123k"), (-0.6, "−0.60")),
+    ],
 )
 def test_short_numbers(value: float, text: str) -> None:
-    assert short(value) == text
+    assert compact(value) == text
 
 
-def test_limits_and_centre_of_empty_constant_and_one_sided_values() -> None:
-    nothing = np.full((2, 2), np.nan)
-    assert finite_limits(nothing) == finite_limits() == (0.0, 1.0)
-    low, high = finite_limits(np.array([[3.0]]))
-    assert low < 3.0 < high
-    scale = centred(1.0, np.array([[1.2, np.nan, 1.1]]))
-    assert (scale.vmin, scale.vcenter, scale.vmax) == pytest.approx((0.8, 1.0, 1.2))
+def test_scales_of_empty_constant_and_one_sided_values() -> None:
+    for nothing in (np.full((2, 2), np.nan), np.empty(0)):
+        assert (scale_of(nothing).vmin, scale_of(nothing).vmax) == (0.0, 1.0)
+    assert scale_of(np.array([[3.0]]))(3.0) == 0.5
+    scale = scale_of(np.array([[1.2, np.nan, 1.1]]), 1.0)
+    assert (scale.vmin, scale(1.0), scale.vmax) == pytest.approx((0.8, 0.5, 1.2))
 
 
-def test_ink_stands_out() -> None:
-    assert ink((1.0, 1.0, 1.0)) == ink((1.0, 1.0, 0.0)) == "black"
-    assert ink((0.0, 0.0, 0.0)) == ink((0.0, 0.0, 0.6)) == "white"
+def test_text_stands_out() -> None:
+    assert text_colour((1.0, 1.0, 1.0)) == text_colour((1.0, 1.0, 0.0)) == "black"
+    assert text_colour((0.0, 0.0, 0.0)) == text_colour((0.0, 0.0, 0.6)) == "white"
     assert minus("-1e-3") == "−1e−3"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -297,9 +296,3 @@ def test_a_pack_of_full_runs_does_not_share_the_encoder(tiny: TinyFactory) -> No
     first, second = build(config, CPU, "fp32"), build(copy.deepcopy(config), CPU, "fp32")
     held = {value.data_ptr() for _, value in first.trainable()}
     assert not held & {value.data_ptr() for _, value in second.trainable()}
-
-
-def test_run_order_of_tokens_survives_replace() -> None:
-    """`Batch` is a frozen dataclass; `sizes` travels with it."""
-    batch = pack_batch(made_up(EQUAL), [np.arange(40), np.arange(40)], 4, 0)
-    assert replace(batch).sizes == batch.to("cpu").sizes == (4, 4)

@@ -1,4 +1,6 @@
-"""Freeze one factor of LoRA: Asymmetric LoRA (Zhu et al., arXiv 2402.16842, section 5).
+"""Freeze one factor of LoRA: Asymmetric LoRA.
+
+Zhu et al., arXiv 2402.16842, section 5.
 
     h = W0 x + b + (α/r) B A x
 
@@ -50,7 +52,7 @@ class AsymLoraConfig(LowRankConfig):
 
 
 class AsymLoraLinear(FactorLayer):
-    """Adapt a linear layer by a LoRA with one frozen factor; see the top of this file."""
+    """Adapt a linear layer by a LoRA with one frozen factor."""
 
     adapter_layer_names = ("asymlora_A", "asymlora_B")
     frozen_layer_names = ("asymlora_frozen_A", "asymlora_frozen_B")

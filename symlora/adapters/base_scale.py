@@ -1,4 +1,4 @@
-"""Add λ, one trained scale of W0 per adapted matrix, beside a product of factors.
+"""Add λ, a trained scale of W0, to a product of factors.
 
     h = λ (W0 x) + b + (α/r) F_1 F_2 … F_m x
 
@@ -19,10 +19,11 @@ from symlora.adapters.factors import FactorLayer
 
 
 class BaseScaleLayer(FactorLayer):
-    """Adapt a linear layer by factors and λ; without λ the container named `lambda_name` is empty.
+    """Adapt a linear layer by factors and λ.
 
-    The container's name ends in `_lambda`, which symlora.training.optimizer knows. With several adapters at work their
-    changes of the weight add: λ is 1 + Σ (λ_k - 1).
+    `lambda_name` names the container of λ, which is empty where λ is not trained. The name ends in `_lambda`, which
+    symlora.training.optimizer knows. With several adapters at work their changes of the weight add: λ is
+    1 + Σ (λ_k - 1).
 
     λ is as wide as the other adapter parameters: float32 even on a bfloat16 base, unless `autocast_adapter_dtype` is
     False. Near 1 a bfloat16 moves in steps of 0.004 (below) and 0.008 (above), more than an optimizer step.
@@ -37,7 +38,7 @@ class BaseScaleLayer(FactorLayer):
         return container
 
     def lambda_start(self, config: AdapterConfig) -> Tensor:
-        """Return λ = 1, or a value away from it where `init_weights` is False."""
+        """Return λ = 1, or away from it without `init_weights`."""
         # (1) and not (): sharded training takes no parameter without a dimension
         return torch.ones(1) if config.init_weights else 1 + 0.1 * (0.5 + torch.rand(1))
 
@@ -46,14 +47,14 @@ class BaseScaleLayer(FactorLayer):
         return float(self.lambdas[adapter].detach()) if adapter in self.lambdas else 1.0
 
     def joint_lambda(self, adapters: Sequence[str]) -> Tensor | None:
-        """Return 1 + Σ (λ_k - 1) over these adapters, (1); None where none has a λ."""
+        """Return 1 + Σ (λ_k - 1) over these adapters; None without any λ."""
         found: list[Tensor] = [self.lambdas[name] for name in adapters if name in self.lambdas]
         for other in found[1:]:
             found[0] = found[0] + (other - 1)
         return found[0] if found else None
 
     def combine(self, adapters: Sequence[str], x: Tensor, base_out: Tensor) -> Tensor:
-        """Compute λ (W0 x) + b + Σ (α/r) F_1 F_2 … F_m x from base_out = W0 x + b."""
+        """Compute λ (W0 x) + b + Σ (α/r) F_1 … F_m x."""
         bias: Tensor | None = getattr(self.get_base_layer(), "bias", None)
         lam = self.joint_lambda(adapters)
         if lam is not None:  # why lerp: see SymLoraLinear.combine
@@ -62,12 +63,12 @@ class BaseScaleLayer(FactorLayer):
         return super().combine(adapters, x, base_out)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """Compute (λ - 1) W0 + (α/r) F_1 F_2 … F_m, (n_out, n_in), in `merge_dtype`."""
+        """Compute (λ - 1) W0 + (α/r) F_1 … F_m in `merge_dtype`."""
         delta = self.factor_product(adapter, self.merge_dtype)
         if adapter in self.lambdas:
             delta = delta + (self.lambdas[adapter].to(delta.dtype) - 1) * self.original_weight().to(delta.dtype)
         return delta
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """Tell whether the change is of low rank, and so a LoRA: only without λ."""
+        """Tell whether the change is a LoRA's: only without λ."""
         return adapter_name not in self.lambdas

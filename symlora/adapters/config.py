@@ -58,7 +58,7 @@ def one_of(*choices: str) -> Rule:
 
 
 def patterns(rule: Rule) -> Rule:
-    """Make the rule of a dictionary from module names (or regular expressions) to such numbers."""
+    """Make the rule of a dictionary from module names to numbers."""
     words, test = rule
     return (
         f"a dictionary from names or regular expressions to {words}",
@@ -79,7 +79,7 @@ LAYERS: Rule = (
 
 
 def setting(default: Any, text: str, rule: Rule | None = None) -> Any:
-    """Declare a field of a configuration: its default, its help text, and the rule that its values keep.
+    """Declare a field with its default, its help text and its rule.
 
     A default of None is allowed whatever the rule says.
     """
@@ -89,7 +89,9 @@ def setting(default: Any, text: str, rule: Rule | None = None) -> Any:
 
 @dataclass
 class AdapterConfig(PeftConfig):
-    """Hold the fields that every method has; names and meanings are PEFT's (`LoraConfig`) wherever PEFT has one.
+    """Hold the fields that every method has.
+
+    Names and meanings are PEFT's (`LoraConfig`) wherever PEFT has one.
 
     Raises:
         ValueError: A field does not keep its rule. The message names method, field and value.
@@ -128,7 +130,7 @@ class AdapterConfig(PeftConfig):
             raise ValueError("`layers_pattern` has no effect without `layers_to_transform`")
 
     def rank_and_scale(self, module: str) -> tuple[int, float]:
-        """Return rank and scale of the module of this full name: (0, 1) for a method without a rank."""
+        """Return a module's rank and scale: (0, 1) without ranks."""
         return 0, 1.0
 
 
@@ -151,6 +153,6 @@ class LowRankConfig(AdapterConfig):
     )
 
     def rank_and_scale(self, module: str) -> tuple[int, float]:
-        """Return rank and alpha / r of the module of this full name, after `rank_pattern` and `alpha_pattern`."""
+        """Return rank and alpha / r of the module of this full name."""
         rank = self.rank_pattern.get(get_pattern_key(list(self.rank_pattern), module), self.r)
         return rank, self.alpha_pattern.get(get_pattern_key(list(self.alpha_pattern), module), self.alpha) / rank

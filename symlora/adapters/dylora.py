@@ -1,4 +1,6 @@
-"""Train a LoRA that can be cut to any smaller rank: DyLoRA (Valipour et al., arXiv 2210.07558).
+"""Train a LoRA that can be cut to any smaller rank: DyLoRA.
+
+Valipour et al., arXiv 2210.07558.
 
     h = W0 x + c + (α/b) B[:, :b] A[:b] x,    b drawn anew for each training step, uniformly from 1 … r
 
@@ -55,7 +57,7 @@ class DyLoraLinear(FactorLayer):
 
     @torch.no_grad()
     def set_rank(self, adapter: str, rank: int, last_only: bool = False) -> None:
-        """Put the first `rank` rows to work; with `last_only` the last of them alone is trained."""
+        """Put `rank` rows to work, and train all or the last."""
         r = self.r[adapter]
         rank = min(rank, r)
         places = torch.arange(r)
@@ -78,7 +80,7 @@ class DyLoraModel(AdapterModel):
     tuner_layer_cls = DyLoraLinear
 
     def set_rank(self, rank: int, adapter: str = "default") -> None:
-        """Cut every layer to its first `rank` rows (a layer of a smaller rank keeps all it has).
+        """Cut every layer to its first `rank` rows.
 
         Raises:
             ValueError: The rank is below 1.

@@ -1,4 +1,6 @@
-"""Train DoRA's magnitudes and LoRA-XS's direction: EDoRA (Nasiri and Garraghan, arXiv 2501.12067).
+"""Train DoRA's magnitudes and LoRA-XS's direction: EDoRA.
+
+Nasiri and Garraghan, arXiv 2501.12067.
 
     h = diag(m / ‖D‖) D x + b,   D = W0 + (α/r) B R A,   A = Σ_r V_rᵀ,   B = U_r,   where W0 = U Σ Vᵀ
 
@@ -51,7 +53,7 @@ class EdoraConfig(LowRankConfig):
 
 
 class EdoraLinear(FactorLayer):
-    """Adapt a linear layer by EDoRA; see the top of this file. The changes of several adapters add."""
+    """Adapt a linear layer by EDoRA; the changes of several add."""
 
     adapter_layer_names = ("edora_R", "edora_m")
     frozen_layer_names = ("edora_A", "edora_B")

@@ -12,21 +12,22 @@ from symlora.adapters.layer import AdapterLayer
 
 
 class FactorLayer(AdapterLayer):
-    """Adapt a linear layer by a product of factors: ΔW = (α/r) F_1 F_2 … F_m.
+    """Adapt a linear layer by a product of factors.
 
-    A method gives the factors once. The adapter's output and the merged weight follow from them, so that the two cannot
-    disagree.
+    ΔW = (α/r) F_1 F_2 … F_m. A method gives the factors once. The adapter's output and the merged weight follow from
+    them, so that the two cannot disagree.
     """
 
     @abstractmethod
     def factors(self, adapter: str) -> Sequence[Tensor]:
-        """Return F_1 to F_m, left to right: matrices, and vectors that stand for diagonal matrices.
+        """Return F_1 to F_m, left to right.
 
-        Without α/r, which multiplies the first vector, where there is one, and else the product.
+        A vector stands for a diagonal matrix. α/r is not among them: it multiplies the first vector, where there is
+        one, and else the product.
         """
 
     def adapter_output(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
-        """Compute (α/r) F_1 F_2 … F_m x, one factor after the other."""
+        """Compute (α/r) F_1 … F_m x, factor by factor."""
         factors, scale = self._scaled(self.factors(adapter), self.scaling[adapter])
         out = self.adapter_input(adapter, x)
         for factor in reversed(factors):
@@ -34,7 +35,7 @@ class FactorLayer(AdapterLayer):
         return out if scale == 1 else out * scale
 
     def factor_product(self, adapter: str, dtype: torch.dtype) -> Tensor:
-        """Compute (α/r) F_1 F_2 … F_m, (n_out, n_in), in this dtype."""
+        """Compute (α/r) F_1 … F_m, (n_out, n_in), in this dtype."""
         factors, scale = self._scaled([f.to(dtype) for f in self.factors(adapter)], self.scaling[adapter])
         out = torch.diag(factors[0]) if factors[0].dim() == 1 else factors[0]
         for factor in factors[1:]:
@@ -42,12 +43,12 @@ class FactorLayer(AdapterLayer):
         return out if scale == 1 else out * scale
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """Compute (α/r) F_1 F_2 … F_m, (n_out, n_in), in `merge_dtype`."""
+        """Compute (α/r) F_1 … F_m, (n_out, n_in), in `merge_dtype`."""
         return self.factor_product(adapter, self.merge_dtype)
 
     @staticmethod
     def _scaled(factors: Sequence[Tensor], scale: float) -> tuple[list[Tensor], float]:
-        """Multiply the first vector among the factors by α/r; without a vector, return α/r as it is."""
+        """Multiply the first vector by α/r; else return α/r."""
         scaled = list(factors)
         for i, factor in enumerate(scaled):
             if factor.dim() == 1:

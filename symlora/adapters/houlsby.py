@@ -1,4 +1,6 @@
-"""Put a bottleneck after both halves of a layer (Houlsby et al. 2019, arXiv 1902.00751, section 2.1).
+"""Put a bottleneck after both halves of a layer: Houlsby's adapters.
+
+Houlsby et al. 2019, arXiv 1902.00751, section 2.1.
 
     h = W0 x + b
     out = h + W_up σ(W_down h + b_down) + b_up
@@ -49,7 +51,7 @@ class HoulsbyConfig(AdapterConfig):
 
 
 class HoulsbyLinear(AdapterLayer):
-    """Put bottleneck adapters on a linear layer's output; see the top of this file.
+    """Put bottleneck adapters on a linear layer's output.
 
     Several adapters at work follow one another, in the order in which they were switched on.
     """

@@ -1,4 +1,4 @@
-"""Implement what PEFT wants of every tuner layer, once for all our methods."""
+"""Implement what PEFT wants of every tuner layer."""
 
 import warnings
 from abc import abstractmethod
@@ -69,16 +69,16 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     @abstractmethod
     def initial_values(self, config: Any, r: int) -> dict[str, Tensor]:
-        """Draw the first values of one adapter, by container name, from the global generator."""
+        """Draw one adapter's first values, by container name."""
 
     @abstractmethod
     def adapter_output(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
         """Compute what one adapter adds to the output: (..., n_in), (..., n_out) -> (..., n_out)."""
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """Compute what one adapter adds to the original weight, (n_out, n_in), in `merge_dtype`.
+        """Compute what one adapter adds to W0, in `merge_dtype`.
 
-        W0 plus this is the whole merged weight.
+        W0 plus this, (n_out, n_in), is the whole merged weight.
 
         Raises:
             NotImplementedError: The method has no such matrix.
@@ -86,7 +86,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         raise NotImplementedError(f"{type(self).__name__} adds no matrix to the weight, so it cannot be merged")
 
     def combine(self, adapters: Sequence[str], x: Tensor, base_out: Tensor) -> Tensor:
-        """Compute the output with these adapters at work. Override it where adapters do more than add."""
+        """Compute the output with these adapters at work: their sum."""
         for adapter in adapters:
             base_out = base_out + self.adapter_output(adapter, x, base_out)
         return base_out
@@ -104,7 +104,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     # What is the same for all.
 
     def update_layer(self, adapter_name: str, config: AdapterConfig, module: str) -> None:
-        """Add one adapter, or start it afresh, to the module of this full name."""
+        """Add one adapter to the module of this full name."""
         r, scaling = config.rank_and_scale(module)
         self.check_shape(config, module, r)
         self.r[adapter_name], self.scaling[adapter_name] = r, scaling
@@ -146,13 +146,13 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         return self.combine(active, x, base_out).to(base_out.dtype)
 
     def original_weight(self) -> Tensor:
-        """Return W0, (n_out, n_in), whether or not adapters are merged; not to be written to."""
+        """Return W0, (n_out, n_in), also while adapters are merged."""
         weight: Tensor = self.get_base_weight() if self._original_weight is None else self._original_weight
         return weight
 
     @property
     def merge_dtype(self) -> torch.dtype:
-        """Return the dtype in which changes of the weight are computed: float32, or W0's where that is wider."""
+        """Return float32, or the dtype of W0 where that is wider."""
         return torch.promote_types(self.original_weight().dtype, torch.float32)
 
     @torch.no_grad()

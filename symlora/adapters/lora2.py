@@ -1,4 +1,6 @@
-"""Factor both factors of a LoRA again, with a diagonal between: LoRA² (Zhang et al., arXiv 2408.06854).
+"""Factor both factors of a LoRA again: LoRA².
+
+Zhang et al., arXiv 2408.06854.
 
     h = W0 x + b + (α/r) (W_bb W_aa) diag(E) (W_B W_A) x
 
@@ -53,7 +55,7 @@ _STEPS = number("a whole number of at least 0, or a share", lambda value: 0 < va
 
 @dataclass
 class Lora2Config(LowRankConfig):
-    """Configure LoRA²; the fields of the pruning are named as in PEFT's `AdaLoraConfig`."""
+    """Configure LoRA²; names of the pruning are PEFT's (`AdaLoraConfig`)."""
 
     method: ClassVar[str] = "lora2"
 
@@ -108,7 +110,7 @@ class Lora2Linear(FactorLayer):
         return bb, aa, E, B, A
 
     def orthogonality(self, adapter: str) -> Tensor:
-        """Average ‖M - I‖ over the four matrices, M the k x k product of each with itself."""
+        """Average ‖M - I‖ over the four matrices."""
         bb, aa, _, B, A = self.factors(adapter)
         unit = torch.eye(A.shape[0], dtype=A.dtype, device=A.device)
         return torch.stack([torch.linalg.norm(M - unit) for M in (A @ A.mT, B.mT @ B, aa @ aa.mT, bb.mT @ bb)]).mean()
@@ -143,7 +145,7 @@ class Lora2Model(AdapterModel):
     tuner_layer_cls = Lora2Linear
 
     def penalty(self) -> Tensor | None:
-        """Compute the weighted mean of the layers' orthogonality penalties, over the active adapters."""
+        """Average the active adapters' orthogonality penalties over the layers."""
         found = [
             self.peft_config[adapter].orth_reg_weight * layer.orthogonality(adapter)
             for layer in self.tuner_layers()
@@ -175,7 +177,7 @@ class Lora2Model(AdapterModel):
 
 
 def entries_kept(config: Lora2Config, step: int, steps: int, entries: int, layers: int) -> int | None:
-    """Count the entries of E that all layers keep after this step; None while nothing is pruned.
+    """Count the entries of E kept after this step.
 
         kept = target + (entries - target) (1 - (step - tinit) / (steps - tfinal - tinit))³
         target = target_r · layers
@@ -186,6 +188,9 @@ def entries_kept(config: Lora2Config, step: int, steps: int, entries: int, layer
         steps: Number of steps of the whole training.
         entries: Number of entries of E, in all layers.
         layers: Number of layers.
+
+    Returns:
+        The number in all layers together; None while nothing is pruned.
     """
     assert config.target_r is not None
     target = min(config.target_r * layers, entries)

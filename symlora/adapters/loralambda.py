@@ -40,7 +40,7 @@ class LoraLambdaConfig(LowRankConfig):
 
 
 class LoraLambdaLinear(BaseScaleLayer):
-    """Adapt a linear layer by LoRA + λ; see the top of this file."""
+    """Adapt a linear layer by LoRA + λ."""
 
     adapter_layer_names = ("loralambda_A", "loralambda_B", "loralambda_lambda")
     lambda_name = "loralambda_lambda"

@@ -1,4 +1,6 @@
-"""Train the two inner ones of four factors: LoRA-Mini (Singh, Aher and Garg, arXiv 2411.15804).
+"""Train the two inner ones of four factors: LoRA-Mini.
+
+Singh, Aher and Garg, arXiv 2411.15804.
 
     h = W0 x + b + (α/r) B_aux B_tr A_tr A_aux x
 

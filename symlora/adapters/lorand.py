@@ -1,6 +1,7 @@
-"""Make a bottleneck's two projections of low-rank products with a common kernel: LoRand.
+"""Make a bottleneck's projections of low-rank products with a common kernel.
 
-Yin, Yang, Wang, Yu, Wei and Sun, "1% VS 100%: Parameter-Efficient Low Rank Adapter for Dense Predictions", CVPR 2023.
+LoRand: Yin, Yang, Wang, Yu, Wei and Sun, "1% VS 100%: Parameter-Efficient Low Rank Adapter for Dense Predictions",
+CVPR 2023.
 
     h = W0 x + b
     out = h + W_up σ(W_down h + b_down) + b_up
@@ -58,7 +59,7 @@ class LorandConfig(AdapterConfig):
 
 
 class LorandLinear(AdapterLayer):
-    """Put LoRand adapters on a linear layer's output; see the top of this file.
+    """Put LoRand adapters on a linear layer's output.
 
     Several adapters at work follow one another, in the order in which they were switched on.
 
@@ -111,7 +112,7 @@ class LorandLinear(AdapterLayer):
 
     @staticmethod
     def _through(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """Compute x Σ_i left_i right_i: (..., n), (α, n, β), (α, β, m) -> (..., m)."""
+        """Compute x Σ_i left_i right_i: (..., n) -> (..., m)."""
         return x @ left.transpose(0, 1).flatten(1) @ right.flatten(0, 1)
 
 

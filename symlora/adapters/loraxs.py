@@ -1,4 +1,6 @@
-"""Train a small matrix between frozen singular vectors of W0: LoRA-XS (Bałazy et al., arXiv 2405.17604).
+"""Train a small matrix between frozen singular vectors: LoRA-XS.
+
+Bałazy et al., arXiv 2405.17604.
 
     h = W0 x + b + (α/r) B R A x,   A = Σ_r V_rᵀ,   B = U_r,   where W0 = U Σ Vᵀ
 
@@ -43,7 +45,7 @@ class LoraXsConfig(LowRankConfig):
 
 
 def start_between(weight: Tensor, r: int, init_std: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Make A = Σ_r V_rᵀ (r, n_in), R ~ N(0, init_std²) (r, r) and B = U_r (n_out, r) of a weight (n_out, n_in)."""
+    """Make A = Σ_r V_rᵀ, R ~ N(0, init_std²) and B = U_r."""
     U, sigma, Vh = truncated_svd(weight, r)
     return sigma[:, None] * Vh, torch.randn(r, r) * init_std, U
 

@@ -1,4 +1,6 @@
-"""Share one tensor in CP form between layers, matrices and heads: LoRTA (Hounie et al., arXiv 2410.04060).
+"""Share one tensor between layers, matrices and heads: LoRTA.
+
+Hounie et al., arXiv 2410.04060.
 
     h = W0 x + b + (α/r) ΔW x,    ΔWᵀ = [ A diag(C_head[1] ∘ C_matrix[t] ∘ C_layer[l]) B, …, the same with C_head[H] ]
 
@@ -55,7 +57,7 @@ class LortaConfig(LowRankConfig):
 
 
 class LortaLinear(FactorLayer):
-    """Adapt a linear layer by LoRTA; see the top of this file. Its parameters come from `LortaModel`."""
+    """Adapt a linear layer by LoRTA; `LortaModel` gives the parameters."""
 
     adapter_layer_names = ("lorta_A", "lorta_B", "lorta_C_head", "lorta_C_matrix", "lorta_C_layer")
     other_dict_names = ("place",)  # numbers of layer and matrix, from 0
@@ -155,7 +157,7 @@ _ONCE = "base_model."
 
 
 def _place(name: str) -> tuple[int, str]:
-    """Find the layer's number in a module's name, and the name of the matrix within a layer."""
+    """Split a module's name into layer number and matrix."""
     numbers = re.findall(r"(?<=\.)\d+(?=\.)", name)
     return (int(numbers[0]) if numbers else 0), re.sub(r"^.*\.\d+\.", "", name)
 

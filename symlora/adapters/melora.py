@@ -1,4 +1,6 @@
-"""Put mini-LoRAs on the diagonal: MELoRA (Ren et al., arXiv 2402.17263, section 3; ACL 2024).
+"""Put mini-LoRAs on the diagonal: MELoRA.
+
+Ren et al., arXiv 2402.17263, section 3; ACL 2024.
 
     h = W0 x + b + (α/r) diag(B_1 A_1, …, B_N A_N) x
 

@@ -1,4 +1,6 @@
-"""Raise LoRA's rank with depth and prune its A on the way: PRILoRA (Benedek and Wolf, arXiv 2401.11316).
+"""Raise LoRA's rank with depth and prune its A: PRILoRA.
+
+Benedek and Wolf, arXiv 2401.11316.
 
     h = W0 x + b + (α/r_l) B A x,    r_l = r_first + (l - 1)/(L - 1) · (r_last - r_first), rounded,  l = 1 … L
 
@@ -75,7 +77,7 @@ class PriLoraLinear(FactorLayer):
         return self.prilora_B[adapter], self.prilora_A[adapter]
 
     def adapter_output(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
-        """Compute (α/r_l) B A x, and add the inputs' squares to those seen in this step."""
+        """Compute (α/r_l) B A x, and note the inputs' squares."""
         if self.training and torch.is_grad_enabled():
             dtype = self.prilora_A[adapter].dtype
             squares = self._cast_input_dtype(x, dtype).detach().flatten(0, -2).square().sum(0)

@@ -1,22 +1,18 @@
 """Make PEFT know our methods.
 
-PEFT looks up a method by a member of its `PeftType` enum and offers no way to add one from outside. An enum cannot be
-subclassed but keeps its members in plain tables, so `register` appends ours. After that, `PeftModel.from_pretrained`,
-JSON and pickling find our methods as they find PEFT's own.
+PEFT looks up a method by a member of its `PeftType` enum and offers no way to add one from outside. An enum keeps its
+members in plain tables, so `register` appends ours; saving, loading and pickling then find them as PEFT's own.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils.peft_types import PeftType, register_peft_method
 
-if TYPE_CHECKING:
-    from symlora.adapters.tuner import AdapterModel
-
-METHODS: dict[str, type["AdapterModel"]] = {}  # by the name of PEFT's type, such as "SYMLORA"
+METHODS: dict[str, Any] = {}  # the `AdapterModel` of each method, by the name of PEFT's type, such as "SYMLORA"
 
 
-def register(model: type["AdapterModel"]) -> None:
+def register(model: Any) -> None:
     """Register one method with PEFT; of several definitions the last one counts.
 
     Raises:
@@ -24,9 +20,8 @@ def register(model: type["AdapterModel"]) -> None:
     """
     name = model.config_class.method.upper()
     if name in METHODS:  # defined again, as in a notebook's cell
-        tables: tuple[Any, ...] = (PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING)
-        for table in tables:
-            table.pop(PeftType(name), None)
+        PEFT_TYPE_TO_CONFIG_MAPPING.pop(PeftType(name), None)
+        PEFT_TYPE_TO_TUNER_MAPPING.pop(PeftType(name), None)
     elif name not in PeftType.__members__:
         _append_member(name)
     register_peft_method(name=name.lower(), config_cls=model.config_class, model_cls=model, prefix=model.prefix)
@@ -34,7 +29,7 @@ def register(model: type["AdapterModel"]) -> None:
 
 
 def _append_member(name: str) -> None:
-    """Add the member `name` of value `name` to `PeftType` (a str enum), as the enum's own machinery would."""
+    """Add a member to `PeftType`, as the enum's machinery would."""
     member: Any = str.__new__(PeftType, name)
     member._name_ = name
     member._value_ = name
@@ -43,6 +38,4 @@ def _append_member(name: str) -> None:
     PeftType._member_names_.append(name)
     PeftType._member_map_[name] = member
     PeftType._value2member_map_[name] = member
-    hashable = getattr(PeftType, "_hashable_values_", None)  # Python 3.13 looks `"X" in PeftType` up there
-    if hashable is not None:
-        hashable.append(name)
+    getattr(PeftType, "_hashable_values_", []).append(name)  # Python 3.13 looks `"X" in PeftType` up there

@@ -1,4 +1,6 @@
-"""Take LoRA's rank from the singular values of W0: SARA (Gu et al., arXiv 2408.03290).
+"""Take LoRA's rank from the singular values of W0: SARA.
+
+Gu et al., arXiv 2408.03290.
 
     h = W0 x + b + (α/k) B diag(v) A x,    k = the least number with  σ_1 + … + σ_k ≥ share · (σ_1 + … + σ_n)
 
@@ -38,7 +40,7 @@ from symlora.adapters.tuner import AdapterModel
 
 
 def rank_of_share(weight: Tensor, share: float) -> int:
-    """Count the largest singular values that make up this share of the sum of all.
+    """Count the singular values that make up this share of their sum.
 
     Args:
         weight: (n_out, n_in).
@@ -50,7 +52,7 @@ def rank_of_share(weight: Tensor, share: float) -> int:
 
 @dataclass
 class SaraConfig(LowRankConfig):
-    """Configure SARA; `r` is not used, and the ranks are in `rank_pattern` once the adapter is made."""
+    """Configure SARA, whose ranks are in `rank_pattern` once made, never in `r`."""
 
     method: ClassVar[str] = "sara"
 

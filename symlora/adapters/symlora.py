@@ -40,7 +40,7 @@ from symlora.adapters.tuner import AdapterModel
 
 
 def symmetric_update(Q: Tensor, diag: Tensor, scale: float | Tensor = 1.0) -> Tensor:
-    """Compute scale · Q diag(Λ) Qᵀ, which is symmetric and of rank at most r.
+    """Compute scale · Q diag(Λ) Qᵀ: symmetric, of rank at most r.
 
     Args:
         Q: (..., n, r).
@@ -55,7 +55,7 @@ def symmetric_update(Q: Tensor, diag: Tensor, scale: float | Tensor = 1.0) -> Te
 
 @dataclass
 class SymLoraConfig(LowRankConfig):
-    """Configure SymLoRA. Without λ there is nothing of it to train, count or save, and W0 is not scaled."""
+    """Configure SymLoRA."""
 
     method: ClassVar[str] = "symlora"
 
@@ -64,11 +64,13 @@ class SymLoraConfig(LowRankConfig):
         "Standard deviation of Q at the start.",
         number("a finite number above 0 (Q = 0 never moves)", lambda value: 0 < value < math.inf),
     )
-    train_lambda: bool = setting(True, "Train λ, one scale of W0 per matrix.", YES_OR_NO)  # the paper's
+    train_lambda: bool = setting(  # the paper's
+        True, "Train λ, one scale of W0 per matrix. False: there is no λ, and W0 is not scaled.", YES_OR_NO
+    )
 
 
 class SymLoraLinear(BaseScaleLayer):
-    """Adapt a square linear layer by SymLoRA; see the top of this file.
+    """Adapt a square linear layer by SymLoRA.
 
     Raises:
         ValueError: The module is not square, or r > n.
@@ -87,14 +89,14 @@ class SymLoraLinear(BaseScaleLayer):
         return Q, diag, Q.mT
 
     def combine(self, adapters: Sequence[str], x: Tensor, base_out: Tensor) -> Tensor:
-        """Compute h = λ (W0 x) + b + (α/r) Q diag(Λ) Qᵀ x from base_out = W0 x + b.
+        """Compute h = λ (W0 x) + b + (α/r) Q diag(Λ) Qᵀ x.
 
         Written out here to be read; a test holds it equal, bit for bit, to what follows from `factors` and λ.
 
         Args:
             adapters: Names of those at work, mostly one; the changes of several add.
             x: (..., n).
-            base_out: (..., n).
+            base_out: W0 x + b, (..., n).
         """
         h = base_out
         lam = self.joint_lambda(adapters)  # λ, of several adapters 1 + Σ (λ_k - 1); None where none has one

@@ -39,8 +39,9 @@ class SymLoraOrthonormalConfig(SymLoraConfig):
 
 
 def orthonormal_columns(Q: Tensor) -> Tensor:
-    """Compute the orthonormal factor of Q = qf(Q) R, R with a positive diagonal: (n, r) -> (n, r).
+    """Compute the orthonormal factor qf(Q) of Q = qf(Q) R.
 
+    (n, r) -> (n, r), R having a positive diagonal.
     NaNs stay NaNs: a run that diverged is found by its loss.
     """
     found, upper = torch.linalg.qr(Q.to(torch.promote_types(Q.dtype, torch.float32)))
@@ -50,7 +51,7 @@ def orthonormal_columns(Q: Tensor) -> Tensor:
 
 
 class SymLoraOrthonormalLinear(SymLoraLinear):
-    """Adapt a square linear layer by SymLoRA with a Q that starts orthogonal; see the top of this file."""
+    """Adapt a square linear layer by SymLoRA with orthogonal Q."""
 
     def initial_values(self, config: SymLoraConfig, r: int) -> dict[str, Tensor]:
         n = self.in_features
@@ -67,7 +68,7 @@ class SymLoraOrthonormalModel(SymLoraModel):
 
     @torch.no_grad()
     def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
-        """Bring every trained Q back to orthogonal columns of its length, in place."""
+        """Bring every trained Q back to orthogonal columns, in place."""
         for layer in self.tuner_layers():
             for adapter, Q in layer.symlora_Q.items():
                 if Q.requires_grad:

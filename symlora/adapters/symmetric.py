@@ -33,9 +33,9 @@ from symlora.adapters.tuner import AdapterModel
 
 @lru_cache(maxsize=8)
 def triangle_places(n: int, device: torch.device) -> Tensor:
-    """Give each entry of a symmetric n × n matrix its place in the list of its upper triangle: int64.
+    """Give each entry of a symmetric matrix its place in the triangle.
 
-    The list goes row by row.
+    The triangle is listed row by row; (n, n), int64.
     """
     with torch.inference_mode(False):  # kept for backward passes too, whoever asked first
         rows, columns = torch.triu_indices(n, n, device=device)
@@ -52,7 +52,7 @@ class SymmetricConfig(AdapterConfig):
 
 
 class SymmetricLinear(FactorLayer):
-    """Adapt a square linear layer by a symmetric full-rank matrix; see the top of this file."""
+    """Adapt a square linear layer by a symmetric full-rank matrix."""
 
     adapter_layer_names = ("symmetric_upper",)
     needs_square = True

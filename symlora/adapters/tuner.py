@@ -1,4 +1,4 @@
-"""Implement what PEFT wants of every tuner, once for all our methods."""
+"""Implement what PEFT wants of every tuner."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,7 +44,7 @@ class AdapterModel(BaseTuner):
         """
 
     def penalty(self) -> Tensor | None:
-        """Compute a scalar to train on beside the loss, anew at every step; None: the loss alone."""
+        """Compute what to train on beside the loss; None is nothing."""
         return None
 
     def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
@@ -57,7 +57,7 @@ class AdapterModel(BaseTuner):
         """
 
     def after_injection(self, model: nn.Module, adapter_name: str) -> None:
-        """Finish an adapter whose layers are all in place, in methods whose layers share parameters."""
+        """Finish an adapter whose layers are all in place."""
 
     def tuner_layers(self) -> Iterator[Any]:
         """Iterate over the adapted layers (each a `tuner_layer_cls`), in the model's order."""
@@ -95,7 +95,7 @@ class AdapterModel(BaseTuner):
                     value.data = value.data.to(dtype)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Add an adapter as PEFT does; after an error the model is as it was.
+        """Add an adapter as PEFT does; undo it after an error.
 
         Otherwise a second, corrected call would start from a model that is wrapped in part. Where no target matched,
         the error also lists modules with similar names.
@@ -157,7 +157,7 @@ class AdapterModel(BaseTuner):
 
 
 def _similar_names(model: nn.Module, targets: Any) -> str:
-    """List the linear layers whose names resemble the targets, or else the ends of all their names."""
+    """List linear layers of similar names, or the ends of all."""
     linear = [name.split(".") for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     near: list[str] = []
     for target in [targets] if isinstance(targets, str) else sorted(targets or ()):

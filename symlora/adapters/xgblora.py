@@ -1,4 +1,6 @@
-"""Train LoRAs of rank 1 in turn, each held before the next: XGBLoRA (Zhang et al., arXiv 2410.19694).
+"""Train LoRAs of rank 1 in turn: XGBLoRA.
+
+Zhang et al., arXiv 2410.19694. Each one is held before the next one starts.
 
     h = W0 x + b + α/r (Σ_{t < T} B_t A_t + B A) x
 
@@ -65,7 +67,7 @@ class XgbLoraLinear(AdapterLayer):
 
     @torch.no_grad()
     def restart(self, adapter: str, booster: int, generator: torch.Generator) -> None:
-        """Put A and B where booster number `booster` (from 0) is kept, and start them afresh."""
+        """Keep A and B as booster number `booster`, and start them afresh."""
         A, B, r = self.xgblora_A[adapter], self.xgblora_B[adapter], self.r[adapter]
         place = slice(booster * r, (booster + 1) * r)
         self.xgblora_merged_A[adapter][place].copy_(A)
@@ -90,7 +92,7 @@ class XgbLoraLinear(AdapterLayer):
 
 
 def _booster(step: int, steps: int, boosters: int) -> int:
-    """Return the number (from 0) of the booster that a step (from 1) of so many trains."""
+    """Return the number of the booster that a step trains."""
     return (step - 1) * boosters // steps
 
 

@@ -131,7 +131,7 @@ def _hashed(path: Path, changed: int) -> str:
 
 
 def config_hash(config: Config) -> str:
-    """First 8 hexadecimal digits of the SHA-256 of `identity(config)`."""
+    """Return the first 8 hexadecimal digits of the SHA-256 of `identity(config)`."""
     text = json.dumps(identity(config), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

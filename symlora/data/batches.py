@@ -1,4 +1,4 @@
-"""Batches of a tokenised split: flat, without padding, in an order that can be told from the seed alone.
+"""Make flat batches of a tokenized split, in an order that follows from the seed.
 
 Letters: B rows in a batch, T tokens of them all, L the longest row. A flat batch is one run of T tokens, row after
 row; `lengths` and `starts` say where each row lies.
@@ -22,47 +22,26 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """A flat batch. All are int64, but scores (labels of a regression task) float32.
+    """A flat batch; all int64, but scores (labels of a regression task) float32."""
 
-    Attributes:
-        input_ids: [T].
-        token_type_ids: [T], or None where the tokenizer gives none.
-        lengths: [B] tokens in each row.
-        starts: [B] place of each row's first token (the one that classifiers read) in input_ids.
-        labels: [B].
-        rows: [B] row numbers in the TokenizedSplit.
-        sizes: Rows of each run, one run's after the other's, where the batch is a pack's; they sum to B.
-    """
-
-    input_ids: Tensor
-    token_type_ids: Tensor | None
-    lengths: Tensor
-    starts: Tensor
-    labels: Tensor
-    rows: Tensor
-    sizes: tuple[int, ...]
-
-    def to(self, device: torch.device | str) -> Batch:
-        types = self.token_type_ids
-        return Batch(
-            input_ids=self.input_ids.to(device),
-            token_type_ids=None if types is None else types.to(device),
-            lengths=self.lengths.to(device),
-            starts=self.starts.to(device),
-            labels=self.labels.to(device),
-            rows=self.rows.to(device),
-            sizes=self.sizes,
-        )
+    input_ids: Tensor  # [T]
+    token_type_ids: Tensor | None  # [T]; None without segments
+    lengths: Tensor  # [B] tokens in each row
+    starts: Tensor  # [B] place of each row's first token (the one that classifiers read) in input_ids
+    labels: Tensor  # [B]
+    rows: Tensor  # [B] row numbers in the TokenizedSplit
+    sizes: tuple[int, ...]  # rows of each run of a pack, one run's after the other's; they sum to B
 
     def tokens(self) -> tuple[int, ...]:
-        """Tokens of each run; they sum to T."""
+        """Count the tokens of each run; they sum to T."""
         return tuple(int(part.sum()) for part in torch.split(self.lengths, list(self.sizes)))
 
 
 def gather(data: TokenizedSplit, rows: Rows, sizes: tuple[int, ...] | None = None) -> Batch:
-    """The given rows, in order, as one flat batch. A row may occur more than once (packed runs share the data).
+    """Gather the given rows, in order, into one flat batch.
 
-    `sizes` says how many of the rows belong to each run of a pack; None: all to one.
+    A row may occur more than once (packed runs share the data). `sizes` says how many of the rows belong to each run of
+    a pack; None: all to one.
     """
     lengths = data.offsets[rows + 1] - data.offsets[rows]
     ends = np.cumsum(lengths)
@@ -83,36 +62,36 @@ def gather(data: TokenizedSplit, rows: Rows, sizes: tuple[int, ...] | None = Non
 def pack_batch(
     data: TokenizedSplit, orders: Sequence[Rows], batch_size: int, step: int, share: slice = slice(None)
 ) -> Batch:
-    """The batches of several runs at one step of an epoch, end to end; each run has its own order of the rows.
+    """Gather the batches of several runs at one step of an epoch, end to end.
 
-    `share` takes a part of every run's batch, for one of several processes; it may be empty.
+    Each run has its own order of the rows. `share` takes a part of every run's batch, for one of several processes; it
+    may be empty.
     """
     parts = [order[step * batch_size : (step + 1) * batch_size][share] for order in orders]
     return gather(data, np.concatenate(parts), tuple(len(part) for part in parts))
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
-    """Steps in one pass over the rows; the last batch may be short and is kept, as `run_glue` does."""
+    """Count the steps of one pass over the rows; a short last batch is kept, as in `run_glue`."""
     if rows < 1 or batch_size < 1:
         raise ValueError(f"rows and batch_size must be 1 or larger, found {rows} and {batch_size}")
     return -(-rows // batch_size)
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> Rows:
-    """The order of rows 0 .. rows-1 in an epoch (from 0): a permutation from the seed's `data` stream.
+    """Permute the rows for an epoch (from 0), from the seed's `data` stream.
 
-    Every epoch has a generator of its own, so any epoch can be had without going through those before it.
+    Every epoch has its own generator, so that no epoch needs those before it.
     """
     return numpy_generator(seed, "data", epoch).permutation(rows)
 
 
 def eval_batches(data: TokenizedSplit, max_tokens: int, runs: int = 1) -> Iterator[Batch]:
-    """Every row once, longest first, in batches of at most `max_tokens` tokens (a longer row makes its own batch).
+    """Yield every row once, longest first, in batches of at most `max_tokens` tokens.
 
-    With several `runs` each batch holds its rows once for every run of a pack, and the tokens of all runs count.
-
-    Rows of like length meet, so padding costs little where an encoder needs it, and the largest batch comes first:
-    what does not fit into memory fails at once. `batch.rows` says where each prediction belongs.
+    A longer row makes its own batch. With several `runs` each batch holds its rows once for every run of a pack, and
+    the tokens of all runs count. Rows of like length meet, so that padding costs little, and the largest batch comes
+    first: what does not fit into memory fails at once. `batch.rows` says where each prediction belongs.
     """
     if max_tokens < 1:
         raise ValueError(f"max_tokens must be 1 or larger, found {max_tokens}")
@@ -125,7 +104,7 @@ def eval_batches(data: TokenizedSplit, max_tokens: int, runs: int = 1) -> Iterat
 
 
 def _spans(ends: npt.NDArray[np.int64], max_tokens: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of consecutive rows whose tokens stay within the budget; `ends` are cumulative token counts."""
+    """Yield (start, stop) of consecutive rows within the budget; `ends` are cumulative token counts."""
     start, used = 0, 0
     while start < len(ends):
         stop = max(start + 1, int(np.searchsorted(ends, used + max_tokens, side="right")))
@@ -134,10 +113,7 @@ def _spans(ends: npt.NDArray[np.int64], max_tokens: int) -> Iterator[tuple[int, 
 
 
 def padded(batch: Batch, pad_id: int) -> dict[str, Tensor]:
-    """The batch as [B, L] tensors with padding on the right, for encoders that need it.
-
-    Keys as the encoder's forward names them: input_ids, attention_mask (1 on tokens), token_type_ids if there are any.
-    """
+    """Pad a batch on the right to [B, L]: input_ids, attention_mask (1 on tokens), token_type_ids if there are any."""
     places = torch.arange(int(batch.lengths.max()), device=batch.lengths.device)
     mask = places[None, :] < batch.lengths[:, None]  # [B, L]
     # Row-major order of the true places is the flat order, so that one masked assignment spreads the tokens.

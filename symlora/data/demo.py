@@ -1,4 +1,4 @@
-"""Demo tasks: small data sets with the exact schema of GLUE, written by a grammar, for `make demo` and the tests.
+"""Write demo tasks: small data sets with GLUE's schema, from a grammar.
 
 Each row's label is drawn first and its sentence is then built to have it by the rule in `DEMO_RULES`. So classes are
 balanced, there is no label noise, and the words of a row (its bag of words) say next to nothing about its label.
@@ -41,7 +41,7 @@ _TRIES_PER_ROW = 200  # a task that finds no new row in this many draws has run 
 
 
 class _Draw:
-    """Uniform draws from one stream. Only `Generator.integers` is used: one rule to keep, one thing to stay stable."""
+    """Draw uniformly from one stream, by `Generator.integers` alone: one thing that must stay stable."""
 
     def __init__(self, entropy: Sequence[int]) -> None:
         self._rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
@@ -56,7 +56,7 @@ class _Draw:
         return items[self.below(len(items))]
 
     def some(self, items: Sequence[T], count: int) -> list[T]:
-        """`count` different items, in random order."""
+        """Draw `count` different items, in random order."""
         pool = list(items)
         return [pool.pop(self.below(len(pool))) for _ in range(count)]
 
@@ -182,15 +182,14 @@ _TASKS = {
 
 
 def demo_split(task: str, split: str, rows: int, seed: int = 0, reveal: bool = False) -> dict[str, list[Any]]:
-    """One split of a demo task, as columns with the names, order and labels of the hub's GLUE.
+    """Write one split of a demo task, with the columns and labels of the hub's GLUE.
 
     Args:
-        task: one of `DEMO_RULES`.
-        split: train, validation or test; of mnli: train, validation_matched, validation_mismatched (other words,
-            another genre), test_matched or test_mismatched.
-        rows: length of every column. A shorter split is the beginning of a longer one.
-        seed: another seed draws other sentences. No sentence of one split is in another split, also between seeds.
-        reveal: give the true labels of a test split, which are -1 as on the hub otherwise (mrpc's are public there).
+        task: One of `DEMO_RULES`.
+        split: As on the hub. MNLI's mismatched ones have other words (another genre).
+        rows: Length of every column. A shorter split is the beginning of a longer one.
+        seed: Another seed draws other sentences. No sentence of one split is in another split, also between seeds.
+        reveal: Give the true labels of a test split, which are -1 as on the hub otherwise (mrpc's are public there).
 
     Returns:
         The text columns (str), "label" (int from 0, or float 0-5 for stsb) and "idx" (0 to rows - 1). Every
@@ -226,7 +225,7 @@ def demo_split(task: str, split: str, rows: int, seed: int = 0, reveal: bool = F
 
 
 def demo_splits(task: str) -> tuple[str, ...]:
-    """Names of the splits of a task, as on the hub; ValueError of an unknown task."""
+    """Name the splits of a task, as on the hub; ValueError for an unknown task."""
     if task not in _TASKS:
         raise ValueError(f"unknown demo task {task!r}; known: {', '.join(_TASKS)}")
     if task == "mnli":
@@ -246,7 +245,7 @@ def _checked(task: str, split: str, rows: int, seed: int) -> _Task:
 def _new_texts(
     draw: _Draw, spec: _Task, vocabulary: Vocabulary, label: int, side: str, seen: set[tuple[str, ...]]
 ) -> tuple[str, ...] | None:
-    """The first row drawn that belongs to this side and is not in `seen`; None once too many draws gave none."""
+    """Draw until a row belongs to this side and is not in `seen`; None after too many draws."""
     for _ in range(_TRIES_PER_ROW):
         row = spec.build(draw, vocabulary, label)
         if _side(row.words) == side and row.texts not in seen:
@@ -255,5 +254,5 @@ def _new_texts(
 
 
 def _side(words: tuple[str, ...]) -> str:
-    """train, validation or test (3 : 1 : 1), from the content words alone. CRC-32, since `hash` changes by process."""
+    """Deal a row to train, validation or test (3 : 1 : 1) by its content words; `hash` would change by process."""
     return ("validation", "test", "train", "train", "train")[zlib.crc32(" ".join(words).encode()) % 5]

@@ -1,4 +1,4 @@
-"""A small English grammar for the demo tasks: word lists, and events written as sentences.
+"""Define a small English grammar: word lists, and events written as sentences.
 
 An event is who does what to whom. The forms below say the same event with the same nouns in different orders
 (active, short passive, questions), so that two rows can hold the same words and yet differ in who acts. That is what
@@ -85,39 +85,39 @@ class Event:
     happened: bool = True
 
     def swapped(self) -> Event:
-        """The same verb with the roles exchanged."""
+        """Exchange the roles."""
         return Event(self.patient, self.verb, self.agent, self.happened)
 
     def denied(self) -> Event:
-        """The same roles with the truth value exchanged."""
+        """Exchange the truth value."""
         return Event(self.agent, self.verb, self.patient, not self.happened)
 
     def words(self) -> tuple[str, ...]:
-        """The content words, in an order that does not tell the roles."""
+        """Return the content words, in an order that does not tell the roles."""
         return tuple(sorted((self.agent, self.patient))) + (self.verb,)
 
 
 def past(verb: str) -> str:
-    """Past tense and participle of a regular verb: "praise" gives "praised", "visit" gives "visited"."""
+    """Form past tense and participle of a regular verb: "praised", "visited"."""
     return verb + ("d" if verb.endswith("e") else "ed")
 
 
 def active(event: Event) -> str:
-    """As in "the doctor praised the pilot", or "the doctor did not praise the pilot"."""
+    """Write "the doctor praised the pilot", or "the doctor did not praise the pilot"."""
     verb = past(event.verb) if event.happened else f"did not {event.verb}"
     return f"the {event.agent} {verb} the {event.patient}"
 
 
 def short_passive(event: Event) -> str:
-    """As in "the pilot was praised", or with "was not": leaves the agent out."""
+    """Write "the pilot was praised", or with "was not"; the agent is left out."""
     return f"the {event.patient} was {'' if event.happened else 'not '}{past(event.verb)}"
 
 
 def ask_active(event: Event) -> str:
-    """As in "did the doctor praise the pilot"."""
+    """Write "did the doctor praise the pilot"."""
     return f"did the {event.agent} {event.verb} the {event.patient}"
 
 
 def ask_short_passive(event: Event) -> str:
-    """As in "was the pilot praised"."""
+    """Write "was the pilot praised"."""
     return f"was the {event.patient} {past(event.verb)}"

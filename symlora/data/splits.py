@@ -1,9 +1,8 @@
-"""GLUE splits as plain arrays, each checked on the way in.
+"""Load and check GLUE splits as plain arrays, and cut them.
 
-Sources: a folder laid out as the hub dataset (`<dir>/<task>/<split>-00000-of-00001.parquet`, one or more files a
-split), the hub itself at a pinned revision, or the demo grammar. Whatever is wrong with the data is one SymloraError
-that says where, what was found and expected, and what to do. Empty sentences are let through: they tokenise to their
-special tokens, and row counts and labels are checked anyway (none occurs in the splits that could be read here).
+Sources: a folder, the hub at a pinned revision (symlora.data.readers), or the demo grammar. Whatever is wrong with the
+data is one SymloraError: where, what was found and expected, what to do. Empty sentences pass: they tokenize to their
+special tokens.
 """
 
 from __future__ import annotations
@@ -40,20 +39,12 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One split of a task, in file order. Its arrays are not to be changed: the hash is computed once.
-
-    Attributes:
-        name: Name of the split.
-        texts: For each text column, a list of [rows] strings.
-        labels: [rows] int64 class numbers or float32 scores; all -1 where hidden (GLUE's test labels, except MRPC's).
-        idx: [rows] int64, the hub's row numbers (unique, but with gaps in MRPC).
-        sha256: Hash of the content.
-    """
+    """One split of a task, in file order. Do not change its arrays: the hash is computed once."""
 
     name: str
-    texts: tuple[list[str], ...]
-    labels: Labels
-    idx: Rows
+    texts: tuple[list[str], ...]  # for each text column, [rows] strings
+    labels: Labels  # [rows] int64 classes or float32 scores; all -1 where hidden (GLUE's test labels, except MRPC's)
+    idx: Rows  # [rows] int64, the hub's row numbers (unique, but with gaps in MRPC)
 
     def __post_init__(self) -> None:
         if {len(column) for column in (*self.texts, self.labels)} != {len(self.idx)}:
@@ -64,7 +55,7 @@ class Split:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the content alone: neither the split's name nor the files' compression enters.
+        """Hash the content alone, not the split's name or how the files hold it.
 
         Hashed in order, all integers little-endian: the line `symlora-split-1 <text columns> <rows> <int64|float32>`
         with a newline; for each text column the byte length of every UTF-8 string (uint64), then the strings' bytes
@@ -80,15 +71,16 @@ class Split:
         return digest.hexdigest()
 
     def take(self, rows: Rows, name: str | None = None) -> Split:
-        """The given rows, in the given order, as a split of its own (with its own hash)."""
+        """Return the given rows, in the given order, as a split."""
         texts = tuple([column[row] for row in rows.tolist()] for column in self.texts)
         return Split(name or self.name, texts, self.labels[rows], self.idx[rows])
 
 
 def load_splits(task: TaskConfig, data: DataConfig, names: Iterable[str]) -> dict[str, Split]:
-    """Reads and checks the named splits; `train` is cut to `data.train_limit` rows where that is set.
+    """Read and check the named splits.
 
-    The rows kept by the limit depend on the data and the limit alone, hold classes in proportion, and stay in order.
+    `train` is cut to `data.train_limit` rows. Which ones depends on the data and the limit alone; they hold classes in
+    proportion, and stay in order.
 
     Raises:
         SymloraError: A file is missing, broken or not the official one, or the hub cannot be reached.
@@ -115,10 +107,10 @@ def load_splits(task: TaskConfig, data: DataConfig, names: Iterable[str]) -> dic
 
 
 def holdout(split: Split, fraction: float, seed: int = SLICE_SEED) -> tuple[Split, Split]:
-    """Cuts a split in two, (rest, held_out), by rows that depend on its labels, `fraction` and `seed` alone.
+    """Cut a split in two: (rest, held_out).
 
-    Both parts keep file order. Classes are represented in proportion, with at least one row of each on both sides;
-    regression rows are drawn uniformly.
+    Both parts keep file order. Classes are in proportion, with at least one row of each on both sides; regression rows
+    are drawn uniformly.
 
     Args:
         split: The training split.
@@ -136,7 +128,7 @@ def holdout(split: Split, fraction: float, seed: int = SLICE_SEED) -> tuple[Spli
 
 
 def _choose(labels: Labels, count: int, keep: int, seed: int) -> Rows:
-    """About `count` row numbers in ascending order, drawn class by class in proportion.
+    """Draw about `count` row numbers class by class in proportion, in ascending order.
 
     keep = 0: exactly `count` rows. keep = 1: at least one row of each class is chosen and at least one is not.
     """
@@ -159,7 +151,7 @@ def _choose(labels: Labels, count: int, keep: int, seed: int) -> Rows:
 
 
 def _read(task: TaskConfig, data: DataConfig, split: str) -> tuple[str, pa.Table]:
-    """(what to call the place in messages, the table as found)."""
+    """Read a split; return what to call its place in messages, and the table as found."""
     if data.source == "demo":
         import pyarrow as pa
 
@@ -194,7 +186,7 @@ def _read(task: TaskConfig, data: DataConfig, split: str) -> tuple[str, pa.Table
 
 
 def _place(task: TaskConfig, split: str) -> tuple[str, str]:
-    """The hub's config and split."""
+    """Return the hub's config and split."""
     return PLACES.get((task.name, split), (task.name, split))
 
 
@@ -258,7 +250,7 @@ def _check_labels(labels: Labels, where: str, task: TaskConfig, *, hidden: bool,
 
 
 def _class_names(table: pa.Table) -> list[str] | None:
-    """The class names that `datasets` stores beside a ClassLabel column, or None where the file says none."""
+    """Return the class names that `datasets` stores beside a ClassLabel column, if there are any."""
     try:
         features: Any = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
         return list(features["label"]["names"])

@@ -1,8 +1,7 @@
-"""One split as flat arrays of token numbers: all that training needs to know of the data, in a form that travels.
+"""Tokenize a split into flat arrays, cached as a safetensors file.
 
-A row's tokens are `input_ids[offsets[row]:offsets[row + 1]]`, with special tokens and without padding. Tokenising is
-done once for a split, tokenizer and length, and kept as a safetensors file. Reading one needs numpy and safetensors
-alone, so a machine with neither pyarrow nor a tokenizer can train from it.
+A row's tokens are `input_ids[offsets[row]:offsets[row + 1]]`, with special tokens and without padding. Reading a file
+needs numpy and safetensors alone, so a machine with neither pyarrow nor a tokenizer can train from it.
 """
 
 from __future__ import annotations
@@ -35,23 +34,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class TokenizedSplit:
-    """A tokenised split. Raises ValueError where the arrays do not fit together.
+    """A tokenized split. Raises ValueError if the arrays do not fit together."""
 
-    Attributes:
-        input_ids: [tokens] uint16, or int32 for vocabularies over 65,536.
-        token_type_ids: [tokens] uint8 (which text a token is from), or None for encoders without segments (RoBERTa).
-        offsets: [rows + 1] int64, where each row begins and ends; no row is empty.
-        labels: [rows] as in Split.
-        idx: [rows] as in Split.
-        truncated: Number of rows that were cut at the maximal length.
-    """
-
-    input_ids: npt.NDArray[np.uint16] | npt.NDArray[np.int32]
-    token_type_ids: npt.NDArray[np.uint8] | None
-    offsets: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
-    idx: npt.NDArray[np.int64]
-    truncated: int
+    input_ids: npt.NDArray[np.uint16] | npt.NDArray[np.int32]  # [tokens], int32 for vocabularies over 65,536
+    token_type_ids: npt.NDArray[np.uint8] | None  # [tokens] which text it is of; None without segments (RoBERTa)
+    offsets: npt.NDArray[np.int64]  # [rows + 1] where each row begins and ends; no row is empty
+    labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]  # [rows] as in Split
+    idx: npt.NDArray[np.int64]  # [rows] as in Split
+    truncated: int  # number of rows that were cut at the maximal length
 
     def __post_init__(self) -> None:
         types = self.token_type_ids
@@ -67,26 +57,27 @@ class TokenizedSplit:
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """[rows] tokens in each row, special tokens included."""
+        """Count the tokens of each row, special tokens included: [rows]."""
         return np.diff(self.offsets)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """By name, all that are there."""
+        """Return the arrays that are there, by name."""
         names = ("input_ids", "token_type_ids", "offsets", "labels", "idx")
         return {name: np.ascontiguousarray(array) for name in names if (array := getattr(self, name)) is not None}
 
     @property
     def sha256(self) -> str:
-        """Of the content of the arrays."""
+        """Hash the content of the arrays."""
         return _digest(self.arrays())
 
 
 def tokenize(
     split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, cache_dir: str | Path | None
 ) -> TokenizedSplit:
-    """Tokenise a split as `run_glue` does (special tokens, pairs cut at the longer text first), or read it from cache.
+    """Tokenize a split as `run_glue` does, or read it from the cache.
 
-    A damaged cache file is made again, and a cache that cannot be written costs only a warning.
+    Pairs are cut at the longer text first. A damaged cache file is made again, and a cache that cannot be written costs
+    only a warning.
 
     Args:
         split: The rows.
@@ -121,7 +112,7 @@ def tokenize(
 
 
 def save_tokens(path: str | Path, tokens: TokenizedSplit) -> None:
-    """Write to one safetensors file, under a temporary name first, so that no reader meets half a file."""
+    """Write tokens to a safetensors file, complete or not at all."""
     from safetensors.numpy import save
 
     path = Path(path)
@@ -133,7 +124,7 @@ def save_tokens(path: str | Path, tokens: TokenizedSplit) -> None:
 
 
 def load_tokens(path: str | Path) -> TokenizedSplit:
-    """Read what `save_tokens` wrote. Raises SymloraError where the file is missing, damaged or of another format."""
+    """Read what `save_tokens` wrote; SymloraError if the file is missing, damaged or of another format."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -186,7 +177,7 @@ def _from_second_text(sequences: list[int | None]) -> list[int]:
 
 
 def _cache_key(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str | None:
-    """All that the arrays depend on, or None where the tokenizer's state cannot be written down."""
+    """Hash all that the arrays depend on; None if the tokenizer's state cannot be written down."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None
@@ -197,7 +188,7 @@ def _cache_key(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int
 
 
 def _digest(arrays: dict[str, npt.NDArray[Any]]) -> str:
-    """safetensors does not notice changed data bytes; this does."""
+    """Hash arrays: safetensors does not notice changed bytes."""
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
