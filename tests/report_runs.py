@@ -71,7 +71,8 @@ def write_run(root: Path, method: str = "symlora", task: str = "rte", *, seed: i
             scores = {split: METRICS[metric](table["prediction"], table["label"]) for split, table in splits.items()}
             selections[name] = {"epoch": 1, "metrics": {split: {metric: score} for split, score in scores.items()}}
         pd.concat(tables).to_parquet(folder / "predictions.parquet", index=False)
-        value = selections[rule]["metrics"]["validation"][metric]
+        chosen: Any = selections[rule]
+        value = chosen["metrics"]["validation"][metric]
         record |= {
             "data": {"validation": {"rows": ROWS}, "held_out": {"rows": ROWS}},
             "selections": selections,

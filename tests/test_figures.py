@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib.collections import QuadMesh
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
 from torch import nn
@@ -90,7 +89,7 @@ def texts(figure: Figure) -> list[str]:
     return [figure.get_suptitle(), figure.get_supxlabel().replace("\n", " "), *inside]
 
 
-def maps(figure: Figure) -> list[tuple[Any, QuadMesh]]:
+def maps(figure: Figure) -> list[tuple[Any, Any]]:
     """Its heat maps: axes and cells."""
     return [(axes, axes.collections[0]) for axes in figure.axes if axes.patch.get_hatch()]
 
@@ -113,7 +112,7 @@ def test_norms_are_those_of_the_run_folders() -> None:
         mine = mine[mine[key] == value]
     assert list(mine["layer"]) == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
     assert list(mine["projection"]) == ["query", "value"] * 6
-    wanted = {
+    wanted: dict[str, Any] = {
         "lambda": stored["lambda"],
         "difference_frobenius": abs(stored["lambda"]) * stored["w0_frobenius"] - stored["delta_frobenius"],
         "log10_ratio": np.log10(stored["delta_frobenius"] / stored["w0_frobenius"]),

@@ -129,7 +129,8 @@ def test_a_leaning_update_stands_out_from_chance() -> None:
     rng = np.random.default_rng(0)
     q, noise = rng.normal(size=(100, 4)), rng.normal(size=(4, 100))
     row, chance = measure(q, q.T + noise), measure(*factors(100, 4, 3))
-    spread = rotated_shares(np.linalg.svd(q @ (q.T + noise), compute_uv=False)[:4], 100)[0].std(ddof=1)
+    values = np.linalg.svd(q @ (q.T + noise), compute_uv=False)[:4].astype(np.float64)
+    spread = rotated_shares(values, 100)[0].std(ddof=1)
     assert row["symmetric_share"] - row["share_rotated"] > 10 * spread
     assert abs(chance["symmetric_share"] - chance["share_rotated"]) < 4 * spread
 
@@ -243,7 +244,7 @@ def test_released_lora_is_no_more_symmetric_than_chance() -> None:
     """Found by hand in the research notes: 50.0 and 50.1 % symmetric; 46.1 and 42.8 % captured."""
     frame = symmetry_of_checkpoint(RELEASED)
     assert len(frame) == 24 and set(frame["layer"]) == set(range(1, 13)) and set(frame["rank"]) == {8}
-    means = frame.groupby("projection")[["symmetric_share", "captured", "captured_rotated"]].mean()
+    means: Any = frame.groupby("projection")[["symmetric_share", "captured", "captured_rotated"]].mean()
     assert means.loc["query"].to_list()[:2] == pytest.approx([0.500, 0.461], abs=0.0005)
     assert means.loc["value"].to_list()[:2] == pytest.approx([0.501, 0.428], abs=0.0005)
     # ... which is what its singular values alone give: the directions add nothing.
