@@ -10,8 +10,8 @@ from jinja2 import Environment, StrictUndefined
 from scipy.stats import norm
 
 from symlora.audit import arithmetic
+from symlora.audit.names import TASKS
 from symlora.audit.published import Published
-from symlora.report.names import TASKS
 
 SEED = 0  # of the random matrices for the ratio of norms
 TEMPLATE = Path(__file__).with_name("audit.md.j2")

@@ -53,7 +53,9 @@ def accuracy(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
 
 
 def f1(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Compute F1 of class 1 against class 0: 2 TP / (2 TP + FP + FN).
+    """Compute F1 of class 1: 2 TP / (2 TP + FP + FN).
+
+    Against class 0.
 
     Class 1 is "equivalent" in MRPC, "duplicate" in QQP.
     """

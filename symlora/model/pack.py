@@ -173,12 +173,12 @@ class Fill:
         return Fill(*(part.to(device) for part in places))
 
     def fill(self, rows: Tensor) -> Tensor:
-        """[R, …] to [K · most, …]."""
+        """Fill up rows: [R, …] to [K · most, …]."""
         out: Tensor = Gather.apply(rows, self.index, self.back)  # type: ignore[no-untyped-call]
         return out
 
     def take_back(self, filled: Tensor) -> Tensor:
-        """[K · most, …] to [R, …]."""
+        """Take rows back: [K · most, …] to [R, …]."""
         out: Tensor = Scatter.apply(filled, self.back, self.index, self.surplus)  # type: ignore[no-untyped-call]
         return out
 

@@ -69,7 +69,7 @@ def find(model: ModelConfig) -> ModelSource:
 
 
 def find_recorded(model: Mapping[str, Any]) -> ModelSource:
-    """Find the encoder that a run.json names, unless it was in a folder.
+    """Find the encoder that a run.json names; not one in a folder.
 
     Raises:
         SymloraError: As `find`.

@@ -15,8 +15,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from symlora.audit.names import CLAIMED, METHODS, REFERENCE, TASKS, method_order, section_order, task_order
 from symlora.errors import SymloraError
-from symlora.report.names import CLAIMED, METHODS, REFERENCE, TASKS, method_order, section_order, task_order
 from symlora.store.selection import AXES, edge, rank
 
 Key = tuple[str, str, str, str]

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from symlora import stats
+from symlora.audit.names import REFERENCE
 from symlora.report.choice import Chosen, Key
 from symlora.report.criteria import Criteria
-from symlora.report.names import REFERENCE
 from symlora.report.predictions import load_predictions
 
 

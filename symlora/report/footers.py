@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from symlora.audit.names import CLAIMED, METHODS, REFERENCE, TASKS, section_name
 from symlora.report.choice import Chosen, Key
 from symlora.report.collect import Collected, Problem
 from symlora.report.criteria import Criteria
-from symlora.report.names import CLAIMED, METHODS, REFERENCE, TASKS, section_name
 
 
 @dataclass(frozen=True)

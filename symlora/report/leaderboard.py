@@ -22,9 +22,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from symlora.audit.names import CLAIMED, REFERENCE, TASKS
 from symlora.report.choice import Key
 from symlora.report.collect import Problem
-from symlora.report.names import CLAIMED, REFERENCE, TASKS
 
 Scores = dict[tuple[str, str, str, str], "TestScore"]
 

@@ -1,9 +1,9 @@
 """The paper's own rows of Table 1: as it prints them, and as published numbers say without its truncation."""
 
 from symlora import stats
+from symlora.audit.names import METRICS, TASKS
 from symlora.audit.published import Cell as Printed
 from symlora.audit.published import Published
-from symlora.report.names import METRICS, TASKS
 from symlora.report.table import Cell, Section, gap, words
 
 

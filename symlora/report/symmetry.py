@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from symlora.audit.names import METHODS, TASKS, section_name
 from symlora.errors import SymloraError
 from symlora.interchange.symmetric import stacked, symmetric_core
 from symlora.report.collect import Problem
-from symlora.report.names import METHODS, TASKS, section_name
 from symlora.stats.rounding import points
 from symlora.store.adapter_folder import Array, Factors, find_factors, read_adapter, read_tensors
 

@@ -17,6 +17,7 @@ from statistics import fmean, median
 import numpy as np
 
 from symlora import stats
+from symlora.audit.names import CLAIMED, METHODS, REFERENCE, TASKS, section_name
 from symlora.audit.published import Published
 from symlora.config.formatting import format_rate
 from symlora.report import captions
@@ -25,7 +26,6 @@ from symlora.report.collect import RULES
 from symlora.report.comparison import Paired
 from symlora.report.criteria import Criteria
 from symlora.report.leaderboard import Scores, TestScore
-from symlora.report.names import CLAIMED, METHODS, REFERENCE, TASKS, section_name
 from symlora.report.paper_sections import paper_sections, row_names
 from symlora.report.predictions import load_predictions
 from symlora.report.table import (

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from symlora.audit import audit_markdown, read_published
+from symlora.audit.names import CLAIMED, REFERENCE, TASKS, section_name
 from symlora.config.compose import CONFIG_DIR
 from symlora.errors import SymloraError
 from symlora.report.captions import FIGURES
@@ -18,7 +19,6 @@ from symlora.report.criteria import Criteria, load_criteria
 from symlora.report.footers import Tally, footers, tally
 from symlora.report.formats import FORMATS, escape, to_markdown
 from symlora.report.leaderboard import load_leaderboard, unshown
-from symlora.report.names import CLAIMED, REFERENCE, TASKS, section_name
 from symlora.report.pages import markdown_page
 from symlora.report.table import Table
 from symlora.report.tables import table1, table2, table3, table4

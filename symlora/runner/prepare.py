@@ -93,7 +93,7 @@ def prepare_pack(configs: Sequence[Config], reporters: Sequence[Reporter], proce
 def prepare_data(
     config: Config,
 ) -> tuple[dict[str, Split], dict[str, TokenizedSplit], dict[str, Any]]:
-    """Load the splits that a run needs, tokenize them, and describe the tokenizer.
+    """Load, tokenize and describe the splits that a run needs.
 
     `train`, then the task's validation splits, then `held_out` where the protocol sets a slice aside, then test splits
     where they are asked for.

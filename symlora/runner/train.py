@@ -21,7 +21,7 @@ from symlora.training.checkpoint_files import clear_settled
 
 
 def train(config: Config) -> dict[str, Any]:
-    """Return the record of a run that is finished, or train it now.
+    """Return a finished run's record, or train the run now.
 
     Raises:
         SymloraError: It could not be trained, or it failed; the message says why.

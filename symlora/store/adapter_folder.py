@@ -95,7 +95,7 @@ class StoredAdapter:
 
 
 def read_adapter(source: Path) -> StoredAdapter:
-    """Read the adapter in a run folder, or in a folder that PEFT saved.
+    """Read the adapter in a run folder, or one that PEFT saved.
 
     Raises:
         SymloraError: No adapter there, a method that PEFT does not know, or a file that cannot be read or was changed

@@ -7,10 +7,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from symlora.audit.names import CLAIMED, METHODS, METRICS, REFERENCE, TASKS
 from symlora.report.choice import Chosen, Key
 from symlora.report.comparison import Paired
 from symlora.report.figures.style import minus, new_figure, plot_style
-from symlora.report.names import CLAIMED, METHODS, METRICS, REFERENCE, TASKS
 
 ROW = 0.38  # inches a task
 COLOURS = {"equivalent": "#1b7837", "better": "#2166ac", "worse": "#b2182b"}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from symlora.audit.names import section_name, section_order
 from symlora.errors import SymloraError
 from symlora.report.captions import FIGURES
 from symlora.report.choice import Chosen, Key
@@ -18,7 +19,6 @@ from symlora.report.figures.grid import grid_panel, grid_points
 from symlora.report.figures.norms import AS_PAPER, DECAYS, FROBENIUS, LAMBDA, RATIO, companion, figure1
 from symlora.report.figures.norms_frame import cells, read_norms
 from symlora.report.figures.style import save
-from symlora.report.names import section_name, section_order
 from symlora.store.files import atomic_write
 
 _CELL = ("task", "method", "projection", "layer", "configuration", "why", "seeds", "failed")

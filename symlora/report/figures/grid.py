@@ -12,10 +12,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from symlora.audit.names import CLAIMED, METHODS, METRICS, REFERENCE, TASKS
 from symlora.config.formatting import format_rate
 from symlora.report.choice import Chosen, Key, grid_edge
 from symlora.report.figures import style
-from symlora.report.names import CLAIMED, METHODS, METRICS, REFERENCE, TASKS
 
 CELL = 0.42  # inches
 RED = "#d6002a"

@@ -15,9 +15,9 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from symlora.audit.names import CLAIMED, METHODS, TASKS
 from symlora.report.figures import style
 from symlora.report.figures.style import Matrix, compact, minus
-from symlora.report.names import CLAIMED, METHODS, TASKS
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
+from symlora.audit.names import CLAIMED, REFERENCE
 from symlora.report.choice import Chosen, Key
 from symlora.report.collect import Problem
-from symlora.report.names import CLAIMED, REFERENCE
 from symlora.store.folder import load_run
 
 PROJECTIONS = {
