@@ -127,7 +127,7 @@ def load_failure(source: ModelSource, error: Exception) -> SymloraError:
 
 
 def wrong_shape(source: ModelSource, name: str, found: dict[str, Any], expected: dict[str, Any]) -> SymloraError:
-    """Return what to tell a user whose encoder is not the one that its configuration describes."""
+    """Say that an encoder is not the one that is configured."""
     where = "model.path=" if source.revision is None else "model.path=null model.revision=<commit> model.hub="
     own = f"Give it a name of its own: model=local model.name=<name> {where}{source.name_or_path}"
     return SymloraError(f"{source.name_or_path} has {found}, but model={name} is {expected}. {_advice(source, own)}")
