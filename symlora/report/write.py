@@ -117,14 +117,21 @@ def write_figures(report: Report, out: Path, as_paper: bool = False) -> Files:
 
 
 def write_symmetry(report: Report, out: Path, checkpoint: Path | None = None) -> Files:
-    """Write <out>/symmetry.md: how symmetric the stored adapters are, and a released one beside them."""
-    from symlora.report.symmetry import symmetry_markdown, symmetry_of_checkpoint, symmetry_of_runs
+    """Write <out>/symmetry.md: how symmetric the stored adapters are, and a released one beside them.
+
+    What was measured of a released adapter is kept in results/published, so that the page needs its file only once.
+    """
+    from symlora.report.symmetry import RELEASED, symmetry_markdown, symmetry_of_checkpoint, symmetry_of_runs
 
     own = [cell.runs for cell in report.chosen.values() if len(cell.runs)]  # as in the tables: a grid's other runs not
     found = symmetry_of_runs(pd.concat(own) if own else report.collected.runs, report.criteria.seed)
+    measured = report.sources.published / RELEASED
     if checkpoint is not None:
-        released = symmetry_of_checkpoint(checkpoint, seed=report.criteria.seed)
-        found = replace(found, frame=pd.concat([found.frame, released], ignore_index=True))
+        with atomic_write(measured) as temporary:
+            symmetry_of_checkpoint(checkpoint, seed=report.criteria.seed).to_csv(temporary, index=False)
+    if measured.is_file():
+        frames = [frame for frame in (found.frame, pd.read_csv(measured)) if len(frame)]  # an empty one has no types
+        found = replace(found, frame=pd.concat(frames, ignore_index=True))
     return [write_text(out / "symmetry.md", symmetry_markdown(found))], found.bad
 
 
