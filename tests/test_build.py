@@ -371,7 +371,7 @@ def test_spoiled_model_folders(
         ("lora", {"lora_dropout": -1}, "lora_dropout=-1"),
         ("lora", {"inference_mode": True}, "inference_mode"),
         ("symlora", {"train_lambda": "maybe"}, "train_lambda"),
-        ("symlora", {"target_modules": "((("}, "unterminated"),
+        ("symlora", {"target_modules": "((("}, "regular expression"),
         ("symlora", {"target_modules": ["query", "valeu"]}, "'valeu' matches nothing"),
         ("lora", {"target_modules": ["query", "valeu"]}, "'valeu' matches nothing"),
         ("symlora", {"target_modules": ["intermediate.dense"]}, "square.*48 x 32"),

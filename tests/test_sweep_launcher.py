@@ -73,10 +73,10 @@ def multirun(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     from hydra._internal.utils import create_config_search_path
 
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    monkeypatch.setenv("PYTHONPATH", str(SCRIPTS))  # submitit's processes; on the command line main is pickled by value
+    monkeypatch.setenv("PYTHONPATH", f"{CONFIG_DIR.parent}{os.pathsep}{SCRIPTS}")  # of submitit's processes
     plugin = importlib.import_module("hydra_plugins.symlora_packed_launcher").SymloraPackedLauncher
     Plugins.instance().register(plugin)  # compose() in other tests may have looked for plugins before
-    task = importlib.import_module("train").main.__wrapped__
+    task = importlib.import_module("symlora.runner.train").main.__wrapped__
 
     def run(*overrides: str) -> list[JobReturn]:
         GlobalHydra.instance().clear()
