@@ -30,7 +30,10 @@ from transformers import RobertaForSequenceClassification
 from symlora.config.compose import CONFIG_DIR, compose
 from symlora.sweep.grid import expand
 
-README, *OTHERS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *(ROOT / "results").rglob("README.md")]
+README, *OTHERS = [
+    *(ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))),
+    *(ROOT / "results" / name / "README.md" for name in (".", "leaderboard")),  # adapters' cards are runs' own
+]
 MAKE = ("make", "--no-print-directory", "--old-file=.venv/.ready")  # a check must not build an environment
 PROGRAM = re.compile(r"([A-Z_]+=\S+ )*(make|\S*python|\S*symlora|torchrun|accelerate|pip|uv|git|cd) ")
 INLINE = re.compile(r"make [a-z]|symlora train ")
