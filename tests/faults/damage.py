@@ -1,34 +1,126 @@
-"""Damaged versions of a file: empty, cut short, bits flipped, another content."""
+"""Make damaged and odd versions of a file's content.
 
+Odd content can be read, and no checksum speaks against it.
+"""
+
+import hashlib
+import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+Change = Callable[[bytes, random.Random], bytes]
+Changes = Sequence[tuple[str, Change]]
+"""What is done, and the content made so."""
 
 
-def versions(content: bytes, rng: random.Random, flips: int = 2) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each: no bytes, half, all but the last byte, `flips` with one flipped bit, and noise."""
-    yield "empty", b""
-    half = rng.randint(len(content) // 4, 3 * len(content) // 4)
-    yield f"cut after {half} of {len(content)} bytes", content[:half]
-    yield "last byte cut off", content[:-1]
-    for _ in range(flips):
-        bit = rng.randrange(8 * len(content))
-        changed = bytearray(content)
-        changed[bit // 8] ^= 1 << bit % 8
-        yield f"bit {bit} flipped", bytes(changed)
-    yield "noise", rng.randbytes(max(64, min(len(content), 4096)))
+def _flip(content: bytes, rng: random.Random) -> bytes:
+    bit, changed = rng.randrange(8 * len(content)), bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
 
 
-def others(suffix: str) -> Iterator[tuple[str, bytes]]:
-    """Readable content of another kind."""
-    if suffix == ".json":
-        yield "a JSON list", b"[]"
-        yield "a JSON object of something else", b'{"a": 1}'
-    elif suffix in (".yaml", ".yml"):
-        yield "a YAML list", b"- 1\n- 2\n"
-        yield "a YAML tag of Python", b"a: !!python/object/apply:os.system ['true']\n"
+FLIPS: Changes = (("one bit flipped", _flip), ("another bit flipped", _flip))
+VERSIONS: Changes = (
+    ("empty", lambda content, rng: b""),
+    ("cut short", lambda content, rng: content[: rng.randint(len(content) // 4, 3 * len(content) // 4)]),
+    ("last byte cut off", lambda content, rng: content[:-1]),
+    ("noise", lambda content, rng: rng.randbytes(max(64, min(len(content), 4096)))),
+)
+
+
+def _content(content: bytes) -> Change:
+    return lambda _, rng: content
+
+
+OTHERS: dict[str, Changes] = {  # readable content of another kind, by suffix
+    ".json": (("a JSON list", _content(b"[]")), ("a JSON object of something else", _content(b'{"a": 1}'))),
+    ".yaml": (
+        ("a YAML list", _content(b"- 1\n- 2\n")),
+        ("a YAML tag of Python", _content(b"a: !!python/object/apply:os.system ['true']\n")),
+    ),
+}
+
+
+def _unsealed(keys: str, value: Any, content: bytes, _: random.Random) -> bytes:
+    """Take run.json's checksums out, and set a value (None: remove its key), as another program may write it."""
+    record = json.loads(content)
+    del record["files"], record["sha256"]
+    *outer, last = keys.split(".")
+    place = record
+    for key in outer:
+        place = place[key]
+    if value is None:
+        place.pop(last)
+    else:
+        place[last] = value
+    return json.dumps(record).encode()
+
+
+UNSEALED: Sequence[tuple[str, Any]] = (
+    *((keys, None) for keys in ("status", "score.value", "config.protocol", "score", "config")),
+    ("files", {"a": {}}),
+    ("files", []),
+    ("files", {"a": 5}),
+    ("status", 5),
+    ("score.value", "high"),
+    ("config.protocol", "demo"),
+)
+RECORDS: Changes = tuple((f"unsealed, {k} is {value!r}", partial(_unsealed, k, value)) for k, value in UNSEALED)
+
+
+def _plan(make: Callable[[list[str]], Any], content: bytes, _: random.Random) -> bytes:
+    return json.dumps(make(json.loads(content))).encode()
+
+
+_PLANS: Sequence[tuple[str, Callable[[list[str]], Any]]] = (
+    ("numbers", lambda runs: [1, 2]),
+    ("nested names", lambda runs: [runs]),
+    ("a name twice", lambda runs: [runs[0], *runs]),
+    ("no names", lambda runs: []),
+    ("a run that nobody asked for", lambda runs: [*runs, "gone/seed-0"]),
+    ("a folder outside", lambda runs: ["../../x", "/etc"]),
+    ("null", lambda runs: None),
+)
+PLANS: Changes = tuple((name, partial(_plan, make)) for name, make in _PLANS)
+
+
+def _header(key: str, value: Any, content: bytes, _: random.Random) -> bytes:
+    """Set another value in what a checkpoint says of itself."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    said = json.loads(header["__metadata__"]["symlora"])
+    said[key] = value(said[key]) if callable(value) else value
+    header["__metadata__"]["symlora"] = json.dumps(said)
+    written = json.dumps(header).encode()
+    written += b" " * (-len(written) % 8)
+    return len(written).to_bytes(8, "little") + written + content[8 + size :]
+
+
+_HEADERS: dict[str, Sequence[Any]] = {
+    "steps": ("many", None, [1], float("inf"), 1e300),
+    "runs": (lambda runs: [runs], 5, {"a": 1}, [1, 2], "abc", lambda runs: [*runs, *runs], None),
+    "trained": ("no", None),
+    "made_with": (5, "x", []),
+    "format": ([1],),
+    "seconds": ("x", None),
+    "restarts": ("x", None),
+}
+HEADERS: Changes = tuple(
+    (f"{key} is another, {number}", partial(_header, key, value))
+    for key, values in _HEADERS.items()
+    for number, value in enumerate(values)
+)
+
+
+def named_by_content(path: Path, content: bytes) -> Path:
+    """Name a checkpoint as its content must be: the name says what it hashes to."""
+    pack = path.name.split(".")[0]
+    return path.with_name(f"{pack}.{hashlib.sha256(content).hexdigest()[:16]}{path.suffix}")
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
+    """Read every file below a folder."""
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}

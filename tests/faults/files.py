@@ -1,115 +1,22 @@
-"""Damaged versions of every file that a command reads, given to that command."""
+"""Damage every file that a command reads, and give it to that command."""
 
-import random
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from faults.children import Ended
-from faults.damage import others, tree, versions
-from faults.judge import Verdicts
-from faults.kills import PACKED
-from faults.odd import HEADERS, PLANS, RECORDS, Odd, named_by_content
-from faults.places import Place
+from faults.damage import FLIPS, HEADERS, OTHERS, PLANS, RECORDS, VERSIONS, Change, Changes, named_by_content, tree
+from faults.places import PACKED, SMALL, Place
 from faults.points import checkpoints_at_once, killed_once_saved, planted
 from faults.runs import results_of, trained_anew
+from faults.session import Session
 from faults.tables import write_glue
 
-SMALL = ("train.epochs=1", "data.demo_rows={train: 32, validation: 16, test: 4}")
 SECTION = "runs/demo/tiny/symlora/mrpc/*/seed-0/"
-OPTIONS = ("--tasks", "mrpc", "--model", "local", "--protocol", "demo")
-
 CHECKPOINTS = "stopped/.checkpoints/*.safetensors"
-
-Result = Callable[[Place, Ended], Any]
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command that reads files, and what must be as ever if it comes to a result.
-
-    Attributes:
-        script: Name in scripts/.
-        arguments: `{folder}` in them is the try's folder.
-        result: What is compared.
-    """
-
-    script: str
-    arguments: Sequence[str]
-    result: Result
-
-    def run(self, place: Place) -> Ended:
-        """Until it ends."""
-        run = next(place.folder.glob(SECTION), place.folder)
-        places = {"{folder}": str(place.folder), "{run}": str(run)}
-        arguments = [_filled(argument, places) for argument in self.arguments]
-        if self.script == "train":
-            arguments = place.command(*arguments)
-        if "sweep=seeds" in arguments:  # which brings its own
-            arguments = [argument for argument in arguments if not argument.startswith("train.batch_size=")]
-        return place.ended(self.script, *arguments, plant=_no_pictures)
-
-
-@dataclass(frozen=True)
-class Target:
-    """A file to damage.
-
-    Attributes:
-        path: Pattern below the try's folder or, with `project/` before it, below the copy of the project; the first
-            match is taken.
-        commands: That read it.
-        names: One of these must be in a message; the file's own name is always right.
-        odd: What else is tried: content that can be read, and is odd.
-    """
-
-    path: str
-    commands: Sequence[Command]
-    names: Sequence[str] = ()
-    odd: Sequence[Odd] = ()
-
-    @property
-    def flips(self) -> int:
-        """Of bits. What people type into results/published has no checksum: a changed digit there is an edit."""
-        return 0 if "results/published" in self.path else 2
-
-    def made(self, path: Path, content: bytes, rng: random.Random) -> list[tuple[str, bytes]]:
-        """Name and content of every version of the file that is tried: damaged ones, then readable ones."""
-        damaged = [*versions(content, rng, self.flips), *others(path.suffix)]
-        return damaged + [(name, change(content)) for name, change in self.odd]
-
-    def damaged(self) -> int:
-        """How many of these are not `odd`."""
-        return len([*versions(b"some", random.Random(0), self.flips), *others(Path(self.path).suffix)])
-
-    def find(self, place: Place) -> Path:
-        """The file.
-
-        Raises:
-            FileNotFoundError: There is none: this suite is out of date.
-        """
-        root, pattern = (
-            (place.project, self.path[8:]) if self.path.startswith("project/") else (place.folder, self.path)
-        )
-        found = sorted(root.glob(pattern))
-        if not found:
-            raise FileNotFoundError(self.path)
-        return found[0]
-
-
-def _filled(text: str, places: Mapping[str, str]) -> str:
-    for name, path in places.items():
-        text = text.replace(name, path)
-    return text
-
-
-def _no_pictures() -> None:
-    """Drawing takes seconds, and says nothing of the files that were read."""
-    from matplotlib.figure import Figure
-
-    Figure.savefig = lambda self, file, **named: Path(file).write_bytes(b"")  # type: ignore[method-assign,assignment]
 
 
 def trained(place: Place, ended: Ended) -> dict[str, Any]:
@@ -123,61 +30,114 @@ def taken_up(place: Place, ended: Ended) -> dict[str, Any]:
 
 
 def printed(place: Place, ended: Ended) -> str:
-    """What the command says."""
+    """What the command prints."""
     return ended.printed.replace(str(place.folder), "")
 
 
 def written(place: Place, ended: Ended) -> dict[str, bytes]:
     """The numbers: CSV and Markdown files."""
-    return {name: text for name, text in tree(place.folder / "out").items() if name.endswith((".csv", ".md"))}
+    return {name: text for name, text in exported(place, ended).items() if name.endswith((".csv", ".md"))}
 
 
 def exported(place: Place, ended: Ended) -> dict[str, bytes]:
-    """The adapter that was written."""
+    """All that was written."""
     return tree(place.folder / "out")
 
 
-def _without_settings(run: Any) -> Any:
-    """What a run computed. Its settings are recorded as they were read, comments and descriptions included."""
-    return {key: value for key, value in run.items() if key not in ("config", "config.yaml")}
-
-
 def same(expected: Any, found: Any) -> bool:
-    """Whether nothing that was expected has changed; runs of other names do not count."""
-    if isinstance(expected, dict) and not any(isinstance(value, bytes) for value in expected.values()):
-        return all(_without_settings(found.get(name, run)) == _without_settings(run) for name, run in expected.items())
-    return bool(expected == found)
+    """Whether nothing that was expected has changed; runs of other names do not count.
+
+    A run's settings are recorded as they were read, comments and descriptions included, and are left out.
+    """
+    if not isinstance(expected, dict) or any(isinstance(value, bytes) for value in expected.values()):
+        return bool(expected == found)
+
+    def computed(run: Any) -> Any:
+        return {key: value for key, value in run.items() if key not in ("config", "config.yaml")}
+
+    return all(computed(found.get(name, run)) == computed(run) for name, run in expected.items())
 
 
-TRAIN = Command("train", ("seed=5", *SMALL), trained)
-AGAIN = Command("train", ("method=symlora", "seed=0", *SMALL), printed)  # a run that is finished
-GLUE = Command(
-    "train",
-    ("task=rte", "data.source=glue", "data.dir={folder}/glue", "data.train_limit=64", "train.epochs=1"),
-    trained,
-)
-FROM = Command("train", ("seed=6", *SMALL, "init_from={folder}/start"), trained)
-SEEDS = Command(
-    "train",
-    ("-m", "sweep=seeds", "hydra.launcher.inner=basic", "method=symlora", "model=local", "seed=5", *SMALL),
-    trained,
-)
+@dataclass(frozen=True)
+class Command:
+    """A command that reads files, and what must be as ever if it comes to a result."""
+
+    words: Sequence[str]  # `{folder}` in them is the try's folder, `{run}` its run
+    result: Callable[[Place, Ended], Any]
+
+    def run(self, place: Place) -> Ended:
+        """Run it to its end."""
+        run = next(place.folder.glob(SECTION), place.folder)
+        words = [word.replace("{folder}", str(place.folder)).replace("{run}", str(run)) for word in self.words]
+        return place.child(*(place.command(*words[1:]) if words[0] == "train" else words), plant=_no_pictures).wait()
+
+
+def _no_pictures() -> None:
+    """Drawing takes seconds, and says nothing of the files that were read."""
+    from matplotlib.figure import Figure
+
+    Figure.savefig = lambda self, file, **named: Path(file).write_bytes(b"")  # type: ignore[method-assign,assignment]
+
+
+def _train(*overrides: str, result: Callable[[Place, Ended], Any] = trained) -> Command:
+    return Command(("train", *overrides), result)
+
+
+def _report(what: str) -> Command:
+    return Command(("report", what, "--results-dir", "runs", "--out", "out"), written)
+
+
+TRAIN = _train("seed=5", *SMALL)
+AGAIN = _train("method=symlora", "seed=0", *SMALL, result=printed)  # a run that is finished
+RTE = ("task=rte", "data.source=glue", "data.dir={folder}/glue", "data.train_limit=64", "train.epochs=1")
+GLUE = _train(*RTE)
+FROM = _train("seed=6", *SMALL, "init_from={folder}/start")
+SEEDS = _train("-m", "sweep=seeds", "hydra.launcher.inner=basic", "seed=5", *SMALL)
 STOPPED = ("method=lora", "seed=7", *SMALL, "results_dir={folder}/stopped")
-GO_ON = Command("train", STOPPED, taken_up)
-SWEEP_ON = Command("train", (*PACKED, *STOPPED), taken_up)  # reads all checkpoints before it plans
-PLANNED = Command("train", (*PACKED, "method=lora", "seed=8,9", *SMALL), trained)
-TABLES = Command("report", ("table1", "--results-dir", "runs", "--out", "out"), written)
-FIGURES = Command("report", ("figure1", "--results-dir", "runs", "--out", "out"), written)
-REPORT = Command("report", ("report", "--results-dir", "runs", "--out", "out"), written)
-AUDIT = Command("report", ("audit", "--out", "out"), written)
-RUNS = Command("runs", ("runs",), printed)
-VERIFY = Command("verify_results", ("runs",), printed)
-STUDY = ("model.name=tiny", "model.path={folder}/encoder", "results_dir={folder}/runs", "device=cpu", "precision=fp32",
-         "train.batch_size=8", "train.model_dropout=0.1", *SMALL)  # fmt: skip
-STATUS = Command("status", (*OPTIONS, "--seeds", "2", *STUDY), printed)
-SELECT = Command("select_best", (*OPTIONS, *STUDY), printed)
-EXPORT = Command("export", ("{run}", "{folder}/out", "--to", "lora"), exported)
+GO_ON = _train(*STOPPED, result=taken_up)
+SWEEP_ON = _train(*PACKED, *STOPPED, result=taken_up)  # reads all checkpoints before it plans
+PLANNED = _train(*PACKED, "method=lora", "seed=8,9", *SMALL)
+TABLES, FIGURES, REPORT, AUDIT = (_report(what) for what in ("table1", "figure1", "report", "audit"))
+RUNS, VERIFY = (Command((name, "runs"), printed) for name in ("runs", "verify"))
+STUDY = ("--tasks", "mrpc", "--model", "local", "--protocol", "demo", "model.name=tiny", "model.path={folder}/encoder",
+         "results_dir={folder}/runs", "device=cpu", "precision=fp32", "train.batch_size=8", "train.model_dropout=0.1",
+         *SMALL)  # fmt: skip
+STATUS = Command(("status", "--seeds", "2", *STUDY), printed)
+SELECT = Command(("select", *STUDY), printed)
+EXPORT = Command(("export", "{run}", "{folder}/out", "--to", "lora"), exported)
 
+
+@dataclass(frozen=True)
+class Target:
+    """A file to damage: a pattern below the try's folder, or with `project/` before it the copy of the project."""
+
+    path: str  # the first match is taken
+    commands: Sequence[Command]  # that read it
+    names: Sequence[str] = ()  # one of these must be in a message; the file's own name is always right
+    odd: Changes = ()  # content that can be read, and is odd
+
+    @property
+    def damages(self) -> Changes:
+        """List what is tried beside the odd content. Of what people type, in results/published, a digit is an edit."""
+        flips = () if "results/published" in self.path else FLIPS
+        return (*VERSIONS, *flips, *OTHERS.get(Path(self.path).suffix, ()))
+
+    def find(self, place: Place) -> Path:
+        """Find the file; that there is none says that this suite is out of date."""
+        in_project = self.path.startswith("project/")
+        root, pattern = (place.project, self.path[8:]) if in_project else (place.folder, self.path)
+        found = sorted(root.glob(pattern))
+        if not found:
+            raise FileNotFoundError(self.path)
+        return found[0]
+
+
+def _configs(command: Command, *names: str, also: Sequence[str] = ()) -> Iterator[Target]:
+    for name in names:
+        yield Target(f"project/configs/{name}.yaml", (command,), (name, name.rpartition("/")[0] + ".", *also))
+
+
+_START, _ENCODER = ("init_from", "{folder}/start"), ("model.path", "{folder}/encoder")
 TARGETS = (
     Target(SECTION + "run.json", (RUNS, VERIFY, AGAIN, STATUS, TABLES, SELECT), ("seed-0",), RECORDS),
     Target(SECTION + "predictions.parquet", (AGAIN, TABLES, VERIFY), ("seed-0",)),
@@ -185,75 +145,65 @@ TARGETS = (
     Target(SECTION + "config.yaml", (VERIFY,), ("seed-0",)),
     Target(SECTION + "adapter/adapter_model.safetensors", (REPORT, AGAIN, EXPORT), ("seed-0",)),
     Target(SECTION + "adapter/adapter_config.json", (REPORT, EXPORT), ("seed-0",)),
-    Target("start/adapter_config.json", (FROM,), ("init_from", "{folder}/start")),
-    Target("start/adapter_model.safetensors", (FROM,), ("init_from", "{folder}/start")),
+    *(Target(f"start/adapter_{name}", (FROM,), _START) for name in ("config.json", "model.safetensors")),
     Target("cache/*.safetensors", (TRAIN,)),
     Target(CHECKPOINTS, (GO_ON, SWEEP_ON), odd=HEADERS),
     Target("runs/.checkpoints/*.plan.json", (PLANNED,), odd=PLANS),
-    Target("encoder/config.json", (TRAIN,), ("model.path", "{folder}/encoder")),
-    Target("encoder/model.safetensors", (TRAIN,), ("model.path", "{folder}/encoder")),
-    Target("encoder/tokenizer.json", (TRAIN,), ("model.path", "{folder}/encoder")),
-    Target("encoder/tokenizer_config.json", (TRAIN,), ("model.path", "{folder}/encoder")),
-    Target("glue/rte/train-*.parquet", (GLUE,)),
-    Target("glue/rte/validation-*.parquet", (GLUE,)),
+    *(
+        Target(f"encoder/{name}", (TRAIN,), _ENCODER)
+        for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    ),
+    *(Target(f"glue/rte/{split}-*.parquet", (GLUE,)) for split in ("train", "validation")),
     *(Target(f"project/results/published/{name}.yaml", (AUDIT,)) for name in ("glue", "symlora", "lora", "others")),
     Target("project/results/published/symlora.yaml", (TABLES,)),
     Target("project/results/leaderboard/scores.yaml", (TABLES,)),
     Target("project/configs/report.yaml", (TABLES,)),
     Target("project/configs/best/demo/local/symlora-mrpc.yaml", (SEEDS, TABLES)),
-    *(
-        Target(f"project/configs/{name}.yaml", (TRAIN,), (name, name.rpartition("/")[0] + "."))
-        for name in ("config", "task/mrpc", "method/symlora", "model/local", "protocol/demo", "logger/none")
-    ),
-    *(
-        Target(f"project/configs/{name}.yaml", (SEEDS,), (name, name.rpartition("/")[0] + ".", "hydra.launcher"))
-        for name in ("sweep/seeds", "hydra/launcher/packed")
-    ),
+    *_configs(TRAIN, "config", "task/mrpc", "method/symlora", "model/local", "protocol/demo", "logger/none"),
+    *_configs(SEEDS, "sweep/seeds", "hydra/launcher/packed", also=("hydra.launcher",)),
 )
+Try = tuple[Target, Command, str, Change]
+"""Target, command, what is done to the target, and how."""
+
+
+def tries() -> list[Try]:
+    """List all damaged versions, target by target."""
+    return [(target, command, *way) for target in TARGETS for command in target.commands for way in target.damages]
+
+
+def odd_tries() -> list[Try]:
+    """List all odd versions: with the first command of their target, then with the next."""
+    turns = range(max(len(target.commands) for target in TARGETS))
+    return [(t, c, *way) for turn in turns for t in TARGETS for c in t.commands[turn : turn + 1] for way in t.odd]
 
 
 @dataclass
 class Files:
-    """A folder with every file that is read, and what the commands give while all are whole.
+    """A folder with every file that is read, and what the commands give while all are whole."""
 
-    Attributes:
-        good: The folder, never changed.
-        expected: Results of the commands.
-    """
-
-    good: Place
+    good: Place  # never changed
     expected: dict[Command, Any] = field(default_factory=dict)
 
     def copied(self, name: str) -> Place:
-        """A copy to damage."""
-        shutil.rmtree(self.good.folder.parent / name, ignore_errors=True)
-        here = self.good.below(f"../{name}")
-        here.folder = here.folder.resolve()
-        here.clear()
-        shutil.copytree(self.good.folder, here.folder)
-        return _at_home(here)
+        """Copy it to damage a file."""
+        folder = self.good.folder.parent / name
+        shutil.copytree(self.good.folder, folder)
+        return _at_home(replace(self.good, folder=folder))
 
 
 def _at_home(place: Place) -> Place:
-    """The same, with encoder and cache of tokens in its own folder."""
-    own = {"model.path": place.folder / "encoder", "data.cache_dir": place.folder / "cache"}
-    kept = [setting for setting in place.settings if setting.partition("=")[0] not in own]
-    place.settings = [*kept, *(f"{key}={value}" for key, value in own.items())]
-    return place
+    """Keep encoder and cache of tokens in the place's own folder."""
+    own = (f"model.path={place.folder / 'encoder'}", f"data.cache_dir={place.folder / 'cache'}")
+    return replace(place, settings=(*place.settings, *own))
 
 
 def good_files(place: Place, *, quick: bool = False) -> Files:
-    """Makes every file, or one finished run alone.
-
-    Raises:
-        RuntimeError: A command failed.
-    """
+    """Make every file, or one finished run alone."""
     good = place.below("good")
     shutil.copytree(place.encoder, good.folder / "encoder")
-    _at_home(good)
+    good = _at_home(good)
     if quick:
-        if (ended := good.train("method=symlora", "seed=0", *SMALL).wait()).status:
-            raise RuntimeError(ended.printed)
+        _make(good, "method=symlora", "seed=0", *SMALL)
         return Files(good)
     leaderboard = good.project / "results/leaderboard/scores.yaml"
     leaderboard.write_text(
@@ -263,55 +213,30 @@ def good_files(place: Place, *, quick: bool = False) -> Files:
     best = good.project / "configs/best/demo/local/symlora-mrpc.yaml"
     best.parent.mkdir(parents=True)
     best.write_text("# @package _global_\ntrain:\n  lr: 0.005\n  batch_size: 8\n")
-    stop = killed_once_saved(good.folder / "stopped")
-    commands: list[tuple[Sequence[str], Any]] = [
-        ((*PACKED, "method=symlora,lora", "seed=0,1", *SMALL), None),
-        (("seed=5", *SMALL, "results_dir={folder}/cached"), partial(write_glue, good.folder / "glue")),
-        (
-            (*STOPPED, "checkpoint.seconds=0"),
-            planted(checkpoints_at_once, stop),
-        ),
-    ]
-    for overrides, plant in commands:
-        given = [override.replace("{folder}", str(good.folder)) for override in overrides]
-        ended = good.train(*given, plant=plant).wait()
-        if ended.status not in (0, -9):
-            raise RuntimeError(f"{overrides} ended with {ended.status}: {ended.printed}")
+    _make(good, *PACKED, "method=symlora,lora", "seed=0,1", *SMALL)
+    _make(good, "seed=5", *SMALL, "results_dir={folder}/cached", plant=partial(write_glue, good.folder / "glue"))
+    stop = planted(checkpoints_at_once, killed_once_saved(good.folder / "stopped"))
+    _make(good, *STOPPED, "checkpoint.seconds=0", plant=stop)
     shutil.rmtree(good.folder / "cached")
     (start,) = good.runs.glob("demo/tiny/symlora/mrpc/*/seed-1/adapter")
     shutil.copytree(start, good.folder / "start")
-    _plan(good)
+    (first,) = good.runs.glob("demo/tiny/lora/mrpc/*/seed-0")
+
+    from symlora.training.checkpoint_files import write_plan
+
+    # of a sweep that was stopped before it trained
+    write_plan(good.runs, [str(first.relative_to(good.runs).with_name(name)) for name in ("seed-8", "seed-9")])
     return Files(good)
 
 
-def _plan(good: Place) -> None:
-    """The plan of a sweep that was stopped before it trained."""
-    from symlora.training.checkpoint_files import write_plan
-
-    (first,) = good.runs.glob("demo/tiny/lora/mrpc/*/seed-0")
-    write_plan(good.runs, [str(first.relative_to(good.runs).with_name(name)) for name in ("seed-8", "seed-9")])
+def _make(good: Place, *overrides: str, plant: Callable[[], object] | None = None) -> None:
+    ended = good.train(*(word.replace("{folder}", str(good.folder)) for word in overrides), plant=plant).wait()
+    if ended.status not in (0, -9):
+        raise RuntimeError(f"{overrides} ended with {ended.status}: {ended.printed}")
 
 
-def tries() -> Iterator[tuple[Target, Command, int]]:
-    """Target, command, and the number of the version: all damaged ones, target by target."""
-    for target in TARGETS:
-        for command in target.commands:
-            yield from ((target, command, number) for number in range(target.damaged()))
-
-
-def odd_tries() -> Iterator[tuple[Target, Command, int]]:
-    """The same of the odd ones: all with the first command of their target, then all with the next."""
-    for turn in range(max(len(target.commands) for target in TARGETS)):
-        for target in TARGETS:
-            for number in range(len(target.odd)):
-                if turn < len(target.commands):
-                    yield target, target.commands[turn], target.damaged() + number
-
-
-def damaged_file(
-    files: Files, target: Target, command: Command, rng: random.Random, verdicts: Verdicts, number: int
-) -> None:
-    """Damages one file in one way, and judges what the command makes of it."""
+def damaged_file(files: Files, session: Session, target: Target, command: Command, how: str, change: Change) -> None:
+    """Damage one file in one way, and judge what the command makes of it."""
     if command not in files.expected:
         here = files.copied("whole")
         ended = command.run(here)
@@ -319,14 +244,14 @@ def damaged_file(
             raise RuntimeError(f"{command} failed on whole files:\n{ended.printed}")
         files.expected[command] = command.result(here, ended)
         if command in (GO_ON, SWEEP_ON):
-            verdicts.ignored += [f"{command.arguments}: {run}" for run in trained_anew(here.folder / "stopped")]
+            session.add("trained anew beside a checkpoint", str(command.words), trained_anew(here.folder / "stopped"))
         here.clear()
     here = files.copied("damaged")
     path = target.find(here)
     content = path.read_bytes()
-    how, changed = target.made(path, content, rng)[number]
+    changed = change(content, session.rng)
     path.write_bytes(changed)
-    if target.path == CHECKPOINTS and number >= target.damaged():
+    if (how, change) in HEADERS:
         path = path.rename(named_by_content(path, changed))
     before = tree(here.folder)
     try:
@@ -335,18 +260,9 @@ def damaged_file(
         if target.path.startswith("project/"):  # which is no copy of this try's
             path.write_bytes(content)
     names = [path.name, *(name.replace("{folder}", str(here.folder)) for name in target.names)]
-    right = ended.status == 0 and same(files.expected[command], command.result(here, ended))
-    said = f"{target.path}, {how}: {command.script} {' '.join(command.arguments[:3])}"
-    verdicts.enter("files", said, ended, names, right)
-    verdicts.damaged += [f"{said}: changed {name}" for name in _changed(before, tree(here.folder), path, here.folder)]
+    said = f"{target.path}, {how}: {' '.join(command.words[:4])}"
+    session.judge("files", said, ended, names, same(files.expected[command], command.result(here, ended)))
+    after, own = tree(here.folder), str(path.relative_to(here.folder)) if path.is_relative_to(here.folder) else ""
+    others = [name for name in before if name.startswith("runs/demo") and "/." not in name and name != own]
+    session.add("other run changed", said, [name for name in others if after.get(name) != before[name]])
     here.clear()
-
-
-def _changed(before: dict[str, bytes], after: dict[str, bytes], damaged: Path, folder: Path) -> list[str]:
-    """Files of runs that were changed or removed; the damaged one may be, and what a run in work leaves behind."""
-    own = str(damaged.relative_to(folder)) if damaged.is_relative_to(folder) else ""
-    return [
-        name
-        for name, content in before.items()
-        if name.startswith("runs/demo") and "/." not in name and name != own and after.get(name) != content
-    ]

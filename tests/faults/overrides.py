@@ -1,13 +1,11 @@
-"""Made-up settings: each is wrong, and the message must name the key (or what was written, where that is none)."""
+"""Make up settings: each is wrong, and the message must name the key, or what was written where that is none."""
 
-from collections.abc import Callable
+import random
+import string
+from dataclasses import replace
 
-import hypothesis.strategies as st
-from hypothesis import Phase, given, settings
-
-from faults.judge import Verdicts
-from faults.kills import SHORT
-from faults.places import Place
+from faults.places import SHORT, Place
+from faults.session import Session
 
 Wrong = tuple[str, tuple[str, ...]]
 """An override, and what a message about it must name: one of these."""
@@ -19,25 +17,7 @@ _NOT_NUMBER = ["word", "[1,2]", "{a: 1}", "''", "1e", "--1", "0.1.2"]
 _NOT_TRUTH = ["word", "2.5", "[true]", "''", "maybe"]
 _RATES = ["0", "-1", "-1e-30", "nan", "inf", "-inf", "1e400"]
 _SHARES = ["-0.1", "1.5", "nan", "inf", "-1e400", "99999999999999999999"]
-_PATH_TRICKS = [
-    "../x",
-    "..",
-    ".",
-    "a/b",
-    "/etc",
-    "''",
-    "ünïcode",
-    "'a b'",
-    "-x",
-    "a\\b",
-    "~",
-    "$HOME",
-    "名前",
-    "'a\nb'",
-]
-_WORDS = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=3, max_size=10).filter(
-    lambda word: word not in ("name", "seed", "device", "train", "data", "model", "method", "task", "logger", "grid")
-)
+_PATHS = ["../x", "..", ".", "a/b", "/etc", "''", "ünïcode", "'a b'", "-x", "a\\b", "~", "$HOME", "名前", "'a\nb'"]
 
 # Key: values that it must refuse.
 RANGES = {
@@ -64,9 +44,9 @@ RANGES = {
     "method.peft_config.target_modules": ["[nothing]", "[]", "5"],
     "method.lr_ratio": ["{lora_B: 0}", "{lora_B: -1}", "word", "[1]", "{lora_B: word}"],
     "method.base_parameters": ["[bias]", "word"],
-    "method.name": _PATH_TRICKS,
-    "model.name": _PATH_TRICKS,
-    "protocol.name": _PATH_TRICKS,
+    "method.name": _PATHS,
+    "model.name": _PATHS,
+    "protocol.name": _PATHS,
     "model.path": ["/does/not/exist", "/etc/passwd", "."],
     "model.shape": ["{hidden_size: 7}", "word"],
     "init_from": ["/does/not/exist", "/etc/passwd", "."],
@@ -86,6 +66,7 @@ RANGES = {
     "task.columns": ["[sentence]", "word"],
     "task.splits": ["{train: 5}", "word"],
 }
+PAIRS = [(key, value) for key, values in RANGES.items() for value in values]
 # Whole numbers without an upper bound: harmless, or refused.
 LARGE = (
     ("data.demo_rows", "{train: 20000, validation: 16, test: 4}"),
@@ -100,57 +81,39 @@ LARGE = (
     ("data.max_length", str(2**63)),
     ("method.peft_config.r", str(10**30)),
 )
-GROUPS = ("task", "method", "model", "protocol", "logger", "grid", "sweep")
+WHOLE = ("train.batch_size", "train.epochs", "seed", "data.max_length", "data.train_limit")
+GROUPS = ("task", "method", "model", "protocol", "logger")
 PARTS = ("train", "data", "method", "method.peft_config", "model", "protocol", "logger", "task", "checkpoint")
+OPEN = ("train", "data", "method.peft_config", "model")  # parts to which `+` may try to add
+ODD = ("../../x", "null", "[a,b]", "/etc/passwd", "ünï")
 SYNTAX = ["=1", "train.lr=[1", "train.lr={", "train.lr='x", "seed=1,2", "train.lr=1e-3,2e-3", "train", "~train.nothing",
           "train.=1", ".lr=1", "++=1", "train.lr=${nothing}", "train.lr=${oc.env:NOTHING_HERE}", "seed=range(3)",
           "train..lr=1", "seed=a:b:c(", "~task.name"]  # fmt: skip
 
 
-def _ranges() -> st.SearchStrategy[Wrong]:
-    pairs = [(key, value) for key, values in RANGES.items() for value in values]
-    return st.sampled_from(pairs).map(lambda pair: (f"{pair[0]}={pair[1]}", (pair[0], pair[0].rpartition(".")[2])))
-
-
-def _huge() -> st.SearchStrategy[Wrong]:
-    """Far below 0 for every whole number; far above it for what the encoder bounds (the others: LARGE)."""
-    keys = st.sampled_from(["train.batch_size", "train.epochs", "seed", "data.max_length", "data.train_limit"])
-    below = st.tuples(keys, st.integers(-(10**30), -1))
-    above = st.tuples(st.just("data.max_length"), st.integers(10**5, 10**30))
-    return st.one_of(below, above).map(lambda pair: (f"{pair[0]}={pair[1]}", (pair[0],)))
-
-
-def _unknown() -> st.SearchStrategy[Wrong]:
-    keys = st.one_of(st.tuples(st.sampled_from(PARTS), _WORDS).map(".".join), _WORDS.map(lambda word: f"x{word}"))
-    return keys.map(lambda key: (f"{key}=1", (key, key.rpartition(".")[2])))
-
-
-def _added() -> st.SearchStrategy[Wrong]:
-    keys = st.tuples(st.sampled_from(["train", "data", "method.peft_config", "model"]), _WORDS).map(".".join)
-    return keys.map(lambda key: (f"+{key}=1", (key, key.rpartition(".")[2])))
-
-
-def _options() -> st.SearchStrategy[Wrong]:
-    odd = st.one_of(_WORDS, st.sampled_from(["../../x", "null", "[a,b]", "/etc/passwd", "ünï"]))
-    return st.tuples(st.sampled_from(GROUPS[:5]), odd).map(lambda pair: ("=".join(pair), (pair[1], pair[0])))
-
-
-def _syntax() -> st.SearchStrategy[Wrong]:
-    return st.sampled_from(SYNTAX).map(lambda text: (text, _parts(text)))
-
-
-def _parts(text: str) -> tuple[str, ...]:
-    """What a message about it may name."""
-    return tuple(part for part in (text, *text.strip("~+").partition("=")) if len(part) > 1)
-
-
-def wrong() -> st.SearchStrategy[Wrong]:
-    """Any of them."""
-    return st.one_of(_ranges(), _ranges(), _ranges(), _huge(), _unknown(), _added(), _options(), _syntax())
+def wrong(rng: random.Random) -> Wrong:
+    """Draw a wrong override, and what a message about it must name."""
+    word = "x" + "".join(rng.choices(string.ascii_lowercase + "_", k=rng.randint(3, 10)))  # no key begins so
+    kind = rng.choice(("range", "range", "range", "below", "above", "unknown", "alone", "added", "option", "syntax"))
+    if kind == "syntax":
+        text = rng.choice(SYNTAX)
+        return text, tuple(part for part in (text, *text.strip("~+").partition("=")) if len(part) > 1)
+    if kind == "option":
+        group, name = rng.choice(GROUPS), rng.choice((word, word, *ODD))
+        return f"{group}={name}", (name, group)
+    key, value = {
+        "range": rng.choice(PAIRS),
+        "below": (rng.choice(WHOLE), str(rng.randint(-(10**30), -1))),  # far below 0
+        "above": ("data.max_length", str(rng.randint(10**5, 10**30))),  # what the encoder bounds; others: LARGE
+        "unknown": (f"{rng.choice(PARTS)}.{word}", "1"),
+        "alone": (word, "1"),
+        "added": (f"{rng.choice(OPEN)}.{word}", "1"),
+    }[kind]
+    return f"{'+' * (kind == 'added')}{key}={value}", (key, key.rpartition(".")[2])
 
 
 def stop_before_training() -> None:
-    """Settings that are let through need not be trained with."""
+    """Let settings that are accepted not be trained with."""
     from symlora.runner import run
 
     def accepted(*arguments: object, **named: object) -> None:
@@ -159,41 +122,24 @@ def stop_before_training() -> None:
     run.__dict__["fit_pack"] = accepted
 
 
-def large_settings(place: Place, count: int, verdicts: Verdicts, tried: Callable[[], object]) -> None:
-    """Trains with the first of LARGE: to a finished run, or refused in one clear message. Never to a failed run."""
-    for key, value in LARGE[:count]:
-        here = place.below("large")
-        ended = here.train(*SHORT, f"{key}={value}").wait()
-        said = f"{key}={value}"
-        if "the run failed" in ended.err:
-            verdicts.tried["overrides"] += 1
-            verdicts.unclear.append(f"{said}: {' '.join(ended.err.split())[-400:]}")
-        else:
-            verdicts.enter("overrides", said, ended, (key, f"{key.rpartition('.')[2]} = {value}"), same=True)
+def made_up_overrides(place: Place, session: Session, count: int) -> None:
+    """Start a run with each of `count` settings: three quarters wrong ones, and large ones that may be right."""
+    large, seen = min(count // 4, len(LARGE)), set[str]()
+    for key, value in LARGE[:large]:  # to a finished run, or refused in one clear message; never to a failed run
+        here, said = place.below("large"), f"{key}={value}"
+        ended = here.train(*SHORT, said).wait()
+        names = [] if "the run failed" in ended.err else [key, f"{key.rpartition('.')[2]} = {value}"]
+        session.judge("overrides", said, ended, names, right=True)
         here.clear()
-        tried()
-
-
-def made_up_overrides(place: Place, count: int, verdicts: Verdicts, tried: Callable[[], object]) -> None:
-    """Starts a run with each of `count` settings: three quarters wrong ones, and large ones that may be right."""
-    large = min(count // 4, len(LARGE))
-    large_settings(place, large, verdicts, tried)
-
-    wanted = max(1, count - large)
-
-    @settings(max_examples=wanted, derandomize=True, database=None, deadline=None, phases=[Phase.generate])
-    @given(wrong())
-    def one(override: Wrong) -> None:
-        text, names = override
+    while len(seen) < max(1, count - large):
+        text, alternatives = wrong(session.rng)
+        if text in seen:
+            continue
+        seen.add(text)
         here = place.below("override")
         ended = here.train(text, plant=stop_before_training).wait()
         if ended.status in (0, ACCEPTED):
-            verdicts.tried["overrides"] += 1
-            verdicts.unclear.append(f"{text}: was let through")
-        else:
-            verdicts.enter("overrides", text, ended, names, same=False)
-        verdicts.damaged += [f"{text}: left {path}" for path in here.folder.rglob(".seed-*")]
+            ended = replace(ended, status=1, out="", err="it was let through")
+        session.judge("overrides", text, ended, alternatives, right=False)
+        session.add("other run changed", text, [f"left {path}" for path in here.folder.rglob(".seed-*")])
         here.clear()
-        tried()
-
-    one()

@@ -1,76 +1,80 @@
-"""Where the tries take place: a copy of the project, a tiny encoder, and the commands that run on it."""
+"""Make the place of the tries: a copy of the project, a tiny encoder, and the commands."""
 
-import copy
 import importlib
 import multiprocessing.util
 import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from faults.children import Child, Ended, Plant
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("symlora", "scripts", "configs", "results/published", "results/leaderboard")
+PACKED = ("-m", "hydra/launcher=packed", "hydra.launcher.inner=basic")
+SMALL = ("train.epochs=1", "data.demo_rows={train: 32, validation: 16, test: 4}")
+SHORT = (*SMALL, "checkpoint.seconds=0")
+SETTINGS = (
+    "task=mrpc",
+    "method=symlora",
+    "model=local",
+    "model.name=tiny",
+    "protocol=demo",
+    "data.demo_rows={train: 96, validation: 32, test: 4}",
+    "train.epochs=3",
+    "train.batch_size=8",
+    "train.model_dropout=0.1",
+    "device=cpu",
+    "precision=fp32",
+)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Place:
-    """A copy of the project, so that its own files can be damaged, and a folder for everything else.
+    """A copy of the project, so that its own files can be damaged, and a folder for everything else."""
 
-    Attributes:
-        folder: Of this try; commands run in it.
-        project: The copy.
-        encoder: A BERT of two layers with random weights, and a tokenizer of words.
-    """
-
-    folder: Path
-    project: Path
+    folder: Path  # of this try; commands run in it
+    project: Path  # the copy
     encoder: Path
-    settings: list[str] = field(default_factory=list)
+    settings: tuple[str, ...]  # of `train`
 
     @property
     def runs(self) -> Path:
         """The results folder of `train`."""
         return self.folder / "runs"
 
-    def child(self, script: str, *arguments: str, plant: Plant | None = None) -> Child:
-        """Starts scripts/<script>.py in a child."""
-        return Child(self.project / "scripts" / f"{script}.py", arguments, self.folder, plant)
+    def child(self, *arguments: str, plant: Plant | None = None) -> Child:
+        """Start `symlora` in a child."""
+        return Child(arguments, self.folder, plant)
 
     def train(self, *overrides: str, plant: Plant | None = None) -> Child:
-        """Starts a small run, or several (`-m`)."""
-        return self.child("train", *self.command(*overrides), plant=plant)
+        """Start a small run, or several (`-m`)."""
+        return self.child(*self.command(*overrides), plant=plant)
 
     def command(self, *overrides: str) -> list[str]:
-        """The command line of `train`; a later value of a key replaces an earlier one."""
+        """Make the words of `symlora train`; a later value of a key replaces an earlier one."""
         keys: dict[str, str] = {}
         for override in (*self.settings, f"results_dir={self.runs}", *overrides):
             keys[override.partition("=")[0]] = override
-        return sorted(keys.values(), key=lambda override: override.startswith("-"))  # flags last, or argparse is lost
-
-    def ended(self, script: str, *arguments: str, plant: Plant | None = None) -> Ended:
-        """The same, until it ends."""
-        return self.child(script, *arguments, plant=plant).wait()
+        if "sweep" in keys:  # which brings its own
+            del keys["train.batch_size"]
+        return ["train", *sorted(keys.values(), key=lambda word: word.startswith("-"))]  # flags last, for argparse
 
     def below(self, name: str) -> "Place":
-        """The same in an empty folder of this one."""
+        """Make an empty folder of this one for a try."""
         folder = self.folder / name
         folder.mkdir(parents=True)
-        other = copy.copy(self)
-        other.folder = folder
-        return other
+        return replace(self, folder=folder)
 
     def clear(self) -> None:
-        """Removes its folder."""
+        """Remove its folder."""
         shutil.rmtree(self.folder)
 
 
 def copy_of_project(folder: Path) -> Path:
-    """Copies what the commands read, and makes this process and its children import the copy."""
+    """Copy what the commands read, and let this process and its children import the copy."""
     project = folder / "project"
     for name in COPIED:
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -80,7 +84,7 @@ def copy_of_project(folder: Path) -> Path:
 
 
 def make_encoder(folder: Path) -> Path:
-    """A folder as `model.path` takes it. Its vocabulary is the demo's words, so that its files are small."""
+    """Make a folder as `model.path` takes it: a BERT of two layers; its words are the demo's, so that it is small."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast
     from transformers.utils import logging
@@ -101,23 +105,8 @@ def make_encoder(folder: Path) -> Path:
     return folder
 
 
-SETTINGS = (
-    "task=mrpc",
-    "method=symlora",
-    "model=local",
-    "model.name=tiny",
-    "protocol=demo",
-    "data.demo_rows={train: 96, validation: 32, test: 4}",
-    "train.epochs=3",
-    "train.batch_size=8",
-    "train.model_dropout=0.1",
-    "device=cpu",
-    "precision=fp32",
-)
-
-
 def prepare(folder: Path, *, quick: bool = False) -> Place:
-    """Copies the project, makes the encoder, and imports here what the commands import.
+    """Copy the project, make the encoder, and import here what the commands import.
 
     Nothing but imports is done in this process: threads that a library starts do not live on in children.
     """
@@ -128,31 +117,28 @@ def prepare(folder: Path, *, quick: bool = False) -> Place:
 
     torch.set_num_threads(1)
     encoder = make_encoder(folder / "encoder")
-    settings = [*SETTINGS, f"model.path={encoder}", f"data.cache_dir={folder / 'tokens'}"]
+    settings = (*SETTINGS, f"model.path={encoder}", f"data.cache_dir={folder / 'tokens'}")
+    (folder / "tries").mkdir()
     place = Place(folder / "tries", project, encoder, settings)
-    place.folder.mkdir()
     first = place.below("first")
-    commands: Sequence[tuple[str, list[str]]] = (
-        ("train", first.command()),
-        ("train", first.command("-m", "hydra/launcher=packed", "hydra.launcher.inner=basic", "seed=0,1")),
-        ("report", ["report", "--results-dir", "runs", "--out", "out"]),
-    )
-    for script, arguments in commands[: 1 if quick else None]:
-        _import_as(first, script, arguments)
+    commands = [first.command(), first.command(*PACKED, "seed=0,1")]
+    commands.append(["report", "--results-dir", "runs", "--out", "out"])
+    for arguments in commands[: 1 if quick else None]:
+        _import_as(first, arguments)
     first.clear()
     return place
 
 
-def _import_as(place: Place, script: str, arguments: Sequence[str]) -> None:
-    """Runs a command in a child, and imports here what it imported there."""
+def _import_as(place: Place, arguments: list[str]) -> None:
+    """Run a command in a child, and import here what it imported there."""
     listed = place.folder / "modules"
 
     def list_at_exit() -> None:
-        multiprocessing.util.Finalize(None, _write_modules, (str(listed),), exitpriority=1)
+        multiprocessing.util.Finalize(None, _write_modules, (listed,), exitpriority=1)
 
-    ended = place.child(script, *arguments, plant=list_at_exit).wait()
+    ended: Ended = place.child(*arguments, plant=list_at_exit).wait()
     if ended.status:
-        sys.exit(f"error: an ordinary `{script}` ended with {ended.status}:\n{ended.printed}")
+        sys.exit(f"error: an ordinary `{arguments[0]}` ended with {ended.status}:\n{ended.printed}")
     for name in listed.read_text().split():
         try:
             importlib.import_module(name)
@@ -160,5 +146,5 @@ def _import_as(place: Place, script: str, arguments: Sequence[str]) -> None:
             continue
 
 
-def _write_modules(path: str) -> None:
-    Path(path).write_text("\n".join(sorted(name for name in sys.modules if not name.startswith("__"))))
+def _write_modules(path: Path) -> None:
+    path.write_text("\n".join(sorted(name for name in sys.modules if not name.startswith("__"))))

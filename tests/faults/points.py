@@ -1,10 +1,9 @@
-"""Faults at exact points: before or after the k-th call that changes the disk, or in it.
+"""Plant faults at exact points: before the k-th call that changes the disk, or in it.
 
 A run that is alone makes these calls in the same order every time, so that a point is a number.
 """
 
 import builtins
-import errno
 import io
 import os
 import resource
@@ -17,44 +16,48 @@ from typing import Any
 from faults.children import Plant
 
 CALLS = ("mkdir", "rename", "replace", "fsync", "unlink", "rmdir")
-Act = Callable[[int, str], object]
-"""Gets the number of a call, from 1, and its name. It is called before the call, and may end the child or raise."""
 
 
 def planted(*plants: Plant | None) -> Plant:
-    """All of these faults."""
-
-    def plant() -> None:
-        for each in plants:
-            if each is not None:
-                each()
-
-    return plant
+    """Plant all of these faults."""
+    return lambda: [plant() for plant in plants if plant is not None]
 
 
 def checkpoints_at_once() -> None:
-    """Takes away the limit on the share of time that checkpoints may cost: `checkpoint.seconds` alone decides."""
+    """Remove the limit on the share of time of checkpoints: `checkpoint.seconds` alone decides."""
     import symlora.training.checkpoint
 
     symlora.training.checkpoint.SHARE_OF_TIME = 1e9
 
 
-def watched(below: Path, act: Act) -> Plant:
-    """Calls `act` before each of CALLS, and before a file is opened to be written, under a folder."""
+def watched(below: Path, act: Callable[[int, str], object]) -> Plant:
+    """Call `act` with number and name before each of CALLS, and before a file is opened to be written, under a folder.
+
+    It may end the child or raise.
+    """
 
     def plant() -> None:
-        count = 0
-        process = os.getpid()
+        count, process = 0, os.getpid()
 
         def before(name: str, *paths: object) -> None:
             nonlocal count
-            inside = any(str(path).startswith(str(below)) for path in paths if isinstance(path, (str, os.PathLike)))
-            if os.getpid() == process and (inside or name in ("fsync", "rmdir", "unlink") and not _absolute(paths)):
+            named = [os.fspath(path) for path in paths if isinstance(path, (str, os.PathLike))]
+            inside = any(str(path).startswith(str(below)) for path in named)
+            # shutil.rmtree names files within a folder that it has open
+            open_folder = name in ("fsync", "rmdir", "unlink") and not any(os.path.isabs(path) for path in named)
+            if os.getpid() == process and (inside or open_folder):
                 count += 1
                 act(count, name)
 
+        def notice(call: Callable[..., Any], name: str) -> Callable[..., Any]:
+            def noticed(*arguments: Any, **named: Any) -> Any:
+                before(name, *arguments)
+                return call(*arguments, **named)
+
+            return noticed
+
         for name in CALLS:
-            setattr(os, name, _noticed(getattr(os, name), name, before))
+            setattr(os, name, notice(getattr(os, name), name))
         opened = builtins.open
 
         def noticed_open(file: Any, mode: str = "r", *arguments: Any, **named: Any) -> Any:
@@ -67,52 +70,35 @@ def watched(below: Path, act: Act) -> Plant:
     return plant
 
 
-def _absolute(paths: tuple[object, ...]) -> bool:
-    """Whether a path says by itself where it is; shutil.rmtree names files within a folder that it has open."""
-    return any(isinstance(path, (str, os.PathLike)) and os.path.isabs(path) for path in paths)
+def append_lines(file: Path, *lines: str) -> None:
+    """Append lines to a file that several processes write, past the calls that are watched."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, "".join(f"{line}\n" for line in lines).encode())
+    os.close(descriptor)
 
 
-def _noticed(call: Callable[..., Any], name: str, before: Callable[..., None]) -> Callable[..., Any]:
-    def noticed(*arguments: Any, **named: Any) -> Any:
-        before(name, *arguments)
-        return call(*arguments, **named)
-
-    return noticed
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def listed(file: Path, below: Path) -> Plant:
-    """Writes the name of each call into a file: how many points there are."""
-
-    def note(number: int, name: str) -> None:
-        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(descriptor, f"{name}\n".encode())
-        os.close(descriptor)
-
-    return watched(below, note)
+    """Write the name of each call into a file: how many points there are."""
+    return watched(below, lambda number, name: append_lines(file, name))
 
 
 def killed_at(point: int, below: Path) -> Plant:
-    """SIGKILL before the call of this number, which is after the call before it."""
-
-    def kill(number: int, name: str) -> None:
-        if number == point:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return watched(below, kill)
+    """Send SIGKILL before the call of this number, which is after the call before it."""
+    return watched(below, lambda number, name: _kill() if number == point else None)
 
 
-def killed_once_saved(results_dir: Path) -> Plant:
-    """SIGKILL at the first such call that finds a checkpoint."""
-
-    def kill(number: int, name: str) -> None:
-        if any((results_dir / ".checkpoints").glob("*.safetensors")):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return watched(results_dir, kill)
+def killed_once_saved(below: Path) -> Plant:
+    """Send SIGKILL at the first such call that finds a checkpoint in this results folder."""
+    saved = below / ".checkpoints"
+    return watched(below, lambda number, name: _kill() if any(saved.glob("*.safetensors")) else None)
 
 
-def failing_at(point: int, below: Path, code: int = errno.ENOSPC, forever: bool = True) -> Plant:
-    """From the call of this number on (or in it alone) calls that would take space fail; removing still works."""
+def failing_at(point: int, code: int, forever: bool, below: Path) -> Plant:
+    """Fail in the calls that would take space from this number on, or in it alone; removing still works."""
 
     def fail(number: int, name: str) -> None:
         if name not in ("unlink", "rmdir") and (number >= point if forever else number == point):
@@ -121,8 +107,8 @@ def failing_at(point: int, below: Path, code: int = errno.ENOSPC, forever: bool 
     return watched(below, fail)
 
 
-def files_up_to(size: int) -> Plant:
-    """No file can grow beyond so many bytes: writes fail in every library, as on a full disk."""
+def files_up_to(size: int, below: Path) -> Plant:
+    """Let no file grow beyond so many bytes: writes fail in every library, as on a full disk."""
 
     def plant() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -132,7 +118,7 @@ def files_up_to(size: int) -> Plant:
 
 
 def clock_jumps(seconds: float, after: int) -> Plant:
-    """The wall clock jumps by so many seconds after `after` looks at it, and back after as many more, and so on."""
+    """Let the wall clock jump by so many seconds after `after` looks at it, and back after as many, and so on."""
 
     def plant() -> None:
         now, now_ns = time.time, time.time_ns

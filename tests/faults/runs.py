@@ -1,4 +1,4 @@
-"""What of a results folder must be equal, must not be lost, must not be there twice."""
+"""Say what of a results folder must be equal, must not be lost, must not be there twice."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ COMPARED = ("status", "config_hash", "config", "epochs", "selections", "score", 
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """All of a run folder that the seed and the configuration decide: no times, no memory, no checksums of these."""
+    """Read all of a run folder that seed and configuration decide: no times, no memory, no checksums of these."""
     from symlora.store.folder import read_run
 
     record = read_run(folder)
@@ -31,44 +31,41 @@ def contents(folder: Path) -> dict[str, Any]:
 
 
 def results_of(root: Path) -> dict[str, dict[str, Any]]:
-    """Contents of every run folder by its path below the results folder."""
+    """Read every run folder, by its path below the results folder."""
     from symlora.store.folder import scan
 
     return {str(folder.relative_to(root)): contents(folder) for folder, _ in scan(root)}
 
 
 def difference(expected: dict[str, Any], found: dict[str, Any]) -> str:
-    """The parts that differ."""
+    """Name the parts that differ."""
     return ", ".join(sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)))
 
 
 def counted_twice(root: Path) -> list[str]:
-    """Configurations and seeds that a reader of the results folder meets more than once."""
+    """List the configurations and seeds that a reader of the results folder meets more than once."""
     from symlora.store.folder import run_folders, scan
 
+    runs = dict(scan(root))
+    groups = ("protocol", "model", "method", "task")
     seen = Counter(
-        (*(run["config"][key]["name"] for key in ("protocol", "model", "method", "task")), run["config_hash"], seed)
-        for _, run in scan(root)
-        for seed in [run["config"]["seed"]]
+        (*(run["config"][group]["name"] for group in groups), run["config_hash"], run["config"]["seed"])
+        for run in runs.values()
     )
-    readable = {folder for folder, _ in scan(root)}
-    odd = [str(folder.relative_to(root)) for folder in run_folders(root) if folder not in readable]
-    return [f"{' '.join(map(str, run))}: {count} folders" for run, count in seen.items() if count > 1] + [
-        f"{folder}: a folder without a readable record" for folder in odd
-    ]
+    odd = [folder.relative_to(root) for folder in run_folders(root) if folder not in runs]
+    twice = [f"{' '.join(map(str, run))}: {count} folders" for run, count in seen.items() if count > 1]
+    return twice + [f"{folder}: a folder without a readable record" for folder in odd]
 
 
 def left_behind(root: Path) -> list[str]:
-    """Working folders, checkpoints and temporary files that nobody removed. Locks stay: they are files, not locks."""
-    return sorted(
-        str(path.relative_to(root))
-        for path in root.rglob(".*")
-        if path.name not in (".locks", ".checkpoints") and not {".locks", ".checkpoints"} & set(path.parts)
-    ) + sorted(str(path.relative_to(root)) for path in (root / ".checkpoints").glob("*"))
+    """List working folders, checkpoints and temporary files that nobody removed. Locks stay: they are files."""
+    kept = {".locks", ".checkpoints"}
+    hidden = [path for path in root.rglob(".*") if not kept & set(path.relative_to(root).parts)]
+    return [str(path.relative_to(root)) for path in sorted(hidden) + sorted((root / ".checkpoints").glob("*"))]
 
 
 def trained_anew(root: Path) -> list[str]:
-    """Runs that were not taken up from a checkpoint."""
+    """List the runs that were not taken up from a checkpoint."""
     from symlora.store.folder import scan
 
     return [str(folder.relative_to(root)) for folder, run in scan(root) if run.get("cost", {}).get("restarts", 0) < 1]
@@ -76,22 +73,15 @@ def trained_anew(root: Path) -> list[str]:
 
 @dataclass
 class Watch:
-    """Follows one results folder over several starts.
-
-    Attributes:
-        root: The results folder.
-        finished: Contents of the runs that were seen finished.
-        lost: What was finished and is so no more, or has changed.
-        twice: What was there twice.
-    """
+    """Follows one results folder over several starts."""
 
     root: Path
-    finished: dict[str, dict[str, Any]] = field(default_factory=dict)
-    lost: list[str] = field(default_factory=list)
+    finished: dict[str, dict[str, Any]] = field(default_factory=dict)  # contents of runs that were seen finished
+    lost: list[str] = field(default_factory=list)  # what was finished and is so no more, or has changed
     twice: list[str] = field(default_factory=list)
 
-    def look(self) -> None:
-        """Compares with what was seen before."""
+    def look(self) -> dict[str, dict[str, Any]]:
+        """Compare with what was seen before; the runs that are there."""
         found = results_of(self.root) if self.root.exists() else {}
         for name, before in self.finished.items():
             if name not in found:
@@ -101,13 +91,12 @@ class Watch:
         self.finished |= {name: run for name, run in found.items() if run.get("status") == "finished"}
         if self.root.exists():
             self.twice += counted_twice(self.root)
+        return found
 
     def end(self, expected: dict[str, dict[str, Any]]) -> list[str]:
-        """What is missing, or is not as in runs that were never stopped."""
-        self.look()
-        found = results_of(self.root)
+        """List what is missing, or is not as in runs that were never stopped."""
+        found = self.look()
         self.lost += [f"{name} is missing at the end" for name in expected if name not in found]
         self.twice += [f"{name} should not be there" for name in found if name not in expected]
-        return [
-            f"{name}: {difference(run, found[name])}" for name, run in expected.items() if found.get(name, run) != run
-        ]
+        both = [(name, run, found[name]) for name, run in expected.items() if name in found]
+        return [f"{name}: {difference(run, now)}" for name, run, now in both if now != run]
