@@ -17,6 +17,7 @@ import pytest
 from conftest import ROOT
 
 from symlora.store.folder import scan
+from symlora.store.locks import holder
 from symlora.training.checkpoint_files import headers
 from symlora.training.interrupt import SWEEP_PATIENCE, Stopped
 
@@ -142,7 +143,7 @@ def test_a_stopped_demo_leaves_nothing_running_and_goes_on(minilm_dir: Path, tmp
 def test_a_second_ctrl_c_ends_the_demo_at_once(minilm_dir: Path, tmp_path: Path) -> None:
     """The worker does nothing at all here, and would not see a stop file."""
     with started(tmp_path, *DEMO, str(tmp_path / "runs"), *FEW, "hydra.launcher.workers=2") as program:
-        program.wait_for(lambda: bool(_workers(program)))
+        program.wait_for(lambda: len(list((tmp_path / "runs").rglob(".seed-*"))) == 2)  # none is importing any more
         os.kill(_workers(program)[0].pid, signal.SIGSTOP)
         assert program.ends(signal.SIGINT, everyone=True, times=2) < SWEEP_PATIENCE
         assert program.process.returncode in (130, -signal.SIGINT)  # while Python ends, a shell's 130 too
@@ -153,6 +154,24 @@ def test_workers_end_with_a_killed_demo(minilm_dir: Path, tmp_path: Path) -> Non
     with started(tmp_path, *DEMO, str(tmp_path / "runs"), *FEW, "hydra.launcher.workers=2") as program:
         program.wait_for(lambda: len(list((tmp_path / "runs").rglob(".seed-*"))) == 2)
         program.ends(signal.SIGKILL)
+
+
+@pytest.mark.parametrize("launcher", [(), ("hydra/launcher=packed", "hydra.launcher.inner=submitit_local")])
+def test_a_clusters_time_limit_checkpoints_and_requeues(
+    launcher: tuple[str, ...], sweep_overrides: list[str], tmp_path: Path
+) -> None:
+    """submitit warns a job by SIGUSR2, and its local executor starts a requeued job again, as Slurm does."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    runs, launcher = tmp_path / "runs", launcher or ("hydra/launcher=submitit_local",)
+    words = ("train", "-m", *sweep_overrides, f"results_dir={runs}", "train.epochs=20", *launcher)
+    with started(tmp_path, *words) as program:
+        program.wait_for(lambda: any(runs.rglob(".seed-*")))
+        (training,) = [folder.with_name("seed-0") for folder in runs.rglob(".seed-*")]
+        trains = holder(runs, training)
+        assert trains is not None
+        os.kill(trains["process"], signal.SIGUSR2)
+        assert program.process.wait(120) == 0, program.printed()
+    assert [(run["status"], run["cost"]["restarts"]) for _, run in scan(runs)] == [("finished", 1)]
 
 
 def _workers(program: Program) -> list[psutil.Process]:

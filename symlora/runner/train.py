@@ -17,7 +17,9 @@ from symlora.errors import SymloraError
 from symlora.model.hub import go_offline_if_unreachable
 from symlora.runner.reporter import Reporter
 from symlora.store.folder import failure_text, finished_record, run_folder
+from symlora.store.selection import criterion
 from symlora.training.checkpoint_files import clear_settled
+from symlora.training.interrupt import cluster_job
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -46,11 +48,11 @@ def train(config: Config) -> dict[str, Any]:
 
 @hydra.main(config_path=str(CONFIG_DIR), config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> float | None:
-    """Train one run and return its score, for Hydra's sweepers."""
+    """Train one run and return the score that may choose its configuration, for Hydra's sweepers."""
     hydra_config = HydraConfig.get()
     try:
-        score: float | None = train(resolve(cfg))["score"]["value"]
-        return score
+        with cluster_job():
+            return criterion(train(resolve(cfg)))[0]
     except SymloraError as error:
         if hydra_config.mode != RunMode.MULTIRUN:
             print(f"error: {error}", file=sys.stderr)

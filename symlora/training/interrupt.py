@@ -4,7 +4,9 @@ A program calls `stop_at_once` before it imports anything that takes time; a tra
 steps. Exit codes are the shell's: 128 + the signal's number.
 
     130   Ctrl-C (SIGINT)
-    143   SIGTERM, for example of a batch system before its time limit
+    143   SIGTERM, for example of scancel
+
+In a job that submitit started, its warning before a time limit (SIGUSR2) also stops at the next safe point.
 """
 
 import contextlib
@@ -16,7 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
+from symlora.errors import SymloraError
+
 Handler = Callable[[int, FrameType | None], None]
+
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # submitit sets a handler for one of them (SUBMITIT_PREEMPT_SIGNAL)
 
 PATIENCE = 6  # seconds that a step may take to end; then the work since the last checkpoint is given up
 SWEEP_PATIENCE = 9  # seconds that all workers of a sweep may take
@@ -88,7 +94,9 @@ def graceful_stop(stop_file: Path | None = None, *, announce: bool = False) -> I
     _patience = SWEEP_PATIENCE if _announce else PATIENCE
     _depth += 1
     try:
-        with _handled({signal.SIGINT: _note, signal.SIGTERM: _note, signal.SIGALRM: _give_up}):
+        handlers: dict[int, Handler] = {signal.SIGINT: _note, signal.SIGTERM: _note, signal.SIGALRM: _give_up}
+        handlers |= {number: _note for number in WARNINGS if callable(signal.getsignal(number))}
+        with _handled(handlers):
             try:
                 yield
             finally:
@@ -98,6 +106,28 @@ def graceful_stop(stop_file: Path | None = None, *, announce: bool = False) -> I
         if _depth == 0:
             _requested = None
         _stop_file, _announce, _patience = outer
+
+
+@contextlib.contextmanager
+def cluster_job() -> Iterator[None]:
+    """Stop gently in a job that submitit started, and let submitit requeue it; elsewhere do nothing.
+
+    submitit's own handlers would end training between two checkpoints, or ignore the signal.
+
+    Raises:
+        SystemExit: A time limit came near, and the job was requeued.
+        SymloraError: The job was cancelled.
+        Exception: A time limit came near, and submitit does not start the job again; the text says why.
+    """
+    if not any(callable(signal.getsignal(number)) for number in WARNINGS):
+        yield
+        return
+    try:
+        with graceful_stop():
+            yield
+    except Stopped as stopped:
+        signal.raise_signal(stopped.signal)
+        raise SymloraError("the job was cancelled; the same command goes on where it stopped") from None
 
 
 @contextlib.contextmanager
@@ -140,7 +170,7 @@ def _handled(handlers: Mapping[int, Handler]) -> Iterator[None]:
 
 def _note(number: int, frame: FrameType | None) -> None:
     global _requested
-    if _requested is not None:
+    if _requested is not None and number not in WARNINGS:
         raise Stopped(number)
     _requested = number
     os.write(2, b"\nStopping: a checkpoint is written. A second Ctrl-C stops at once.\n")  # print is not reentrant
