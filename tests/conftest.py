@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -21,6 +22,7 @@ from symlora.config.compose import compose
 from symlora.config.schema import Config
 from symlora.data.batches import Batch, epoch_order, pack_batch, steps_per_epoch
 from symlora.data.tokens import TokenizedSplit
+from symlora.store.folder import scan
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -121,6 +123,36 @@ def _random_model(model_type: str, head: bool, seed: int, overrides: dict[str, A
             elif value.dim() == 1:  # LayerNorms
                 value.data.add_(0.1 * torch.randn_like(value))
     return model
+
+
+@pytest.fixture(scope="session")
+def sweep_overrides(tiny: TinyFactory, minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides of short runs: the demo's sentences, a BERT with random weights and MiniLM's tokenizer."""
+    encoder = tmp_path_factory.mktemp("sweep") / "encoder"
+    shutil.copytree(tiny("bert", vocab_size=30522, max_position_embeddings=128), encoder)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(minilm_dir / file, encoder)
+    return [
+        "task=rte",
+        "model=local",
+        "model.name=tiny",
+        f"model.path={encoder}",
+        "protocol=demo",
+        "data.demo_rows={train: 24, validation: 12, test: 4}",
+        f"data.cache_dir={tmp_path_factory.mktemp('tokens')}",
+        "train.epochs=1",
+        "train.batch_size=8",
+        "device=cpu",
+        "precision=fp32",
+    ]
+
+
+def outcomes(root: Path) -> dict[str, Any]:
+    """Return what each run computed, by its folder."""
+    return {
+        str(folder.relative_to(root)): (run["status"], run["selections"], [e["train_loss"] for e in run["epochs"]])
+        for folder, run in scan(root)
+    }
 
 
 @cache

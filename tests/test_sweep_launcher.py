@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TinyFactory
+import yaml
+from conftest import ROOT, outcomes
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -27,62 +27,33 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 
 from symlora.config.compose import CONFIG_DIR
+from symlora.runner.train import main
 from symlora.store import folder as results
 from symlora.store.locks import locked
 from symlora.sweep import worker
 from symlora.training.checkpoint_files import headers, plans
 from symlora.training.interrupt import Stopped, stop_requested
 
-SCRIPTS = CONFIG_DIR.parent / "scripts"
 BASIC = ("hydra/launcher=packed", "hydra.launcher.inner=basic")
 Multirun = Callable[..., list[JobReturn]]
 
 
-@pytest.fixture(scope="session")
-def encoder(tiny: TinyFactory, minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as `model.path` takes it."""
-    folder = tmp_path_factory.mktemp("sweep") / "encoder"
-    shutil.copytree(tiny("bert", vocab_size=30522, max_position_embeddings=128), folder)
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(minilm_dir / file, folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def common(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Small runs of the demo, on random weights."""
-    return [
-        "task=rte",
-        "model=local",
-        "model.name=tiny",
-        f"model.path={encoder}",
-        "protocol=demo",
-        "data.demo_rows={train: 24, validation: 12, test: 4}",
-        f"data.cache_dir={tmp_path_factory.mktemp('tokens')}",
-        "train.epochs=1",
-        "train.batch_size=8",
-        "device=cpu",
-        "precision=fp32",
-    ]
-
-
 @pytest.fixture
-def multirun(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Multirun]:
-    """`multirun(*overrides)`: `python scripts/train.py -m <overrides>` in this process; the outcome of each job."""
+def multirun(sweep_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Multirun]:
+    """`multirun(*overrides)`: run `symlora train -m <overrides>` in this process; return the outcome of each job."""
     from hydra._internal.hydra import Hydra
     from hydra._internal.utils import create_config_search_path
 
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    monkeypatch.setenv("PYTHONPATH", f"{CONFIG_DIR.parent}{os.pathsep}{SCRIPTS}")  # of submitit's processes
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'scripts'}")  # of submitit's processes
     plugin = importlib.import_module("hydra_plugins.symlora_packed_launcher").SymloraPackedLauncher
     Plugins.instance().register(plugin)  # compose() in other tests may have looked for plugins before
-    task = importlib.import_module("symlora.runner.train").main.__wrapped__
+    task = main.__wrapped__
 
     def run(*overrides: str) -> list[JobReturn]:
         GlobalHydra.instance().clear()
         hydra = Hydra.create_main_hydra2("train", create_config_search_path(str(CONFIG_DIR)))
-        command = [*common, f"results_dir={tmp_path / 'runs'}", f"hydra.sweep.dir={tmp_path / 'sweep'}", *overrides]
-        given = list(dict.fromkeys(command))
+        places = [f"results_dir={tmp_path / 'runs'}", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+        given = list(dict.fromkeys([*sweep_overrides, *places, *overrides]))
         monkeypatch.setattr(JobReturn, "return_value", RECORDED)
         try:
             (returns,) = hydra.multirun("config", task, [*given, "hydra.mode=MULTIRUN"])
@@ -97,18 +68,6 @@ def multirun(common: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 # Hydra's sweeper raises the first failure when it looks at the outcomes; here the tests look at them.
 RECORDED = property(lambda job: job._return_value, lambda job, value: setattr(job, "_return_value", value))
-
-
-def metrics(root: Path) -> dict[str, Any]:
-    """By folder: what a run computed."""
-    return {
-        str(folder.relative_to(root)): (
-            run["status"],
-            run["selections"],
-            [epoch["train_loss"] for epoch in run["epochs"]],
-        )
-        for folder, run in results.scan(root)
-    }
 
 
 def test_every_launcher_gives_the_same_runs(multirun: Multirun, tmp_path: Path) -> None:
@@ -127,7 +86,7 @@ def test_every_launcher_gives_the_same_runs(multirun: Multirun, tmp_path: Path) 
     for name, overrides in launchers.items():
         root = tmp_path / name
         returns = multirun(*sweep, f"results_dir={root}", *overrides)
-        found[name] = metrics(root)
+        found[name] = outcomes(root)
         assert all(job.status == JobStatus.COMPLETED for job in returns), [job._return_value for job in returns]
         scores = [job._return_value for job in returns]
         by_job = [results.finished_record(HydraRun(job).config) for job in returns]
@@ -149,14 +108,6 @@ class HydraRun:
         from symlora.config.compose import resolve
 
         self.config = resolve(job.cfg)
-
-
-def test_with_ray(multirun: Multirun, tmp_path: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_ray_launcher")
-    multirun("method=lora", "seed=0,1", *BASIC, f"results_dir={tmp_path / 'basic'}")
-    inner = ("hydra/launcher=packed", "hydra.launcher.inner=ray")
-    multirun("method=lora", "seed=0,1", *inner, f"results_dir={tmp_path / 'ray'}")
-    assert metrics(tmp_path / "ray") == metrics(tmp_path / "basic")
 
 
 def test_outcomes_come_in_order_and_failures_stop_nothing(
@@ -252,13 +203,13 @@ def test_a_missing_plugin_and_a_wrong_setting_are_one_message(multirun: Multirun
 
 
 def test_a_killed_sweep_does_only_what_is_missing(
-    common: list[str], multirun: Multirun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sweep_overrides: list[str], multirun: Multirun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     points = ["method=lora", "seed=0,1,2,3", "train.epochs=4"]
     packs = ["hydra/launcher=packed", "hydra.launcher.inner=basic", "hydra.launcher.max_tokens=1"]  # one run a pack
     places = [f"results_dir={tmp_path / 'runs'}", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     process = subprocess.Popen(
-        [sys.executable, str(SCRIPTS / "train.py"), "-m", *common, *points, *packs, *places],
+        [sys.executable, "-m", "symlora", "train", "-m", *sweep_overrides, *points, *packs, *places],
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         stderr=subprocess.DEVNULL,
     )
@@ -299,8 +250,8 @@ def test_a_stopped_sweep_goes_on_from_its_checkpoints(
     capsys.readouterr()
     assert all(job.status == JobStatus.COMPLETED for job in multirun(*points, "seed=2,3,1,0"))
     assert "3 runs go on in the packs of a sweep that was stopped" in capsys.readouterr().err
-    found = metrics(tmp_path / "runs")
-    wanted = metrics(tmp_path / "reference")
+    found = outcomes(tmp_path / "runs")
+    wanted = outcomes(tmp_path / "reference")
     assert len(found) == 4 and all(found[folder] == run for folder, run in wanted.items())
     restarts = {folder.name: run["cost"]["restarts"] for folder, run in results.scan(tmp_path / "runs")}
     assert restarts == {"seed-0": 1, "seed-1": 1, "seed-2": 1, "seed-3": 0} and not headers(tmp_path / "runs")
@@ -311,7 +262,7 @@ def test_a_run_of_another_process_is_waited_for(
 ) -> None:
     """The other process gives up; the run is then trained here, once."""
     points = [*BASIC, "method=lora", "seed=0,1"]
-    folder = next(iter(metrics(_one(multirun, points, tmp_path))))
+    folder = next(iter(outcomes(_one(multirun, points, tmp_path))))
     root = tmp_path / "runs"
     with ExitStack() as stack:
         stack.enter_context(locked(root, root / folder))
@@ -346,3 +297,16 @@ def test_packs_that_never_began_keep_their_runs(
     multirun(*points[:-1], "hydra.launcher.max_tokens=1")  # alone, by itself
     packed = [run["cost"]["packed_runs"] for _, run in results.scan(tmp_path / "runs")]
     assert packed == [2, 2, 2, 2] and not plans(tmp_path / "runs")
+
+
+def test_a_diverged_point_is_a_failed_trial_of_optuna(sweep_overrides: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    points = ["sweep=optuna", "method=lora", "train.lr=choice(1e-3,1e30)", "hydra.sweeper.n_trials=3"]
+    places = [f"results_dir={tmp_path / 'runs'}", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    command = [sys.executable, "-m", "symlora", "train", "-m", *sweep_overrides, *points, *places]
+    done = subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0 and "Diverged" in done.stderr, done.stderr
+    runs = {run["config"]["train"]["lr"]: run for _, run in results.scan(tmp_path / "runs")}
+    assert {lr: run["status"] for lr, run in runs.items()} == {1e-3: "finished", 1e30: "failed"}
+    found = yaml.safe_load((tmp_path / "sweep" / "optimization_results.yaml").read_text())
+    assert found["best_params"] == {"train.lr": 1e-3} and found["best_value"] == runs[1e-3]["score"]["value"]

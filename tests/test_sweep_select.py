@@ -24,7 +24,7 @@ from symlora.store.locks import locked
 from symlora.sweep.grid import best_file, expand, tasks_of
 from symlora.sweep.preflight import HasBest, OneSeed, swept
 from symlora.sweep.select import GridSearch, Point, grid_search, table, unequal, write
-from symlora.sweep.status import Costs, RunStatus, run_status, time_left
+from symlora.sweep.status import RunStatus, costs, run_status, time_left
 from symlora.sweep.status import table as status_table
 from symlora.sweep.study import Study, require_grid
 
@@ -261,10 +261,10 @@ def test_status_counts_what_is_done(tmp_path: Path) -> None:
     assert len(study.missing()) == 12
     with pytest.raises(SymloraError, match="12 grid points have no run folder"):
         require_grid(study)
-    costs = Costs.of([record(config, 0.5, seconds=100.0) for config in configs[:3]])
-    left, unknown = time_left(runs, costs, 2)
+    known = costs([record(config, 0.5, seconds=100.0) for config in configs[:3]])
+    left, unknown = time_left(runs, known, 2)
     assert left == pytest.approx((11 * 100 + 60 + 10 * 100) / 2, abs=5.0) and unknown == 0
-    printed = status_table(runs, costs, 2)
+    printed = status_table(runs, known, 2)
     assert "waits for make select" in printed and "About 18 min 00 s left with 2 workers" in printed
 
     choices = [choice for choice in study.chosen() if choice.points]
@@ -279,11 +279,11 @@ def test_a_run_of_both_stages_is_counted_once_and_the_unknown_is_said(tmp_path: 
         RunStatus("seeds", "rte", "lora", shared),
         RunStatus("grid", "cola", "lora", None),
     ]
-    costs = Costs({("rte", "symlora"): [30.0]})
-    assert time_left(runs, costs, 1) == (30.0, 1)
-    assert "Not counted: 1 runs" in status_table(runs, costs, 1)
+    known = {("rte", "symlora"): [30.0]}
+    assert time_left(runs, known, 1) == (30.0, 1)
+    assert "Not counted: 1 runs" in status_table(runs, known, 1)
     done = [RunStatus("grid", "rte", "lora", shared, "finished")]
-    assert "Nothing is left to do." in status_table(done, costs, 1)
+    assert "Nothing is left to do." in status_table(done, known, 1)
 
 
 def test_a_forced_repeat_does_not_hide_a_finished_run(tmp_path: Path) -> None:

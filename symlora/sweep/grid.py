@@ -1,4 +1,4 @@
-"""The runs that a multirun command stands for, without starting it."""
+"""Expand a multirun command into its runs, without starting them."""
 
 import copy
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 import symlora.sweep.launchers  # noqa: F401  # registers the schema of hydra/launcher=packed
 from symlora.config.compose import CONFIG_DIR, check_files, quote_paths, resolve
@@ -21,7 +21,7 @@ BEST_DIR = CONFIG_DIR / "best"
 
 
 def expand(*overrides: str) -> list[Config]:
-    """The runs of `python scripts/train.py -m <overrides>`, in an order of their own.
+    """List the runs of `symlora train -m <overrides>`, in an order of their own.
 
     Each combination of task, method, model and protocol is composed once; the other swept values are set in it.
 
@@ -51,26 +51,22 @@ def _expand(overrides: Sequence[str]) -> list[Config]:
         chosen = [f"{group}={value}" for group, value in zip(groups, choice, strict=True)]
         composed = compose("config", [*fixed, *chosen])
         for point in product(*(values[key] for key in keys)):
-            configs.append(_set(composed, [f"{key}={value}" for key, value in zip(keys, point, strict=True)]))
+            cfg = copy.deepcopy(composed)
+            cfg.merge_with_dotlist([f"{key}={value}" for key, value in zip(keys, point, strict=True)])
+            configs.append(resolve(cfg))
     return configs
 
 
-def _set(composed: DictConfig, point: list[str]) -> Config:
-    cfg = copy.deepcopy(composed)
-    cfg.merge_with_dotlist(point)
-    return resolve(cfg)
-
-
 def best_file(protocol: str, model: str, method: str, task: str, folder: Path = BEST_DIR) -> Path:
-    """Where `make select` writes, and `sweep=seeds` reads. All four are names of files in configs/."""
+    """Return where `make select` writes and `sweep=seeds` reads; names are those of configs/."""
     return folder / protocol / model / f"{method}-{task}.yaml"
 
 
 def tasks_of(protocol: str) -> list[str]:
-    """The tasks that a protocol's recipe names: what `make study` does unless told otherwise.
+    """List the tasks of a protocol's recipe, the default of `make study`.
 
-    Those of its own file where it has a recipe, else of the protocol that it is made from. WNLI is left out: neither
-    paper has it.
+    From its own file if it has a recipe, else from the protocol that it is made from. WNLI is left out, as in both
+    papers.
 
     Raises:
         SymloraError: There is no such protocol.

@@ -1,11 +1,11 @@
 """Configure the Hydra launcher that runs the packs, and the GPU of each job.
 
-    python scripts/train.py -m hydra/launcher=joblib hydra.launcher.n_jobs=3 \\
+    symlora train -m hydra/launcher=joblib hydra.launcher.n_jobs=3 \\
         '+hydra.job.env_set.CUDA_VISIBLE_DEVICES="${cuda_device:${hydra.job.num}}"' seed=0,1,2 ...
 
-Hydra's launchers hand out no devices (facebookresearch/hydra #1331, #2757): without this line every job lands on the
-first GPU. A process keeps the device of its first job, since CUDA reads the variable once; the workers of a launcher
-begin with different jobs, and so have different devices.
+Hydra's launchers assign no devices (facebookresearch/hydra #1331, #2757): without this line every job uses the first
+GPU. A process keeps the device of its first job, since CUDA reads the variable once; the workers of a launcher begin
+with different jobs, and so have different devices.
 """
 
 import copy
@@ -25,29 +25,24 @@ from omegaconf.errors import OmegaConfBaseException
 from symlora.errors import SymloraError
 
 INNERS = ("auto", "basic", "joblib", "submitit_local", "submitit_slurm", "ray")
+VARIABLE = "CUDA_VISIBLE_DEVICES"
+_EXTRAS = {"joblib": "launchers", "submitit_local": "launchers", "submitit_slurm": "launchers", "ray": "ray"}
 
 
 @dataclass
 class PackedLauncherConf:
-    """Settings of the launcher that trains several runs in one pass.
-
-    Attributes:
-        inner: What runs the packs: `basic` (this process, one after another), `joblib` (processes on this machine),
-            `submitit_local`, `submitit_slurm` or `ray`; `auto` takes joblib on a CPU (a single-thread worker a core)
-            and where there are several GPUs (a worker each), and this process on one GPU.
-        inner_config: Settings of that launcher, under the names that it has in Hydra.
-        max_tokens: Tokens a step of a pack at most, on average; unset, by the device.
-        workers: Packs that run at the same time; packs are split so that none idles. Unset, by the inner launcher
-            (joblib and ray: cores or GPUs; Slurm: 1, so that packs are filled; give the number of nodes to spread).
-        threads: Threads of each worker; unset, 1 in joblib, submitit_local and ray on a CPU, else as they are.
-    """
+    """Settings of the launcher that trains several runs in one pass."""
 
     _target_: str = "hydra_plugins.symlora_packed_launcher.SymloraPackedLauncher"
+    # What runs the packs: `basic` is this process, one after another, and `joblib` processes on this machine. `auto`
+    # takes joblib on a CPU (a single-thread worker per core) and on several GPUs (a worker each), else this process.
     inner: str = "auto"
-    inner_config: dict[str, Any] = field(default_factory=dict)
-    max_tokens: int | None = None
+    inner_config: dict[str, Any] = field(default_factory=dict)  # settings of that launcher, by their names in Hydra
+    max_tokens: int | None = None  # mean tokens per step of a pack at most; None: by the device
+    # Packs that run at the same time; packs are split so that none idles. None: cores or GPUs; for Slurm 1, so that
+    # packs are filled (give the number of nodes to spread them).
     workers: int | None = None
-    threads: int | None = None
+    threads: int | None = None  # of each worker; None: 1 in joblib, submitit_local and ray on a CPU, else unchanged
 
 
 _schema = OmegaConf.structured(PackedLauncherConf)
@@ -55,13 +50,10 @@ OmegaConf.set_struct(_schema.inner_config, False)  # any key of any launcher, wi
 ConfigStore.instance().store(group="hydra/launcher", name="packed_schema", node=_schema, provider="symlora.sweep")
 
 
-VARIABLE = "CUDA_VISIBLE_DEVICES"
-
-
 def visible_devices() -> list[str]:
-    """The GPUs of this process as CUDA_VISIBLE_DEVICES names them: numbers, or UUIDs of GPUs and MIG slices.
+    """List the GPUs of this process as CUDA_VISIBLE_DEVICES names them.
 
-    Read from the variable where it is set; else torch is asked how many there are. Empty without a GPU.
+    Numbers, or UUIDs of GPUs and MIG slices: from the variable if it is set, else as many as torch finds.
     """
     named = os.environ.get(VARIABLE)
     if named is not None:
@@ -72,7 +64,7 @@ def visible_devices() -> list[str]:
 
 
 def cuda_device(job: int) -> str:
-    """The GPU of job number `job`, in turn; "" (none) where there is none."""
+    """Return the GPU of job number `job`, in turn; an empty string without GPUs."""
     devices = visible_devices()
     return devices[int(job) % len(devices)] if devices else ""
 
@@ -80,11 +72,8 @@ def cuda_device(job: int) -> str:
 OmegaConf.register_new_resolver("cuda_device", cuda_device, replace=True)
 
 
-_EXTRAS = {"joblib": "launchers", "submitit_local": "launchers", "submitit_slurm": "launchers", "ray": "ray"}
-
-
 def installed(inner: str) -> bool:
-    """Whether Hydra knows that launcher."""
+    """Tell whether Hydra knows a launcher."""
     try:
         ConfigStore.instance().load(f"hydra/launcher/{inner}.yaml")
     except ConfigLoadError:
@@ -93,7 +82,7 @@ def installed(inner: str) -> bool:
 
 
 def launcher_node(inner: str, settings: Mapping[str, Any]) -> DictConfig:
-    """The launcher's settings: its plugin's defaults, and ours over them.
+    """Merge our settings of a launcher over its plugin's defaults.
 
     Raises:
         SymloraError: The plugin is not installed, or has no such setting.
@@ -116,22 +105,21 @@ def launcher_node(inner: str, settings: Mapping[str, Any]) -> DictConfig:
 
 
 def at_once(inner: str, settings: DictConfig, devices: int) -> int:
-    """How many packs this launcher runs at the same time, on this machine; for Slurm, 1: packs are filled, not spread.
+    """Return how many packs a launcher runs at the same time.
 
-    Args:
-        inner: The launcher.
-        settings: Its settings (`launcher_node`).
-        devices: GPUs in use; 0 on a CPU.
+    Slurm counts as 1, so that packs are filled. `devices` is the number of GPUs in use, 0 on a CPU.
     """
     if inner in ("basic", "submitit_slurm"):
         return 1
     if inner == "joblib" and settings.n_jobs > 0:
         return int(settings.n_jobs)
+    if inner == "ray" and settings.ray.init.get("num_cpus"):
+        return int(settings.ray.init.num_cpus)
     return devices or cores()
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -142,21 +130,26 @@ def launch(
     *,
     context: HydraContext,
     config: DictConfig,
+    environment: Mapping[str, str],
     wave: int | None = None,
 ) -> list[JobReturn]:
-    """Runs one Hydra job a pack, numbered from 0, with the inner launcher.
+    """Run one Hydra job per pack, numbered from 0, with the inner launcher.
 
     Args:
         settings: Of the inner launcher (`launcher_node`).
-        task: Gets its pack by `hydra.job.num`.
-        overrides: Of each pack's first job: what the worker composes its (unused) configuration from.
-        context: Of the multirun.
-        config: Of the multirun.
-        wave: Launch so many at a time (submitit_local starts everything it is given at once); None launches all.
+        task: Finds its pack by `hydra.job.num`.
+        overrides: Of each pack's first job, from which the worker composes its (unused) configuration.
+        context, config: Of the multirun.
+        environment: Variables of the workers, if `hydra.job.env_set` does not name them.
+        wave: Launch so many at a time (submitit_local starts everything at once); None launches all.
     """
     config = copy.deepcopy(config)
+    own = config.hydra.job.env_set
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.launcher = settings
+        config.hydra.overrides.hydra += [
+            f'+hydra.job.env_set.{name}="{value}"' for name, value in environment.items() if name not in own
+        ]
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
     size = wave or len(overrides)
     returns: list[JobReturn] = []

@@ -1,7 +1,6 @@
-"""What is refused before a sweep begins: Hydra callbacks named in configs/config.yaml and configs/sweep.
+"""Refuse impossible sweeps before they begin: Hydra callbacks that configs/config.yaml and configs/sweep name.
 
-A callback, because it sees a command under any launcher. Hydra turns an Exception of a callback into a warning;
-SystemExit ends the command.
+Hydra calls them under any launcher. It turns an Exception of a callback into a warning; SystemExit ends the command.
 """
 
 import sys
@@ -20,22 +19,20 @@ GROUPS = ("protocol", "model", "task", "method")
 
 
 def swept(params: Mapping[str, Any] | None, overrides: list[str]) -> dict[str, list[str]]:
-    """The values that each key takes in a multirun; the command line wins over the sweep's own file, as in Hydra.
+    """List the values of each key in a multirun.
 
     Args:
         params: `hydra.sweeper.params`.
-        overrides: The command line's, without Hydra's own.
+        overrides: The command line's, without Hydra's own; they replace those of `params`.
     """
     given = [f"{key}={value}" for key, value in (params or {}).items()] + overrides
     values: dict[str, list[str]] = {}
     hydra = GlobalHydra.instance()
-    loader = hydra.config_loader() if hydra.is_initialized() else None  # tells what `glob(*)` stands for
+    loader = hydra.config_loader() if hydra.is_initialized() else None  # expands `glob(*)`
     for override in OverridesParser.create(loader).parse_overrides(given):
-        if override.is_delete():
-            continue
         if override.is_sweep_override():
             values[override.get_key_element()] = list(override.sweep_string_iterator())
-        else:
+        elif not override.is_delete():
             values[override.get_key_element()] = [override.get_value_element_as_str()]
     return values
 
@@ -45,14 +42,10 @@ def _swept(config: DictConfig) -> dict[str, list[str]]:
 
 
 class HasPlace(Callback):
-    """Of every multirun: Hydra's folder can be made. Hydra itself would show a traceback."""
+    """Make Hydra's folder of a multirun; Hydra itself would show a traceback."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Called by Hydra.
-
-        Raises:
-            SystemExit: It cannot.
-        """
+        """Exit if the folder cannot be made."""
         folder = Path(config.hydra.sweep.dir)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -64,14 +57,10 @@ class HasPlace(Callback):
 
 
 class OneSeed(Callback):
-    """Of `sweep=grid`: a grid has one seed, and is one protocol's."""
+    """Check `sweep=grid`: a grid has one seed and one protocol."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Called by Hydra.
-
-        Raises:
-            SystemExit: There are several.
-        """
+        """Exit if there are several."""
         values = _swept(config)
         seeds = values.get("seed", ["0"])
         if len(values.get("protocol", [])) > 1:
@@ -84,14 +73,10 @@ class OneSeed(Callback):
 
 
 class HasBest(Callback):
-    """Of `sweep=seeds`: configs/best has what was selected for each method and task asked for; nothing overrides it."""
+    """Check `sweep=seeds`: configs/best has each method and task, and nothing overrides it."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Called by Hydra.
-
-        Raises:
-            SystemExit: Something was not selected yet.
-        """
+        """Exit if something was not selected yet."""
         values = _swept(config)
         for key in ("train.lr", "train.batch_size"):
             if key in values:
@@ -99,14 +84,9 @@ class HasBest(Callback):
                     f"error: sweep=seeds with {key}: the seeds are trained at what `make select` chose (configs/best). "
                     "Leave it out."
                 )
-        choices = config.hydra.runtime.choices
-        wanted = product(*(values.get(group, [choices[group]]) for group in GROUPS))
-        folders = [
-            Path(urlsplit(source.path).path)
-            for source in config.hydra.runtime.config_sources
-            if source.schema == "file"
-        ]
-        for protocol, model, task, method in wanted:
+        choices, sources = config.hydra.runtime.choices, config.hydra.runtime.config_sources
+        folders = [Path(urlsplit(source.path).path) for source in sources if source.schema == "file"]
+        for protocol, model, task, method in product(*(values.get(group, [choices[group]]) for group in GROUPS)):
             name = f"best/{protocol}/{model}/{method}-{task}.yaml"
             if not any((folder / name).is_file() for folder in folders):
                 sys.exit(

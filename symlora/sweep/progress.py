@@ -1,7 +1,7 @@
-"""How far all packs are, wherever they run: workers append lines to one file, and the launching process prints.
+"""Report the progress of all packs: workers append to one file, and the launching process prints.
 
-A file, because it is the one thing that processes, Slurm jobs and Ray tasks on a shared disk have in common. Where it
-cannot be written to, nothing is printed between start and end, and nothing else is lost.
+A file is what processes, Slurm jobs and Ray tasks on a shared disk have in common. If it cannot be written, nothing is
+printed between start and end, and training goes on.
 """
 
 import contextlib
@@ -16,43 +16,36 @@ from typing import Any
 from symlora.runner.reporter import format_duration
 from symlora.sweep.packing import PackPlan
 
-SHARE_EVERY = 5.0  # seconds between two words of a worker on how far its pack is
+SHARE_EVERY = 5.0  # seconds between two lines of a worker
 PRINT_EVERY = 60.0  # seconds between two lines of the launching process while no pack starts or ends
 POLL = 0.5
 
 
 class ProgressLog:
-    """The workers' end.
-
-    Args:
-        path: The file; its folder exists.
-    """
+    """Write a worker's progress to `path`, in a folder that exists."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self._last = 0.0
 
     def say(self, pack: int, event: str, **more: Any) -> None:
-        """Appends one line, in one write, so that lines of several workers do not mix."""
-        try:
-            with open(self.path, "a") as file:
-                file.write(json.dumps({"pack": pack, "event": event, "at": time.time(), **more}) + "\n")
-        except OSError:
-            pass
+        """Append one line in one write, so that lines of several workers do not mix."""
+        with contextlib.suppress(OSError), open(self.path, "a") as file:
+            file.write(json.dumps({"pack": pack, "event": event, "at": time.time(), **more}) + "\n")
 
     def share(self, pack: int, share: float) -> None:
-        """The share of its steps that a pack has done; most calls say nothing."""
+        """Write the share of a pack's steps that is done, every few seconds."""
         if time.monotonic() - self._last >= SHARE_EVERY:
             self._last = time.monotonic()
             self.say(pack, "share", share=share)
 
 
 class Watcher:
-    """The launching process' end: prints a line when a pack starts or ends, and from time to time between.
+    """Print a line when a pack starts or ends, and from time to time between.
 
     Args:
         packs: All packs.
-        path: The file that the workers write.
+        path: The file that the workers write; it is removed at the end.
     """
 
     def __init__(self, packs: Sequence[PackPlan], path: Path) -> None:
@@ -82,18 +75,15 @@ class Watcher:
                 self._print(f"  {self.share:.0%} done")
 
     def read(self) -> None:
-        """Takes in what the workers have written since."""
-        try:
-            with open(self._path) as file:
-                file.seek(self._offset)
-                text = file.read()
-        except OSError:
-            return
-        whole = text[: text.rfind("\n") + 1]  # the rest is still being written
-        self._offset += len(whole.encode())
-        for line in whole.splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # a full disk cut it
-                self._take(json.loads(line))
+        """Read what the workers have written since."""
+        with contextlib.suppress(OSError), open(self._path, "rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):  # still being written
+                    break
+                self._offset += len(line)
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # cut short by a full disk
+                    self._take(json.loads(line))
 
     def _take(self, said: dict[str, Any]) -> None:
         number, pack = said["pack"], self._packs[said["pack"]]
@@ -112,7 +102,7 @@ class Watcher:
 
     @property
     def share(self) -> float:
-        """Done of all packs, by tokens."""
+        """Return the share of all packs that is done, by tokens."""
         total = sum(pack.cost for pack in self._packs)
         return sum(done * pack.cost for done, pack in zip(self._done, self._packs, strict=True)) / total
 

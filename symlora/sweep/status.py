@@ -1,43 +1,36 @@
-"""What of a study is done: its grid and its seeds, each run finished, running, failed or missing; and the time left."""
+"""Count the runs of a study by state, and estimate the time left."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from symlora.config.formatting import text_table
 from symlora.config.schema import Config
 from symlora.runner.reporter import format_duration
 from symlora.store.folder import find_damage, read_run, run_folder
 from symlora.store.locks import holder
 
 STATES = ("finished", "running", "failed", "missing")
+Costs = Mapping[tuple[str, str], Sequence[float]]  # seconds of finished runs, by task and method
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run of the study.
+    """One run of the study."""
 
-    Attributes:
-        stage: `grid` or `seeds`.
-        task: Name.
-        method: Name.
-        folder: Its run folder; None where the seeds wait for `make select`.
-        state: One of STATES.
-        elapsed: Seconds since it started, where it is running.
-    """
-
-    stage: str
+    stage: str  # `grid` or `seeds`
     task: str
     method: str
-    folder: Path | None
-    state: str = "missing"
-    elapsed: float = 0.0
+    folder: Path | None  # None where the seeds wait for `make select`
+    state: str = "missing"  # one of STATES
+    elapsed: float = 0.0  # seconds since it started, if it is running
 
 
 def run_status(stage: str, config: Config, now: float) -> RunStatus:
-    """The state of one run, from its folder and its lock.
+    """Read the state of one run from its folder and its lock.
 
     Args:
         stage: `grid` or `seeds`.
@@ -56,78 +49,58 @@ def run_status(stage: str, config: Config, now: float) -> RunStatus:
     return RunStatus(stage, config.task.name, config.method.name, folder, state, elapsed)
 
 
-@dataclass
-class Costs:
-    """Seconds of finished runs, to judge the others by.
+def costs(records: Iterable[Mapping[str, Any]]) -> Costs:
+    """Gather the seconds of finished runs from the contents of run.json files."""
+    seconds = defaultdict(list)
+    for record in records:
+        if record["status"] == "finished":
+            config = record["config"]
+            seconds[config["task"]["name"], config["method"]["name"]].append(record["cost"]["seconds"])
+    return seconds
 
-    Attributes:
-        seconds: By (task, method).
-    """
 
-    seconds: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, records: Iterable[Mapping[str, Any]]) -> "Costs":
-        """From the contents of run.json files."""
-        costs = cls()
-        for record in records:
-            if record["status"] == "finished":
-                config = record["config"]
-                key = (config["task"]["name"], config["method"]["name"])
-                costs.seconds.setdefault(key, []).append(record["cost"]["seconds"])
-        return costs
-
-    def expected(self, run: RunStatus) -> float | None:
-        """Mean seconds of the task's finished runs with this method, else with any; None where there are none."""
-        same = self.seconds.get((run.task, run.method))
-        if same is None:
-            same = [second for (task, _), seconds in self.seconds.items() if task == run.task for second in seconds]
-        return fmean(same) if same else None
+def expected(run: RunStatus, costs: Costs) -> float | None:
+    """Return the mean seconds of the task's runs with this method, else with any; None if there are none."""
+    of_task = [second for (task, _), seconds in costs.items() if task == run.task for second in seconds]
+    known = costs.get((run.task, run.method), of_task)
+    return fmean(known) if known else None
 
 
 def time_left(runs: Iterable[RunStatus], costs: Costs, workers: int) -> tuple[float, int]:
-    """Seconds until all runs are finished, and for how many nothing is known.
+    """Return the seconds until all runs are finished, and the number of runs of unknown cost.
 
-    A failed run is not counted: it is trained again by the next sweep, but nobody knows whether it will fail again.
+    Failed runs are not counted: the next sweep trains them again, but they may fail again.
     """
-    seconds, unknown = 0.0, 0
-    open_runs: dict[Any, RunStatus] = {}
-    for number, run in enumerate(runs):
-        if run.state in ("running", "missing"):
-            open_runs.setdefault(run.folder or number, run)  # seed 0 of the best point is in the grid and in the seeds
-    for run in open_runs.values():
-        expected = costs.expected(run)
-        if expected is None:
-            unknown += 1
-        else:
-            seconds += max(0.0, expected - run.elapsed)
-    return seconds / workers, unknown
+    # Seed 0 of the best point is in the grid and in the seeds, and counts once.
+    left = {run.folder or number: run for number, run in enumerate(runs) if run.state in ("running", "missing")}
+    means = [(expected(run, costs), run.elapsed) for run in left.values()]
+    known = [max(0.0, mean - elapsed) for mean, elapsed in means if mean is not None]
+    return sum(known) / workers, len(means) - len(known)
 
 
 def table(runs: Sequence[RunStatus], costs: Costs, workers: int) -> str:
-    """Counts for each task, method and stage, and the time left."""
-    counts: dict[tuple[str, str, str], Counter[str]] = {}
+    """Format the counts for each task, method and stage, and the time left."""
+    counts: dict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
+    waiting = set()
     for run in runs:
-        counts.setdefault((run.task, run.method, run.stage), Counter())[run.state] += 1
-    lines = [f"{'task':6} {'method':8} {'stage':6} " + " ".join(f"{state:>8}" for state in STATES)]
-    for (task, method, stage), count in counts.items():
-        waits = any(run.folder is None for run in runs if (run.task, run.method, run.stage) == (task, method, stage))
-        lines.append(
-            f"{task:6} {method:8} {stage:6} "
-            + " ".join(f"{count[state]:>8}" for state in STATES)
-            + ("  (waits for make select)" if waits else "")
-        )
+        key = (run.task, run.method, run.stage)
+        counts[key][run.state] += 1
+        if run.folder is None:
+            waiting.add(key)
     total = sum(counts.values(), Counter())
-    lines.append(f"{'all':22} " + " ".join(f"{total[state]:>8}" for state in STATES))
-    seconds, unknown = time_left(runs, costs, workers)
-    plural = "s" if workers > 1 else ""
-    left = (
-        f"About {format_duration(seconds)} left with {workers} worker{plural}, by finished runs of the same tasks."
-        if costs.seconds
-        else "How long they take is not known before a run is finished."
-    )
-    if unknown and costs.seconds:
-        left += f" Not counted: {unknown} runs of tasks without a finished run."
-    if total["failed"]:
-        left += " Failed runs are trained again by the next sweep."
-    return "\n".join([*lines, left if total["running"] + total["missing"] else "Nothing is left to do."])
+    rows = [
+        (*key, *(count[state] for state in STATES), "(waits for make select)" if key in waiting else "")
+        for key, count in counts.items()
+    ]
+    rows.append(("all", "", "", *(total[state] for state in STATES), ""))
+    lines = text_table(("task", "method", "stage", *STATES, ""), rows, "lllrrrrl")
+    if not total["running"] + total["missing"]:
+        return f"{lines}\nNothing is left to do."
+    if not costs:
+        left = "How long they take is not known before a run is finished."
+    else:
+        seconds, unknown = time_left(runs, costs, workers)
+        at_once = f"{workers} worker{'s' * (workers > 1)}"
+        left = f"About {format_duration(seconds)} left with {at_once}, by finished runs of the same tasks."
+        left += f" Not counted: {unknown} runs of tasks without a finished run." if unknown else ""
+    return f"{lines}\n{left}{' Failed runs are trained again by the next sweep.' if total['failed'] else ''}"

@@ -1,11 +1,11 @@
-"""Run the study: grid, selection, seeds; each a Hydra multirun, or a reading of what one left behind."""
+"""Run a study: grid, selection, seeds. Each is a Hydra multirun, or reads what one left."""
 
 import argparse
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from symlora.config.compose import compose
@@ -16,7 +16,7 @@ from symlora.store.selection import AXES
 from symlora.sweep.grid import BEST_DIR, best_file, expand, tasks_of
 from symlora.sweep.select import GridSearch, grid_search, unequal, write
 from symlora.sweep.select import table as select_table
-from symlora.sweep.status import Costs, RunStatus, run_status
+from symlora.sweep.status import RunStatus, costs, run_status
 from symlora.sweep.status import table as status_table
 from symlora.training.interrupt import forward_signals
 
@@ -27,26 +27,17 @@ POINT = tuple(f"train.{axis}" for axis in AXES)  # what a grid varies, and a sel
 
 @dataclass(frozen=True)
 class Study:
-    """What is studied; all but the numbers are names of files in configs/.
-
-    Attributes:
-        tasks: Names of tasks.
-        model: Encoder.
-        protocol: Protocol.
-        seeds: Runs of each winner, seeds 0 to seeds - 1.
-        methods: Names of methods, all with the same grid.
-        args: More overrides, as on the command line of scripts/train.py; the same for every stage, but for learning
-            rate, batch size and seed: those are the grid's, and the seeds take what was selected.
-        best_dir: Where selections are written.
-    """
+    """What is studied, by names of files in configs/."""
 
     tasks: Sequence[str]
     model: str
     protocol: str
-    seeds: int = 5
-    methods: Sequence[str] = METHODS
+    seeds: int = 5  # runs of each winner, seeds 0 to seeds - 1
+    methods: Sequence[str] = METHODS  # all with the same grid
+    # More overrides of `symlora train`, for every stage. Learning rate, batch size and seed are the grid's alone: the
+    # seeds take what was selected.
     args: Sequence[str] = ()
-    best_dir: Path = BEST_DIR
+    best_dir: Path = BEST_DIR  # where selections are written
 
     @classmethod
     def of(cls, chosen: argparse.Namespace) -> "Study":
@@ -64,28 +55,27 @@ class Study:
             args=chosen.overrides,
         )
 
-    @property
-    def common(self) -> list[str]:
-        """Overrides of every stage."""
-        return [f"model={self.model}", f"protocol={self.protocol}", *self.args]
+    def overrides(self, *left_out: str) -> list[str]:
+        """Return the overrides of every stage, without some keys."""
+        given = [f"model={self.model}", f"protocol={self.protocol}", *self.args]
+        kept = [text for text in given if text.partition("=")[0].lstrip("+") not in left_out]
+        return [f"task={','.join(self.tasks)}", f"method={','.join(self.methods)}", *kept]
 
     def grid(self, *points: str) -> list[str]:
-        """Overrides of the grid; `points` take the place of the protocol's values."""
-        own = without(self.common, *(point.partition("=")[0] for point in points))
-        return ["sweep=grid", *_lists(self.tasks, self.methods), *own, *points]
+        """Return the overrides of the grid; `points` replace the protocol's values."""
+        return ["sweep=grid", *self.overrides(*(point.partition("=")[0] for point in points)), *points]
 
     def repeats(self) -> list[str]:
-        """Overrides of the seeds."""
-        seeds = f"seed=range({self.seeds})"
-        return ["sweep=seeds", *_lists(self.tasks, self.methods), *without(self.common, *POINT, "seed"), seeds]
+        """Return the overrides of the seeds."""
+        return ["sweep=seeds", *self.overrides(*POINT, "seed"), f"seed=range({self.seeds})"]
 
     def chosen(self) -> list[GridSearch]:
-        """The best grid point of each method and task, from the run folders.
+        """Read the grid of each method and task from the run folders.
 
         Raises:
             SymloraError: Something else than the grid's points is swept.
         """
-        configs = expand(*_lists(self.tasks, self.methods), *without(self.common, *POINT))
+        configs = expand(*self.overrides(*POINT))
         if len(configs) > len(self.tasks) * len(self.methods):
             raise SymloraError(
                 f"a selection is one run's settings a method and task, but {' '.join(self.args)} has lists of others "
@@ -95,15 +85,15 @@ class Study:
         return [grid_search(config, records) for config in configs]
 
     def best_file(self, choice: GridSearch) -> Path:
-        """Where a choice is written."""
+        """Return where a choice is written."""
         return best_file(self.protocol, self.model, choice.method, choice.task, self.best_dir)
 
     def missing(self) -> list[Config]:
-        """Grid points of which there is no record at all, not even of a failure."""
+        """List the grid points without any record, not even of a failure."""
         return [config for config in expand(*self.grid()) if read_run(run_folder(config)) is None]
 
     def widened(self, choices: Sequence[GridSearch], axes: Sequence[str] = ("lr",)) -> list[list[str]]:
-        """Grids beyond the edges on which some method's best point lies: the same new points for all methods.
+        """Return grids beyond the edges where best points lie, the same for all methods.
 
         Args:
             choices: What was chosen.
@@ -114,23 +104,21 @@ class Study:
             here = [choice for choice in choices if choice.task == task]
             tried = {axis: sorted({v for choice in here for v in choice.values(axis)}) for axis in AXES}
             for axis in axes:
-                new = sorted({value for choice in here for value in choice.widened(axis)})
-                if not new:
-                    continue
-                other = next(name for name in AXES if name != axis)
-                points = [f"train.{name}={_numbers(values)}" for name, values in ((axis, new), (other, tried[other]))]
-                commands.append(Study([task], self.model, self.protocol, 1, self.methods, self.args).grid(*points))
-                tried[axis] = sorted({*tried[axis], *new})
+                if new := sorted({value for choice in here for value in choice.widened(axis)}):
+                    values = {axis: new, **{other: tried[other] for other in AXES if other != axis}}
+                    points = [f"train.{name}={','.join(f'{v:g}' for v in values[name])}" for name in values]
+                    commands.append(replace(self, tasks=[task]).grid(*points))
+                    tried[axis] = sorted({*tried[axis], *new})
         return commands
 
     def runs(self, now: float | None = None) -> list[RunStatus]:
-        """Every run of the study and its state."""
+        """List every run of the study with its state."""
         now = time.time() if now is None else now
         found = [run_status("grid", config, now) for config in expand(*self.grid())]
         for task in self.tasks:
             for method in self.methods:
                 if best_file(self.protocol, self.model, method, task, self.best_dir).is_file():
-                    only = Study([task], self.model, self.protocol, self.seeds, [method], self.args)
+                    only = replace(self, tasks=[task], methods=[method])
                     found += [run_status("seeds", config, now) for config in expand(*only.repeats())]
                 else:
                     found += [RunStatus("seeds", task, method, None)] * self.seeds
@@ -138,14 +126,13 @@ class Study:
 
     def status(self, workers: int) -> str:
         """Return the table of `symlora status`, for so many runs at a time."""
-        config = compose(f"task={self.tasks[0]}", *self.common)
+        config = compose(f"task={self.tasks[0]}", f"model={self.model}", f"protocol={self.protocol}", *self.args)
         folder = Path(config.results_dir) / config.protocol.name / config.model.name
-        costs = Costs.of(record for _, record in scan(folder))
-        return status_table(self.runs(), costs, workers)
+        return status_table(self.runs(), costs(record for _, record in scan(folder)), workers)
 
 
 def run_study(study: Study) -> int:
-    """Train the grid, select, and train the seeds; the exit status.
+    """Train the grid, select, and train the seeds; return the exit status.
 
     Raises:
         SymloraError: Some grid points have no record.
@@ -162,7 +149,7 @@ def run_study(study: Study) -> int:
 
 
 def select(study: Study, widen: Sequence[str] = (), *, run: bool = False) -> int:
-    """Print and write the best grid points; the exit status.
+    """Print and write the best grid points; return the exit status.
 
     Args:
         study: Whose grid.
@@ -187,7 +174,7 @@ def select(study: Study, widen: Sequence[str] = (), *, run: bool = False) -> int
 
 
 def _tried(study: Study) -> list[GridSearch]:
-    """Return the choices among at least one grid point; warn where there is none."""
+    """Return the grids that have points; warn about the others."""
     choices = study.chosen()
     for choice in choices:
         if not choice.points:
@@ -206,13 +193,8 @@ def _write(study: Study, choices: Sequence[GridSearch]) -> None:
         write(choice, study.best_file(choice))
 
 
-def without(overrides: Sequence[str], *keys: str) -> list[str]:
-    """The overrides of other keys. The points of a grid are given with it, and must not reach selection and seeds."""
-    return [override for override in overrides if override.partition("=")[0].lstrip("+") not in keys]
-
-
 def multirun(overrides: Sequence[str]) -> int:
-    """Run `symlora train -m <overrides>` in a process of its own; the exit status."""
+    """Run `symlora train -m <overrides>` in a process of its own; return the exit status."""
     command = [sys.executable, "-m", "symlora", "train", "-m", *overrides]
     # A session of its own: Ctrl-C reaches it once, through here, and it may take the seconds that a checkpoint needs.
     process = subprocess.Popen(command, start_new_session=True)
@@ -221,22 +203,13 @@ def multirun(overrides: Sequence[str]) -> int:
 
 
 def require_grid(study: Study) -> None:
-    """Sees to it that every grid point was tried.
+    """Check that every grid point was tried.
 
     Raises:
         SymloraError: Some have no record.
     """
-    missing = study.missing()
-    if missing:
+    if missing := study.missing():
         raise SymloraError(
             f"{len(missing)} grid points have no run folder, the first {run_folder(missing[0])}: the sweep's own "
             "messages say why. The same command goes on where it stopped."
         )
-
-
-def _lists(tasks: Sequence[str], methods: Sequence[str]) -> list[str]:
-    return [f"task={','.join(tasks)}", f"method={','.join(methods)}"]
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return ",".join(f"{value:g}" for value in values)

@@ -1,4 +1,4 @@
-"""What runs in a worker: one pack, from its number to the outcome of each of its runs."""
+"""Train one pack in a worker, and return the outcome of each of its runs."""
 
 import math
 import os
@@ -18,10 +18,11 @@ from symlora.errors import SymloraError
 from symlora.model.hub import go_offline_if_unreachable
 from symlora.runner.reporter import Reporter
 from symlora.store.folder import failure_text
+from symlora.store.selection import criterion
 from symlora.sweep.launchers import VARIABLE
 from symlora.sweep.packing import PackPlan
 from symlora.sweep.progress import ProgressLog
-from symlora.training.interrupt import Stopped, graceful_stop, raise_if_stopped
+from symlora.training.interrupt import Stopped, cluster_job, graceful_stop, raise_if_stopped
 
 if TYPE_CHECKING:
     from symlora.training.loop import StepProgress
@@ -29,25 +30,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended.
+    """How a job ended."""
 
-    Attributes:
-        index: The job's place among those that Hydra asked for.
-        score: The run's score; None where it is not defined, or the job failed.
-        error: Why it failed; None where it did not.
-        busy: Another process trains it.
-    """
-
-    index: int
-    score: float | None = None
-    error: str | None = None
-    busy: bool = False
+    index: int  # the job's place in the multirun
+    score: float | None = None  # the score that may choose a configuration; None if not defined, or the job failed
+    error: str | None = None  # why it failed
+    busy: bool = False  # another process trains it
 
 
 def outcome(index: int, folder: Path, record: dict[str, Any]) -> Outcome:
-    """The outcome that a run's record tells of."""
+    """Read an outcome from a run's record."""
     if record["status"] == "finished":
-        return Outcome(index, score=record["score"]["value"])
+        return Outcome(index, score=criterion(record)[0])
     if record["status"] in ("busy", "lost"):
         return Outcome(index, error=record["error"], busy=record["status"] == "busy")
     return Outcome(index, error=failure_text(folder, record))
@@ -55,28 +49,18 @@ def outcome(index: int, folder: Path, record: dict[str, Any]) -> Outcome:
 
 @dataclass
 class PackTask:
-    """Hydra's task function of a worker: trains the pack whose number is the job's.
+    """Hydra's task function of a worker: train the pack whose number is the job's."""
 
-    Attributes:
-        packs: All packs of the multirun.
-        progress: Where to say how far it is.
-        threads: Of torch; None leaves them.
-        devices: GPUs to be given out in turn, where Hydra's configuration does not (`hydra.job.env_set`).
-        stop_file: Where it appears, the launching process was asked to stop.
-        began: When the sweep began (symlora.runner.run.run_pack).
-        launcher: The launching process; a worker that is its child ends when it was killed.
-    """
-
-    packs: Sequence[PackPlan]
+    packs: Sequence[PackPlan]  # all packs of the multirun
     progress: ProgressLog
-    threads: int | None = None
-    devices: Sequence[str] = ()
-    stop_file: Path | None = None
-    began: float = math.inf
-    launcher: int = field(default_factory=os.getpid)
+    threads: int | None = None  # of torch; None leaves them
+    devices: Sequence[str] = ()  # GPUs to use in turn, if `hydra.job.env_set` does not name one
+    stop_file: Path | None = None  # it appears when the launching process is asked to stop
+    began: float = math.inf  # when the sweep began (symlora.runner.run.run_pack)
+    launcher: int = field(default_factory=os.getpid)  # the launching process; when it is killed, its children end
 
     def __call__(self, cfg: Any) -> list[Outcome]:
-        """Train one pack. What goes wrong with it is told in its outcomes, and stops no other pack."""
+        """Train one pack; errors become outcomes, and stop no other pack."""
         if os.getppid() == self.launcher:
             threading.Thread(target=_end_with, args=(self.launcher,), daemon=True).start()
         hydra = HydraConfig.get()
@@ -85,7 +69,7 @@ class PackTask:
         if self.devices and VARIABLE not in hydra.job.env_set:
             os.environ[VARIABLE] = self.devices[number % len(self.devices)]
         try:
-            with graceful_stop(self.stop_file):
+            with cluster_job(), graceful_stop(self.stop_file):
                 raise_if_stopped()
                 self.progress.say(number, "started")
                 outcomes = self._train(number, pack)
@@ -120,14 +104,14 @@ class PackTask:
 
 
 def _end_with(launcher: int) -> None:
-    """End this worker when the launching process is gone: nobody would take up its outcomes, or give it more."""
+    """End this worker when the launching process is gone."""
     while os.getppid() == launcher:
         time.sleep(1.0)
     os._exit(1)
 
 
 class PackReporter(Reporter):
-    """Says how far the pack is, and prints nothing; W&B is mirrored as ever."""
+    """Report the pack's progress, and print nothing."""
 
     def __init__(self, config: Config, progress: ProgressLog, number: int) -> None:
         super().__init__(config, quiet=True)
@@ -135,6 +119,6 @@ class PackReporter(Reporter):
         self._number = number
 
     def step(self, progress: "StepProgress") -> None:
-        """After every step."""
+        """Report a step."""
         super().step(progress)
         self._progress.share(self._number, progress.step / progress.steps)

@@ -1,12 +1,11 @@
-"""What a run will cost, and whether it can share a pass: read from its data and its encoder before anything is trained.
+"""Estimate what runs cost and whether they can share a pass, before anything is trained.
 
-Reading the data here also fills the cache of tokens, once, before several workers want it.
+Reading the data here also fills the cache of tokens once, before several workers need it.
 """
 
 import dataclasses
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
@@ -16,7 +15,7 @@ from symlora.sweep.worker import Outcome
 
 
 def describe(configs: Mapping[int, Config]) -> tuple[list[Job], dict[int, Outcome]]:
-    """The jobs, and the outcome of those whose data or encoder cannot be had.
+    """Return the jobs, and the failures of those without data, encoder or device.
 
     Args:
         configs: By the job's place in the multirun.
@@ -51,31 +50,27 @@ def describe(configs: Mapping[int, Config]) -> tuple[list[Job], dict[int, Outcom
 
 
 def packable(config: Config) -> bool:
-    """Whether runs like this one can share a pass: the encoder is frozen and runs on flat batches."""
+    """Tell whether runs of a method on an encoder can share a pass."""
     from symlora.model.encoder import FLAT_MODEL_TYPES
-    from symlora.model.packable import check_packable
+    from symlora.model.packable import CannotPack, check_packable
 
     try:
         check_packable(config.method)
-    except ValueError:
+    except CannotPack:
         return False
     return model_type(config) in FLAT_MODEL_TYPES
 
 
 def model_type(config: Config) -> str | None:
-    """The encoder's kind, as its config.json has it; None where that cannot be read (loading it will tell why)."""
-    known = config.model.shape.get("model_type")
-    if known is not None:
+    """Read the encoder's model type; None if it cannot be read, and loading it will say why."""
+    if known := config.model.shape.get("model_type"):
         return str(known)
+    from transformers import AutoConfig
+
     from symlora.model.source import find
 
     source = find(config.model)
     try:
-        if source.revision is None:
-            found = json.loads((Path(source.name_or_path) / "config.json").read_text()).get("model_type")
-            return None if found is None else str(found)
-        from transformers import AutoConfig
-
         return str(AutoConfig.from_pretrained(source.name_or_path, **source.arguments).model_type)
-    except (OSError, ValueError):
+    except Exception:
         return None
