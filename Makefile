@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo glue methods bench runs verify-results table1 figure1 audit report sweep select seeds study status submission docs-check config test install-test faults lint format lock
+.PHONY: help setup demo glue methods bench runs verify-results table1 figure1 audit report sweep select seeds study status submission docs-check config test contract cluster-test install-test faults lint format lock
 
 help: ## Print this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -91,6 +91,12 @@ config: .venv/.ready ## Print the configuration that the same `make glue` would 
 
 test: .venv/.ready ## Run the tests: 8 to 9 minutes on 2 cores
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal
+
+contract: .venv/.ready ## Run PEFT's own test suite on every method in every configuration
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto -m contract tests/test_peft_contract.py $(ARGS)
+
+cluster-test: .venv/.ready ## Start Slurm and Ray on this machine and run sweeps on both: about 8 minutes
+	@bash tests/cluster/run.sh $(ARGS)
 
 install-test: .venv/.ready ## Test the wheel in fresh environments, base and full: about 3 minutes
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -m install tests/test_install.py
