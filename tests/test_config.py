@@ -204,6 +204,7 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         (["seed=one"], ["seed", "one"]),
         (["method.peft_config.rank=4"], ["method.peft_config.rank"]),
         (["train.lr=-1"], ["train.lr=-1"]),
+        (["-m", "task=rte,mrpc", "--cfg", "job"], ["leave out -m"]),
     ],
 )
 def test_a_typing_error_is_one_message_without_a_traceback(arguments: list[str], says: list[str]) -> None:

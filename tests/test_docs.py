@@ -27,7 +27,7 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 from transformers import RobertaForSequenceClassification
 
-from symlora.config.compose import CONFIG_DIR, compose
+from symlora.config.compose import CONFIG_DIR, compose, resolve
 from symlora.sweep.grid import expand
 
 README, *OTHERS = [
@@ -143,7 +143,11 @@ def check_names(given: Namespace) -> None:
         value = getattr(given, group, None) or getattr(given, f"{group}s", None)
         if isinstance(value, str) and value.strip():
             overrides.append(f"{group}={','.join(value.replace(',', ' ').split())}")
-    if overrides:
+    if "sweep=optuna" in overrides:  # its intervals cannot be listed
+        fixed = [text for text in overrides if not re.search(r"=(tag|interval|choice)\(", text)]
+        with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            resolve(hydra.compose("config", fixed))
+    elif overrides:
         expand(*overrides) if many else compose(*overrides)
 
 

@@ -69,6 +69,8 @@ def command(words: list[str]) -> None:
         SymloraError: A word cannot be read, or names what is not there.
     """
     check_files()
+    if {"-m", "--multirun"} & {*words} and {"-c", "--cfg"} & {word.partition("=")[0] for word in words}:
+        raise SymloraError("--cfg prints the configuration of one run: leave out -m, and give one value a setting")
     words = quote_paths(words)
     check_words(words)
     sys.argv = ["symlora train", *words]
