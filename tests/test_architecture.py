@@ -34,7 +34,6 @@ WORDY = (
     "stats",
     "audit",
     "submission",
-    "sweep",
     "adapters",
     "data",
     "interchange",

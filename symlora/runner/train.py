@@ -48,7 +48,7 @@ def train(config: Config) -> dict[str, Any]:
 
 @hydra.main(config_path=str(CONFIG_DIR), config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> float | None:
-    """Train one run and return the score that may choose its configuration, for Hydra's sweepers."""
+    """Train one run and return its score, for Hydra's sweepers."""
     hydra_config = HydraConfig.get()
     try:
         with cluster_job():

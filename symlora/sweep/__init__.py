@@ -1,1 +1,1 @@
-"""Train many runs: packs as a Hydra launcher, and the study of grid, selection and seeds."""
+"""Train many runs: packs in a Hydra launcher, and studies."""

@@ -1,4 +1,4 @@
-"""Run `make demo`: one sweep over tasks that need no download, and its table.
+"""Run `make demo`: one sweep that needs no download.
 
 The encoder is real (MiniLM, from a Python package); the sentences come from our own grammar (symlora/data/demo.py), so
 the scores show that the pipeline works, and nothing about GLUE.

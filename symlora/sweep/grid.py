@@ -21,7 +21,7 @@ BEST_DIR = CONFIG_DIR / "best"
 
 
 def expand(*overrides: str) -> list[Config]:
-    """List the runs of `symlora train -m <overrides>`, in an order of their own.
+    """List the runs of `symlora train -m <overrides>`.
 
     Each combination of task, method, model and protocol is composed once; the other swept values are set in it.
 
@@ -58,7 +58,7 @@ def _expand(overrides: Sequence[str]) -> list[Config]:
 
 
 def best_file(protocol: str, model: str, method: str, task: str, folder: Path = BEST_DIR) -> Path:
-    """Return where `make select` writes and `sweep=seeds` reads; names are those of configs/."""
+    """Return the file that `make select` writes and `sweep=seeds` reads."""
     return folder / protocol / model / f"{method}-{task}.yaml"
 
 

@@ -42,7 +42,7 @@ class PackedLauncher(Launcher):
         self.settings = launchers.PackedLauncherConf(**settings)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what Hydra gives; `task_function` trains one run, and PackTask takes its place."""
+        """Keep what Hydra gives; PackTask takes the place of `task_function`."""
         self.hydra_context = hydra_context
         self.config = config
 
@@ -77,14 +77,14 @@ class PackedLauncher(Launcher):
         return returns
 
     def _compose(self, overrides: Sequence[str], number: int) -> JobReturn:
-        """Let Hydra run a job up to its configuration, or to what is wrong with it."""
+        """Let Hydra compose a job's configuration, or find its error."""
         composed = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
         with open_dict(composed):
             composed.hydra.job.id = composed.hydra.job.num = number
         return run_job(_resolve, composed, "hydra.sweep.dir", None, self.hydra_context, configure_logging=False)
 
     def _run(self, configs: Mapping[int, Config], job_overrides: Overrides) -> dict[int, Outcome]:
-        """Return the outcomes of all jobs: read finished ones from their folders, train the others."""
+        """Read the outcomes of finished jobs and train the others."""
         outcomes: dict[int, Outcome] = {}
         first: dict[Path, int] = {}  # jobs that differ in nothing that makes a run are one run
         for index, config in configs.items():
@@ -112,7 +112,7 @@ class PackedLauncher(Launcher):
         return outcomes
 
     def _train_all(self, jobs: Sequence[Job], job_overrides: Overrides) -> dict[int, Outcome]:
-        """Train jobs; wait for those that other processes train, and train here what these leave undone."""
+        """Train jobs, those that other processes leave undone included."""
         outcomes = self._train(jobs, job_overrides)
         while busy := [job for job in jobs if outcomes[job.index].busy]:
             are = "runs are" if len(busy) > 1 else "run is"
@@ -182,7 +182,7 @@ def _resolve(cfg: DictConfig) -> Config | SymloraError:
 
 
 def stopped_packs(jobs: Sequence[Job]) -> tuple[list[PackPlan], list[Job]]:
-    """Find packs of a stopped sweep, since a run's last bits depend on the runs beside it.
+    """Find the packs of a stopped sweep.
 
     Returns:
         These packs as they were planned, and the jobs in none of them.
@@ -212,7 +212,7 @@ def _auto(jobs: int, devices: Sequence[str]) -> str:
 
 
 def _from_folder(job: Job, lost: str) -> Outcome:
-    """Return the outcome of a run whose worker did not come back: it may be finished, or still train."""
+    """Return the outcome of a run whose worker did not come back."""
     folder = run_folder(job.config)
     record = None if job.config.force else read_run(folder)
     if record is not None and record["status"] == "finished":

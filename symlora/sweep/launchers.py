@@ -1,4 +1,4 @@
-"""Configure the Hydra launcher that runs the packs, and the GPU of each job.
+"""Configure the launcher of the packs, and each job's GPU.
 
     symlora train -m hydra/launcher=joblib hydra.launcher.n_jobs=3 \\
         '+hydra.job.env_set.CUDA_VISIBLE_DEVICES="${cuda_device:${hydra.job.num}}"' seed=0,1,2 ...
@@ -64,7 +64,7 @@ def visible_devices() -> list[str]:
 
 
 def cuda_device(job: int) -> str:
-    """Return the GPU of job number `job`, in turn; an empty string without GPUs."""
+    """Return the GPU of job number `job`; empty without GPUs."""
     devices = visible_devices()
     return devices[int(job) % len(devices)] if devices else ""
 
@@ -133,7 +133,7 @@ def launch(
     environment: Mapping[str, str],
     wave: int | None = None,
 ) -> list[JobReturn]:
-    """Run one Hydra job per pack, numbered from 0, with the inner launcher.
+    """Run one Hydra job per pack with the inner launcher.
 
     Args:
         settings: Of the inner launcher (`launcher_node`).

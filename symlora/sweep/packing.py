@@ -89,7 +89,7 @@ def _even(jobs: Sequence[Job], count: int) -> list[PackPlan]:
 
 
 def _spread(packs: list[PackPlan], workers: int) -> list[PackPlan]:
-    """Split the longest packs until each worker has one, then while that ends earlier."""
+    """Split the longest packs while a worker idles or all end earlier."""
     best, best_end = packs, _end(packs, workers)
     total = sum(pack.cost for pack in packs)
     while len(packs) < workers or best_end > 1.05 * total / workers:
@@ -105,7 +105,7 @@ def _spread(packs: list[PackPlan], workers: int) -> list[PackPlan]:
 
 
 def _end(packs: Sequence[PackPlan], workers: int) -> float:
-    """Return when the last worker ends if each takes the longest pack left."""
+    """Return when the last worker ends, longest packs first."""
     busy = [0.0] * workers
     for cost in sorted((pack.cost for pack in packs), reverse=True):
         heapq.heappushpop(busy, busy[0] + cost)

@@ -1,4 +1,4 @@
-"""Refuse impossible sweeps before they begin: Hydra callbacks that configs/config.yaml and configs/sweep name.
+"""Refuse impossible sweeps before they begin, by Hydra's callbacks.
 
 Hydra calls them under any launcher. It turns an Exception of a callback into a warning; SystemExit ends the command.
 """

@@ -1,7 +1,7 @@
-"""Report the progress of all packs: workers append to one file, and the launching process prints.
+"""Report the progress of all packs through one file.
 
-A file is what processes, Slurm jobs and Ray tasks on a shared disk have in common. If it cannot be written, nothing is
-printed between start and end, and training goes on.
+Workers append to it and the launching process prints. A file is what processes, Slurm jobs and Ray tasks on a shared
+disk have in common. If it cannot be written, nothing is printed between start and end, and training goes on.
 """
 
 import contextlib
@@ -29,19 +29,19 @@ class ProgressLog:
         self._last = 0.0
 
     def say(self, pack: int, event: str, **more: Any) -> None:
-        """Append one line in one write, so that lines of several workers do not mix."""
+        """Append one line in one write: workers' lines do not mix."""
         with contextlib.suppress(OSError), open(self.path, "a") as file:
             file.write(json.dumps({"pack": pack, "event": event, "at": time.time(), **more}) + "\n")
 
     def share(self, pack: int, share: float) -> None:
-        """Write the share of a pack's steps that is done, every few seconds."""
+        """Write the share of a pack's steps done, every few seconds."""
         if time.monotonic() - self._last >= SHARE_EVERY:
             self._last = time.monotonic()
             self.say(pack, "share", share=share)
 
 
 class Watcher:
-    """Print a line when a pack starts or ends, and from time to time between.
+    """Print when a pack starts or ends, and from time to time.
 
     Args:
         packs: All packs.

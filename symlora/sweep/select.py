@@ -1,4 +1,4 @@
-"""Choose the best grid point of each method and task, and write it to configs/best.
+"""Choose the best grid points and write them to configs/best.
 
 symlora.store.selection holds the rule. A failed run, or one whose score is not defined, is a point that was tried, and
 is never chosen.
@@ -20,7 +20,7 @@ from symlora.store.selection import AXES, criterion, edge, rank
 
 @dataclass(frozen=True)
 class Point:
-    """A grid point and its score; None where the run failed or the score is not defined."""
+    """Hold a grid point and its score; None where undefined."""
 
     lr: float
     batch_size: int
@@ -40,7 +40,7 @@ class GridSearch:
 
     @property
     def best(self) -> Point:
-        """The point that symlora.store.selection.rank puts first.
+        """Return the point that symlora.store.selection.rank puts first.
 
         Raises:
             SymloraError: No point has a score.
@@ -54,15 +54,15 @@ class GridSearch:
         return min(scored, key=lambda point: rank(point.score, point.lr, point.batch_size))
 
     def values(self, axis: str) -> list[float]:
-        """The values tried on an axis (`lr` or `batch_size`), rising."""
+        """Return the values tried on `lr` or `batch_size`, rising."""
         return sorted({getattr(point, axis) for point in self.points})
 
     def edge(self, axis: str) -> str:
-        """Where the best point lies on an axis: `inside`, `lowest`, `highest`, or `only value`."""
+        """Say where the best point lies on an axis (symlora.store.selection.edge)."""
         return edge(getattr(self.best, axis), self.values(axis))
 
     def widened(self, axis: str) -> list[float]:
-        """One more value beyond the edge on which the best point lies, a step of the grid further; else none."""
+        """Return one value beyond the edge where the best point lies."""
         values, edge = self.values(axis), self.edge(axis)
         if edge == "lowest":
             beyond = values[0] * values[0] / values[1]
@@ -111,7 +111,7 @@ def grid_search(config: Config, records: Iterable[Mapping[str, Any]]) -> GridSea
 
 
 def unequal(choices: Sequence[GridSearch]) -> list[str]:
-    """A warning for every task whose methods were not tried at the same points."""
+    """Warn of every task whose methods were tried at other points."""
     warnings = []
     for task in dict.fromkeys(choice.task for choice in choices):
         grids = {
@@ -127,7 +127,7 @@ def unequal(choices: Sequence[GridSearch]) -> list[str]:
 
 
 def write(choice: GridSearch, path: Path) -> None:
-    """Writes the values as a configuration that `sweep=seeds` takes; the same choice gives the same file."""
+    """Write the values as a configuration that `sweep=seeds` takes."""
     best = choice.best
     edges = ", ".join(f"train.{axis} {_edge(choice, axis)}" for axis in AXES)
     lines = [
@@ -158,7 +158,7 @@ def _score(score: float | None) -> str:
 
 
 def table(choices: Sequence[GridSearch]) -> str:
-    """Format what was chosen: one line a method and task, scores in points."""
+    """Format what was chosen, one line a method and task."""
     header = ("task", "method", "metric", "points", "failed", "best", "lr", "batch", "on the grid")
     rows = [
         (

@@ -1,4 +1,4 @@
-"""Count the runs of a study by state, and estimate the time left."""
+"""Count a study's runs by state and estimate the time left."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,14 +60,14 @@ def costs(records: Iterable[Mapping[str, Any]]) -> Costs:
 
 
 def expected(run: RunStatus, costs: Costs) -> float | None:
-    """Return the mean seconds of the task's runs with this method, else with any; None if there are none."""
+    """Return the mean seconds of such runs; None without any."""
     of_task = [second for (task, _), seconds in costs.items() if task == run.task for second in seconds]
     known = costs.get((run.task, run.method), of_task)
     return fmean(known) if known else None
 
 
 def time_left(runs: Iterable[RunStatus], costs: Costs, workers: int) -> tuple[float, int]:
-    """Return the seconds until all runs are finished, and the number of runs of unknown cost.
+    """Estimate the seconds left, and count the runs of unknown cost.
 
     Failed runs are not counted: the next sweep trains them again, but they may fail again.
     """
@@ -79,7 +79,7 @@ def time_left(runs: Iterable[RunStatus], costs: Costs, workers: int) -> tuple[fl
 
 
 def table(runs: Sequence[RunStatus], costs: Costs, workers: int) -> str:
-    """Format the counts for each task, method and stage, and the time left."""
+    """Format the counts of each task, method and stage."""
     counts: dict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
     waiting = set()
     for run in runs:

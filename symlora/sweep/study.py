@@ -1,4 +1,4 @@
-"""Run a study: grid, selection, seeds. Each is a Hydra multirun, or reads what one left."""
+"""Run a study: grid, selection, seeds."""
 
 import argparse
 import subprocess
@@ -93,7 +93,7 @@ class Study:
         return [config for config in expand(*self.grid()) if read_run(run_folder(config)) is None]
 
     def widened(self, choices: Sequence[GridSearch], axes: Sequence[str] = ("lr",)) -> list[list[str]]:
-        """Return grids beyond the edges where best points lie, the same for all methods.
+        """Return grids beyond the edges, the same for all methods.
 
         Args:
             choices: What was chosen.
@@ -125,7 +125,7 @@ class Study:
         return found
 
     def status(self, workers: int) -> str:
-        """Return the table of `symlora status`, for so many runs at a time."""
+        """Return the table of `symlora status` for a number of workers."""
         config = compose(f"task={self.tasks[0]}", f"model={self.model}", f"protocol={self.protocol}", *self.args)
         folder = Path(config.results_dir) / config.protocol.name / config.model.name
         return status_table(self.runs(), costs(record for _, record in scan(folder)), workers)
@@ -194,7 +194,7 @@ def _write(study: Study, choices: Sequence[GridSearch]) -> None:
 
 
 def multirun(overrides: Sequence[str]) -> int:
-    """Run `symlora train -m <overrides>` in a process of its own; return the exit status."""
+    """Run `symlora train -m <overrides>`; return the exit status."""
     command = [sys.executable, "-m", "symlora", "train", "-m", *overrides]
     # A session of its own: Ctrl-C reaches it once, through here, and it may take the seconds that a checkpoint needs.
     process = subprocess.Popen(command, start_new_session=True)

@@ -1,4 +1,4 @@
-"""Train one pack in a worker, and return the outcome of each of its runs."""
+"""Train one pack in a worker and return its runs' outcomes."""
 
 import math
 import os
@@ -49,7 +49,7 @@ def outcome(index: int, folder: Path, record: dict[str, Any]) -> Outcome:
 
 @dataclass
 class PackTask:
-    """Hydra's task function of a worker: train the pack whose number is the job's."""
+    """Train the pack with the job's number, as Hydra's task function."""
 
     packs: Sequence[PackPlan]  # all packs of the multirun
     progress: ProgressLog

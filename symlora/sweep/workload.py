@@ -1,4 +1,4 @@
-"""Estimate what runs cost and whether they can share a pass, before anything is trained.
+"""Estimate what runs cost and which can share a pass.
 
 Reading the data here also fills the cache of tokens once, before several workers need it.
 """
@@ -15,7 +15,7 @@ from symlora.sweep.worker import Outcome
 
 
 def describe(configs: Mapping[int, Config]) -> tuple[list[Job], dict[int, Outcome]]:
-    """Return the jobs, and the failures of those without data, encoder or device.
+    """Describe jobs; report those without data, encoder or device.
 
     Args:
         configs: By the job's place in the multirun.
@@ -50,7 +50,7 @@ def describe(configs: Mapping[int, Config]) -> tuple[list[Job], dict[int, Outcom
 
 
 def packable(config: Config) -> bool:
-    """Tell whether runs of a method on an encoder can share a pass."""
+    """Tell whether runs of a method can share a pass."""
     from symlora.model.encoder import FLAT_MODEL_TYPES
     from symlora.model.packable import CannotPack, check_packable
 
@@ -62,7 +62,7 @@ def packable(config: Config) -> bool:
 
 
 def model_type(config: Config) -> str | None:
-    """Read the encoder's model type; None if it cannot be read, and loading it will say why."""
+    """Read the encoder's model type; None if it cannot be read."""
     if known := config.model.shape.get("model_type"):
         return str(known)
     from transformers import AutoConfig

@@ -110,7 +110,7 @@ def graceful_stop(stop_file: Path | None = None, *, announce: bool = False) -> I
 
 @contextlib.contextmanager
 def cluster_job() -> Iterator[None]:
-    """Stop gently in a job that submitit started, and let submitit requeue it; elsewhere do nothing.
+    """Stop gently in a job that submitit started, and requeue it.
 
     submitit's own handlers would end training between two checkpoints, or ignore the signal.
 
