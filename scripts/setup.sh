@@ -35,4 +35,6 @@ if [ -z "${UV_FIND_LINKS:-}" ]; then
 fi
 VIRTUAL_ENV=$PWD/.venv .venv/bin/uv pip install --quiet -r requirements.lock
 VIRTUAL_ENV=$PWD/.venv .venv/bin/uv pip install --quiet --no-deps --editable .
+# Python reads .pth files in the locale's encoding, so that an absolute path outside ASCII stops it under LC_ALL=C.
+for file in .venv/lib/python3.*/site-packages/_editable_impl_symlora.pth; do echo ../../../.. > "$file"; done
 echo "$stamp" > .venv/.ready
