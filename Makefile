@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo glue methods bench runs verify-results table1 figure1 audit report sweep select seeds study status submission docs-check config test contract cluster-test install-test faults lint format lock
+.PHONY: help setup demo glue methods bench runs verify-results table1 figure1 audit report sweep select seeds study status paper submission docs-check config test contract cluster-test install-test faults lint format lock
 
 help: ## Print this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ study: .venv/.ready ## Run sweep, select and seeds for TASKS="rte mrpc" (default
 
 status: .venv/.ready ## Count the study's finished, running, failed and missing runs, and estimate the time left
 	@$(SYMLORA) status $(STUDY) --seeds $(N) $(ARGS)
+
+paper: .venv/.ready ## Reproduce the paper's Table 1 on RoBERTa-base: days on one GPU (ARGS=--estimate says how many); resumable
+	@$(SYMLORA) paper --model $(MODEL) --seeds $(N) --tasks "$(STUDY_TASKS)" $(ARGS)
 
 bench: .venv/.ready ## Compare speed and memory with Hugging Face's Trainer + PEFT: about 20 minutes (ARGS=--quick: under 2)
 	@$(RUN) scripts/bench $(ARGS)

@@ -53,6 +53,13 @@ def parser() -> argparse.ArgumentParser:
     _study_options(study)
     _seeds_option(study)
 
+    paper = _add(commands, "paper", _paper, "reproduce the paper's Table 1: estimate, then studies, zips and report")
+    paper.add_argument("--tasks", default="", help="with commas or spaces (default: all eight)")
+    paper.add_argument("--model", default="roberta-base", help="default: %(default)s")
+    paper.add_argument("--estimate", action="store_true", help="measure what it takes here, and stop")
+    _seeds_option(paper)
+    paper.add_argument("overrides", nargs="*", metavar="key=value", help="as given to `symlora train`, for every run")
+
     select = _add(commands, "select", _select, "choose the best grid point of each method and task, into configs/best")
     _study_options(select)
     select.add_argument("--widen", action="store_true", help="print commands that go beyond the grid's edges")
@@ -159,6 +166,21 @@ def _study(chosen: argparse.Namespace) -> int:
     from symlora.sweep.study import Study, run_study
 
     return run_study(Study.of(chosen))
+
+
+def _paper(chosen: argparse.Namespace) -> int:
+    """Reproduce the paper's Table 1: estimate, then studies, zips and report.
+
+    Every task, SymLoRA and LoRA, grid and seeds under protocol paper; then RTE, MRPC and STS-B from each method's MNLI
+    run (protocol paper_mnli). Every part can be stopped; the same command goes on.
+    """
+    from symlora.sweep.grid import tasks_of
+    from symlora.sweep.paper import PROTOCOL, Paper
+
+    tasks = chosen.tasks.replace(",", " ").split() or tasks_of(PROTOCOL)
+    paper = Paper(tasks, chosen.model, chosen.seeds, chosen.overrides)
+    print(paper.estimate(), flush=True)
+    return 0 if chosen.estimate else paper.run()
 
 
 def _select(chosen: argparse.Namespace) -> int:

@@ -126,6 +126,16 @@ def _random_model(model_type: str, head: bool, seed: int, overrides: dict[str, A
 
 
 @pytest.fixture(scope="session")
+def tiny_roberta_dir(tiny: TinyFactory, roberta_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RoBERTa's tokenizer beside a small RoBERTa with random weights: what `model.path` of a real one looks like."""
+    folder = tmp_path_factory.mktemp("roberta") / "tiny-roberta"
+    shutil.copytree(tiny("roberta", vocab_size=50265, max_position_embeddings=514), folder)
+    for file in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        shutil.copy(roberta_tokenizer_dir / file, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def sweep_overrides(tiny: TinyFactory, minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Overrides of short runs: the demo's sentences, a BERT with random weights and MiniLM's tokenizer."""
     encoder = tmp_path_factory.mktemp("sweep") / "encoder"

@@ -184,6 +184,8 @@ def test_compiled_whole_without_a_graph_break(base_dir: Path) -> None:
 def test_compiled_to_machine_code_gives_the_same_gradients() -> None:
     if shutil.which(os.environ.get("CXX", "g++")) is None and shutil.which("clang++") is None:
         pytest.skip("torch.compile needs a C++ compiler on a CPU, and there is none")
+    if " " in torch.__file__:
+        pytest.skip("torch.compile gives its include folders to the compiler unquoted, and this one has a space")
     torch.manual_seed(0)
     model: Any = get_peft_model(nn.Sequential(nn.Linear(8, 8), nn.ReLU()), config(task_type=None, target_modules=["0"]))
     x, found = torch.randn(5, 8), []

@@ -40,16 +40,6 @@ SMALL = (
 )
 
 
-@pytest.fixture(scope="session")
-def tiny_roberta_dir(tiny: Any, roberta_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """RoBERTa's tokenizer beside a small RoBERTa with random weights: what `model.path` of a real one looks like."""
-    folder = tmp_path_factory.mktemp("roberta") / "tiny-roberta"
-    shutil.copytree(tiny("roberta", vocab_size=50265, max_position_embeddings=514), folder)
-    for file in ("vocab.json", "merges.txt", "tokenizer_config.json"):
-        shutil.copy(roberta_tokenizer_dir / file, folder)
-    return folder
-
-
 def small(tmp_path: Path, *overrides: str) -> Config:
     return compose(*SMALL, f"results_dir={tmp_path / 'runs'}", f"data.cache_dir={tmp_path / 'tokens'}", *overrides)
 

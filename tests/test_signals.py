@@ -177,4 +177,5 @@ def test_a_clusters_time_limit_checkpoints_and_requeues(
 def _workers(program: Program) -> list[psutil.Process]:
     """Its worker processes; joblib's resource tracker is none."""
     children = psutil.Process(program.process.pid).children(recursive=True)
-    return [child for child in children if "popen_loky" in " ".join(child.cmdline())]
+    alive = (child for child in children if child.status() != psutil.STATUS_ZOMBIE)
+    return [child for child in alive if "popen_loky" in " ".join(child.cmdline())]

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from symlora.config.compose import compose
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.store.folder import read_run, run_folder, scan
@@ -69,13 +68,18 @@ class Study:
         """Return the overrides of the seeds."""
         return ["sweep=seeds", *self.overrides(*POINT, "seed"), f"seed=range({self.seeds})"]
 
+    @property
+    def settings(self) -> list[str]:
+        """Return the overrides of runs: no grid point, no launcher."""
+        return [text for text in self.overrides(*POINT) if not text.lstrip("+").startswith("hydra")]
+
     def chosen(self) -> list[GridSearch]:
         """Read the grid of each method and task from the run folders.
 
         Raises:
             SymloraError: Something else than the grid's points is swept.
         """
-        configs = expand(*self.overrides(*POINT))
+        configs = expand(*self.settings)
         if len(configs) > len(self.tasks) * len(self.methods):
             raise SymloraError(
                 f"a selection is one run's settings a method and task, but {' '.join(self.args)} has lists of others "
@@ -126,7 +130,7 @@ class Study:
 
     def status(self, workers: int) -> str:
         """Return the table of `symlora status` for a number of workers."""
-        config = compose(f"task={self.tasks[0]}", f"model={self.model}", f"protocol={self.protocol}", *self.args)
+        config = expand(*self.settings)[0]
         folder = Path(config.results_dir) / config.protocol.name / config.model.name
         return status_table(self.runs(), costs(record for _, record in scan(folder)), workers)
 
@@ -195,9 +199,13 @@ def _write(study: Study, choices: Sequence[GridSearch]) -> None:
 
 def multirun(overrides: Sequence[str]) -> int:
     """Run `symlora train -m <overrides>`; return the exit status."""
-    command = [sys.executable, "-m", "symlora", "train", "-m", *overrides]
+    return symlora("train", "-m", *overrides)
+
+
+def symlora(*words: str) -> int:
+    """Run a command of symlora in a process of its own; return the exit status."""
     # A session of its own: Ctrl-C reaches it once, through here, and it may take the seconds that a checkpoint needs.
-    process = subprocess.Popen(command, start_new_session=True)
+    process = subprocess.Popen([sys.executable, "-m", "symlora", *words], start_new_session=True)
     with forward_signals(process):
         return process.wait()
 

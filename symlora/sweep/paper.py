@@ -1,0 +1,113 @@
+"""Reproduce the paper's Table 1: `make paper`.
+
+    1  MNLI, then the other tasks: grid, selection, seeds        protocol paper
+    2  RTE, MRPC and STS-B again, from each method's MNLI run    protocol paper_mnli
+    3  a zip for the GLUE server of each method, and the report
+
+Before it starts, a few steps of every grid point tell what all of it takes on this machine. Every part can be stopped;
+the same command goes on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from symlora.config.formatting import text_table
+from symlora.errors import SymloraError
+from symlora.runner.reporter import format_duration
+from symlora.store.folder import finished_record, run_folder
+from symlora.sweep.grid import expand
+from symlora.sweep.launchers import cores, visible_devices
+from symlora.sweep.study import METHODS, Study, multirun, run_study, symlora
+
+PROTOCOL, FROM_MNLI = "paper", "paper_mnli"
+STARTED_FROM_MNLI = ("rte", "mrpc", "stsb")  # in LoRA's recipe
+STEPS = 20  # of each grid point in the calibration, at the grid's larger batch
+CALIBRATION = Path(".cache/calibration")
+BYTES_A_ROW = 8  # of predictions.parquet, measured on the committed runs
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Say what is reproduced: tasks, encoder, seeds, overrides."""
+
+    tasks: Sequence[str]
+    model: str = "roberta-base"
+    seeds: int = 5
+    args: Sequence[str] = ()
+
+    def study(self, *tasks: str, protocol: str = PROTOCOL, methods: Sequence[str] = METHODS, start: str = "") -> Study:
+        """Return the study of some tasks."""
+        started = [f"init_from={start}"] if start else []
+        return Study(tasks, self.model, protocol, self.seeds, methods, (*self.args, "predict_test=true", *started))
+
+    @property
+    def restarted(self) -> list[str]:
+        """List the tasks that start from MNLI too."""
+        return [task for task in STARTED_FROM_MNLI if task in self.tasks and "mnli" in self.tasks]
+
+    def estimate(self) -> str:
+        """Measure what everything takes; return the table of hours and gigabytes.
+
+        Raises:
+            SymloraError: None of a task's grid points could be trained.
+        """
+        needed = {task: self._needed(task) for task in self.tasks}
+        runs, seconds, size = (sum(column) for column in zip(*needed.values(), strict=True))
+        needed["all"] = int(runs), seconds, size
+        rows = [(task, count, format_duration(s), f"{b / 1e9:.2f}") for task, (count, s, b) in needed.items()]
+        workers = len(visible_devices()) or cores()
+        return (
+            f"{text_table(('task', 'runs', 'time', 'GB'), rows, 'lrrr')}\n"
+            f"About {format_duration(seconds / workers)} with {workers} at a time, by the first steps of every grid "
+            "point. Finished runs are counted too."
+        )
+
+    def _needed(self, task: str) -> tuple[int, float, float]:
+        """Return the runs, seconds and bytes of a task."""
+        grid = self.study(task).grid()
+        points = expand(*grid)
+        rows = STEPS * max(config.train.batch_size for config in points)
+        few = (f"data.train_limit={rows}", "train.epochs=1", f"results_dir={CALIBRATION}", "predict_test=false")
+        print(f"calibration: {rows} training rows of {task}", flush=True)
+        multirun([*grid, *few])
+        seconds, size = [], []
+        for config, short in zip(points, expand(*grid, *few), strict=True):
+            if (record := finished_record(short)) is None:
+                continue
+            (epoch,), train = record["epochs"], record["cost"]["train_seconds"]
+            facts, longer = config.task, config.task.splits["train"] / record["data"]["train"]["rows"]
+            seconds.append(config.train.epochs * (train * longer + epoch["seconds"] - train))
+            tested = sum(facts.splits[split] for split in facts.test) * BYTES_A_ROW
+            size.append(tested + sum(path.stat().st_size for path in run_folder(short).rglob("*") if path.is_file()))
+        if not seconds:
+            raise SymloraError(f"no grid point of {task} could be trained; the messages above say why.")
+        runs = (len(points) + len(METHODS) * (self.seeds - 1)) * (2 if task in self.restarted else 1)
+        return runs, runs * fmean(seconds), runs * fmean(size)
+
+    def start_of(self, method: str) -> str:
+        """Return the folder of a method's best MNLI run at seed 0.
+
+        Raises:
+            SymloraError: There is none.
+        """
+        study = self.study("mnli", methods=[method])
+        (choice,) = study.chosen()
+        best = (f"train.lr={choice.best.lr!r}", f"train.batch_size={choice.best.batch_size}")
+        (config,) = expand(*study.settings, *best)
+        return str(run_folder(config))
+
+    def run(self) -> int:
+        """Train everything, make the zips and the report; return the exit status."""
+        for task in self.tasks:
+            if status := run_study(self.study(task)):
+                return status
+        for method in METHODS if self.restarted else ():
+            started = self.study(*self.restarted, protocol=FROM_MNLI, methods=[method], start=self.start_of(method))
+            if status := run_study(started):
+                return status
+        where = ("--results-dir", expand(*self.study(*self.tasks).settings)[0].results_dir)
+        for method in METHODS:
+            symlora("submission", "--protocol", PROTOCOL, "--model", self.model, "--method", method, *where)
+        return symlora("report", *where)

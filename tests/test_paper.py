@@ -1,0 +1,44 @@
+"""`make paper` from the estimate to the report, on RoBERTa of two layers with random weights. A minute and a half."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from symlora.store.folder import scan
+
+
+@pytest.mark.timeout(600)
+def test_paper_estimates_trains_and_reports(tiny_roberta_dir: Path, tmp_path: Path) -> None:
+    for name in ("symlora", "configs", "scripts", "results/published"):  # `make select` writes into configs/best
+        shutil.copytree(ROOT / name, tmp_path / name)
+    overrides = [
+        *("model.name=tiny", f"model.path={tiny_roberta_dir}", "data.source=demo", "device=cpu", "precision=fp32"),
+        *("+data.demo_rows={train: 24, validation: 12, test: 4}", "hydra.launcher.inner=basic"),
+        *("train.lr=1e-3", "train.batch_size=8", "train.epochs=1"),
+    ]
+    command = [sys.executable, "-m", "symlora", "paper", "--tasks", "mnli,rte", "--model", "local", "--seeds", "2"]
+    done = subprocess.run(
+        [*command, *overrides],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    # Two methods with one point and one more seed; RTE twice, since it also starts from MNLI.
+    found = [line.split()[:2] for line in done.stdout.splitlines() if line[:4] in ("mnli", "rte ", "all ")]
+    assert found[:3] == [["mnli", "4"], ["rte", "8"], ["all", "12"]]
+    runs = [record for _, record in scan(tmp_path / "results/runs")]
+    assert [record["status"] for record in runs] == ["finished"] * 12
+    # LoRA's adapter would be refused as SymLoRA's start, and the other way round.
+    started = [record["config"]["protocol"]["name"] for record in runs if record["config"]["init_from"]]
+    assert started == ["paper_mnli"] * 4
+    # The zips are refused: 4 demo rows are no test split.
+    assert (tmp_path / "results/report.html").is_file() and not (tmp_path / "results/submission").exists()
