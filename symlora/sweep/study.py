@@ -203,7 +203,7 @@ def multirun(overrides: Sequence[str]) -> int:
 
 
 def symlora(*words: str) -> int:
-    """Run a command of symlora in a process of its own; return the exit status."""
+    """Run a command of symlora as a child; return its exit status."""
     # A session of its own: Ctrl-C reaches it once, through here, and it may take the seconds that a checkpoint needs.
     process = subprocess.Popen([sys.executable, "-m", "symlora", *words], start_new_session=True)
     with forward_signals(process):
