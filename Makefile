@@ -110,9 +110,10 @@ faults: .venv/.ready ## Test kills, full disks, damaged files and wrong settings
 docs-check: .venv/.ready ## Check every link and command of the pages, run the cheap commands and the notebooks: about 2 minutes
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal -m "" tests/test_docs.py tests/test_docs_tables.py tests/test_notebooks.py $(ARGS)
 
-lint: .venv/.ready ## Run ruff, and mypy --strict on package, scripts and tests
+lint: .venv/.ready ## Run ruff, codespell, and mypy --strict on package, scripts and tests
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
+	@.venv/bin/codespell *.md docs configs symlora scripts
 	@.venv/bin/mypy
 
 format: .venv/.ready ## Let ruff fix what it can
