@@ -111,5 +111,4 @@ def _over_rows(pairs: pd.DataFrame, criteria: Criteria) -> tuple[stats.Interval 
     fractions = stats.two_level_bootstrap(
         metric, labels, a, b, level=criteria.level, resamples=criteria.resamples, seed=criteria.seed
     )
-    points = {name: 100 * getattr(fractions, name) for name in ("estimate", "low", "high")}
-    return replace(fractions, **points), mcnemar
+    return fractions.times(100), mcnemar

@@ -66,8 +66,8 @@ def words(text: str) -> Cell:
 
 def interval(found: Interval, suffix: str = "", kind: Literal["", "flag"] = "") -> Cell:
     """Write an estimate with its interval, in points."""
-    half = found.half_width if found.symmetric and math.isfinite(found.half_width) else None
-    return Cell(format_points(found, 1) + suffix, found.estimate, half, kind)
+    half = found.half_width if found.symmetric and not math.isnan(found.half_width) else None
+    return Cell(format_points(found) + suffix, found.estimate, half, kind)
 
 
 def bounds(found: Interval | None) -> Cell:

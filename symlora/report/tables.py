@@ -279,4 +279,4 @@ def _over_rows(cell: Chosen, criteria: Criteria) -> stats.Interval:
         found = stats.bootstrap_interval(
             run["metric"], predictions, labels, level=level, resamples=criteria.resamples, seed=criteria.seed
         )
-    return stats.Interval(100 * found.estimate, 100 * found.low, 100 * found.high, level, found.over)
+    return found.times(100)

@@ -4,24 +4,14 @@ Scores may be fractions or percent points, the same within a call. The modules s
 """
 
 from symlora.stats.bootstrap import bootstrap_interval, two_level_bootstrap
-from symlora.stats.intervals import (
-    Interval,
-    bernoulli_interval,
-    fisher_z,
-    paired_interval,
-    printed_interval,
-    t_interval,
-    wilson,
-)
+from symlora.stats.intervals import Interval, fisher_z, paired_interval, t_interval, wilson
 from symlora.stats.power import seeds_needed, tost_power
 from symlora.stats.rounding import format_points, points, round_points
-from symlora.stats.tests import Decision, Verdict, decide, holm, mcnemar, paired_t, sign_flip, tost
+from symlora.stats.tests import Decision, decide, holm, mcnemar, paired_t, sign_flip, tost
 
 __all__ = [
     "Decision",
     "Interval",
-    "Verdict",
-    "bernoulli_interval",
     "bootstrap_interval",
     "decide",
     "fisher_z",
@@ -31,7 +21,6 @@ __all__ = [
     "paired_interval",
     "paired_t",
     "points",
-    "printed_interval",
     "round_points",
     "seeds_needed",
     "sign_flip",

@@ -6,10 +6,9 @@ prediction are merged into one row with a larger count. The same seed gives the 
 What the metric refuses, and fewer than two rows, raise ValueError.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,16 +30,10 @@ def bootstrap_interval(
     seed: int = 0,
     rows: str = "rows",
 ) -> Interval:
-    """Compute a metric of one model with its percentile interval over rows (Efron 1979).
+    """Compute a metric with its percentile interval over rows (Efron 1979).
 
-    Args:
-        metric: A name of METRICS in symlora.metrics.functions.
-        predictions: [rows].
-        labels: [rows].
-        level: Of the interval.
-        resamples: Of the rows.
-        seed: Of the resamples.
-        rows: What the rows are called in `over`.
+    `metric` is a name of METRICS in symlora.metrics.functions, predictions and labels are [rows], and `rows` is what
+    the rows are called in `over`.
     """
     true = np.asarray(labels)
     rng = np.random.default_rng(seed)
@@ -58,20 +51,12 @@ def two_level_bootstrap(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Interval:
-    """Compute the difference a - b of mean scores with an interval over seeds and rows.
+    """Compute the mean of a - b with its interval over seeds and rows.
 
     A resample draws seeds, then rows, the same for both methods and all seeds (the pigeonhole bootstrap, Owen 2007).
     Its variance is right for the rows' part, (n - 1)/n of the truth for the part of n seeds, and three times too large
     for their interaction. With few seeds that differ much it is too narrow: put the t interval over seeds beside it.
-
-    Args:
-        metric: A name of METRICS in symlora.metrics.functions.
-        labels: [rows].
-        predictions_a: [seeds, rows].
-        predictions_b: [seeds, rows]; line k of a and b belong to one seed.
-        level: Of the interval.
-        resamples: Of seeds and rows.
-        seed: Of the resamples.
+    Labels are [rows], predictions [seeds, rows]; line k of a and b belong to one seed.
     """
     true, a, b = np.asarray(labels), np.asarray(predictions_a), np.asarray(predictions_b)
     if a.ndim != 2 or a.shape != b.shape or not len(a):
@@ -101,7 +86,7 @@ def _percentiles(estimate: float, drawn: Reals, undefined: Flags, level: float, 
 def _scores(
     metric: str, predictions: Labels, labels: Labels, resamples: int, rng: np.random.Generator
 ) -> tuple[Reals, Reals, Flags]:
-    """Score predictions [seeds, rows]: [seeds], and per resample of rows values and flags [resamples, seeds]."""
+    """Compute scores [seeds]; scores and zero divisions of resamples [resamples, seeds]."""
     if labels.shape[:1] < (2,):
         raise ValueError(f"a bootstrap needs at least 2 rows, found labels of shape {labels.shape}")
     estimates = np.array([metrics.compute([metric], row, labels)[metric] for row in predictions])
@@ -117,7 +102,7 @@ def _scores(
 
 
 def merge_rows(predictions: Labels, labels: Labels) -> tuple[Labels, Labels, npt.NDArray[np.int64]]:
-    """Merge equal rows: predictions [seeds, patterns], labels [patterns] and the rows of each pattern."""
+    """Merge rows into patterns: predictions [seeds, patterns], labels, counts."""
     if predictions.dtype.kind == "f" or labels.dtype.kind == "f":  # reals hardly ever repeat
         return predictions, labels, np.ones(len(labels), dtype=np.int64)
     columns, counts = np.unique(np.vstack([labels, predictions]).astype(np.int64), axis=1, return_counts=True)
@@ -125,7 +110,7 @@ def merge_rows(predictions: Labels, labels: Labels) -> tuple[Labels, Labels, npt
 
 
 def draw_counts(counts: npt.NDArray[np.int64], resamples: int, rng: np.random.Generator) -> Iterator[Reals]:
-    """Draw how often each pattern is in each resample, in blocks [some, patterns]."""
+    """Count the patterns of each resample, in blocks [some, patterns]."""
     rows, patterns = int(counts.sum()), len(counts)
     few = 8 * patterns < rows  # then one binomial per pattern is faster than one integer per row
     block = max(1, _CELLS // (patterns if few else rows))
@@ -141,40 +126,35 @@ def draw_counts(counts: npt.NDArray[np.int64], resamples: int, rng: np.random.Ge
 
 
 def _accuracy(counts: Reals, predictions: Labels, labels: Labels) -> tuple[Reals, Flags]:
-    values = counts @ (predictions == labels).T.astype(np.float64) / counts.sum(axis=1, keepdims=True)
-    return values, np.zeros(values.shape, dtype=bool)
+    return _divide(_total(counts, predictions == labels), counts.sum(axis=1, keepdims=True))
 
 
 def _f1(counts: Reals, predictions: Labels, labels: Labels) -> tuple[Reals, Flags]:
-    hits = counts @ (predictions * labels).T.astype(np.float64)
-    return _divide(2 * hits, counts @ (predictions + labels).T.astype(np.float64), otherwise=0.0)
+    return _divide(2 * _total(counts, predictions * labels), _total(counts, predictions + labels))
 
 
 def _matthews_correlation(counts: Reals, predictions: Labels, labels: Labels) -> tuple[Reals, Flags]:
     rows = counts.sum(axis=1, keepdims=True)
-    covariance = rows * (counts @ (predictions == labels).T.astype(np.float64))
+    covariance = rows * _total(counts, predictions == labels)
     predicted_variance = np.broadcast_to(rows**2, covariance.shape).copy()
     true_variance = predicted_variance.copy()
     for number in range(int(max(predictions.max(), labels.max())) + 1):
-        predicted = counts @ (predictions == number).T.astype(np.float64)  # [resamples, seeds]
-        true = counts @ (labels == number).astype(np.float64)[:, None]
+        predicted, true = _total(counts, predictions == number), _total(counts, labels[None] == number)
         covariance -= predicted * true
         predicted_variance -= predicted**2
         true_variance -= true**2
     # Whole numbers, so exact zeros; the product of the two could pass 2^53, so the root is taken of each.
-    return _divide(covariance, np.sqrt(predicted_variance) * np.sqrt(true_variance), otherwise=0.0)
+    return _divide(covariance, np.sqrt(predicted_variance) * np.sqrt(true_variance))
 
 
 def _pearson(counts: Reals, predictions: Labels, labels: Labels) -> tuple[Reals, Flags]:
     rows = counts.sum(axis=1, keepdims=True)
     x, y = _standard(predictions).T, _standard(labels)[:, None]  # centred, so that the subtractions lose few digits
     mean_x, mean_y = counts @ x / rows, counts @ y / rows
-    variance_x, variance_y = counts @ (x * x) / rows - mean_x**2, counts @ (y * y) / rows - mean_y**2
+    variances = counts @ (x * x) / rows - mean_x**2, counts @ (y * y) / rows - mean_y**2
     # What cancellation leaves of a variance, where every value drawn is the same, is rounding.
-    scale = np.sqrt(np.where(variance_x < 1e-12, 0.0, variance_x)) * np.sqrt(
-        np.where(variance_y < 1e-12, 0.0, variance_y)
-    )
-    return _divide(counts @ (x * y) / rows - mean_x * mean_y, scale, otherwise=math.nan)
+    deviation_x, deviation_y = (np.sqrt(np.where(variance < 1e-12, 0.0, variance)) for variance in variances)
+    return _divide(counts @ (x * y) / rows - mean_x * mean_y, deviation_x * deviation_y, otherwise=math.nan)
 
 
 # counts [resamples, rows], predictions [seeds, rows], labels [rows] -> the metric of the rows drawn, and whether it
@@ -187,14 +167,20 @@ WEIGHTED: dict[str, Callable[[Reals, Labels, Labels], tuple[Reals, Flags]]] = {
 }
 
 
-def _divide(above: Reals, below: Reals, otherwise: float) -> tuple[Reals, Flags]:
-    undefined = below == 0
+def _total(counts: Reals, columns: npt.NDArray[Any]) -> Reals:
+    """Sum columns [seeds, rows] over the rows drawn: [resamples, seeds]."""
+    total: Reals = counts @ columns.T.astype(np.float64)
+    return total
+
+
+def _divide(above: Reals, below: Reals, otherwise: float = 0.0) -> tuple[Reals, Flags]:
+    undefined = np.broadcast_to(below == 0, above.shape)
     values = np.clip(above / np.where(undefined, 1.0, below), -1.0, 1.0)
     return np.where(undefined, otherwise, values), undefined
 
 
 def _standard(values: Labels) -> Reals:
-    """Scale values along the last axis to mean 0 and deviation 1; equal values to zeros."""
+    """Scale the last axis to mean 0, deviation 1; constants to zeros."""
     centred = values - values.mean(axis=-1, keepdims=True)
     equal = np.ptp(values, axis=-1, keepdims=True) == 0
     standard: Reals = np.where(equal, 0.0, centred / np.where(equal, 1.0, values.std(axis=-1, keepdims=True)))

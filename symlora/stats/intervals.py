@@ -4,8 +4,6 @@ An interval covers one source of chance, named in `over`: new seeds on the same 
 same trained model. `two_level_bootstrap` covers both. Input out of range raises ValueError.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 
@@ -34,32 +32,34 @@ class Interval:
 
     @property
     def half_width(self) -> float:
-        """Half of high - low."""
+        """Half the interval's width."""
         return (self.high - self.low) / 2
 
     @property
     def symmetric(self) -> bool:
-        """Whether the estimate lies in the middle, so that `estimate ± half_width` is the interval."""
+        """True where `estimate ± half_width` is the interval."""
         return math.isclose(self.high - self.estimate, self.estimate - self.low, rel_tol=1e-9, abs_tol=1e-12)
+
+    def times(self, factor: float) -> "Interval":
+        """Change the unit, as from fractions to points."""
+        return replace(self, estimate=factor * self.estimate, low=factor * self.low, high=factor * self.high)
 
 
 def t_interval(values: npt.ArrayLike, level: float = 0.95) -> Interval:
-    """Compute the mean over seeds with its t interval.
+    """Compute the mean of scores [seeds] with its t interval.
 
-    Args:
-        values: [n], any unit. One value has no spread: low and high are nan. Equal values give width 0.
-        level: Of the interval.
+    One value has no spread: low and high are nan. Equal values give width 0.
     """
     scores = as_sample(values)
     mean, n = float(scores.mean()), len(scores)
     half = math.nan if n == 1 else 0.0
-    if not is_constant(scores):
+    if np.ptp(scores) > _ROUNDING * np.abs(scores).max():
         half = float(stats.t.ppf((1 + level) / 2, n - 1) * stats.sem(scores))
     return Interval(mean, mean - half, mean + half, level, f"seeds (t, n = {n})")
 
 
 def paired_interval(a: npt.ArrayLike, b: npt.ArrayLike, level: float = 0.95) -> Interval:
-    """Compute the mean difference a - b of scores [seeds] with its t interval."""
+    """Compute the mean of a - b [seeds] with its t interval."""
     d = paired_differences(a, b)
     return replace(t_interval(d, level), over=f"paired seeds (t, n = {len(d)})")
 
@@ -67,44 +67,23 @@ def paired_interval(a: npt.ArrayLike, b: npt.ArrayLike, level: float = 0.95) -> 
 def wilson(correct: int, n: int, level: float = 0.95, *, rows: str = "rows") -> Interval:
     """Compute the accuracy on n rows with its Wilson interval (1927).
 
-    Args:
-        correct: Rows predicted correctly by one model.
-        n: All rows.
-        level: Of the interval.
-        rows: What the rows are called in `over`.
+    `rows` is what the rows are called in `over`.
     """
     low, high = stats.binomtest(correct, n).proportion_ci(level, method="wilson")
     return Interval(correct / n, float(low), float(high), level, f"{rows} (Wilson, n = {n})")
 
 
 def fisher_z(r: float, n: int, level: float = 0.95, *, rows: str = "rows") -> Interval:
-    """Compute the interval tanh(atanh r ± z/√(n - 3)) of a Pearson correlation (Fisher 1921).
+    """Compute Fisher's interval (1921) of a Pearson correlation of n rows.
 
-    It takes r and n rows, not the rows themselves, so that it serves printed correlations too. It assumes normal pairs.
-
-    Args:
-        r: The correlation; ±1 gives width 0.
-        n: Rows, 4 or more.
-        level: Of the interval.
-        rows: What the rows are called in `over`.
+    It is tanh(atanh r ± z/√(n - 3)), and assumes normal pairs. It takes r and n, not the rows themselves, so that it
+    serves printed correlations too. `rows` is what the rows are called in `over`.
     """
     if not -1 <= r <= 1 or n < 4:
         raise ValueError(f"r must lie in [-1, 1] and be of at least 4 rows, found r = {r} of {n} rows")
     half = stats.norm.ppf((1 + level) / 2) / math.sqrt(n - 3)
     centre = math.atanh(r) if abs(r) < 1 else math.copysign(math.inf, r)
     return Interval(r, math.tanh(centre - half), math.tanh(centre + half), level, f"{rows} (Fisher z, n = {n})")
-
-
-def bernoulli_interval(p: float, n: int) -> Interval:
-    """Compute p ± 1.96·√(p(1 - p)/n) for a share p of n rows, the formula that the paper's printed ± follow."""
-    half = 1.96 * math.sqrt(_variance(p, n) / n)
-    return Interval(p, p - half, p + half, 0.95, f"rows (Wald, n = {n})")
-
-
-def printed_interval(p: float, n: int) -> Interval:
-    """Compute p ± 1.96·p(1 - p)/√n for a share p of n rows, the formula as the paper prints it (no root)."""
-    half = 1.96 * _variance(p, n) / math.sqrt(n)
-    return Interval(p, p - half, p + half, 0.95, f"rows (1.96·p(1-p)/√n as printed, n = {n})")
 
 
 def as_sample(values: npt.ArrayLike, name: str = "values") -> Reals:
@@ -116,7 +95,7 @@ def as_sample(values: npt.ArrayLike, name: str = "values") -> Reals:
 
 
 def paired_differences(a: npt.ArrayLike, b: npt.ArrayLike) -> Reals:
-    """Subtract pairs, a - b, and remove the rounding: equal differences come out equal."""
+    """Subtract pairs, a - b, and remove rounding from the differences."""
     first, second = as_sample(a, "a"), as_sample(b, "b")
     if len(first) != len(second):
         raise ValueError(f"a and b must be pairs, found {len(first)} and {len(second)} values")
@@ -124,14 +103,3 @@ def paired_differences(a: npt.ArrayLike, b: npt.ArrayLike) -> Reals:
     d: Reals = first - second
     d[np.abs(d) <= rounding] = 0.0
     return np.full_like(d, d[0]) if np.ptp(d) <= rounding else d
-
-
-def is_constant(values: Reals) -> bool:
-    """Tell whether all values are equal but for rounding."""
-    return bool(np.ptp(values) <= _ROUNDING * float(np.abs(values).max()))
-
-
-def _variance(p: float, n: int) -> float:
-    if not 0 <= p <= 1 or n < 1:
-        raise ValueError(f"p must be a fraction in [0, 1] of at least 1 row, found {p} of {n}")
-    return p * (1 - p)

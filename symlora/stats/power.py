@@ -1,9 +1,7 @@
-"""Compute the power of the paired equivalence test, and the seeds it needs.
+"""Compute power and sample size of the paired equivalence test.
 
 Values out of range raise ValueError.
 """
-
-from __future__ import annotations
 
 import bisect
 import math
@@ -19,14 +17,8 @@ def tost_power(n: int, sd: float, margin: float, alpha: float = 0.05, difference
 
     Differences are taken as normal. Both one-sided tests reject where |mean| < margin - t(1 - alpha, n - 1)·s/√n. Mean
     and s are independent, so the power is the normal probability of that, integrated over the chi distribution of s
-    (Owen's Q function; Phillips 1990). The usual shortcut by two noncentral t is too low for few seeds.
-
-    Args:
-        n: Pairs, 2 or more.
-        sd: Standard deviation of the differences. At 0 the power is 1 if |difference| < margin, else 0.
-        margin: In the unit of sd.
-        alpha: Of each one-sided test, below 0.5.
-        difference: True mean of the differences.
+    (Owen's Q function; Phillips 1990). The usual shortcut by two noncentral t is too low for few seeds. The differences
+    have mean `difference` and standard deviation `sd`; at sd 0 the power is 1 if |difference| < margin, else 0.
     """
     if n < 2 or not 0 <= sd < math.inf or not 0 < margin < math.inf or not 0 < alpha < 0.5:
         raise ValueError(
@@ -57,13 +49,6 @@ def seeds_needed(
 
     The true difference is taken as 0. The deviation is itself an estimate: from 5 seeds its 95 % interval reaches from
     0.6 to 2.9 times its value, and the number of seeds goes with its square.
-
-    Args:
-        sd_of_differences: In the unit of the scores.
-        margin: In the same unit.
-        power: Chance to find equivalence.
-        alpha: Of each one-sided test, below 0.5.
-        max_n: Where the search stops.
 
     Returns:
         The number of seeds, 2 or more; None if max_n do not suffice.

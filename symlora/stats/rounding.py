@@ -1,6 +1,4 @@
-"""The one rounding of the report: percent points, one decimal, half to even."""
-
-from __future__ import annotations
+"""Round to percent points with one decimal, half to even."""
 
 import math
 from decimal import ROUND_HALF_EVEN, Context, Decimal
@@ -11,11 +9,10 @@ _ONE_DECIMAL = Decimal("0.1")
 # A mean of one-decimal numbers is off by some 1e-14: 87.25 may arrive as 87.24999999999999. Twelve digits are more
 # than any score here has, and put such a tie back on the tie.
 _NOISE = Context(prec=12, rounding=ROUND_HALF_EVEN)
-_MISSING = "–"
 
 
 def points(value: float, scale: int = 100) -> Decimal:
-    """`value` times `scale` in percent points: scale 100 for fractions, 1 for values already in points.
+    """Round value · scale; scale is 100 for fractions, 1 for points.
 
     The product is taken in decimal, from the shortest text that gives this float, so 0.8725 is a tie and becomes 87.2,
     as 0.8735 becomes 87.4. Never "-0.0". nan and infinities pass. str() of the result is what a table prints.
@@ -28,27 +25,20 @@ def points(value: float, scale: int = 100) -> Decimal:
 
 
 def round_points(value: float) -> Decimal:
-    """`points` of a value that is in percent points already."""
+    """Round a value that is in percent points already."""
     return points(value, scale=1)
 
 
-def format_points(interval: Interval, scale: int = 100) -> str:
-    """ "87.5 ± 0.3", or "85.6 (80.9 to 89.2)" where the estimate is not in the middle; `scale` as in `points`.
+def format_points(interval: Interval) -> str:
+    """Write points as "87.5 ± 0.3", or "85.6 (80.9 to 89.2)" if not symmetric.
 
     Without an interval (one seed) the estimate alone, without an estimate a dash.
     """
     if math.isnan(interval.estimate):
-        return _MISSING
-    estimate = str(points(interval.estimate, scale))
-    if math.isnan(interval.low) or math.isnan(interval.high):
+        return "–"
+    estimate = str(round_points(interval.estimate))
+    if math.isnan(interval.low):
         return estimate
-    if math.isfinite(interval.half_width) and interval.symmetric:
-        return f"{estimate} ± {points(interval.half_width, scale)}"
-    low, high = (_bound(bound, scale) for bound in (interval.low, interval.high))
-    return f"{estimate} ({low} to {high})"
-
-
-def _bound(value: float, scale: int) -> str:
-    if math.isinf(value):
-        return "∞" if value > 0 else "-∞"
-    return str(points(value, scale))
+    if interval.symmetric:
+        return f"{estimate} ± {round_points(interval.half_width)}"
+    return f"{estimate} ({round_points(interval.low)} to {round_points(interval.high)})"

@@ -1,28 +1,25 @@
-"""Test paired scores for a difference and for equivalence, and judge a family of tasks.
+"""Test paired scores for difference and equivalence, and judge several tasks.
 
 Pairs are seeds (a seed fixes head, data order and dropout for both methods) or rows of a split. "Not significant" never
 means "tied": only `tost` can show equivalence. Input out of range raises ValueError: fewer than two pairs, unequal
 lengths, scores that are not finite.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from symlora.stats.intervals import Reals, is_constant, paired_differences
+from symlora.stats.intervals import Reals, paired_differences
 
 Verdict = Literal["equivalent", "better", "worse", "inconclusive"]
-_EXACT_PAIRS, _RANDOM_PATTERNS = 20, 100_000
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The verdict on one task of a family, with the adjusted p values that it rests on."""
+    """The verdict on one task, with its adjusted p values."""
 
     verdict: Verdict
     p_difference: float
@@ -32,17 +29,12 @@ class Decision:
 def decide(
     differences: npt.ArrayLike, p_difference: npt.ArrayLike, p_equivalence: npt.ArrayLike, alpha: float = 0.05
 ) -> list[Decision]:
-    """Judge a method on a family of tasks, with any false verdict at a chance of at most alpha.
+    """Judge a method on a family of tasks; arrays are [tasks].
 
-    Each task has two null hypotheses: the difference is 0 (`paired_t`), and it is at least the margin (`tost`). At most
-    one of them can be true, so `holm` counts tasks, not tests. The verdict, in this order: equivalent if the adjusted
-    p_equivalence is below alpha; better or worse, by the sign, if the adjusted p_difference is; else inconclusive.
-
-    Args:
-        differences: Mean differences [tasks]; only their sign counts.
-        p_difference: [tasks].
-        p_equivalence: [tasks].
-        alpha: Chance of any false verdict in the family.
+    Alpha is the chance of any false verdict in the family. Each task has two null hypotheses: the difference is 0
+    (`paired_t`), and it is at least the margin (`tost`). At most one of them can be true, so `holm` counts tasks, not
+    tests. The verdict, in this order: equivalent if the adjusted p_equivalence is below alpha; better or worse, by the
+    sign of the mean difference, if the adjusted p_difference is; else inconclusive.
     """
     decisions = []
     adjusted = holm(np.column_stack([p_difference, p_equivalence]))
@@ -77,36 +69,31 @@ def holm(p_values: npt.ArrayLike) -> Reals:
 
 
 def paired_t(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
-    """Compute the two-sided p value of the paired t test of scores a, b [seeds].
+    """Compute the p value of the two-sided paired t test; scores [seeds].
 
     If all differences are equal, p is 1 if they are 0, else 0.
     """
     d = _pairs(a, b)
-    return float(d[0] == 0) if is_constant(d) else float(stats.ttest_1samp(d, 0).pvalue)
+    return float(d[0] == 0) if np.ptp(d) == 0 else float(stats.ttest_1samp(d, 0).pvalue)
 
 
 def tost(a: npt.ArrayLike, b: npt.ArrayLike, margin: float) -> float:
-    """Compute the p value of two one-sided paired t tests for equivalence (TOST, Schuirmann 1987).
+    """Compute the p value of the paired equivalence test; scores [seeds].
 
-    It is the larger of the p values of mean ≤ -margin and of mean ≥ margin: small p speaks for equivalence. If all
-    differences are equal, p is 0 within the margin, else 1.
-
-    Args:
-        a: Scores [seeds].
-        b: Scores [seeds] of the same seeds.
-        margin: In the unit of the scores.
+    It is the larger of the p values of two one-sided t tests (TOST, Schuirmann 1987), of mean ≤ -margin and of mean ≥
+    margin: small p speaks for equivalence. If all differences are equal, p is 0 within the margin, else 1.
     """
     d = _pairs(a, b)
     if not 0 < margin < np.inf:
         raise ValueError(f"margin must be positive and finite, found {margin}")
-    if is_constant(d):
+    if np.ptp(d) == 0:
         return float(abs(d[0]) >= margin)
     sides = ((-margin, "greater"), (margin, "less"))
     return max(float(stats.ttest_1samp(d, mean, alternative=side).pvalue) for mean, side in sides)
 
 
 def sign_flip(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
-    """Compute the p value of the sign-flip test of scores a, b [seeds] (Fisher 1935).
+    """Compute the p value of the sign-flip test (Fisher 1935); scores [seeds].
 
     It is the share of sign patterns whose mean is at least as far from 0. All 2^n patterns are taken for up to 20
     pairs, 100,000 random ones beyond. The only assumption is that a difference is symmetric about 0 if the methods
@@ -114,15 +101,11 @@ def sign_flip(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     """
     d = _pairs(a, b)
     scaled = d / max(float(np.abs(d).sum()), 1e-300)
-
-    def statistic(x: Reals, y: Reals, axis: int) -> Any:
-        return np.round((x - y).sum(axis), 12)  # patterns with the same mean must tie
-
     found = stats.permutation_test(
         (scaled, np.zeros_like(d)),
-        statistic,
+        lambda x, y, axis: np.round((x - y).sum(axis), 12),  # patterns with the same mean must tie
         permutation_type="samples",
-        n_resamples=2**_EXACT_PAIRS if len(d) <= _EXACT_PAIRS else _RANDOM_PATTERNS,
+        n_resamples=2**20 if len(d) <= 20 else 100_000,
         batch=2**14,
         rng=0,
     )
@@ -130,7 +113,7 @@ def sign_flip(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
 
 
 def mcnemar(predictions_a: npt.ArrayLike, predictions_b: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Compute the p value of McNemar's exact test (1947) of two models' accuracy; classes [rows] each.
+    """Compute the p value of McNemar's exact test (1947); classes [rows].
 
     It speaks of these two trained models and of new rows, not of the methods. Seeds must not be pooled into the rows:
     that would count each row several times.
