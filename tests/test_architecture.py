@@ -31,9 +31,6 @@ BUDGET = 17_960
 LONG = {"symlora.store.folder": 331, "symlora.data.splits": 310}
 WORDY = (
     "report",
-    "stats",
-    "audit",
-    "submission",
     "adapters",
     "data",
     "interchange",

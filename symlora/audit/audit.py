@@ -1,4 +1,4 @@
-"""Write the audit of the SymLoRA paper: what follows from the numbers that it and LoRA printed."""
+"""Write the audit of the SymLoRA paper's printed numbers."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ TEMPLATE = Path(__file__).with_name("audit.md.j2")
 
 
 def audit_markdown(published: Published) -> str:
-    """Render the page results/audit.md: claim, arithmetic, verdict and source of each finding."""
+    """Render results/audit.md: claim, arithmetic, verdict and source of each finding."""
     findings = (
         formulas, mrpc, stsb, two_kinds, lora_column, rte, losses, drops, norms, parameters, decay, mnli_start, reruns,
     )  # fmt: skip
@@ -27,39 +27,36 @@ def audit_markdown(published: Published) -> str:
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         names=TASKS,
         published=published,
-        A=arithmetic.bernoulli,
-        B=arithmetic.as_printed,
+        **arithmetic.FORMULAS,
         **{numbers.__name__: numbers(published) for numbers in findings},
     )
 
 
 @dataclass(frozen=True)
 class PrintedInterval:
-    """A score with its ± in Table 1.
-
-    Attributes:
-        sizes: The numbers of examples that the ± may be over. For MNLI: the matched half, both halves.
-    """
+    """A score with its ± in Table 1."""
 
     task: str
     split: str
     score: float
     half_width: float
-    sizes: tuple[int, ...]
-
-    @property
-    def n(self) -> int:
-        """Return the examples of the split, for MNLI of both halves."""
-        return self.sizes[-1]
+    sizes: tuple[int, ...]  # numbers of examples that the ± may be over; for MNLI: the matched half, both halves
+    n: int  # of the split, for MNLI of both halves
 
     def fit(self, formula: str, rule: str, n: int | None = None) -> list[int]:
-        """List the counts of correct answers that give the ± over n examples (default: the split's)."""
-        width = arithmetic.FORMULAS[formula]
-        return arithmetic.fitting_counts(self.score, self.half_width, n or self.n, rule, width)
+        """List the counts of correct answers that give the ±."""
+        n, width = n or self.n, arithmetic.FORMULAS[formula]
+        shares = arithmetic.counts(round(100 * self.score), n, rule)
+        return [k for k in shares if arithmetic.prints_as(width(k / n, n), self.half_width)]
 
     def explained(self, formula: str, rule: str) -> bool:
         """Tell whether the formula gives the ± over one of the sizes."""
         return any(self.fit(formula, rule, n) for n in self.sizes)
+
+    def most_or_least(self) -> tuple[int, int]:
+        """Return the smallest and largest count that score and ± allow."""
+        allowed = self.fit("A", "truncated") or arithmetic.counts(round(100 * self.score), self.n, "truncated")
+        return allowed[0], allowed[-1]
 
 
 def intervals(published: Published) -> list[PrintedInterval]:
@@ -69,13 +66,13 @@ def intervals(published: Published) -> list[PrintedInterval]:
         for split, rows in (("validation", task.validation), ("test", task.test)):
             cell = published.symlora.cells[split].tasks[name]
             if task.metric == "accuracy" and cell.half_width is not None:
-                sizes = (rows[0], sum(rows)) if len(rows) > 1 else (rows[0],)
-                found.append(PrintedInterval(name, split, cell.score, cell.half_width, sizes))
+                sizes = tuple(dict.fromkeys((rows[0], sum(rows))))
+                found.append(PrintedInterval(name, split, cell.score, cell.half_width, sizes, sum(rows)))
     return found
 
 
 def formulas(published: Published) -> dict[str, Any]:
-    """Count the accuracies whose ± formulas A and B explain, under both readings of the score."""
+    """Find the accuracies whose ± formulas A and B explain."""
     found = intervals(published)
     explained = {
         (formula, rule): [each for each in found if each.explained(formula, rule)]
@@ -93,24 +90,23 @@ def formulas(published: Published) -> dict[str, Any]:
 
 def mrpc(published: Published) -> list[float]:
     """Compute the smallest and largest A on MRPC's validation rows."""
-    n, score = published.glue.tasks["mrpc"].validation[0], published.symlora.cells["validation"].tasks["mrpc"].score
-    widths = [arithmetic.bernoulli(k / n, n) for k in arithmetic.counts(score, n, "truncated")]
+    n, cents = published.glue.tasks["mrpc"].validation[0], _cents(published, "validation")["mrpc"]
+    widths = [arithmetic.bernoulli(k / n, n) for k in arithmetic.counts(cents, n, "truncated")]
     return [min(widths), max(widths)]
 
 
 def stsb(published: Published) -> dict[str, tuple[float, bool]]:
-    """Compute four half-widths for STS-B, and whether each can be the printed one."""
+    """Compute STS-B's ± in four ways; tell which fit the printed one."""
     cell, n = published.symlora.cells["validation"].tasks["stsb"], published.glue.tasks["stsb"].validation[0]
-    ways = {**arithmetic.FORMULAS, "standard_error": arithmetic.standard_error, "fisher": arithmetic.fisher}
-    printed = cell.half_width or math.nan
+    cents, printed = round(100 * cell.score), cell.half_width or math.nan
     return {
-        name: (way(cell.score, n), arithmetic.fits_correlation(cell.score, printed, n, way))
-        for name, way in ways.items()
+        name: (way(cell.score, n), arithmetic.fits_correlation(cents, printed, n, way))
+        for name, way in arithmetic.CORRELATION.items()
     }
 
 
 def two_kinds(published: Published) -> dict[str, Any]:
-    """Compute A for LoRA's own accuracies, and how many of LoRA's ± it gives."""
+    """Compute A for LoRA's accuracies, and count LoRA's ± that agree."""
     scores = published.lora.scores.tasks
     rows = {name: sum(task.validation) for name, task in published.glue.tasks.items() if task.metric == "accuracy"}
     widths = {name: arithmetic.bernoulli(scores[name].score / 100, n) for name, n in rows.items()}
@@ -121,13 +117,14 @@ def two_kinds(published: Published) -> dict[str, Any]:
 def lora_column(published: Published) -> dict[str, Any]:
     """Compare the LoRA column with LoRA's own table."""
     exact = {task: row.score for task, row in published.lora.scores.tasks.items()}
-    printed, ours = _hundredths(published, "lora"), _hundredths(published, "validation")
+    printed, ours = _cents(published, "lora"), _cents(published, "validation")
+    truncated, rounded = ({task: how(score) for task, score in exact.items()} for how in (math.floor, round))
     return {
-        "truncated": {task: math.floor(score) for task, score in exact.items()},
-        "rounded": {task: round(score) for task, score in exact.items()},
+        "truncated": truncated,
+        "rounded": rounded,
         "least_loss": {task: score - (ours[task] + 1) for task, score in exact.items()},
-        "agrees_truncated": sum(math.floor(exact[task]) == printed[task] for task in exact),
-        "differs_rounded": sum(round(exact[task]) != printed[task] for task in exact),
+        "agrees_truncated": sum(truncated[task] == printed[task] for task in exact),
+        "differs_rounded": sum(rounded[task] != printed[task] for task in exact),
         "printed_mean": fmean(printed.values()),
         "exact_mean": fmean(exact.values()),
         "worst": max((score % 1, task) for task, score in exact.items()),
@@ -136,17 +133,17 @@ def lora_column(published: Published) -> dict[str, Any]:
 
 def rte(published: Published) -> dict[str, Any]:
     """Compute RTE's relative losses (base - test) / whole, in percent."""
-    validation, test, lora = (_hundredths(published, column)["rte"] for column in ("validation", "test", "lora"))
+    validation, test, lora = (_cents(published, column)["rte"] for column in ("validation", "test", "lora"))
     pairs = [(base, whole) for base in (lora, published.lora.scores.tasks["rte"].score) for whole in (base, test)]
     relative = [(base, whole, 100 * (base - test) / whole) for base, whole in pairs]
     return {"validation": validation, "test": test, "lora": lora, "relative": relative}
 
 
 def losses(published: Published) -> dict[str, Any]:
-    """Compute (LoRA - SymLoRA) / LoRA per split and task, in percent; others is test without RTE."""
-    lora = _hundredths(published, "lora")
+    """Compute (LoRA - SymLoRA) / LoRA per split and task, in percent."""
+    lora = _cents(published, "lora")
     validation, test = (
-        {task: 100 * (lora[task] - ours) / lora[task] for task, ours in _hundredths(published, split).items()}
+        {task: 100 * (lora[task] - ours) / lora[task] for task, ours in _cents(published, split).items()}
         for split in ("validation", "test")
     )
     others = {task: loss for task, loss in test.items() if task != "rte"}
@@ -154,14 +151,13 @@ def losses(published: Published) -> dict[str, Any]:
 
 
 def drops(published: Published) -> list[dict[str, Any]]:
-    """Test each task's fall from validation to test, with the counts that make it smallest."""
+    """Test each task's smallest possible fall from validation to test."""
     found = {(each.task, each.split): each for each in intervals(published)}
     tasks = [task for task, split in found if split == "test"]
     rows = []
     for task in tasks:
         here, there = found[task, "validation"], found[task, "test"]
-        k = min(here.fit("A", "truncated") or arithmetic.counts(here.score, here.n, "truncated"))
-        j = max(there.fit("A", "truncated") or arithmetic.counts(there.score, there.n, "truncated"))
+        k, j = here.most_or_least()[0], there.most_or_least()[1]
         z = arithmetic.two_sample_z(k / here.n, here.n, j / there.n, there.n)
         corrected = min(1.0, 2 * float(norm.sf(abs(z))) * len(tasks))
         rows.append({"task": task, "k": k, "n": here.n, "j": j, "m": there.n, "z": z, "p": corrected})
@@ -176,30 +172,31 @@ def norms(published: Published) -> dict[str, Any]:
 
 
 def parameters(published: Published) -> dict[str, Any]:
-    """Count the weights of both adapters, and of the head by its number of outputs."""
+    """Count the weights of both adapters, and of heads by outputs."""
     names = ("hidden_size", "rank", "layers", "projections")
     n, r, layers, projections = (int(published.lora.facts[name].value) for name in names)
-    size = {"n": n, "r": r, "matrices": layers * projections}
-    head = {outputs: arithmetic.head_parameters(n, outputs) for outputs in (1, 2, 3)}
-    lora, symlora = arithmetic.lora_parameters(**size), arithmetic.symlora_parameters(**size)
-    return {**size, "lora": lora, "symlora": symlora, "head": head}
+    matrices = layers * projections
+    lora, symlora = 2 * n * r * matrices, ((n + 1) * r + 1) * matrices  # A and B; Q, Λ and λ
+    head = {outputs: n * n + n + (n + 1) * outputs for outputs in (1, 2, 3)}  # RoBERTa's: dense and output
+    return {"n": n, "r": r, "matrices": matrices, "lora": lora, "symlora": symlora, "head": head}
 
 
 def decay(published: Published) -> dict[str, dict[str, float]]:
-    """Compute per task what weight decay alone leaves of λ, on one device and on all."""
-    found = {}
+    """Compute what weight decay alone leaves of λ, task by task."""
+    found, weight_decay = {}, published.lora.facts["weight_decay"].value
     for task, recipe in published.lora.recipe.tasks.items():
+        rows = published.glue.tasks[task].train
         one, every = (
-            arithmetic.learning_rate_sum(published.glue.tasks[task].train, batch, recipe.epochs, recipe.lr)
+            arithmetic.learning_rate_sum(rows, batch, recipe.epochs, recipe.lr)
             for batch in (recipe.batch, recipe.batch * recipe.devices)
         )
-        left = [arithmetic.decayed(published.lora.facts["weight_decay"].value, total) for total in (one, every)]
+        left = [arithmetic.decayed(weight_decay, total) for total in (one, every)]
         found[task] = {"lr_sum": one, "one_device": left[0], "all_devices": left[1]}
     return found
 
 
 def mnli_start(published: Published) -> dict[str, Any]:
-    """Find the scores of other papers for the tasks on which LoRA starts from MNLI's adapter."""
+    """Find other papers' scores where LoRA starts from MNLI's adapter."""
     rows, lora, best = published.others.rows, {}, {}
     for task in (task for task, row in published.lora.scores.tasks.items() if row.start == "mnli"):
         plain = [(row.tasks[task], row.method) for row in rows if row.start == "none" and task in row.tasks]
@@ -210,15 +207,19 @@ def mnli_start(published: Published) -> dict[str, Any]:
 
 
 def reruns(published: Published) -> list[dict[str, Any]]:
-    """Compare LoRA at length 128 with LoRA's own table; k of n where it can be one run's accuracy."""
+    """Compare LoRA at length 128 with LoRA's own table.
+
+    k of n stands where the score, of two decimals, can be one run's accuracy.
+    """
     rows = []
     for task, score in published.symlora.reruns.tasks.items():
         facts, exact = published.glue.tasks[task], published.lora.scores.tasks[task].score
         n = sum(facts.validation)
-        k = arithmetic.as_share(score, n) if facts.metric == "accuracy" else []
+        k = arithmetic.counts(round(100 * score), n, "rounded", of=10_000) if facts.metric == "accuracy" else []
         rows.append({"task": task, "published": exact, "rerun": score, "k": k[0] if k else None, "n": n})
     return rows
 
 
-def _hundredths(published: Published, column: str) -> dict[str, int]:
-    return {task: arithmetic.hundredths(cell.score) for task, cell in published.symlora.cells[column].tasks.items()}
+def _cents(published: Published, column: str) -> dict[str, int]:
+    """Return a column's scores in whole hundredths."""
+    return {task: round(100 * cell.score) for task, cell in published.symlora.cells[column].tasks.items()}

@@ -1,4 +1,4 @@
-"""Name tasks, methods, models and metrics in print, and order them."""
+"""Order and name tasks, methods, models and metrics for print."""
 
 from collections.abc import Iterable
 
@@ -24,7 +24,7 @@ def task_order(found: Iterable[str]) -> list[str]:
 
 
 def method_order(found: Iterable[str]) -> list[str]:
-    """Order methods: LoRA and SymLoRA, found or not, then the others that were found."""
+    """Order methods: LoRA and SymLoRA always, then others that were found."""
     return [REFERENCE, CLAIMED, *(name for name in _known_first(METHODS, found) if name not in (REFERENCE, CLAIMED))]
 
 

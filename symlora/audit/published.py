@@ -1,4 +1,4 @@
-"""Read the numbers that papers printed: results/published/*.yaml.
+"""Read the numbers that papers printed, from results/published/*.yaml.
 
 Each number is typed once, there, with its source and its certainty: read, computed or from memory.
 """
@@ -16,10 +16,10 @@ from symlora.errors import SymloraError
 
 @dataclass
 class Origin:
-    """Where numbers come from, and how sure they are: "read", "computed" or "from memory"."""
+    """Where numbers come from, and how sure they are."""
 
     source: str
-    certainty: str
+    certainty: str  # "read", "computed" or "from memory"
 
 
 @dataclass
@@ -31,12 +31,12 @@ class Value(Origin):
 
 @dataclass
 class Task:
-    """A GLUE task's metric and rows; MNLI's two splits are matched, then mismatched."""
+    """A GLUE task's metric and rows."""
 
     metric: str
     classes: int
     train: int
-    validation: list[int]
+    validation: list[int]  # for MNLI matched, then mismatched
     test: list[int]
 
 
@@ -50,72 +50,61 @@ class Glue(Origin):
 
 @dataclass
 class Cell:
-    """A cell of the SymLoRA paper's Table 1: a score in fractions, ± in points if one is known.
+    """A cell of the SymLoRA paper's Table 1."""
 
-    source and certainty are given where they are not the column's.
-    """
-
-    score: float
-    half_width: float | None = None
-    source: str | None = None
+    score: float  # a fraction
+    half_width: float | None = None  # what follows the ±, in points, if one is known
+    source: str | None = None  # where it is not the column's, as for certainty
     certainty: str | None = None
 
 
 @dataclass
-class Column(Origin):
-    """A column of Table 1."""
-
+class Column(Origin):  # of Table 1
     tasks: dict[str, Cell]
 
 
 @dataclass
-class Reruns(Origin):
-    """The SymLoRA authors' own LoRA runs, in points."""
-
+class Reruns(Origin):  # the SymLoRA authors' own LoRA runs, in points
     tasks: dict[str, float]
 
 
 @dataclass
 class Paper:
-    """symlora.yaml: Table 1 (columns validation, test, lora), LoRA runs, and numbers in the prose."""
+    """symlora.yaml: the SymLoRA paper."""
 
     reference: str
-    cells: dict[str, Column]
+    cells: dict[str, Column]  # of Table 1: validation, test, lora
     reruns: Reruns
-    claims: dict[str, Value]
+    claims: dict[str, Value]  # numbers in the prose
 
 
 @dataclass
 class LoraScore:
-    """A score of LoRA's own table, in points; start is "mnli" where its adapter began from MNLI's."""
+    """A score of LoRA's own table, in points."""
 
     score: float
     half_width: float
-    start: str
+    start: str  # "mnli" where the adapter began from MNLI's
 
 
 @dataclass
 class LoraScores(Origin):
-    """LoRA's own table."""
-
     tasks: dict[str, LoraScore]
 
 
 @dataclass
 class Recipe:
-    """How LoRA's scripts train a task: batch is per device, devices is how many the script starts."""
+    """How LoRA's scripts train a task."""
 
     lr: float
-    batch: int
+    batch: int  # per device
     epochs: int
-    devices: int
+    devices: int  # that the script starts
     start: str
 
 
 @dataclass
 class Recipes(Origin):
-    """LoRA's recipes."""
-
     tasks: dict[str, Recipe]
 
 
@@ -131,10 +120,10 @@ class Lora:
 
 @dataclass
 class OtherRow(Origin):
-    """A method's row in another paper, in points; start is "none", "mnli" or "unknown"."""
+    """A method's row in another paper, in points."""
 
     method: str
-    start: str
+    start: str  # "none", "mnli" or "unknown"
     tasks: dict[str, float]
 
 

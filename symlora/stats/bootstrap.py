@@ -51,7 +51,7 @@ def two_level_bootstrap(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Interval:
-    """Compute the mean of a - b with its interval over seeds and rows.
+    """Compute the mean difference with its interval over seeds and rows.
 
     A resample draws seeds, then rows, the same for both methods and all seeds (the pigeonhole bootstrap, Owen 2007).
     Its variance is right for the rows' part, (n - 1)/n of the truth for the part of n seeds, and three times too large

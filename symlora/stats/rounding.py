@@ -30,7 +30,7 @@ def round_points(value: float) -> Decimal:
 
 
 def format_points(interval: Interval) -> str:
-    """Write points as "87.5 ± 0.3", or "85.6 (80.9 to 89.2)" if not symmetric.
+    """Write "87.5 ± 0.3", or "85.6 (80.9 to 89.2)" if not symmetric.
 
     Without an interval (one seed) the estimate alone, without an estimate a dash.
     """

@@ -1,4 +1,4 @@
-"""Whether the GLUE server would take a zip: names, header, numbers of rows, their order, and every prediction."""
+"""Check whether the GLUE server would take a zip."""
 
 import zipfile
 import zlib
@@ -13,40 +13,31 @@ LARGEST = 2**26  # bytes of a file; QQP's has 4 MiB
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found in a zip.
+    """The contents of a zip."""
 
-    Attributes:
-        good: Names of the files that are as they must be.
-        missing: Names of those that are not there.
-        wrong: A sentence for each thing that the server would refuse.
-        lines: Lines of the good files, headers counted.
-    """
-
-    good: tuple[str, ...]
+    good: tuple[str, ...]  # names of the files that are as they must be
     missing: tuple[str, ...]
-    wrong: tuple[str, ...]
-    lines: int
+    wrong: tuple[str, ...]  # a sentence for each thing that the server would refuse
+    lines: int  # of the good files, headers counted
 
     @property
     def complete(self) -> bool:
-        """Whether it can be uploaded."""
+        """True if it can be uploaded."""
         return not self.missing and not self.wrong and self.lines == LINES
 
 
 def check(path: Path) -> Checked:
-    """Reads a zip, all of it.
+    """Check names, header, rows, their order and every prediction.
 
     Raises:
-        SymloraError: It is not there, or no zip that could be read.
+        SymloraError: It is not there, or cannot be read as a zip.
     """
     expected = {file.name: file for file in files()}
     good: list[str] = []
-    wrong: list[str] = []
-    lines = 0
     try:
         with zipfile.ZipFile(path) as archive:
             names = [entry.filename for entry in archive.infolist()]
-            wrong += [_stranger(name) for name in names if name not in expected]
+            wrong = [_stranger(name) for name in names if name not in expected]
             wrong += [f"{name} is there {names.count(name)} times." for name in expected if names.count(name) > 1]
             for name, file in expected.items():
                 if names.count(name) != 1:
@@ -57,13 +48,12 @@ def check(path: Path) -> Checked:
                     wrong.append(f"{name}: {found}")
                 else:
                     good.append(name)
-                    lines += file.rows + 1
     except FileNotFoundError:
         raise SymloraError(f"{path} is not there. `make submission` writes one.") from None
     except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise SymloraError(f"{path} cannot be read as a zip ({error}). Make it again.") from error
     missing = tuple(name for name in expected if name not in names)
-    return Checked(tuple(good), missing, tuple(wrong), lines)
+    return Checked(tuple(good), missing, tuple(wrong), sum(expected[name].rows + 1 for name in good))
 
 
 def _stranger(name: str) -> str:
@@ -73,7 +63,7 @@ def _stranger(name: str) -> str:
 
 
 def _wrong(file: File, content: bytes) -> str:
-    """The first thing that is wrong with one file; empty if nothing is."""
+    """Describe the first thing wrong with a file; empty if nothing is."""
     try:
         text = content.decode("ascii")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""The eleven files of a submission: which split each holds, its rows, and what a prediction may be."""
+"""Describe the eleven files of a submission."""
 
 import functools
 import re
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from omegaconf import OmegaConf
 
 from symlora.config.compose import CONFIG_DIR
-from symlora.config.schema import TaskConfig
 from symlora.data.splits import SCORE_RANGE
 
 HEADER = "index\tprediction"
@@ -41,24 +40,16 @@ but the server refuses a zip without it.
 
 @dataclass(frozen=True)
 class File:
-    """One file of the zip.
+    """One file of the zip."""
 
-    Attributes:
-        name: For example `MNLI-m.tsv`.
-        task: Task, as in configs/task.
-        split: Split of that task.
-        rows: Lines below the header.
-        words: What a prediction may be, by class number; empty for a score.
-    """
-
-    name: str
-    task: str
+    name: str  # such as MNLI-m.tsv
+    task: str  # of configs/task
     split: str
-    rows: int
-    words: tuple[str, ...]
+    rows: int  # below the header
+    words: tuple[str, ...]  # what a prediction may be, by class number; empty for a score
 
     def accepts(self, prediction: str) -> bool:
-        """Whether the server takes this prediction: one of the words, or a number from 0 to 5 such as 2.5."""
+        """Tell whether the server takes a prediction."""
         if self.words:
             return prediction in self.words
         written = re.fullmatch(r"\d(\.\d+)?", prediction, re.ASCII)
@@ -66,19 +57,17 @@ class File:
 
     @property
     def allowed(self) -> str:
-        """What `accepts` takes, for messages."""
+        """Say what `accepts` takes."""
         low, high = SCORE_RANGE
         return " or ".join(self.words) if self.words else f"a number from {low:g} to {high:g}, such as 2.5"
 
 
 @functools.cache
 def files() -> tuple[File, ...]:
-    """The eleven files; rows and class names are the tasks' own (configs/task)."""
+    """List the eleven files; rows and class names are those of configs/task."""
     found = []
     for name, (task, split) in _SPLITS.items():
-        own = OmegaConf.load(CONFIG_DIR / "task" / f"{task}.yaml")
-        facts = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TaskConfig), own))
-        assert isinstance(facts, TaskConfig)
-        words = facts.labels if task in _NAMED else [str(number) for number in range(len(facts.labels))]
+        facts = OmegaConf.load(CONFIG_DIR / "task" / f"{task}.yaml")
+        words = facts.labels if task in _NAMED else map(str, range(len(facts.labels)))
         found.append(File(f"{name}.tsv", task, split, facts.splits[split], tuple(words)))
     return tuple(found)

@@ -1,4 +1,4 @@
-"""From run folders to the predictions that are submitted: one run for each task, chosen on validation.
+"""Gather predictions for a submission: one run a task, chosen on validation.
 
 The run: of the configuration that the report shows for this protocol, model, method and task (symlora.report.choice:
 what `make select` wrote down, else the one with the most seeds), the finished seed with the highest score on the
@@ -29,30 +29,19 @@ DEFAULT_RESULTS = Path("results/runs")
 
 @dataclass(frozen=True)
 class Part:
-    """One file of the submission, or why it is missing.
-
-    Attributes:
-        file: Which.
-        predictions: As the server wants them, in test order; empty where the file is missing.
-        source: The run, or the rule, that they come from; where the file is missing, the reason.
-        run: What is recorded of the run: its folder, configuration, seed and the score that chose it.
-    """
+    """One file of the submission, or why it is missing."""
 
     file: File
-    predictions: tuple[str, ...]
-    source: str
-    run: dict[str, Any] | None = None
+    predictions: tuple[str, ...]  # as the server wants them, in test order; empty where the file is missing
+    source: str  # the run, or the rule, that they come from; where the file is missing, the reason
+    run: dict[str, Any] | None = None  # its folder, configuration, seed and the score that chose it
 
 
 def gather(results_dir: Path, protocol: str, model: str, method: str, best: Path = BEST) -> list[Part]:
-    """All eleven files, those that are missing among them.
+    """Gather all eleven files, those that are missing among them.
 
-    Args:
-        results_dir: Run folders are found below <results_dir>/<protocol>/<model>/<method>.
-        protocol: Name.
-        model: Name.
-        method: Name.
-        best: Folder of what `make select` wrote.
+    Run folders are found below <results_dir>/<protocol>/<model>/<method>; `best` is the folder of what `make select`
+    wrote.
 
     Raises:
         SymloraError: There is no run; a run folder is broken; or a prediction is missing, repeated or none at all.
@@ -94,24 +83,25 @@ def _part(file: File, chosen: Chosen | None, results_dir: Path) -> Part:
     table = load_predictions(folder, row["selection"], file.split)
     if table.empty:
         return Part(file, (), f"{folder} has no predictions on {file.split}: {_command(row, record, results_dir)}")
-    split = "the held-out slice" if measure(chosen.runs) == "criterion" else row["split"]
-    score = float(row[measure(chosen.runs)])
+    chosen_by = measure(chosen.runs)
+    split = "the held-out slice" if chosen_by == "criterion" else row["split"]
     run = {
         "folder": folder.relative_to(results_dir).as_posix(),
         "configuration": row["configuration"],
         "seed": int(row["seed"]),
         "metric": row["metric"],
         "split": split,
-        "score": score,
+        "score": float(row[chosen_by]),
         "seeds_finished": len(chosen.finished),
         "configuration_chosen": chosen.why,
     }
-    source = f"{run['folder']}, {row['metric']} {100 * score:.1f} on {split}, best of {len(chosen.finished)} seeds"
+    score = f"{row['metric']} {100 * row[chosen_by]:.1f} on {split}"
+    source = f"{run['folder']}, {score}, best of {len(chosen.finished)} seeds"
     return Part(file, as_text(file, table, f"{folder / PREDICTIONS_FILE}, split {file.split}"), source, run)
 
 
 def _command(row: "pd.Series[Any]", record: dict[str, Any], results_dir: Path) -> str:
-    """What trains the run again, this time with predictions on the test splits."""
+    """Write the command that makes the run with test predictions."""
     settings = [f"train.{key}={row[key]}" for key in ("lr", "batch_size", "epochs")] + ["predict_test=true"]
     if record["config"]["init_from"] is not None:  # of which the last part of the path is kept
         settings.append(f"init_from=<path of {record['config']['init_from']}>")
@@ -128,12 +118,10 @@ def _make(names: Mapping[str, Any], settings: Sequence[str], results_dir: Path) 
 
 
 def as_text(file: File, table: pd.DataFrame, where: str) -> tuple[str, ...]:
-    """Predictions as the server wants them: class names or numbers, or scores clipped to [0, 5] with three decimals.
+    """Write predictions as the server wants them.
 
-    Args:
-        file: Which.
-        table: Columns idx and prediction, by idx. GLUE's test splits are numbered from 0 without gaps.
-        where: For messages.
+    Classes become names or numbers; scores are clipped to [0, 5] and get three decimals. The table has columns idx and
+    prediction, by idx: GLUE's test splits are numbered from 0 without gaps. `where` is for messages.
 
     Raises:
         SymloraError: A row is missing or there twice; a prediction is no number, or no class of the task.

@@ -18,9 +18,10 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold: no time of day i
 
 
 def write(parts: Sequence[Part], out: Path, name: str) -> tuple[Path, Checked]:
-    """Writes <out>/<name>.zip, or <name>-partial.zip where files are missing, and checks it; beside it <...>.json.
+    """Write and check <out>/<name>.zip, with a JSON file beside it.
 
-    The JSON says which run each file comes from, and the zip's SHA-256.
+    Where files are missing the name is <name>-partial.zip. The JSON says which run each file comes from, and the zip's
+    SHA-256.
 
     Raises:
         SymloraError: It cannot be written, or the server would refuse something in it.
@@ -30,11 +31,17 @@ def write(parts: Sequence[Part], out: Path, name: str) -> tuple[Path, Checked]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
-            _zip(there, temporary)
+            with zipfile.ZipFile(temporary, "w") as archive:
+                for part in there:
+                    entry = zipfile.ZipInfo(part.file.name, EPOCH)
+                    entry.external_attr = 0o644 << 16
+                    entry.compress_type = zipfile.ZIP_DEFLATED
+                    rows = (f"{number}\t{prediction}\n" for number, prediction in enumerate(part.predictions))
+                    archive.writestr(entry, f"{HEADER}\n{''.join(rows)}")
             checked = check(temporary)
             if checked.wrong:
                 raise SymloraError(f"{path} was not written: {' '.join(checked.wrong)}")
-        described = [_described(part) for part in parts]
+        described = [{"file": part.file.name, "rows": len(part.predictions), "run": part.run} for part in parts]
         write_json(path.with_suffix(".json"), {"sha256": file_sha256(path), "files": described})
     except OSError as error:
         raise SymloraError(f"{path} cannot be written: {error.strerror}. Set --out to a writable folder.") from error
@@ -42,7 +49,7 @@ def write(parts: Sequence[Part], out: Path, name: str) -> tuple[Path, Checked]:
 
 
 def make_zip(results_dir: Path, protocol: str, model: str, method: str, out: Path) -> int:
-    """Gather predictions, write the zip, and print what is in it; the exit status."""
+    """Write the zip and print its contents; return the exit status."""
     parts = gather(results_dir, protocol, model, method)
     for part in parts:
         print(f"{part.file.name:12} {len(part.predictions):>7,} of {part.file.rows:>7,} rows  {part.source}")
@@ -56,7 +63,7 @@ def make_zip(results_dir: Path, protocol: str, model: str, method: str, out: Pat
 
 
 def check_zip(path: Path) -> int:
-    """Check a zip and print what is wrong or missing; the exit status."""
+    """Check a zip, print what is wrong, and return the exit status."""
     return _verdict(path, check(path))
 
 
@@ -73,21 +80,3 @@ def _verdict(path: Path, checked: Checked) -> int:
         return 0
     print(f"{path.name} CANNOT be uploaded: the server refuses a zip that is incomplete or wrong.", file=sys.stderr)
     return 1 if checked.wrong else PARTIAL
-
-
-def _zip(parts: Sequence[Part], path: Path) -> None:
-    with zipfile.ZipFile(path, "w") as archive:
-        for part in parts:
-            entry = zipfile.ZipInfo(part.file.name, EPOCH)
-            entry.external_attr = 0o644 << 16
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, _content(part))
-
-
-def _content(part: Part) -> str:
-    rows = (f"{number}\t{prediction}\n" for number, prediction in enumerate(part.predictions))
-    return f"{HEADER}\n{''.join(rows)}"
-
-
-def _described(part: Part) -> dict[str, object]:
-    return {"file": part.file.name, "rows": len(part.predictions), "run": part.run}
