@@ -11,11 +11,12 @@ import pytest
 from report_runs import read_record, write_run
 
 from symlora.config.compose import CONFIG_DIR
+from symlora.config.typed import read_yaml
 from symlora.errors import SymloraError
 from symlora.metrics.functions import chance_level
 from symlora.report.choice import Chosen, choose, grid_edge, read_best, unequal_grids
 from symlora.report.collect import COLUMNS, collect
-from symlora.report.criteria import load_criteria
+from symlora.report.criteria import Criteria
 from symlora.report.leaderboard import load_leaderboard
 from symlora.report.predictions import load_predictions
 from symlora.store.folder import seal
@@ -278,5 +279,5 @@ def test_criteria_have_their_keys_and_types(tmp_path: Path, old: str, new: str) 
     assert old in text
     (tmp_path / "report.yaml").write_text(text.replace(old, new))
     with pytest.raises(SymloraError, match="report.yaml"):
-        load_criteria(tmp_path / "report.yaml")
-    assert load_criteria().margin == 1.0
+        read_yaml(tmp_path / "report.yaml", Criteria)
+    assert read_yaml(CONFIG_DIR / "report.yaml", Criteria).margin == 1.0

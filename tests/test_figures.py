@@ -20,11 +20,12 @@ from torch import nn
 from symlora import stats
 from symlora.config.compose import CONFIG_DIR, compose
 from symlora.config.schema import MethodConfig, TrainConfig
+from symlora.config.typed import read_yaml
 from symlora.errors import SymloraError
 from symlora.report.choice import choose
 from symlora.report.collect import collect, frame_of
 from symlora.report.comparison import Paired, compare_all
-from symlora.report.criteria import load_criteria
+from symlora.report.criteria import Criteria
 from symlora.report.figures.differences import difference_plot, differences, limit
 from symlora.report.figures.draw import draw_all, read_drawn
 from symlora.report.figures.grid import grid_panel, grid_points, table
@@ -294,7 +295,7 @@ def test_the_companion_centres_lambda_at_1_over_what_decay_alone_makes_of_it(gap
 
 
 def test_differences_are_paired_by_seed_and_judged_over_the_tasks() -> None:
-    criteria = load_criteria()
+    criteria = read_yaml(CONFIG_DIR / "report.yaml", Criteria)
     chosen = choose(collect(RUNS).runs, {})
     frame = differences(compare_all(chosen, criteria), chosen, *SECTION, criteria.margin, criteria.alpha)
     assert list(frame["task"]) == ["mrpc"] + ["cola"] * 3 + ["rte"] * 3 + ["stsb"]
@@ -388,7 +389,7 @@ def test_without_a_held_out_slice_the_grid_says_that_it_is_of_validation() -> No
 
 
 def drawn(root: Path, out: Path, **more: Any) -> tuple[list[Path], tuple[Any, ...]]:
-    runs, criteria = collect(root).runs, load_criteria()
+    runs, criteria = collect(root).runs, read_yaml(CONFIG_DIR / "report.yaml", Criteria)
     chosen = choose(runs, {})
     return draw_all(runs, chosen, compare_all(chosen, criteria), criteria, out, **more)
 

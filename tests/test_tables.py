@@ -296,15 +296,8 @@ def test_the_committed_runs_give_the_numbers_of_the_readme() -> None:
 
 def _table() -> Table:
     rows = ((Cell("a_b|c"), Cell("87.2 ± 0.8", 87.25, 0.75)), (Cell("50 %"), gap("no run")))
-    return Table(
-        "t",
-        "Table 9. Odds & ends",
-        "In `code_x` and 95 %.",
-        ("Name", "Mean"),
-        1,
-        (Section("S_1", ("n*te",), rows),),
-        ("f<g",),
-    )
+    sections = (Section("S_1", ("n*te",), rows),)
+    return Table("t", "Table 9. Odds & ends", "In `code_x` and 95 %.", ("Name", "Mean"), sections, ("f<g",), labels=1)
 
 
 def test_markdown() -> None:
@@ -331,7 +324,7 @@ def test_csv_holds_unrounded_numbers() -> None:
 
 def test_csv_keeps_what_a_number_does_not_say() -> None:
     row = (Cell("MNLI"), Cell("86.0 to 87.0, ± 0.5", 86.5, 0.48))
-    table = Table("t", "", "", ("Task", "Mean"), 1, (Section("s", (), (row,)),))
+    table = Table("t", "", "", ("Task", "Mean"), (Section("s", (), (row,)),))
     assert list(csv.reader(io.StringIO(to_csv(table)))) == [
         ["Section", "Task", "Mean", "Mean ±", "Mean, as shown"], ["s", "MNLI", "86.5", "0.48", "86.0 to 87.0, ± 0.5"]
     ]  # fmt: skip
@@ -356,7 +349,7 @@ def test_every_format_of_every_table_is_whole(tmp_path: Path) -> None:
 
 def test_a_row_of_another_width_is_refused() -> None:
     with pytest.raises(ValueError, match="1 cells under 2 columns"):
-        Table("t", "", "", ("a", "b"), 1, (Section("s", (), ((Cell("1"),),)),))
+        Table("t", "", "", ("a", "b"), (Section("s", (), ((Cell("1"),),)),))
 
 
 # The command line.

@@ -3,15 +3,11 @@
 Each number is typed once, there, with its source and its certainty: read, computed or from memory.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
-from symlora.errors import SymloraError
+from symlora.config.typed import read_yaml
 
 
 @dataclass
@@ -145,16 +141,7 @@ class Published:
 
 
 def read_published(folder: Path) -> Published:
-    """Read glue.yaml, symlora.yaml, lora.yaml and others.yaml.
-
-    Raises:
-        SymloraError: A file or a value is missing, or has the wrong type. The message names file and key.
-    """
-    files: dict[str, Any] = {}
-    for field in fields(Published):
-        path = folder / f"{field.name}.yaml"
-        try:
-            files[field.name] = OmegaConf.to_object(OmegaConf.merge(field.type, OmegaConf.load(path)))
-        except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-            raise SymloraError(f"{path} cannot be read, restore it: {' '.join(str(error).split())}") from error
+    """Read glue.yaml, symlora.yaml, lora.yaml and others.yaml."""
+    schemas = {"glue": Glue, "symlora": Paper, "lora": Lora, "others": Others}
+    files: dict[str, Any] = {name: read_yaml(folder / f"{name}.yaml", schema) for name, schema in schemas.items()}
     return Published(**files)

@@ -1,4 +1,4 @@
-"""Write the captions of tables and figures: what is measured, and what each ± is over."""
+"""Write the captions of tables and figures."""
 
 from symlora.report.criteria import Criteria
 from symlora.report.table import NOTHING
@@ -14,11 +14,11 @@ FIGURES = {
 }
 """Caption of each figure on the report's page, by the stem of its files."""
 
-Frame = tuple[str, str, tuple[str, ...], int]
-"""title, caption, header, labels: symlora.report.table.Table's, in its order."""
+Caption = tuple[str, str, tuple[str, ...]]
+"""title, caption and header of a symlora.report.table.Table, in its order."""
 
 
-def table1(criteria: Criteria) -> Frame:
+def table1(criteria: Criteria) -> Caption:
     """Caption the paper's table."""
     caption = (
         "Scores in points, but where a section says else. In our sections ± is the half-width of the "
@@ -29,10 +29,10 @@ def table1(criteria: Criteria) -> Frame:
         "from results/leaderboard alone. Two intervals that overlap say nothing about a tie: table 2 tests that."
     )
     header = ("Task", "Metric", "LoRA, validation", "SymLoRA, validation", "LoRA, test", "SymLoRA, test")
-    return "Table 1. LoRA and SymLoRA on GLUE", caption, header, 2
+    return "Table 1. LoRA and SymLoRA on GLUE", caption, header
 
 
-def table2(criteria: Criteria) -> Frame:
+def table2(criteria: Criteria) -> Caption:
     """Caption the tests."""
     level, single = _level(criteria), f"{100 * (1 - criteria.alpha):g} %"
     caption = (
@@ -63,10 +63,10 @@ def table2(criteria: Criteria) -> Frame:
         *("Difference", f"{single}, paired", "Verdict", "p t", "Holm", "p TOST", "Holm", "p sign flip", "p McNemar"),
         *(f"{level}, seeds and rows", "Needed"),
     )
-    return "Table 2. Is a method tied with LoRA?", caption, header, 2
+    return "Table 2. Is a method tied with LoRA?", caption, header
 
 
-def table3() -> Frame:
+def table3() -> Caption:
     """Caption the cost."""
     caption = (
         "Trained parameters of the adapter, of the classification head and in all (the head is the same for every "
@@ -79,10 +79,10 @@ def table3() -> Frame:
         *("Task", "Method", "n", "Adapter", "Head", "All trained", "File, KiB", "Memory, GiB", "Seconds"),
         *("Energy, kWh", "Device"),
     )
-    return "Table 3. What it costs", caption, header, 2
+    return "Table 3. What it costs", caption, header
 
 
-def table4(criteria: Criteria) -> Frame:
+def table4(criteria: Criteria) -> Caption:
     """Caption selection, and sampling of rows."""
     caption = (
         "Validation scores in points, means over n seeds, at three epochs of the same runs: the best on validation "
@@ -96,7 +96,7 @@ def table4(criteria: Criteria) -> Frame:
         *("Task", "Method", "n", "Failed", "Missing", "At chance", "Chance", "Median", "Best epoch", "Last epoch"),
         *("Held-out epoch", "Best − last", "Best − held-out", "Rows, one model", "Configuration", "Chosen as"),
     )
-    return "Table 4. What the choice of the epoch adds, and what the rows leave open", caption, header, 2
+    return "Table 4. What the choice of the epoch adds, and what the rows leave open", caption, header
 
 
 def _level(criteria: Criteria) -> str:

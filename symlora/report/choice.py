@@ -11,12 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from symlora.audit.names import CLAIMED, METHODS, REFERENCE, TASKS, method_order, section_order, task_order
-from symlora.errors import SymloraError
+from symlora.config.typed import read_yaml
 from symlora.store.selection import AXES, edge, rank
 
 Key = tuple[str, str, str, str]
@@ -43,18 +40,18 @@ class Chosen:
 
     @property
     def failed(self) -> int:
-        """Number of runs that ended without a score: they are counted, not averaged."""
+        """Number of runs without a score: counted, not averaged."""
         return len(self.runs) - len(self.finished)
 
     @property
     def best(self) -> "pd.Series[Any] | None":
-        """The finished seed with the highest `measure`, the lowest seed of equals; None without one."""
+        """The finished run with the highest `measure`, the lowest seed of equals."""
         ranked = self.finished.sort_values([measure(self.finished), "seed"], ascending=[False, True])
         return None if ranked.empty else ranked.iloc[0]
 
 
 def measure(runs: pd.DataFrame) -> str:
-    """Name the column that runs are chosen by: `criterion` where there is one, else `score`."""
+    """Name the column that decides: `criterion` where there is one, else `score`."""
     return "criterion" if runs["criterion"].notna().any() else "score"
 
 
@@ -62,27 +59,21 @@ def choose(runs: pd.DataFrame, best: Best, tasks: tuple[str, ...] = tuple(TASKS)
     """Choose a configuration for each section (model and protocol), task and method.
 
     It is the one that `make select` wrote (configs/best); without one, that with the most seeds, failed runs counted
-    (failing is no reason to be passed over); among equals, the first by symlora.store.selection.rank.
-
-    Args:
-        runs: symlora.report.collect's frame.
-        best: Of `read_best`.
-        tasks: Expected in every section, with or without runs; others appear where there are runs.
+    (failing is no reason to be passed over); among equals, the first by symlora.store.selection.rank. `tasks` are
+    expected in every section, with or without runs; others appear where there are runs.
     """
     chosen: dict[Key, Chosen] = {}
-    by_key: dict[Key, pd.DataFrame] = {
-        (str(model), str(protocol), str(task), str(method)): group
-        for (model, protocol, task, method), group in runs.groupby(["model", "protocol", "task", "method"])
-    }
+    by_key: dict[Any, pd.DataFrame] = dict(iter(runs.groupby(["model", "protocol", "task", "method"])))
     for model, protocol in section_order((key[0], key[1]) for key in by_key):
         here = [key for key in by_key if key[:2] == (model, protocol)]
         for task in [name for name in task_order(key[2] for key in here) if name in tasks or name not in TASKS]:
-            section = {}
-            for method in method_order(key[3] for key in here if key[2] == task):
-                key = (model, protocol, task, method)
-                section[method] = _chosen(key, by_key.get(key, runs.iloc[:0]), best.get(key))
-            _mark_missing(section)
-            chosen |= {entry.key: entry for entry in section.values()}
+            keys = [(model, protocol, task, method) for method in method_order(k[3] for k in here if k[2] == task)]
+            cells = {key[3]: _chosen(key, by_key.get(key, runs.iloc[:0]), best.get(key)) for key in keys}
+            # Seeds are missing between the paper's two methods alone: a bare head needs no seed for each of theirs.
+            seeds = {name: set(cells[name].runs["seed"]) for name in (REFERENCE, CLAIMED)}
+            for name, own in seeds.items():
+                cells[name] = replace(cells[name], missing=tuple(sorted(set().union(*seeds.values()) - own)))
+            chosen |= {cell.key: cell for cell in cells.values()}
     return chosen
 
 
@@ -113,15 +104,6 @@ def _chosen(key: Key, runs: pd.DataFrame, best: Mapping[str, Any] | None) -> Cho
     return Chosen(key, own, (), why, runs[alike].sort_values(list(AXES), ignore_index=True), grid_seed)
 
 
-def _mark_missing(section: dict[str, Chosen]) -> None:
-    """Mark missing seeds, between the paper's two methods alone: a bare head needs no seed for each of theirs."""
-    pair = [name for name in (REFERENCE, CLAIMED) if name in section]
-    everything = {seed for name in pair for seed in section[name].runs["seed"]}
-    for name in pair:
-        missing = tuple(sorted(everything - set(section[name].runs["seed"])))
-        section[name] = replace(section[name], missing=missing)
-
-
 def grid_edge(chosen: Chosen) -> str:
     """Say where the chosen point lies in the grid of run folders.
 
@@ -145,7 +127,7 @@ def grid_edge(chosen: Chosen) -> str:
 
 
 def unequal_grids(cells: Mapping[Key, Chosen]) -> list[str]:
-    """List the tasks of a section whose two compared methods were not tried at the same points."""
+    """List a section's tasks whose two methods have different grid points."""
     found = []
     for key, cell in cells.items():
         if key[3] == CLAIMED and not cell.runs.empty and not cells[(*key[:3], REFERENCE)].runs.empty:
@@ -157,20 +139,19 @@ def unequal_grids(cells: Mapping[Key, Chosen]) -> list[str]:
     return found
 
 
-def read_best(folder: Path) -> Best:
-    """Read the selected values from <folder>/<protocol>/<model>/<method>-<task>.yaml.
+@dataclass
+class _Selected:
+    """What `make select` writes."""
 
-    Raises:
-        SymloraError: A file is not what `make select` writes.
-    """
+    train: dict[str, Any]
+
+
+def read_best(folder: Path) -> Best:
+    """Read the selected values from <folder>/<protocol>/<model>/<method>-<task>.yaml."""
     best: dict[Key, Mapping[str, Any]] = {}
     for path in sorted(folder.glob("*/*/*-*.yaml")):
         method, task = path.stem.rsplit("-", 1)
-        try:
-            content: Any = OmegaConf.to_container(OmegaConf.load(path))  # it reads 4e-3 as a number, PyYAML as text
-            train = content["train"]
-            known = {name: train[name] for name in (*AXES, "epochs") if name in train}
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, OmegaConfBaseException) as error:
-            raise SymloraError(f"{path} is not what `make select` writes ({error}). Run it again.") from error
+        train = read_yaml(path, _Selected, "Run `make select` again.").train
+        known = {name: train[name] for name in (*AXES, "epochs") if name in train}
         best[(path.parent.name, path.parent.parent.name, task, method)] = known
     return best

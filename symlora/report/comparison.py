@@ -1,4 +1,4 @@
-"""Compare a method with LoRA on one task, over the seeds that both have and over their predictions.
+"""Compare methods with LoRA, over shared seeds and over their predictions.
 
 Everything is in points. Two sources of chance are kept apart: new seeds on this validation split (t, sign flip,
 equivalence), new rows for these trained models (McNemar), and both together (two-level bootstrap). Only the verdict
@@ -20,7 +20,7 @@ from symlora.report.predictions import load_predictions
 
 @dataclass(frozen=True)
 class Paired:
-    """A method less the reference, paired by seed, each at its chosen configuration; in points."""
+    """A method less the reference, paired by seed; in points."""
 
     key: Key  # of the method; task, model and protocol are the reference's too
     seeds: tuple[int, ...]  # that both have a score for
@@ -36,7 +36,7 @@ class Paired:
 
 
 def compare(method: Chosen, reference: Chosen, criteria: Criteria) -> Paired | None:
-    """Run all tests of one task, without a decision; None where no seed has a score for both."""
+    """Run all tests of one task; None where no seed has both scores."""
     columns = ["seed", "score", "folder", "split", "selection", "metric"]
     pairs = method.finished[columns].merge(reference.finished[columns], on="seed", suffixes=("", "_reference"))
     if pairs.empty:
@@ -59,45 +59,34 @@ def compare(method: Chosen, reference: Chosen, criteria: Criteria) -> Paired | N
 
 
 def compare_all(chosen: dict[Key, Chosen], criteria: Criteria) -> dict[Key, Paired]:
-    """Compare every method with the reference of its section and task, where both have runs."""
-    found: dict[Key, Paired] = {}
-    for key, method in chosen.items():
-        if key[3] != REFERENCE:
-            paired = compare(method, chosen[(*key[:3], REFERENCE)], criteria)
-            if paired is not None:
-                found[key] = paired
-    return decide_all(found, criteria)
+    """Compare every method with LoRA, and judge it over a section's tasks.
 
-
-def decide_all(pairs: dict[Key, Paired], criteria: Criteria) -> dict[Key, Paired]:
-    """Judge each method over the tasks of a section (docs/protocols.md, "What a verdict means").
-
-    A task with a single seed has no p value, and is in no family.
+    What a verdict means stands in docs/protocols.md. A task with a single seed has no p value, and is in no family.
     """
-    families: dict[tuple[str, str, str], list[Key]] = {}
-    for key, pair in pairs.items():
-        if pair.p_difference is not None:
-            families.setdefault((key[0], key[1], key[3]), []).append(key)
-    decided = dict(pairs)
-    for keys in families.values():
-        family = [pairs[key] for key in keys]
+    pairs: dict[Key, Paired] = {}
+    families: dict[tuple[str, str, str], list[Paired]] = {}
+    for key, method in chosen.items():
+        pair = None if key[3] == REFERENCE else compare(method, chosen[(*key[:3], REFERENCE)], criteria)
+        if pair is not None:
+            pairs[key] = pair
+            if pair.p_difference is not None:
+                families.setdefault((key[0], key[1], key[3]), []).append(pair)
+    for family in families.values():
         numbers = [(pair.difference.estimate, pair.p_difference, pair.p_equivalence) for pair in family]
         means, different, equal = np.array(numbers, dtype=np.float64).T
         decisions = stats.decide(means, different, equal, criteria.alpha)
-        for key, pair, decision in zip(keys, family, decisions, strict=True):
+        for pair, decision in zip(family, decisions, strict=True):
             spread = float(np.std(np.subtract(*pair.scores), ddof=1))
-            needed = stats.seeds_needed(spread, criteria.margin, criteria.power, criteria.alpha / len(keys))
-            decided[key] = replace(pair, decision=decision, needed=needed)
-    return decided
+            needed = stats.seeds_needed(spread, criteria.margin, criteria.power, criteria.alpha / len(family))
+            pairs[pair.key] = replace(pair, decision=decision, needed=needed)
+    return pairs
 
 
 def _over_rows(pairs: pd.DataFrame, criteria: Criteria) -> tuple[stats.Interval | None, float | None]:
-    """Compute the two-level interval in points, and McNemar's p of the lowest seed's two models."""
+    """Compute the two-level interval in points, and McNemar's p of the lowest seed."""
+    places = ("folder", "selection", "split")
     sides = [
-        [
-            load_predictions(row[f"folder{side}"], row[f"selection{side}"], row[f"split{side}"])
-            for _, row in pairs.iterrows()
-        ]
+        [load_predictions(*place) for place in pairs[[f"{name}{side}" for name in places]].itertuples(index=False)]
         for side in ("", "_reference")
     ]
     first = sides[0][0]

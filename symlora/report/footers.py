@@ -1,4 +1,4 @@
-"""Say below every table how many runs there were, what is missing, and what made them."""
+"""Write what stands below every table: counts, gaps and provenance."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ class Tally:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is missing, failed or bad."""
+        """True if nothing is missing, failed or bad."""
         return not (self.failed or self.bad or self.seeds or self.cells)
 
     @property
     def counts(self) -> str:
-        """All counts in one sentence."""
+        """Counts in one sentence."""
         seeds = sum(map(len, self.seeds.values()))
         return (
             f"Runs: {self.found} found: {self.finished} finished, {len(self.failed)} failed, "
@@ -39,13 +39,7 @@ class Tally:
 
 
 def tally(collected: Collected, chosen: Mapping[Key, Chosen], problems: Iterable[Problem]) -> Tally:
-    """Count what is there and list what is missing.
-
-    Args:
-        collected: The runs, and the folders left out.
-        chosen: symlora.report.choice.choose.
-        problems: Of other input (the leaderboard's).
-    """
+    """Count what is there; list what is missing. `problems` are the leaderboard's."""
     runs = collected.runs
     broken = runs[runs["status"] == "failed"]
     pairs = {key: cell for key, cell in chosen.items() if key[3] in (REFERENCE, CLAIMED)}

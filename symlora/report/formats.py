@@ -17,7 +17,7 @@ _MARKDOWN = {"|": r"\|", "*": r"\*", "<": "&lt;", "_": r"\_"}
 
 
 def to_markdown(table: Table) -> str:
-    """Write GitHub's tables, one a section: gaps in italics, numbers that need a second look in bold."""
+    """Write GitHub's tables, one a section: gaps in italics, flags in bold."""
     lines = [f"## {escape(table.title)}", "", escape(table.caption), ""]
     for section in table.sections:
         lines += [f"### {escape(section.title)}", ""]
@@ -32,7 +32,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """Write a `table` environment with one tabular; it needs the packages booktabs and graphicx."""
+    """Write a `table` environment; it needs booktabs and graphicx."""
     columns = "l" * table.labels + "r" * (len(table.header) - table.labels)
     width = len(table.header)
     lines = [
@@ -60,9 +60,10 @@ def to_csv(table: Table) -> str:
     What follows a ± has a column of its own. A column of which some number says more in the other formats (a range,
     seeds that failed) has its text beside it.
     """
-    columns = range(len(table.header))
-    halves = [any(row[i].half is not None for row in _rows(table)) for i in columns]
-    texts = [any(_says_more(row[i]) for row in _rows(table)) for i in columns]
+    rows = [row for section in table.sections for row in section.rows]
+    columns = [[row[i] for row in rows] for i in range(len(table.header))]
+    halves = [any(cell.half is not None for cell in column) for column in columns]
+    texts = [any(_says_more(cell) for cell in column) for column in columns]
     header = ["Section"]
     for i, name in enumerate(_unique(table.header)):
         header += [name, *[f"{name} ±"] * halves[i], *[f"{name}, as shown"] * texts[i]]
@@ -91,16 +92,12 @@ def escape(text: str) -> str:
 FORMATS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
 
 
-def _rows(table: Table) -> Iterable[tuple[Cell, ...]]:
-    return (row for section in table.sections for row in section.rows)
-
-
 def _says_more(cell: Cell) -> bool:
     return cell.value is not None and re.fullmatch(r"<?-?[\d.,]+(e-?\d+)?( ± [\d.]+)?", cell.text) is None
 
 
 def _unique(names: Iterable[str]) -> list[str]:
-    """Two columns of one name (Holm) are told apart by the column before them."""
+    """Tell two columns of one name (Holm) apart by the column before them."""
     found: list[str] = []
     before = ""
     for name in names:

@@ -1,6 +1,7 @@
-"""Read test scores from the GLUE site, typed by hand: the test labels are hidden, so no run knows its own.
+"""Read test scores that were typed by hand from the GLUE site.
 
-A file results/leaderboard/<any name>.yaml is a list; each entry has exactly these keys:
+The test labels are hidden, so no run knows its own score. A file results/leaderboard/<any name>.yaml is a list; each
+entry has exactly these keys:
 
     - protocol: paper             # of the runs that were submitted
       model: roberta-base
@@ -27,6 +28,7 @@ from symlora.report.choice import Key
 from symlora.report.collect import Problem
 
 Scores = dict[tuple[str, str, str, str], "TestScore"]
+"""By protocol, model, method and task."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class TestScore:
 
 
 def load_leaderboard(folder: Path) -> tuple[Scores, tuple[Problem, ...]]:
-    """Read scores by (protocol, model, method, task), and list the entries that were left out."""
+    """Read scores, and list the entries that were left out."""
     scores: Scores = {}
     problems: list[Problem] = []
     schema = OmegaConf.structured(TestScore)
@@ -69,10 +71,10 @@ def load_leaderboard(folder: Path) -> tuple[Scores, tuple[Problem, ...]]:
 
 
 def unshown(scores: Scores, chosen: Container[Key], tasks: Container[str]) -> Iterator[Problem]:
-    """Yield scores that no cell of Table 1 shows: a misspelt name, or runs that are not there."""
+    """Yield scores that no cell of Table 1 shows."""
     for protocol, model, method, task in scores:
-        room = method in (REFERENCE, CLAIMED) and (model, protocol, task, method) in chosen
-        if not room and (task in tasks or task not in TASKS):
+        shown = method in (REFERENCE, CLAIMED) and (model, protocol, task, method) in chosen
+        if not shown and (task in tasks or task not in TASKS):  # a misspelt name, or runs that are not there
             place = f"leaderboard: {protocol}, {model}, {method}, {task}"
             yield Problem(place, "a test score that no row of table 1 belongs to")
 

@@ -1,20 +1,20 @@
-"""The paper's own rows of Table 1: as it prints them, and as published numbers say without its truncation."""
+"""Make the paper's own rows of Table 1."""
 
 from symlora import stats
 from symlora.audit.names import METRICS, TASKS
 from symlora.audit.published import Cell as Printed
 from symlora.audit.published import Published
-from symlora.report.table import Cell, Section, gap, words
+from symlora.report.table import Cell, Section, gap
 
 
 def paper_sections(published: Published) -> tuple[Section, Section]:
-    """Columns: task, metric, LoRA validation, SymLoRA validation, LoRA test, SymLoRA test."""
+    """Make the rows as printed, and from published numbers without truncation."""
     return _printed(published), _recomputed(published)
 
 
 def row_names(task: str, metric: str) -> tuple[Cell, Cell]:
-    """The two cells that begin a row of Table 1."""
-    return words(TASKS.get(task, task.upper())), words(METRICS.get(metric, metric))
+    """Make the two cells that begin a row of Table 1."""
+    return Cell(TASKS.get(task, task.upper())), Cell(METRICS.get(metric, metric))
 
 
 def _printed(published: Published) -> Section:

@@ -10,16 +10,18 @@ import pandas as pd
 from symlora.audit import audit_markdown, read_published
 from symlora.audit.names import CLAIMED, REFERENCE, TASKS, section_name
 from symlora.config.compose import CONFIG_DIR
+from symlora.config.typed import read_yaml
 from symlora.errors import SymloraError
 from symlora.report.captions import FIGURES
 from symlora.report.choice import Chosen, Key, choose, read_best
 from symlora.report.collect import Collected, Problem, collect
 from symlora.report.comparison import Paired, compare_all
-from symlora.report.criteria import Criteria, load_criteria
+from symlora.report.criteria import Criteria
 from symlora.report.footers import Tally, footers, tally
 from symlora.report.formats import FORMATS, escape, to_markdown
 from symlora.report.leaderboard import load_leaderboard, unshown
 from symlora.report.pages import markdown_page
+from symlora.report.symmetry import RELEASED, symmetry_markdown, symmetry_of_checkpoint, symmetry_of_runs
 from symlora.report.table import Table
 from symlora.report.tables import table1, table2, table3, table4
 from symlora.store.files import atomic_write
@@ -52,19 +54,11 @@ class Report:
     tables: tuple[Table, ...]
     sources: Sources
 
-    def at_chance(self, key: Key) -> bool:
-        """Tell whether a seed of the method, or of LoRA beside it, is not above chance."""
-        sides = (self.chosen[key], self.chosen[(*key[:3], REFERENCE)])
-        return any(bool(side.finished["at_chance"].any()) for side in sides)
-
 
 def build(results_dir: Path, tasks: Sequence[str] = tuple(TASKS), sources: Sources | None = None) -> Report:
     """Read the runs and make the tables; write nothing.
 
-    Args:
-        results_dir: Run folders are found below it.
-        tasks: Of Table 1's eight, those that are expected in our sections.
-        sources: Of everything else.
+    Run folders are found below `results_dir`. Of Table 1's eight tasks, `tasks` are expected in our sections.
 
     Raises:
         SymloraError: There is no run folder; or a file of the project's own (published numbers, criteria) is wrong.
@@ -72,7 +66,7 @@ def build(results_dir: Path, tasks: Sequence[str] = tuple(TASKS), sources: Sourc
     places = sources or Sources()
     if unknown := set(tasks) - set(TASKS):
         raise SymloraError(f"--tasks: {', '.join(sorted(unknown))} unknown. Table 1 has {', '.join(TASKS)}.")
-    criteria = load_criteria(places.criteria)
+    criteria = read_yaml(places.criteria, Criteria)
     published = read_published(places.published)
     collected = collect(results_dir)
     test, problems = load_leaderboard(places.leaderboard)
@@ -86,7 +80,7 @@ def build(results_dir: Path, tasks: Sequence[str] = tuple(TASKS), sources: Sourc
         table3(chosen),
         table4(chosen, criteria),
     )
-    tables = tuple(table.with_footers(below) for table in made)
+    tables = tuple(replace(table, footers=below) for table in made)
     return Report(collected, chosen, pairs, criteria, counted, tables, places)
 
 
@@ -102,14 +96,14 @@ def write_tables(report: Report, out: Path) -> list[Path]:
 
 
 def write_audit(out: Path, published: Path = PUBLISHED) -> list[Path]:
-    """Write the audit of the paper's printed numbers, <out>/audit.md and audit.html; it needs no run."""
+    """Write <out>/audit.md and audit.html; they need no run."""
     text = audit_markdown(read_published(published))
     page = markdown_page("What the paper printed", text)
     return [write_text(out / "audit.md", text), write_text(out / "audit.html", page)]
 
 
 def write_figures(report: Report, out: Path, as_paper: bool = False) -> Files:
-    """Write Figure 1 and its companions in <out>/figures/<protocol>-<model>: PNG, PDF and the CSV of each."""
+    """Write the figures in <out>/figures/<protocol>-<model>: PNG, PDF and CSV."""
     from symlora.report.figures.draw import draw_all  # matplotlib takes a second to import
 
     runs = report.collected.runs
@@ -117,18 +111,15 @@ def write_figures(report: Report, out: Path, as_paper: bool = False) -> Files:
 
 
 def write_symmetry(report: Report, out: Path, checkpoint: Path | None = None) -> Files:
-    """Write <out>/symmetry.md: how symmetric the stored adapters are, and a released one beside them.
+    """Write <out>/symmetry.md: the symmetry of stored adapters and a released one.
 
     What was measured of a released adapter is kept in results/published, so that the page needs its file only once.
     """
-    from symlora.report.symmetry import RELEASED, symmetry_markdown, symmetry_of_checkpoint, symmetry_of_runs
-
     own = [cell.runs for cell in report.chosen.values() if len(cell.runs)]  # as in the tables: a grid's other runs not
     found = symmetry_of_runs(pd.concat(own) if own else report.collected.runs, report.criteria.seed)
     measured = report.sources.published / RELEASED
     if checkpoint is not None:
-        with atomic_write(measured) as temporary:
-            symmetry_of_checkpoint(checkpoint, seed=report.criteria.seed).to_csv(temporary, index=False)
+        write_text(measured, symmetry_of_checkpoint(checkpoint, seed=report.criteria.seed).to_csv(index=False))
     if measured.is_file():
         frames = [frame for frame in (found.frame, pd.read_csv(measured)) if len(frame)]  # an empty one has no types
         found = replace(found, frame=pd.concat(frames, ignore_index=True))
@@ -136,13 +127,13 @@ def write_symmetry(report: Report, out: Path, checkpoint: Path | None = None) ->
 
 
 def write_report(report: Report, out: Path, as_paper: bool = False, checkpoint: Path | None = None) -> Files:
-    """Write tables, figures, symmetry and audit, and the page that holds them: <out>/report.html."""
+    """Write all of these, and the page that holds them: <out>/report.html."""
     written = write_tables(report, out)
     figures, bad_norms = write_figures(report, out, as_paper)
     symmetry, bad_adapters = write_symmetry(report, out, checkpoint)
     audit = write_audit(out, report.sources.published)
     problems = (*bad_norms, *bad_adapters)
-    sections = {table.name: to_markdown(table.with_footers(())) for table in report.tables}  # footers: once, below
+    sections = {table.name: to_markdown(replace(table, footers=())) for table in report.tables}  # footers: once, below
     pictures = [_picture(png, out) for png in figures if png.suffix == ".png"]
     sections["figures"] = "\n\n".join(["## Figures", *pictures])
     sections["symmetry"] = f"#{symmetry[0].read_text(encoding='utf-8')}"
@@ -161,7 +152,8 @@ def summary_line(report: Report) -> str:
     verdicts = []
     for key, pair in report.pairs.items():
         if pair.decision is not None and key[3] == CLAIMED:
-            chance = ", at chance" if report.at_chance(key) else ""
+            sides = (report.chosen[key], report.chosen[(*key[:3], REFERENCE)])
+            chance = ", at chance" if any(side.finished["at_chance"].any() for side in sides) else ""
             verdicts.append(f"{TASKS.get(key[2], key[2])} {pair.decision.verdict} ({section_name(*key[:2])}{chance})")
     said = "; ".join(verdicts) or "no task has two seeds of both"
     return f"{report.tally.counts} SymLoRA against LoRA, margin ±{report.criteria.margin:g} points: {said}."
@@ -186,16 +178,12 @@ def _picture(png: Path, out: Path) -> str:
     """Show a figure, with links to its other files."""
     csv = png.with_name("figure1.csv") if png.stem.startswith("figure1") else png.with_suffix(".csv")
     caption = escape(f"{FIGURES.get(png.stem, png.stem)} ({png.parent.name}).")
-    links = [f"[{path.suffix[1:].upper()}](<{_below(path, out)}>)" for path in (png.with_suffix(".pdf"), csv)]
-    return f"![{caption}](<{_below(png, out)}>)\n\n{caption} {' · '.join(links)}"
-
-
-def _below(path: Path, out: Path) -> str:
-    return path.relative_to(out).as_posix()
+    below = [path.relative_to(out).as_posix() for path in (png, png.with_suffix(".pdf"), csv)]
+    return f"![{caption}](<{below[0]}>)\n\n{caption} [PDF](<{below[1]}>) · [CSV](<{below[2]}>)"
 
 
 def command(chosen: argparse.Namespace) -> int:
-    """Run `symlora report`: write the files, and print which. Arguments as its parser (symlora.cli) has them.
+    """Run `symlora report`: write the files, and print which.
 
     Raises:
         SymloraError: With `strict`, something is missing, failed or left out; the files are written.

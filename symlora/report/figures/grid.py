@@ -14,12 +14,11 @@ from matplotlib.patches import Rectangle
 
 from symlora.audit.names import CLAIMED, METHODS, METRICS, REFERENCE, TASKS
 from symlora.config.formatting import format_rate
-from symlora.report.choice import Chosen, Key, grid_edge
+from symlora.report.choice import Chosen, Key, grid_edge, measure
 from symlora.report.figures import style
 
 CELL = 0.42  # inches
 RED = "#d6002a"
-HELD_OUT, VALIDATION = "held-out slice", "validation"
 
 
 def grid_points(chosen: Mapping[Key, Chosen], model: str, protocol: str) -> pd.DataFrame:
@@ -41,8 +40,8 @@ def grid_points(chosen: Mapping[Key, Chosen], model: str, protocol: str) -> pd.D
 
 def _points(entry: Chosen) -> pd.DataFrame:
     grid = entry.grid
-    held_out = bool(grid["criterion"].notna().any())
-    value = 100 * grid["criterion" if held_out else "score"]
+    chosen_by = measure(grid)
+    value = 100 * grid[chosen_by]
     mine = (grid["configuration"] == entry.runs["configuration"].iloc[0]).to_numpy()
     best = (value == value.max()).to_numpy()
     first = np.flatnonzero(best & mine if (best & mine).any() else best)[:1]
@@ -57,7 +56,7 @@ def _points(entry: Chosen) -> pd.DataFrame:
             "seed": entry.grid_seed,
             "status": grid["status"],
             "value": value,
-            "on": HELD_OUT if held_out else VALIDATION,
+            "on": "held-out slice" if chosen_by == "criterion" else "validation",
             "validation": 100 * grid["score"],
             "optimum": optimum,
             "chosen": mine,
