@@ -118,10 +118,10 @@ def test_baseline_of_roberta() -> None:
 def test_rotated_keeps_singular_values_and_knows_the_limit() -> None:
     """With U and V nearly orthogonal, S has eigenvalues ±σ/2: the r largest hold half of the r/2 largest σ²."""
     sigma = np.array([5.0, 3.0, 1.0, 0.5])
-    shares, captured = rotated_shares(sigma, 1500)
+    shares, captured = rotated_shares(sigma, 1500).T
     limit = (sigma[:2] ** 2).sum() / (sigma**2).sum() / 2
     assert captured.mean() == pytest.approx(limit, abs=0.005) and shares.mean() == pytest.approx(0.5, abs=0.002)
-    again, other = rotated_shares(sigma, 1500)[0], rotated_shares(sigma, 1500, 1)[0]
+    again, other = rotated_shares(sigma, 1500)[:, 0], rotated_shares(sigma, 1500, 1)[:, 0]
     assert np.array_equal(again, shares) and not np.array_equal(other, shares)
 
 
@@ -130,7 +130,7 @@ def test_a_leaning_update_stands_out_from_chance() -> None:
     q, noise = rng.normal(size=(100, 4)), rng.normal(size=(4, 100))
     row, chance = measure(q, q.T + noise), measure(*factors(100, 4, 3))
     values = np.linalg.svd(q @ (q.T + noise), compute_uv=False)[:4].astype(np.float64)
-    spread = rotated_shares(values, 100)[0].std(ddof=1)
+    spread = rotated_shares(values, 100)[:, 0].std(ddof=1)
     assert row["symmetric_share"] - row["share_rotated"] > 10 * spread
     assert abs(chance["symmetric_share"] - chance["share_rotated"]) < 4 * spread
 

@@ -187,7 +187,10 @@ def _scored(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_repeats(rows: list[dict[str, Any]], root: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
-    """Keep one run per configuration and seed: the one in the folder its configuration names, else the first."""
+    """Keep one run per configuration and seed.
+
+    It is the one in the folder that its configuration names, else the first.
+    """
     kept: dict[tuple[Any, ...], dict[str, Any]] = {}
     problems: list[Problem] = []
     for row in sorted(rows, key=lambda row: (not _in_its_place(row), row["folder"])):

@@ -1,4 +1,4 @@
-"""Render Markdown as a page in one file: no script, nothing loaded from outside."""
+"""Render Markdown as a page in one file, without scripts."""
 
 import base64
 import re
@@ -53,12 +53,7 @@ def markdown_page(title: str, markdown: str, pictures: Path | None = None) -> st
 
     HTML inside the Markdown is shown as text, so that messages of others cannot add markup. The one exception is
     `<a id="name"></a>` in a paragraph of its own before a heading: it becomes the heading's id. Tables scroll in a
-    box of their own. The page's first heading is the Markdown's.
-
-    Args:
-        title: What a browser shows as the page's name.
-        markdown: The text, with its own first heading.
-        pictures: Folder of the PNG files that the Markdown names: they are put into the page.
+    box of their own. The PNG files that the Markdown names are read from the folder `pictures`, and put into the page.
     """
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     reader.core.ruler.push("page", _page_tokens)

@@ -15,7 +15,7 @@ PREDICTIONS_FILE = "predictions.parquet"
 
 
 def load_predictions(folder: Path, rule: str, split: str) -> pd.DataFrame:
-    """Read columns idx, label, prediction of one split under one rule, by idx."""
+    """Read idx, label and prediction of a split under a rule."""
     table = _predictions(folder)
     chosen = table[(table["selection"] == rule) & (table["split"] == split)]
     return chosen[["idx", "label", "prediction"]].sort_values("idx", ignore_index=True)

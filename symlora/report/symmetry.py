@@ -1,4 +1,4 @@
-"""Measure how symmetric the learned updates are: LoRA is free in this, SymLoRA is not.
+"""Measure how symmetric the learned updates are.
 
 With S = (ΔW + ΔWᵀ)/2 and Frobenius norms:
     symmetric share   ‖S‖² / ‖ΔW‖², 1 for a symmetric ΔW, 0 for an antisymmetric one, (1 + 1/n)/2 for random factors;
@@ -53,16 +53,10 @@ class Symmetry:
 
 
 def symmetric_eigenvalues(left: Array, right: Array) -> Array:
-    """Compute the eigenvalues of (D + Dᵀ)/2 that can differ from 0, for D = left @ right.
+    """Compute the eigenvalues of the symmetric part of left @ right.
 
-    They are taken in the span of the factors (symlora.interchange.symmetric), so that no n × n matrix is made.
-
-    Args:
-        left: [n, r].
-        right: [r, n].
-
-    Returns:
-        At most 2r values.
+    They are taken in the span of the factors [n, r] and [r, n], so that no n × n matrix is made: at most 2r values, the
+    others are 0.
     """
     upper = np.linalg.qr(stacked(left, right))[1]
     values: Array = np.linalg.eigvalsh(symmetric_core(upper)).astype(np.float64, copy=False)
@@ -70,63 +64,49 @@ def symmetric_eigenvalues(left: Array, right: Array) -> Array:
 
 
 def measure(left: Array, right: Array, seed: int = 0) -> dict[str, Any]:
-    """Compute MEASURES of ΔW = left @ right, which any factor α/r leaves as they are.
+    """Compute MEASURES of ΔW = left @ right, whatever the factor α/r.
 
-    Args:
-        left: [n, r].
-        right: [r, n].
-        seed: Of the random directions.
+    Factors are [n, r] and [r, n]; `seed` is that of the random directions.
     """
     n, r = left.shape
-    energy = float(np.sum((left.T @ left) * (right @ right.T)))
-    eigenvalues = symmetric_eigenvalues(left, right)
+    energy, eigenvalues = _energy(left, right), symmetric_eigenvalues(left, right)
     floor = ROUNDING * float(np.abs(eigenvalues).max())
     own = rotated = (np.nan, np.nan)
     if energy > 0:
         own = _shares(eigenvalues, r, energy)
-        shares = rotated_shares(_singular_values(left, right), n, seed)
-        rotated = (float(shares[0].mean()), float(shares[1].mean()))
+        core = np.linalg.qr(left)[1] @ np.linalg.qr(right.T)[1].T
+        rotated = rotated_shares(np.linalg.svd(core, compute_uv=False), n, seed).mean(axis=0)
     signs = (int((eigenvalues > floor).sum()), int((eigenvalues < -floor).sum()))
     return dict(zip(MEASURES, (r, *own, *signs, *rotated, captured_by_chance(n, r, seed)), strict=True))
 
 
 @lru_cache(maxsize=64)
 def captured_by_chance(n: int, r: int, seed: int = 0) -> float:
-    """Average the captured share over DRAWS products B A of standard normal factors, n × r and r × n."""
+    """Average the captured share over DRAWS products of normal factors."""
     rng = np.random.default_rng(seed)
     captured = []
     for _ in range(DRAWS):
         b, a = rng.normal(size=(n, r)), rng.normal(size=(r, n))
-        energy = float(np.sum((b.T @ b) * (a @ a.T)))
-        captured.append(_shares(symmetric_eigenvalues(b, a), r, energy)[1])
+        captured.append(_shares(symmetric_eigenvalues(b, a), r, _energy(b, a))[1])
     return float(np.mean(captured))
 
 
-def rotated_shares(singular_values: Array, n: int, seed: int = 0) -> tuple[Array, Array]:
-    """Compute both shares of U diag(σ) Vᵀ with U, V random n × r with orthonormal columns.
+def rotated_shares(singular_values: Array, n: int, seed: int = 0) -> Array:
+    """Compute symmetric and captured share with random directions: [DRAWS, 2].
 
-    This is what a ΔW with these singular values would give whose left and right directions have nothing in common.
-
-    Returns:
-        Symmetric and captured shares, [DRAWS] each.
+    They are those of U diag(σ) Vᵀ with U, V random n × r with orthonormal columns: what a ΔW with these singular values
+    would give whose left and right directions have nothing in common.
     """
-    r = len(singular_values)
-    energy = float(np.square(singular_values).sum())
+    r, energy = len(singular_values), float(np.square(singular_values).sum())
     drawn = [
         _shares(symmetric_eigenvalues(left * singular_values, right.T), r, energy)
         for left, right in _directions(n, r, seed)
     ]
-    symmetric, captured = np.array(drawn).T
-    return symmetric, captured
+    return np.array(drawn)
 
 
 def symmetry_of_runs(runs: pd.DataFrame, seed: int = 0) -> Symmetry:
-    """Measure the adapters of finished runs.
-
-    Args:
-        runs: The frame of symlora.report.collect.
-        seed: Of the random directions.
-    """
+    """Measure the adapters of finished runs, rows of symlora.report.collect."""
     rows: list[dict[str, Any]] = []
     bad: list[Problem] = []
     without = 0
@@ -146,31 +126,22 @@ def symmetry_of_runs(runs: pd.DataFrame, seed: int = 0) -> Symmetry:
 def symmetry_of_checkpoint(
     path: Path, task: str = "mnli", method: str = "lora", model: str = "roberta-base", seed: int = 0
 ) -> pd.DataFrame:
-    """Measure one released adapter (a folder or a safetensors file): protocol "released", seed -1.
-
-    Raises:
-        SymloraError: The adapter cannot be read.
-    """
+    """Measure a released adapter, a folder or a safetensors file."""
     labels = dict(zip(LABELS, ("released", model, task, method, path.stem, -1), strict=True))
     found = read_adapter(path).factors() if path.is_dir() else find_factors(read_tensors(path), path)
     return _frame(_rows(found, labels, seed))
 
 
 def summary(frame: pd.DataFrame) -> list[tuple[str, ...]]:
-    """Average over layers and seeds, in percent: a row per protocol, model, task, method and projection (HEADER)."""
+    """Average over layers and seeds, in percent, as rows under HEADER."""
     rows = []
+    shares = ("symmetric_share", "share_rotated", "captured", "captured_random", "captured_rotated")
     for key, part in frame.groupby(["protocol", "model", "task", "method", "projection"], sort=True):
         protocol, model, task, method, projection = (str(name) for name in key)
+        names = (section_name(model, protocol), TASKS.get(task, task), METHODS.get(method, method), projection)
         means = part.mean(numeric_only=True)
-        shares = ("symmetric_share", "share_rotated", "captured", "captured_random", "captured_rotated")
-        rows.append(
-            (
-                *(section_name(model, protocol), TASKS.get(task, task), METHODS.get(method, method), projection),
-                str(len(part)),
-                *(str(points(means[name])) for name in shares),
-                *(f"{means[name]:.1f}" for name in ("positive", "negative")),
-            )
-        )
+        signs = (f"{means[name]:.1f}" for name in ("positive", "negative"))
+        rows.append((*names, str(len(part)), *(str(points(means[name])) for name in shares), *signs))
     return rows
 
 
@@ -210,10 +181,9 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*LABELS, "layer", "projection", *MEASURES])
 
 
-def _singular_values(left: Array, right: Array) -> Array:
-    core = np.linalg.qr(left)[1] @ np.linalg.qr(right.T)[1].T
-    values: Array = np.linalg.svd(core, compute_uv=False)
-    return values
+def _energy(left: Array, right: Array) -> float:
+    """Compute ‖left @ right‖²."""
+    return float(np.sum((left.T @ left) * (right @ right.T)))
 
 
 @lru_cache(maxsize=8)
@@ -228,6 +198,6 @@ def _directions(n: int, r: int, seed: int) -> tuple[tuple[Array, Array], ...]:
 
 
 def _shares(eigenvalues: npt.NDArray[np.floating[Any]], rank: int, energy: float) -> tuple[float, float]:
-    """Compute the symmetric and the captured share from the symmetric part's eigenvalues."""
+    """Compute both shares from the symmetric part's eigenvalues."""
     squares = np.sort(np.square(eigenvalues))[::-1]
     return float(squares.sum()) / energy, float(squares[:rank].sum()) / energy
