@@ -14,6 +14,21 @@ FIGURES = {
 }
 """Caption of each figure on the report's page, by the stem of its files."""
 
+PRINTED = (
+    "Scores are fractions, ± is in points, as printed; the paper says 95 % and no number of seeds. What "
+    "each ± was made by, and is over, is in the audit: the paper's text and its numbers disagree.",
+    "*: not read from the table, but computed from a loss that was noted from it.",
+    "LoRA's column is what the paper copies from LoRA's own table, cut off after two decimals.",
+)
+EXACT = (
+    "LoRA: as LoRA's paper prints it; ± is its spread over five seeds, “from MNLI” its start from an MNLI "
+    "adapter on three tasks.",
+    "SymLoRA: two decimals that were cut off leave a range of one point; ± is over the rows of the split "
+    "(both MNLI splits), Wilson's for accuracy and Fisher's z for Pearson, at the middle of the range. "
+    "Matthews correlation has none without the predictions.",
+)
+"""Notes on the paper's two sections of Table 1."""
+
 Caption = tuple[str, str, tuple[str, ...]]
 """title, caption and header of a symlora.report.table.Table, in its order."""
 

@@ -45,13 +45,13 @@ class Chosen:
 
     @property
     def best(self) -> "pd.Series[Any] | None":
-        """The finished run with the highest `measure`, the lowest seed of equals."""
+        """Finished run with the highest `measure`; lowest seed of equals."""
         ranked = self.finished.sort_values([measure(self.finished), "seed"], ascending=[False, True])
         return None if ranked.empty else ranked.iloc[0]
 
 
 def measure(runs: pd.DataFrame) -> str:
-    """Name the column that decides: `criterion` where there is one, else `score`."""
+    """Name the deciding column: `criterion` if there is one, else `score`."""
     return "criterion" if runs["criterion"].notna().any() else "score"
 
 

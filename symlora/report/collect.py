@@ -22,30 +22,13 @@ from symlora.store.selection import criterion
 
 RULES = ("best", "last", HELD_OUT)  # how an epoch is chosen, symlora.training.result
 
-# One row per run. Scores are fractions in [-1, 1], of Table 1's metric, on the deciding validation split.
 COLUMNS = (
-    "protocol", "model", "method", "task",  # names
-    "configuration",  # hash of everything but the seed that decides what a run computes
-    "grid",  # JSON of the configuration without learning rate and batch size: runs alike in it belong to one grid
-    "seed", "status",  # finished or failed
-    "lr", "batch_size", "epochs",
-    "metric", "split",  # what `score` measures, and the validation split it is of
-    "selection",  # rule of the protocol, one of RULES
-    "score",  # at the epoch that `selection` takes
-    *RULES,  # at the epoch of each rule; held_out is NaN without a held-out slice
-    "criterion",  # the held-out slice's score, by which a configuration may be chosen; NaN without a slice
-    "chance",  # score that takes no learning, see symlora.metrics.functions.chance_level
-    "at_chance",  # whether `score` is not above `chance`
-    "adapter", "head", "encoder", "total",  # trained parameters
-    "adapter_bytes",  # size of the saved safetensors: adapter and head
-    "seconds", "peak_memory_bytes", "energy_kwh",  # of the run; NaN where the machine does not tell
-    "note",  # must stand beside this model's scores
-    "precision", "device", "commit",
-    "dirty",  # whether the working tree had changes
-    "versions",  # packages, as `name version, ...`
-    "error",  # of a failed run
-    "folder",  # Path
+    "protocol", "model", "method", "task", "configuration", "grid", "seed", "status", "lr", "batch_size", "epochs",
+    "metric", "split", "selection", "score", *RULES, "criterion", "chance", "at_chance", "adapter", "head", "encoder",
+    "total", "adapter_bytes", "seconds", "peak_memory_bytes", "energy_kwh", "note", "precision", "device", "commit",
+    "dirty", "versions", "error", "folder",
 )  # fmt: skip
+"""Of the frame: `_described` and `_scored` say what they hold."""
 _NUMBERS = ("score", *RULES, "criterion", "chance", "energy_kwh", "seconds", "peak_memory_bytes", "adapter_bytes")
 
 
@@ -107,24 +90,25 @@ def _row(folder: Path) -> dict[str, Any]:
 
 
 def _described(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Describe a run; what the machine did not tell is None."""
     config, provenance = record["config"], record["provenance"]
     train, task = config["train"], config["task"]
     parameters, cost = record.get("parameters") or {}, record.get("cost") or {}
     return {
         **{key: config[key]["name"] for key in ("protocol", "model", "method", "task")},
-        "configuration": record["config_hash"],
-        "grid": _grid(config, record.get("data", {})),
+        "configuration": record["config_hash"],  # of everything but the seed that decides what a run computes
+        "grid": _grid(config, record.get("data", {})),  # runs alike in it belong to one grid
         "seed": int(config["seed"]),
         "status": record["status"],
         **{key: train[key] for key in ("lr", "batch_size", "epochs")},
-        "metric": task["score"],
-        "split": task["validation"][0],
-        "selection": config["protocol"]["selection"],
+        "metric": task["score"],  # of `score`, in Table 1
+        "split": task["validation"][0],  # the deciding one, that `score` is of
+        "selection": config["protocol"]["selection"],  # one of RULES
         "at_chance": False,
-        **{key: parameters.get(key, 0) for key in ("adapter", "head", "encoder", "total")},
-        "adapter_bytes": record.get("adapter_bytes"),
+        **{key: parameters.get(key, 0) for key in ("adapter", "head", "encoder", "total")},  # trained parameters
+        "adapter_bytes": record.get("adapter_bytes"),  # of the saved safetensors: adapter and head
         **{key: cost.get(key) for key in ("seconds", "peak_memory_bytes", "energy_kwh")},
-        "note": _note(config),
+        "note": _note(config),  # must stand beside this model's scores
         "precision": record["precision"],
         "device": provenance["device"],
         "commit": provenance["commit"] or "unknown",
@@ -163,7 +147,7 @@ def _grid(config: dict[str, Any], data: dict[str, Any]) -> str:
 
 
 def _scored(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Read a finished run's scores, checked against the stored predictions."""
+    """Read a finished run's scores, fractions in [-1, 1], and check them."""
     task, rule, split = record["config"]["task"], record["config"]["protocol"]["selection"], record["score"]["split"]
     metric, selections = task["score"], record["selections"]
     scores = {name: selections[name]["metrics"][split][metric] for name in RULES if name in selections}
@@ -178,9 +162,9 @@ def _scored(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     chance = chance_level(metric, labels)
     value, chosen_on = criterion(record)
     return {
-        **scores,
+        **scores,  # at the epoch of each rule
         "score": scores[rule],
-        "criterion": value if chosen_on == HELD_OUT else None,
+        "criterion": value if chosen_on == HELD_OUT else None,  # the held-out slice's, which may choose
         "chance": chance,
         "at_chance": scores[rule] <= chance,
     }

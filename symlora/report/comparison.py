@@ -36,7 +36,7 @@ class Paired:
 
 
 def compare(method: Chosen, reference: Chosen, criteria: Criteria) -> Paired | None:
-    """Run all tests of one task; None where no seed has both scores."""
+    """Run all tests of one task; None without a shared seed."""
     columns = ["seed", "score", "folder", "split", "selection", "metric"]
     pairs = method.finished[columns].merge(reference.finished[columns], on="seed", suffixes=("", "_reference"))
     if pairs.empty:
@@ -83,7 +83,7 @@ def compare_all(chosen: dict[Key, Chosen], criteria: Criteria) -> dict[Key, Pair
 
 
 def _over_rows(pairs: pd.DataFrame, criteria: Criteria) -> tuple[stats.Interval | None, float | None]:
-    """Compute the two-level interval in points, and McNemar's p of the lowest seed."""
+    """Compute the two-level interval, and McNemar's p of the lowest seed."""
     places = ("folder", "selection", "split")
     sides = [
         [load_predictions(*place) for place in pairs[[f"{name}{side}" for name in places]].itertuples(index=False)]

@@ -97,7 +97,7 @@ def _says_more(cell: Cell) -> bool:
 
 
 def _unique(names: Iterable[str]) -> list[str]:
-    """Tell two columns of one name (Holm) apart by the column before them."""
+    """Tell two columns called Holm apart by the column before."""
     found: list[str] = []
     before = ""
     for name in names:

@@ -1,17 +1,7 @@
 """Read test scores that were typed by hand from the GLUE site.
 
-The test labels are hidden, so no run knows its own score. A file results/leaderboard/<any name>.yaml is a list; each
-entry has exactly these keys:
-
-    - protocol: paper             # of the runs that were submitted
-      model: roberta-base
-      method: symlora
-      task: rte
-      score: 78.1                 # points, of the metric that Table 1 reports, as the site prints it
-      date: 2026-12-01            # of the submission
-      url: https://...            # where the score can be seen
-
-One score for each (protocol, model, method, task).
+The test labels are hidden, so no run knows its own score. A file results/leaderboard/<any name>.yaml is a list of
+`TestScore`s, one for each (protocol, model, method, task); README.md there has a template.
 """
 
 from collections.abc import Container, Iterator
@@ -37,13 +27,13 @@ class TestScore:
 
     __test__ = False  # not a test of pytest's
 
-    protocol: str
+    protocol: str  # of the runs that were submitted
     model: str
     method: str
     task: str
-    score: float  # points
-    date: str
-    url: str
+    score: float  # points, of the metric that Table 1 reports, as the site prints it
+    date: str  # of the submission
+    url: str  # where the score can be seen
 
 
 def load_leaderboard(folder: Path) -> tuple[Scores, tuple[Problem, ...]]:

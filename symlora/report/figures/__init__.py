@@ -1,1 +1,1 @@
-"""Draw the figures: norms and λ, paired differences, and the grids of learning rate and batch size."""
+"""Draw the figures: norms and λ, paired differences, and grids."""

@@ -1,4 +1,4 @@
-"""Draw paired differences: where SymLoRA is within the margin of LoRA, and what the seeds leave open."""
+"""Draw paired differences of SymLoRA and LoRA, with the margin."""
 
 from collections.abc import Mapping
 
@@ -20,14 +20,11 @@ GREY = "0.25"  # any other verdict
 def differences(
     pairs: Mapping[Key, Paired], chosen: Mapping[Key, Chosen], model: str, protocol: str, margin: float, alpha: float
 ) -> pd.DataFrame:
-    """List SymLoRA less LoRA in points, each at its own chosen configuration, for one model and protocol.
+    """List SymLoRA less LoRA in points, by task and seed.
 
-    Returns:
-        One row for each task and seed that both methods have a score for: task, metric, seed, difference, and repeated
-        for the task: mean, low and high (of the paired t interval of level 1 - alpha for this task alone; missing for
-        one seed), level, margin, n, verdict (which holds over the section's tasks), at_chance (whether a run of either
-        is no better than a constant prediction). A task with runs but no pair has one row without numbers, n = 0, and
-        verdict `no pair`.
+    Repeated for the task are mean, low and high (of the paired t interval of level 1 - alpha for this task alone;
+    missing for one seed), level, margin, n, verdict (which holds over the section's tasks) and at_chance (whether a run
+    of either is no better than a constant prediction). A task with runs but no pair has one row without numbers.
     """
     rows: list[dict[str, object]] = []
     for key, entry in chosen.items():
@@ -53,12 +50,9 @@ def differences(
 
 
 def difference_plot(frame: pd.DataFrame, whose: str, note: str = "") -> Figure:
-    """Draw each task's seeds, their mean with its interval, the margin and the verdict.
+    """Draw each task's seeds, mean, interval and verdict, and the margin.
 
-    Args:
-        frame: Of `differences`.
-        whose: Model and protocol, for the title.
-        note: What must stand beside this model's scores.
+    The frame is that of `differences`; `whose` is for the title, and `note` must stand beside this model's scores.
     """
     tasks = list(dict.fromkeys(frame["task"]))
     margin, level = float(frame["margin"].iloc[0]), float(frame["level"].iloc[0])
@@ -77,11 +71,9 @@ def difference_plot(frame: pd.DataFrame, whose: str, note: str = "") -> Figure:
         verdicts = axes.twinx()  # its labels stand on the right
         axes.axvspan(-margin, margin, color="0.9", lw=0)
         axes.axvline(0, color="0.5", lw=0.6)
-        rows = [frame[frame["task"] == task] for task in tasks]
-        labels = [
-            f"{TASKS.get(task, task)}, {METRICS.get(metric, metric)}"
-            for task, metric in zip(tasks, (row["metric"].iloc[0] for row in rows), strict=True)
-        ]
+        rows = [mine for _, mine in frame.groupby("task", sort=False)]
+        metrics = [str(mine["metric"].iloc[0]) for mine in rows]
+        labels = [f"{TASKS.get(k, k)}, {METRICS.get(m, m)}" for k, m in zip(tasks, metrics, strict=True)]
         axes.set(xlim=(-reach, reach), ylim=(len(tasks) - 0.5, -0.5))
         axes.set_yticks(range(len(tasks)), labels)
         verdicts.set_ylim(axes.get_ylim())
@@ -100,14 +92,13 @@ def difference_plot(frame: pd.DataFrame, whose: str, note: str = "") -> Figure:
 
 
 def limit(frame: pd.DataFrame) -> float:
-    """Compute where the axis ends: it shows every seed and three margins; an interval may go on."""
+    """Compute where the axis ends: beyond every seed and three margins."""
     seeds = np.abs(frame["difference"].dropna().to_numpy(dtype=np.float64))
     return 1.15 * max(3 * float(frame["margin"].iloc[0]), float(seeds.max()) if seeds.size else 0.0)
 
 
 def _colour(mine: pd.DataFrame) -> str:
-    """Pick a verdict's colour; methods that learned nothing are neither tied nor worse."""
-    first = mine.iloc[0]
+    first = mine.iloc[0]  # methods that learned nothing are neither tied nor worse
     return GREY if first["at_chance"] else COLOURS.get(str(first["verdict"]), GREY)
 
 

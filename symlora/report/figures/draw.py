@@ -1,4 +1,4 @@
-"""Draw all figures of a results folder, as PNG and PDF, each beside the CSV that it is drawn from."""
+"""Draw all figures of a results folder, as PNG, PDF and CSV."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -23,9 +23,9 @@ from symlora.store.files import atomic_write
 
 _CELL = ("task", "method", "projection", "layer", "configuration", "why", "seeds", "failed")
 _FIGURE1 = tuple(column.key for column in (*FROBENIUS, *AS_PAPER))
-
-Pictures = Mapping[str, Callable[..., Figure]]
-"""Stem of each picture's files, and what draws it from a frame."""
+_COMPANION = (LAMBDA.key, *DECAYS, RATIO.key)
+# A frame, and what draws it by the stem of each picture's files.
+Source = tuple[pd.DataFrame, Mapping[str, Callable[..., Figure]]]
 
 
 def draw_all(
@@ -47,26 +47,26 @@ def draw_all(
         pairs: Of symlora.report.comparison.compare_all.
         criteria: Margin and alpha.
         out: Gets a folder <protocol>-<model> each; a figure of an earlier call that has no runs now is removed.
-        as_paper: Also Figure 1 as the paper prints it: sums of absolute values on one common scale.
+        as_paper: Also Figure 1 as the paper prints it.
 
     Returns:
         The files, and the runs whose norms could not be used.
-
-    Raises:
-        SymloraError: `out` cannot be written to.
     """
     norms = read_norms(runs)
     written: list[Path] = []
     present = set(zip(runs["model"], runs["protocol"], strict=True))
     for model, protocol in (section for section in section_order(present) if section in present):
         found = cells(chosen, norms.frame, model, protocol)
-        sources: dict[str, tuple[pd.DataFrame, Pictures]] = {
-            "figure1": (_columns(found, _FIGURE1), _figure1s(found, as_paper)),
-            "companion": (_columns(found, (LAMBDA.key, *DECAYS, RATIO.key)), {"companion": companion}),
-            "differences": (
-                differences(pairs, chosen, model, protocol, criteria.margin, criteria.alpha),
-                {"differences": difference_plot},
-            ),
+        figure1s = {
+            f"figure1-{projection}{'-as-paper' * printed}": partial(figure1, projection=projection, as_paper=printed)
+            for projection in dict.fromkeys(found["projection"])
+            for printed in (False, True)[: 1 + as_paper]
+        }
+        compared = differences(pairs, chosen, model, protocol, criteria.margin, criteria.alpha)
+        sources: dict[str, Source] = {
+            "figure1": (_columns(found, _FIGURE1), figure1s),
+            "companion": (_columns(found, _COMPANION), {"companion": companion}),
+            "differences": (compared, {"differences": difference_plot}),
             "grid": (grid_points(chosen, model, protocol), {"grid": grid_panel}),
         }
         notes = runs.loc[(runs["model"] == model) & (runs["protocol"] == protocol), "note"]
@@ -81,19 +81,7 @@ def draw_all(
     return written, norms.bad
 
 
-def _figure1s(found: pd.DataFrame, as_paper: bool) -> Pictures:
-    return {
-        f"figure1-{projection}{'-as-paper' if printed else ''}": partial(
-            figure1, projection=projection, as_paper=printed
-        )
-        for projection in dict.fromkeys(found["projection"])
-        for printed in ((False, True) if as_paper else (False,))
-    }
-
-
-def _draw_section(
-    folder: Path, sources: Mapping[str, tuple[pd.DataFrame, Pictures]], whose: str, note: str
-) -> list[Path]:
+def _draw_section(folder: Path, sources: Mapping[str, Source], whose: str, note: str) -> list[Path]:
     files: list[Path] = []
     for stem, (frame, pictures) in sources.items():
         if frame.empty:
@@ -114,7 +102,7 @@ def _draw_section(
 
 
 def read_drawn(path: Path) -> pd.DataFrame:
-    """Read a CSV beside a figure, to draw it again: every number to the last bit."""
+    """Read a CSV beside a figure, every number to the last bit."""
     return pd.read_csv(path)
 
 

@@ -1,4 +1,4 @@
-"""Draw the grid of learning rate and batch size, and where its best point lies."""
+"""Draw the grid of learning rate and batch size."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,13 +22,11 @@ RED = "#d6002a"
 
 
 def grid_points(chosen: Mapping[Key, Chosen], model: str, protocol: str) -> pd.DataFrame:
-    """List the grid points of SymLoRA and LoRA, at one seed each, for one model and protocol.
+    """List the grid points of SymLoRA and LoRA, at one seed each.
 
-    Returns:
-        One row for each task, method and grid point: task, metric, method, lr, batch_size, seed, status, value (in
-        points: what the choice looks at), on (the split that `value` is of), validation (in points), optimum (the
-        highest value; among equals the chosen one, else the first), chosen (stands for the method in the tables), edge
-        (where the optimum lies, in words). Tasks where neither method has two points are left out.
+    Columns: value (in points: what the choice looks at), on (the split that `value` is of), validation (in points),
+    optimum (the highest value; among equals the chosen one, else the first), chosen (stands for the method in the
+    tables), edge (where the optimum lies, in words). Tasks where neither method has two points are left out.
     """
     rows: list[pd.DataFrame] = []
     for task in dict.fromkeys(key[2] for key in chosen if key[:2] == (model, protocol)):
@@ -66,12 +64,10 @@ def _points(entry: Chosen) -> pd.DataFrame:
 
 
 def grid_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
-    """Draw the score over learning rate and batch size: a row for each task, a column for each method.
+    """Draw scores over learning rate and batch, by task and method.
 
-    Args:
-        points: Of `grid_points`; not empty.
-        whose: Model and protocol, for the title.
-        note: What must stand beside this model's scores.
+    The points are those of `grid_points`, not empty; `whose` is for the title, and `note` must stand beside this
+    model's scores.
     """
     tasks = {str(task): mine for task, mine in points.groupby("task", sort=False)}
     heights = [mine["batch_size"].nunique() for mine in tasks.values()]
@@ -98,7 +94,7 @@ def grid_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
 
 
 def table(points: pd.DataFrame, rates: list[float], batches: list[int]) -> style.Matrix:
-    """Arrange one method's scores as [batches, rates]; NaN where there is no score."""
+    """Arrange one method's scores as [batches, rates]."""
     values = points.pivot(index="batch_size", columns="lr", values="value")
     return values.reindex(index=batches, columns=rates).to_numpy(np.float64)
 

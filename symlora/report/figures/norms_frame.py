@@ -1,4 +1,4 @@
-"""Gather what each run changed in every adapted projection: the material of Figure 1.
+"""Gather the norms behind Figure 1: what each run changed.
 
 `read_norms` gives a row per run and projection; `cells` gives each cell of the figures, as a mean over the seeds of the
 chosen configuration.
@@ -40,11 +40,7 @@ class Norms:
 
 
 def read_norms(runs: pd.DataFrame) -> Norms:
-    """Read norms.parquet of every finished run that has an adapter.
-
-    Args:
-        runs: The frame of symlora.report.collect.
-    """
+    """Read norms.parquet of every finished run that has an adapter."""
     columns = [*_RUN, "projection", "layer", "w0_frobenius", *QUANTITIES]
     tables = [pd.DataFrame(columns=columns)]
     bad: list[Problem] = []
@@ -61,7 +57,7 @@ def read_norms(runs: pd.DataFrame) -> Norms:
 
 
 def _decay(record: dict[str, Any]) -> dict[str, float]:
-    """Compute λ at the kept epoch if the loss said nothing about it; NaN for methods without λ."""
+    """Compute λ at the kept epoch by decay alone; NaN without λ."""
     method = record["config"]["method"]
     if method["peft_type"] not in _WITH_LAMBDA or not method["peft_config"].get("train_lambda", True):
         return {"decay_only": math.nan, "decay_to_zero": math.nan}
@@ -72,15 +68,11 @@ def _decay(record: dict[str, Any]) -> dict[str, float]:
 
 
 def decay_to_zero(train: Mapping[str, Any], rows: int, epoch: int) -> float:
-    """Compute λ after `epoch` epochs if AdamW decayed it toward 0 and the loss said nothing about it.
+    """Compute λ after some epochs of AdamW's decay toward 0 alone.
 
     It is exp(-wd · Σ lr_t), with the linear warm-up and decay of symlora.training.optimizer. (AdamW multiplies by
-    1 - wd · lr_t; the two differ by less than (wd · lr)² a step.)
-
-    Args:
-        train: Fields of symlora.config.schema.TrainConfig.
-        rows: Of the training split.
-        epoch: The one whose weights are kept; up to train["epochs"].
+    1 - wd · lr_t; the two differ by less than (wd · lr)² a step.) `train` has the fields of TrainConfig, `rows` are
+    those of the training split.
     """
     per_epoch = math.ceil(rows / train["batch_size"])
     steps = per_epoch * train["epochs"]
@@ -111,13 +103,9 @@ def _norms(stored: pd.DataFrame) -> pd.DataFrame:
 
 
 def cells(chosen: Mapping[Key, Chosen], norms: pd.DataFrame, model: str, protocol: str) -> pd.DataFrame:
-    """Average query and value over seeds, for the figures of one model and protocol.
+    """Average query and value over seeds, for one model and protocol.
 
-    Args:
-        chosen: The configuration that stands for each task and method.
-        norms: `Norms.frame`.
-        model: Name.
-        protocol: Name.
+    `norms` is `Norms.frame`.
 
     Returns:
         One row for each task (every one with a run of any method, in Table 1's order), method (SymLoRA and LoRA always,

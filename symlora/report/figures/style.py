@@ -1,4 +1,4 @@
-"""Share the figures' style: layout, heat maps, scales, and files with the same bytes each time."""
+"""Set the figures' style: layout, heat maps, scales and files."""
 
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -32,23 +32,23 @@ _STYLE: dict[Any, Any] = {
     "hatch.color": "0.6",
     "pdf.fonttype": 42,  # TrueType, which journals ask for; matplotlib's default is Type 3
 }
+_METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Creator": "symlora", "Producer": None},
+}
 
 
 @contextmanager
 def plot_style() -> Iterator[None]:
-    """Set the style, whatever the user's matplotlibrc says; draw and save within it."""
+    """Set the style, whatever matplotlibrc says; draw and save within it."""
     with mpl_style.context("default"), matplotlib.rc_context(_STYLE):
         yield
 
 
 def new_figure(width: float, height: float, title: str, caption: str) -> Figure:
-    """Make a figure with a title above and a caption below its axes.
+    """Make a figure with a title above and a caption below.
 
-    Args:
-        width: Inches; the caption is wrapped to it.
-        height: Inches, without title and caption.
-        title: One line.
-        caption: Any length.
+    Width and height are in inches; the caption is wrapped to the width, and the height is without title and caption.
     """
     lines = textwrap.wrap(caption, int(20 * width))  # about 20 characters of the caption's size to an inch
     layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.07)
@@ -59,21 +59,18 @@ def new_figure(width: float, height: float, title: str, caption: str) -> Figure:
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write <stem>.png (200 dots an inch) and <stem>.pdf; the same figure gives the same bytes."""
-    metadata: dict[str, dict[str, Any]] = {
-        "png": {"Software": None},
-        "pdf": {"CreationDate": None, "Creator": "symlora", "Producer": None},
-    }
-    written = [stem.with_name(f"{stem.name}.{kind}") for kind in metadata]
+    """Write <stem>.png and <stem>.pdf: one figure, the same bytes."""
+    written = []
     stem.parent.mkdir(parents=True, exist_ok=True)
-    for path, (kind, content) in zip(written, metadata.items(), strict=True):
-        with plot_style(), atomic_write(path) as temporary:
-            figure.savefig(temporary, format=kind, dpi=200, metadata=content, bbox_inches="tight", pad_inches=0.15)
+    for kind, metadata in _METADATA.items():
+        written.append(stem.with_name(f"{stem.name}.{kind}"))
+        with plot_style(), atomic_write(written[-1]) as temporary:
+            figure.savefig(temporary, format=kind, dpi=200, metadata=metadata, bbox_inches="tight", pad_inches=0.15)
     return written
 
 
 def scale_of(values: Matrix, centre: float | None = None) -> Normalize:
-    """Make a colour scale that spans the finite values; with a centre, its ends are equally far from it."""
+    """Span the finite values; the ends are equally far from a centre."""
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     if centre is not None:
@@ -82,7 +79,7 @@ def scale_of(values: Matrix, centre: float | None = None) -> Normalize:
 
 
 def compact(value: float) -> str:
-    """Format a number in about three digits, to fit a cell: 0.031, 4.72, 38.1, 412, 11.3k."""
+    """Format a number in about three digits: 0.031, 4.72, 412, 11.3k."""
     size = abs(value)
     if size >= 999.5:
         return minus(f"{value / 1000:.{int(size < 99_950)}f}k")
@@ -96,7 +93,7 @@ def minus(text: str) -> str:
 
 
 def text_colour(colour: Sequence[float]) -> str:
-    """Return black or white, whichever stands out from an RGB(A) colour (relative luminance, WCAG 2)."""
+    """Return black or white, whichever stands out from a colour (WCAG 2)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
     return "black" if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.18 else "white"
 
@@ -111,13 +108,8 @@ def heat_map(
 ) -> QuadMesh:
     """Draw square cells with their numbers; a missing one is hatched grey.
 
-    Args:
-        axes: Cell (row, column) is centred at (column + 0.5, row + 0.5), row 0 at the top.
-        values: [rows, columns]; NaN is missing.
-        cmap: A matplotlib colour map.
-        scale: Other maps may share it.
-        number: Formats a value.
-        marks: [rows, columns]; a dot in the corner where true.
+    Cell (row, column) is centred at (column + 0.5, row + 0.5), row 0 at the top. Values are [rows, columns], as are
+    `marks`: a dot in the corner where true.
     """
     axes.patch.set(facecolor="0.88", hatch="////", linewidth=0)  # seen where a cell is missing
     colours = matplotlib.colormaps[cmap]
@@ -141,7 +133,7 @@ def label_cells(axes: Axes, columns: Sequence[str], rows: Sequence[str], **style
 
 
 def colour_bar(mesh: QuadMesh, axes: Any, number: Callable[[float], str], **where: Any) -> None:
-    """Draw the scale of heat maps beside `axes`, one or several, with its ends and its middle."""
+    """Draw the scale of heat maps beside their axes."""
     low, high = mesh.get_clim()
     ticks = (low, (low + high) / 2, high)
     bar = mesh.figure.colorbar(mesh, ax=axes, panchor=False, **where)
