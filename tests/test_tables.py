@@ -13,7 +13,7 @@ from symlora.cli import main
 from symlora.config.compose import CONFIG_DIR
 from symlora.report.formats import to_csv, to_latex, to_markdown
 from symlora.report.table import Cell, Section, Table, gap
-from symlora.report.write import Report, Sources, build, write_tables
+from symlora.report.write import Report, build, write_tables
 
 ROOT = CONFIG_DIR.parent
 SHORT = "Ours: MiniLM, protocol short"
@@ -27,7 +27,7 @@ def _build(root: Path, tasks: tuple[str, ...] = ("rte",), **places: Path) -> Rep
     assert "resamples: 10000" in text
     criteria.write_text(text.replace("resamples: 10000", "resamples: 1000"))
     nowhere = root / "nowhere"
-    return build(root, tasks, Sources(**{"leaderboard": nowhere, "best": nowhere, "criteria": criteria, **places}))
+    return build(root, tasks, **{"leaderboard": nowhere, "best": nowhere, "criteria_file": criteria, **places})
 
 
 def _row(report: Report, name: str, section: str, *begins: str) -> dict[str, str]:

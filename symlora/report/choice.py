@@ -30,8 +30,7 @@ class Chosen:
     runs: pd.DataFrame  # finished and failed runs of that configuration, by seed; empty where there is no run at all
     missing: tuple[int, ...]  # seeds that the method it is compared with has, and this one has not
     why: str  # how it was chosen
-    grid: pd.DataFrame  # a row for each configuration that differs in learning rate and batch size only, at `grid_seed`
-    grid_seed: int  # the seed of the grid: the lowest of the chosen configuration's
+    grid: pd.DataFrame  # at its lowest seed, runs that differ from it in learning rate and batch size only
 
     @property
     def finished(self) -> pd.DataFrame:
@@ -79,7 +78,7 @@ def choose(runs: pd.DataFrame, best: Best, tasks: tuple[str, ...] = tuple(TASKS)
 
 def _chosen(key: Key, runs: pd.DataFrame, best: Mapping[str, Any] | None) -> Chosen:
     if runs.empty:
-        return Chosen(key, runs, (), "no run", runs, 0)
+        return Chosen(key, runs, (), "no run", runs)
     candidates, why = runs, ""
     if best is not None:
         matching = runs[[all(row[name] == value for name, value in best.items()) for _, row in runs.iterrows()]]
@@ -99,9 +98,8 @@ def _chosen(key: Key, runs: pd.DataFrame, best: Mapping[str, Any] | None) -> Cho
         on = "held-out slice" if chosen_by == "criterion" else "validation, which flatters it"
         why += f", {len(means)} alike; highest on {on}"
     own = runs[runs["configuration"] == names[0]].sort_values("seed", ignore_index=True)
-    grid_seed = int(own["seed"].min())
-    alike = (runs["grid"] == own["grid"].iloc[0]) & (runs["seed"] == grid_seed)
-    return Chosen(key, own, (), why, runs[alike].sort_values(list(AXES), ignore_index=True), grid_seed)
+    alike = (runs["grid"] == own["grid"].iloc[0]) & (runs["seed"] == own["seed"].min())
+    return Chosen(key, own, (), why, runs[alike].sort_values(list(AXES), ignore_index=True))
 
 
 def grid_edge(chosen: Chosen) -> str:

@@ -123,11 +123,9 @@ def symmetry_of_runs(runs: pd.DataFrame, seed: int = 0) -> Symmetry:
     return Symmetry(_frame(rows), tuple(bad), without)
 
 
-def symmetry_of_checkpoint(
-    path: Path, task: str = "mnli", method: str = "lora", model: str = "roberta-base", seed: int = 0
-) -> pd.DataFrame:
-    """Measure a released adapter, a folder or a safetensors file."""
-    labels = dict(zip(LABELS, ("released", model, task, method, path.stem, -1), strict=True))
+def symmetry_of_checkpoint(path: Path, seed: int = 0) -> pd.DataFrame:
+    """Measure LoRA's released adapter, a folder or a safetensors file."""
+    labels = dict(zip(LABELS, ("released", "roberta-base", "mnli", "lora", path.stem, -1), strict=True))
     found = read_adapter(path).factors() if path.is_dir() else find_factors(read_tensors(path), path)
     return _frame(_rows(found, labels, seed))
 

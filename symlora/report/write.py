@@ -27,19 +27,9 @@ from symlora.report.tables import table1, table2, table3, table4
 from symlora.store.files import atomic_write
 
 ROOT = CONFIG_DIR.parent
-PUBLISHED, LEADERBOARD, BEST = ROOT / "results" / "published", ROOT / "results" / "leaderboard", CONFIG_DIR / "best"
+PUBLISHED, BEST = ROOT / "results" / "published", CONFIG_DIR / "best"
 Files = tuple[list[Path], tuple[Problem, ...]]
 """What was written, and what was left out."""
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Where everything but the runs is read from."""
-
-    published: Path = PUBLISHED
-    leaderboard: Path = LEADERBOARD
-    best: Path = BEST
-    criteria: Path = CONFIG_DIR / "report.yaml"
 
 
 @dataclass(frozen=True)
@@ -52,10 +42,16 @@ class Report:
     criteria: Criteria
     tally: Tally
     tables: tuple[Table, ...]
-    sources: Sources
 
 
-def build(results_dir: Path, tasks: Sequence[str] = tuple(TASKS), sources: Sources | None = None) -> Report:
+def build(
+    results_dir: Path,
+    tasks: Sequence[str] = tuple(TASKS),
+    *,
+    leaderboard: Path = ROOT / "results" / "leaderboard",
+    best: Path = BEST,
+    criteria_file: Path = CONFIG_DIR / "report.yaml",
+) -> Report:
     """Read the runs and make the tables; write nothing.
 
     Run folders are found below `results_dir`. Of Table 1's eight tasks, `tasks` are expected in our sections.
@@ -63,25 +59,23 @@ def build(results_dir: Path, tasks: Sequence[str] = tuple(TASKS), sources: Sourc
     Raises:
         SymloraError: There is no run folder; or a file of the project's own (published numbers, criteria) is wrong.
     """
-    places = sources or Sources()
     if unknown := set(tasks) - set(TASKS):
         raise SymloraError(f"--tasks: {', '.join(sorted(unknown))} unknown. Table 1 has {', '.join(TASKS)}.")
-    criteria = read_yaml(places.criteria, Criteria)
-    published = read_published(places.published)
+    criteria = read_yaml(criteria_file, Criteria)
     collected = collect(results_dir)
-    test, problems = load_leaderboard(places.leaderboard)
-    chosen = choose(collected.runs, read_best(places.best), tuple(tasks))
+    test, problems = load_leaderboard(leaderboard)
+    chosen = choose(collected.runs, read_best(best), tuple(tasks))
     pairs = compare_all(chosen, criteria)
     counted = tally(collected, chosen, (*problems, *unshown(test, chosen, tasks)))
     below = footers(counted, collected.runs, criteria)
     made = (
-        table1(published, chosen, test, criteria),
+        table1(read_published(PUBLISHED), chosen, test, criteria),
         table2(chosen, pairs, criteria),
         table3(chosen),
         table4(chosen, criteria),
     )
     tables = tuple(replace(table, footers=below) for table in made)
-    return Report(collected, chosen, pairs, criteria, counted, tables, places)
+    return Report(collected, chosen, pairs, criteria, counted, tables)
 
 
 def write_tables(report: Report, out: Path) -> list[Path]:
@@ -95,9 +89,9 @@ def write_tables(report: Report, out: Path) -> list[Path]:
     return written
 
 
-def write_audit(out: Path, published: Path = PUBLISHED) -> list[Path]:
+def write_audit(out: Path) -> list[Path]:
     """Write <out>/audit.md and audit.html; they need no run."""
-    text = audit_markdown(read_published(published))
+    text = audit_markdown(read_published(PUBLISHED))
     page = markdown_page("What the paper printed", text)
     return [write_text(out / "audit.md", text), write_text(out / "audit.html", page)]
 
@@ -117,7 +111,7 @@ def write_symmetry(report: Report, out: Path, checkpoint: Path | None = None) ->
     """
     own = [cell.runs for cell in report.chosen.values() if len(cell.runs)]  # as in the tables: a grid's other runs not
     found = symmetry_of_runs(pd.concat(own) if own else report.collected.runs, report.criteria.seed)
-    measured = report.sources.published / RELEASED
+    measured = PUBLISHED / RELEASED
     if checkpoint is not None:
         write_text(measured, symmetry_of_checkpoint(checkpoint, seed=report.criteria.seed).to_csv(index=False))
     if measured.is_file():
@@ -131,7 +125,7 @@ def write_report(report: Report, out: Path, as_paper: bool = False, checkpoint: 
     written = write_tables(report, out)
     figures, bad_norms = write_figures(report, out, as_paper)
     symmetry, bad_adapters = write_symmetry(report, out, checkpoint)
-    audit = write_audit(out, report.sources.published)
+    audit = write_audit(out)
     problems = (*bad_norms, *bad_adapters)
     sections = {table.name: to_markdown(replace(table, footers=())) for table in report.tables}  # footers: once, below
     pictures = [_picture(png, out) for png in figures if png.suffix == ".png"]

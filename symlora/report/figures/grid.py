@@ -44,22 +44,14 @@ def _points(entry: Chosen) -> pd.DataFrame:
     best = (value == value.max()).to_numpy()
     first = np.flatnonzero(best & mine if (best & mine).any() else best)[:1]
     optimum = np.isin(np.arange(len(grid)), first)
-    return pd.DataFrame(
-        {
-            "task": entry.key[2],
-            "metric": grid["metric"],
-            "method": entry.key[3],
-            "lr": grid["lr"],
-            "batch_size": grid["batch_size"],
-            "seed": entry.grid_seed,
-            "status": grid["status"],
-            "value": value,
-            "on": "held-out slice" if chosen_by == "criterion" else "validation",
-            "validation": 100 * grid["score"],
-            "optimum": optimum,
-            "chosen": mine,
-            "edge": grid_edge(replace(entry, runs=grid[optimum])),
-        }
+    kept = grid[["task", "metric", "method", "lr", "batch_size", "seed", "status"]]
+    return kept.assign(
+        value=value,
+        on="held-out slice" if chosen_by == "criterion" else "validation",
+        validation=100 * grid["score"],
+        optimum=optimum,
+        chosen=mine,
+        edge=grid_edge(replace(entry, runs=grid[optimum])),
     )
 
 
