@@ -12,6 +12,21 @@ from symlora.store.folder import SCHEMA_VERSION, seal
 
 ROWS = 100
 TASKS = {"rte": "accuracy", "mrpc": "accuracy", "cola": "matthews_correlation", "stsb": "pearson"}
+COMMON: dict[str, Any] = {
+    "schema_version": SCHEMA_VERSION,
+    "status": "finished",
+    "precision": "fp32",
+    "provenance": {
+        "commit": "0123456789abcdef",
+        "dirty": False,
+        "packages": {"torch": "9.9"},
+        "device": "a processor",
+    },
+    "parameters": {"adapter": 100, "head": 50, "encoder": 0, "total": 150},
+    "adapter_bytes": 2048,
+    "cost": {"seconds": 12.0, "peak_memory_bytes": 2**30, "energy_kwh": None},
+}
+"""What run.json says of every run made here."""
 
 
 def write_run(root: Path, method: str = "symlora", task: str = "rte", *, seed: int = 0, **given: Any) -> Path:
@@ -24,7 +39,7 @@ def write_run(root: Path, method: str = "symlora", task: str = "rte", *, seed: i
         seed: Named in the path; decides nothing.
         given: `right` (rows predicted correctly at the protocol's own epoch; 70), `best` and `last` (the same at those
             epochs; `right`), `held_out` (share of the held-out slice; None: no slice), `lr`, `batch_size`, `model`,
-            `protocol`, `status`, `majority` (rows of class 1; 60), `device`.
+            `protocol`, `status`, `majority` (rows of class 1; 60).
     """
     lr, batch = given.get("lr", 4e-3), given.get("batch_size", 16)
     protocol, model = given.get("protocol", "short"), given.get("model", "minilm")
@@ -35,7 +50,7 @@ def write_run(root: Path, method: str = "symlora", task: str = "rte", *, seed: i
     rule = "best" if held_out is None else "held_out"
     adapter = 100 if method == "symlora" else 200
     record: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
+        **COMMON,
         "status": given.get("status", "finished"),
         "config_hash": digest,
         "config": {
@@ -48,13 +63,6 @@ def write_run(root: Path, method: str = "symlora", task: str = "rte", *, seed: i
             "init_from": None,
             "precision": "auto",
             "seed": seed,
-        },
-        "precision": "fp32",
-        "provenance": {
-            "commit": "0123456789abcdef",
-            "dirty": False,
-            "packages": {"torch": "9.9"},
-            "device": given.get("device", "a processor"),
         },
         "parameters": {"adapter": adapter, "head": 50, "encoder": 0, "total": adapter + 50},
     }
@@ -77,8 +85,6 @@ def write_run(root: Path, method: str = "symlora", task: str = "rte", *, seed: i
             "data": {"validation": {"rows": ROWS}, "held_out": {"rows": ROWS}},
             "selections": selections,
             "score": {"metric": metric, "split": "validation", "selection": rule, "value": value},
-            "adapter_bytes": 2048,
-            "cost": {"seconds": 12.0, "peak_memory_bytes": 2**30, "energy_kwh": None},
         }
     seal(folder, record)
     return folder

@@ -30,7 +30,6 @@ MAX_LINES, MAX_WORDS = 300, 12
 BUDGET = 17_960
 LONG = {"symlora.store.folder": 331, "symlora.data.splits": 310}
 WORDY = (
-    "report",
     "adapters",
     "data",
     "interchange",

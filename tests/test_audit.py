@@ -175,11 +175,6 @@ def test_a_broken_file_is_named_with_its_key(tmp_path: Path, change: Callable[[s
         read_published(tmp_path)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SymloraError, match="glue.yaml cannot be read"):
-        read_published(tmp_path)
-
-
 def _edit(folder: Path, file: str, change: Callable[[str], str]) -> None:
     """Copy the published files, with one of them changed."""
     shutil.copytree(FOLDER, folder, dirs_exist_ok=True)

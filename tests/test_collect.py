@@ -225,9 +225,7 @@ def test_more_seeds_win_over_the_grid_which_is_not_averaged(tmp_path: Path) -> N
     chosen = _chosen(tmp_path)
     assert list(chosen.runs["seed"]) == [0, 1, 2] and set(chosen.runs["lr"]) == {4e-3}
     assert chosen.failed == 1 and len(chosen.finished) == 2
-    assert len(chosen.grid) == 6 and set(chosen.grid["seed"]) == {
-        0
-    }  # not the other seeds
+    assert len(chosen.grid) == 6 and set(chosen.grid["seed"]) == {0}  # not the other seeds
     assert grid_edge(chosen) == "edge: lr highest of 3"
 
 

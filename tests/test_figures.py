@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from symlora import stats
-from symlora.config.compose import CONFIG_DIR, compose
+from symlora.config.compose import CONFIG_DIR
 from symlora.config.schema import MethodConfig, TrainConfig
 from symlora.config.typed import read_yaml
 from symlora.errors import SymloraError
@@ -152,13 +152,6 @@ def test_decay_alone_is_what_the_optimizer_does_to_a_lambda_without_gradient(epo
         schedule.step()
     alone = decay_to_zero(values, 38, epoch)  # 10 steps an epoch, the last batch short
     assert alone == pytest.approx(float(parameter.detach()), rel=1e-3) and alone < 0.98
-
-
-def test_decay_alone_under_loras_recipe_is_what_was_computed_by_hand() -> None:
-    for task, wanted in {"rte": 0.86, "cola": 0.65, "qnli": 0.19, "sst2": 0.002}.items():
-        config = compose(f"task={task}", "method=symlora", "model=roberta-base", "protocol=paper")
-        alone = decay_to_zero(vars(config.train), config.task.splits["train"], config.train.epochs)
-        assert alone == pytest.approx(wanted, abs=0.006)
 
 
 @pytest.mark.parametrize(("decay", "wanted"), [("none", 1.0), ("one", 1.0), ("zero", None)])
@@ -376,10 +369,7 @@ def test_of_equal_points_the_chosen_one_is_the_optimum_and_one_point_is_no_grid(
     points = grid_points(choose(frame_of(rows), {}), "m", "p")
     assert list(points.loc[points["optimum"], "lr"]) == [2e-3]
     assert grid_points(choose(frame_of([run_row("symlora", 1e-3, 16, 0.6)]), {}), "m", "p").empty
-
-
-def test_without_a_held_out_slice_the_grid_says_that_it_is_of_validation() -> None:
-    rows = [run_row("lora", lr, 16, lr * 100, criterion=math.nan) for lr in (1e-3, 2e-3)]
+    rows = [run_row("lora", lr, 16, lr * 100, criterion=math.nan) for lr in (1e-3, 2e-3)]  # no held-out slice
     points = grid_points(choose(frame_of(rows), {}), "m", "p")
     assert set(points["on"]) == {"validation"} and list(points["value"]) == pytest.approx([10.0, 20.0])
     assert "Score in points on the validation, seed 0." in texts(grid_panel(points, ""))[1]

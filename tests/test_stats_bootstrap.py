@@ -118,19 +118,6 @@ def test_degenerate_resamples_are_counted_and_named() -> None:
     assert constant.degenerate == 100 and math.isnan(constant.estimate) and math.isnan(constant.low)
 
 
-def test_bootstrap_of_the_matthews_correlation_covers() -> None:
-    """A split of RTE's size with 4 kinds of rows. 800 experiments: ± 0.8 points of noise."""
-    cells, chances = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0.40, 0.08, 0.12, 0.40])
-    (tn, fn, fp, tp) = chances
-    truth = (tp * tn - fp * fn) / math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
-    rng, covered = np.random.default_rng(6), 0
-    for _ in range(800):
-        predictions, labels = cells[rng.choice(4, size=277, p=chances)].T
-        interval = stats.bootstrap_interval("matthews_correlation", predictions, labels, resamples=400)
-        covered += interval.low <= truth <= interval.high
-    assert abs(covered / 800 - 0.95) < 0.015
-
-
 def test_two_level_variance_is_owens() -> None:
     """Of the pigeonhole bootstrap (Owen 2007): seeds' and rows' parts as they are, the interaction three times over."""
     rng, seeds, rows = np.random.default_rng(9), 40, 400

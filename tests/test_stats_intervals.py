@@ -50,13 +50,9 @@ def test_paired_interval_equals_scipy(a: list[float], random: Any) -> None:
         expected = scipy.stats.ttest_rel(a, b).confidence_interval(0.9)
         assert (interval.low, interval.high) == pytest.approx(tuple(expected), abs=1e-9)
     assert interval.over == f"paired seeds (t, n = {len(a)})"
-
-
-def test_t_interval_in_closed_form() -> None:
-    interval = stats.t_interval([1, 2, 3])  # s = 1, √n = √3; t(0.975, 2) = 4.302653 in any printed table
-    assert interval.half_width == pytest.approx(4.302653 / math.sqrt(3), abs=1e-6)
-    assert (interval.estimate, interval.level, interval.over) == (2.0, 0.95, "seeds (t, n = 3)")
-    assert interval.symmetric and not stats.wilson(9, 10).symmetric
+    printed = stats.t_interval([1, 2, 3])  # s = 1, √n = √3; t(0.975, 2) = 4.302653 in any printed table
+    assert printed.half_width == pytest.approx(4.302653 / math.sqrt(3), abs=1e-6)
+    assert printed.symmetric and not stats.wilson(9, 10).symmetric
 
 
 def test_rounding_is_no_spread_and_one_seed_has_none() -> None:
@@ -67,13 +63,6 @@ def test_rounding_is_no_spread_and_one_seed_has_none() -> None:
     assert stats.paired_interval([0.1 + 0.2, 0.7], [0.3, 0.7]).estimate == 0.0
     one = stats.t_interval([0.5])
     assert one.estimate == 0.5 and math.isnan(one.low) and math.isnan(one.high)
-
-
-@pytest.mark.parametrize("n", [3, 5])
-def test_t_interval_covers(n: int) -> None:
-    """4,000 experiments: ± 0.4 points of noise."""
-    samples = np.random.default_rng(n).normal(0.87, 0.004, size=(4000, n))
-    assert abs(np.mean([covers(stats.t_interval(sample), 0.87) for sample in samples]) - 0.95) < 0.015
 
 
 @relaxed
