@@ -50,7 +50,7 @@ class Chosen:
 
 
 def measure(runs: pd.DataFrame) -> str:
-    """Name the deciding column: `criterion` if there is one, else `score`."""
+    """Name the column that decides: `criterion` if known, else `score`."""
     return "criterion" if runs["criterion"].notna().any() else "score"
 
 

@@ -94,7 +94,7 @@ def _by_method(
     row: Callable[[Chosen], Row],
     remarks: Callable[[Cells], list[str]] = lambda cells: [],
 ) -> Table:
-    """Make a row per task and method; a task without runs has one.
+    """Make a row per task and method, or per task without runs.
 
     Rows begin with task and method, and are filled up with empty cells.
     """
