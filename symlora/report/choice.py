@@ -50,7 +50,7 @@ class Chosen:
 
 
 def measure(runs: pd.DataFrame) -> str:
-    """Name the column that decides: `criterion` if known, else `score`."""
+    """Tell which column decides: `criterion` if known, else `score`."""
     return "criterion" if runs["criterion"].notna().any() else "score"
 
 
