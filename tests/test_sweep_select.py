@@ -22,7 +22,7 @@ from symlora.errors import SymloraError
 from symlora.store.folder import RUN_FILE, SCHEMA_VERSION, recorded_config, run_folder, write_json
 from symlora.store.locks import locked
 from symlora.sweep.grid import best_file, expand, tasks_of
-from symlora.sweep.preflight import HasBest, OneSeed, swept
+from symlora.sweep.preflight import GridSeeds, HasBest, swept
 from symlora.sweep.select import GridSearch, Point, grid_search, table, unequal, write
 from symlora.sweep.status import RunStatus, costs, run_status, time_left
 from symlora.sweep.status import table as status_table
@@ -87,7 +87,8 @@ def test_every_protocol_has_a_grid(protocol: str) -> None:
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg = hydra_compose("config", [f"protocol={protocol}", "sweep=grid"], return_hydra_config=True)
     values = swept(cfg.hydra.sweeper.params, [])
-    assert values["method"] == ["symlora", "lora"] and values["seed"] == ["0"]
+    assert values["method"] == ["symlora", "lora"]
+    assert values.get("seed", []) == [str(seed) for seed in cfg.protocol.grid_seeds]
     assert len(values["train.lr"]) > 1 and values["train.batch_size"]
     assert cfg.hydra.launcher._target_.endswith("SymloraPackedLauncher")
 
@@ -148,6 +149,33 @@ def test_other_settings_and_seeds_are_no_points() -> None:
     assert [point.lr for point in choice.points] == [4e-3] and choice.others == 1
 
 
+def test_a_point_is_chosen_by_the_mean_of_the_protocols_seeds() -> None:
+    def run(lr: float, seed: int) -> Config:
+        config = compose(*COMMON, f"train.lr={lr}", f"seed={seed}")
+        config.protocol.grid_seeds = [100, 101]
+        return config
+
+    scores = {(1e-3, 100): 0.9, (1e-3, 101): 0.5, (2e-3, 100): 0.8, (2e-3, 101): 0.8, (4e-3, 100): 0.95}
+    more = {(8e-3, 100): 0.9, (8e-3, 101): None, (1e-3, 0): 1.0}
+    records = [
+        record(run(*at), score, status="failed" if score is None else "finished")
+        for at, score in (scores | more).items()
+    ]
+    choice = grid_search(run(1e-3, 0), records)
+    assert [(point.lr, point.score) for point in choice.points] == [(1e-3, 0.7), (2e-3, 0.8), (8e-3, None)]
+    assert choice.best.lr == 2e-3 and choice.rule == "held_out at the held_out epoch, mean of seeds 100, 101"
+    assert run_folder(run(1e-3, 0)) == run_folder(compose(*COMMON, "train.lr=1e-3"))  # not a part of what is computed
+
+
+def test_seeds_that_chose_take_no_further_part() -> None:
+    chosen_by = ("protocol.grid_seeds=[100,101]", *COMMON)
+    GridSeeds().on_multirun_start(multirun_config("sweep=grid", *chosen_by, "seed=100,101"))
+    with pytest.raises(SystemExit, match="mean of the seeds 100, 101. Leave out seed"):
+        GridSeeds().on_multirun_start(multirun_config("sweep=grid", *chosen_by, "seed=0"))
+    with pytest.raises(SystemExit, match="seed 101: it chose the point"):
+        HasBest().on_multirun_start(multirun_config("sweep=seeds", *chosen_by, "seed=0,101"))
+
+
 def test_widening_goes_one_step_beyond_the_edge() -> None:
     low, high = {(1e-3, 16): 0.9, (2e-3, 16): 0.1}, {(1e-3, 16): 0.1, (4e-3, 32): 0.9}
     assert grid(low).widened("lr") == [5e-4]
@@ -205,11 +233,11 @@ def multirun_config(*overrides: str) -> Any:
 
 
 def test_grid_and_seeds_are_never_multiplied() -> None:
-    OneSeed().on_multirun_start(multirun_config("sweep=grid", *COMMON, "seed=3"))
+    GridSeeds().on_multirun_start(multirun_config("sweep=grid", *COMMON, "seed=3"))
     with pytest.raises(SystemExit, match="2 seeds.*never multiplied"):
-        OneSeed().on_multirun_start(multirun_config("sweep=grid", *COMMON, "seed=0,1"))
+        GridSeeds().on_multirun_start(multirun_config("sweep=grid", *COMMON, "seed=0,1"))
     with pytest.raises(SystemExit, match="several protocols"):
-        OneSeed().on_multirun_start(multirun_config("sweep=grid", "protocol=paper,holdout"))
+        GridSeeds().on_multirun_start(multirun_config("sweep=grid", "protocol=paper,holdout"))
 
 
 def test_seeds_need_a_selection(tmp_path: Path) -> None:

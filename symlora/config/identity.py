@@ -59,6 +59,7 @@ def identity(config: Config) -> dict[str, Any]:
     content["init_from"] = _adapter_sha256(config.init_from)
     if config.data.allow_subset and config.data.dir:  # else the rows are the official ones, which the task names
         content["data"]["dir"] = _data_sha256(Path(config.data.dir), config.task.name)
+    del content["protocol"]["grid_seeds"]  # which runs choose, not what a run computes
     content["task"] = config.task.name  # its facts are the data's, which are checked; its metrics choose nothing
     if config.data.source != "demo":
         del content["data"]["demo_rows"]

@@ -110,6 +110,8 @@ class ProtocolConfig:
     # `held_out` (best on a slice of the training split, validation untouched by the choice)
     selection: str = "best"
     held_out: float = 0.0  # share of the training split set aside, the same rows for every run; 0 sets none aside
+    # Seeds of the grid: a point is chosen by their mean, and they take no further part. None: seed 0, which does
+    grid_seeds: list[int] = field(default_factory=list)
     # Learning rate, batch size and epochs of each task, where the protocol has a table of them
     recipe: dict[str, Any] = field(default_factory=dict)
 

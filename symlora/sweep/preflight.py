@@ -56,16 +56,21 @@ class HasPlace(Callback):
             )
 
 
-class OneSeed(Callback):
-    """Check `sweep=grid`: a grid has one seed and one protocol."""
+class GridSeeds(Callback):
+    """Check the protocol and the seeds of `sweep=grid`."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Exit if there are several."""
+        """Exit if there are others."""
         values = _swept(config)
-        seeds = values.get("seed", ["0"])
+        seeds, chosen_by = values.get("seed", ["0"]), [str(seed) for seed in config.protocol.grid_seeds]
         if len(values.get("protocol", [])) > 1:
             sys.exit("error: sweep=grid with several protocols: each has a grid of its own. Give one a command.")
-        if len(seeds) > 1:
+        if chosen_by and seeds != chosen_by:
+            sys.exit(
+                f"error: sweep=grid with seed={','.join(seeds)}: protocol {config.protocol.name} chooses by the mean "
+                f"of the seeds {', '.join(chosen_by)}. Leave out seed."
+            )
+        if len(seeds) > 1 and not chosen_by:
             sys.exit(
                 f"error: sweep=grid with {len(seeds)} seeds: a grid is never multiplied with seeds. Give one "
                 "(seed=0), then `make select`, then `make seeds N=<seeds>`."
@@ -84,6 +89,9 @@ class HasBest(Callback):
                     f"error: sweep=seeds with {key}: the seeds are trained at what `make select` chose (configs/best). "
                     "Leave it out."
                 )
+        chose = {str(seed) for seed in config.protocol.grid_seeds}
+        if again := chose & {*values.get("seed", [])}:
+            sys.exit(f"error: sweep=seeds with seed {min(again)}: it chose the point, and takes no further part.")
         choices, sources = config.hydra.runtime.choices, config.hydra.runtime.config_sources
         folders = [Path(urlsplit(source.path).path) for source in sources if source.schema == "file"]
         for protocol, model, task, method in product(*(values.get(group, [choices[group]]) for group in GROUPS)):

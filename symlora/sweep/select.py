@@ -5,9 +5,11 @@ is never chosen.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from symlora.config.formatting import text_table
@@ -79,35 +81,42 @@ def grid_search(config: Config, records: Iterable[Mapping[str, Any]]) -> GridSea
     """Gather the grid points of one method and task from run records.
 
     Args:
-        config: The run as its protocol and the command line have it; the grid changes its learning rate and batch size.
+        config: The run as its protocol and the command line have it; the grid changes its learning rate, batch size
+            and, if the protocol chooses by several seeds, seed. A point that lacks one of them is left out.
         records: Contents of run.json files (symlora.store.folder.scan), of any runs.
     """
     wanted = (config.protocol.name, config.model.name, config.method.name, config.task.name)
     held_out = config.protocol.held_out > 0
     rule, split = (HELD_OUT, HELD_OUT) if held_out else (config.protocol.selection, config.task.validation[0])
-    points: dict[tuple[float, int], Point] = {}
+    seeds = config.protocol.grid_seeds or [config.seed]
+    found: dict[tuple[float, int], dict[int, float | None]] = defaultdict(dict)
     others = 0
     for record in records:
         run = record["config"]
         if tuple(run[group]["name"] for group in ("protocol", "model", "method", "task")) != wanted:
             continue
-        if run["seed"] != config.seed:
+        if run["seed"] not in seeds:
             continue
         lr, batch_size = run["train"]["lr"], run["train"]["batch_size"]
         at_point = dataclasses.replace(config, train=dataclasses.replace(config.train, lr=lr, batch_size=batch_size))
         if record["config_hash"] != config_hash(at_point):
             others += 1
             continue
-        score = criterion(record)[0] if record["status"] == "finished" else None
-        points[lr, batch_size] = Point(lr, batch_size, score)
+        found[lr, batch_size][run["seed"]] = criterion(record)[0] if record["status"] == "finished" else None
     return GridSearch(
         method=config.method.name,
         task=config.task.name,
         metric=config.task.score,
-        rule=f"{split} at the {rule} epoch, seed {config.seed}",
-        points=tuple(points[key] for key in sorted(points)),
+        rule=f"{split} at the {rule} epoch, {'mean of seeds' if seeds[1:] else 'seed'} {', '.join(map(str, seeds))}",
+        points=tuple(Point(*at, _mean(found[at].values())) for at in sorted(found) if len(found[at]) == len(seeds)),
         others=others,
     )
+
+
+def _mean(scores: Collection[float | None]) -> float | None:
+    """Return the mean over the seeds; None if one failed."""
+    known = [score for score in scores if score is not None]
+    return fmean(known) if len(known) == len(scores) else None
 
 
 def unequal(choices: Sequence[GridSearch]) -> list[str]:
