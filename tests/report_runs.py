@@ -39,7 +39,7 @@ def write_run(root: Path, method: str = "symlora", task: str = "rte", *, seed: i
         seed: Named in the path; decides nothing.
         given: `right` (rows predicted correctly at the protocol's own epoch; 70), `best` and `last` (the same at those
             epochs; `right`), `held_out` (share of the held-out slice; None: no slice), `lr`, `batch_size`, `model`,
-            `protocol`, `status`, `majority` (rows of class 1; 60).
+            `protocol`, `grid_seeds`, `status`, `majority` (rows of class 1; 60).
     """
     lr, batch = given.get("lr", 4e-3), given.get("batch_size", 16)
     protocol, model = given.get("protocol", "short"), given.get("model", "minilm")
@@ -57,7 +57,7 @@ def write_run(root: Path, method: str = "symlora", task: str = "rte", *, seed: i
             "task": {"name": task, "score": metric, "splits": {"validation": ROWS}, "validation": ["validation"]},
             "method": {"name": method},
             "model": {"name": model, "note": "A made-up encoder." if model == "minilm" else ""},
-            "protocol": {"name": protocol, "selection": rule},
+            "protocol": {"name": protocol, "selection": rule, "grid_seeds": given.get("grid_seeds", [])},
             "train": {"lr": lr, "batch_size": batch, "epochs": 2},
             "data": {"source": "glue", "train_limit": None},
             "init_from": None,

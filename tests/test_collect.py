@@ -229,6 +229,20 @@ def test_more_seeds_win_over_the_grid_which_is_not_averaged(tmp_path: Path) -> N
     assert grid_edge(chosen) == "edge: lr highest of 3"
 
 
+def test_seeds_that_chose_a_point_take_no_part_in_its_mean(tmp_path: Path) -> None:
+    for lr, scores in ((1e-3, (0.9, 0.5)), (2e-3, (0.8, 0.8)), (4e-3, (1.0, None))):
+        for seed, score in zip((100, 101), scores, strict=True):
+            status = "failed" if score is None else "finished"
+            write_run(tmp_path, lr=lr, seed=seed, held_out=score or 0.1, status=status, grid_seeds=[100, 101])
+    assert _chosen(tmp_path).runs.empty
+    for seed in (0, 1):
+        write_run(tmp_path, lr=2e-3, seed=seed, held_out=0.1, grid_seeds=[100, 101])
+    chosen = _chosen(tmp_path)
+    assert list(chosen.runs["seed"]) == [0, 1] and list(chosen.grid["lr"]) == [1e-3, 2e-3, 4e-3]
+    assert chosen.grid["criterion"].tolist() == pytest.approx([0.7, 0.8, float("nan")], nan_ok=True)
+    assert list(chosen.grid["status"]) == ["finished", "finished", "failed"]
+
+
 def test_the_selection_written_down_wins(tmp_path: Path) -> None:
     _grid(tmp_path / "runs")
     place = tmp_path / "best" / "short" / "minilm"

@@ -14,6 +14,7 @@ import pandas as pd
 
 from symlora.audit.names import CLAIMED, METHODS, REFERENCE, TASKS, method_order, section_order, task_order
 from symlora.config.typed import read_yaml
+from symlora.report.collect import NUMBERS
 from symlora.store.selection import AXES, edge, rank
 
 Key = tuple[str, str, str, str]
@@ -77,11 +78,12 @@ def choose(runs: pd.DataFrame, best: Best, tasks: tuple[str, ...] = tuple(TASKS)
 
 
 def _chosen(key: Key, runs: pd.DataFrame, best: Mapping[str, Any] | None) -> Chosen:
-    if runs.empty:
-        return Chosen(key, runs, (), "no run", runs)
-    candidates, why = runs, ""
+    own = runs[~runs["chose"].eq(True)]
+    if own.empty:
+        return Chosen(key, own, (), "no run" if runs.empty else "no run but the grid's", own)
+    candidates, why = own, ""
     if best is not None:
-        matching = runs[[all(row[name] == value for name, value in best.items()) for _, row in runs.iterrows()]]
+        matching = own[[all(row[name] == value for name, value in best.items()) for _, row in own.iterrows()]]
         if len(matching):
             candidates, why = matching, "as selected (configs/best)"
         else:
@@ -97,9 +99,14 @@ def _chosen(key: Key, runs: pd.DataFrame, best: Mapping[str, Any] | None) -> Cho
         names = [str(min(means.index, key=lambda name: rank(means[name], *name[1:]))[0])]
         on = "held-out slice" if chosen_by == "criterion" else "validation, which flatters it"
         why += f", {len(means)} alike; highest on {on}"
-    own = runs[runs["configuration"] == names[0]].sort_values("seed", ignore_index=True)
-    alike = (runs["grid"] == own["grid"].iloc[0]) & (runs["seed"] == own["seed"].min())
-    return Chosen(key, own, (), why, runs[alike].sort_values(list(AXES), ignore_index=True))
+    own = own[own["configuration"] == names[0]].sort_values("seed", ignore_index=True)
+    alike = runs[runs["grid"] == own["grid"].iloc[0]]
+    chose = alike["chose"].eq(True)
+    tried = alike[chose if chose.any() else alike["seed"] == own["seed"].min()]
+    # The mean over the seeds that chose; nothing where one failed.
+    means = tried.groupby("configuration")[list(NUMBERS)].transform(lambda values: values.mean(skipna=False))
+    points = tried.assign(**means).sort_values("status").drop_duplicates("configuration")
+    return Chosen(key, own, (), why, points.sort_values(list(AXES), ignore_index=True))
 
 
 def grid_edge(chosen: Chosen) -> str:

@@ -23,13 +23,13 @@ from symlora.store.selection import criterion
 RULES = ("best", "last", HELD_OUT)  # how an epoch is chosen, symlora.training.result
 
 COLUMNS = (
-    "protocol", "model", "method", "task", "configuration", "grid", "seed", "status", "lr", "batch_size", "epochs",
-    "metric", "split", "selection", "score", *RULES, "criterion", "chance", "at_chance", "adapter", "head", "encoder",
-    "total", "adapter_bytes", "seconds", "peak_memory_bytes", "energy_kwh", "note", "precision", "device", "commit",
-    "dirty", "versions", "error", "folder",
+    "protocol", "model", "method", "task", "configuration", "grid", "seed", "chose", "status", "lr", "batch_size",
+    "epochs", "metric", "split", "selection", "score", *RULES, "criterion", "chance", "at_chance", "adapter", "head",
+    "encoder", "total", "adapter_bytes", "seconds", "peak_memory_bytes", "energy_kwh", "note", "precision", "device",
+    "commit", "dirty", "versions", "error", "folder",
 )  # fmt: skip
 """Of the frame: `_described` and `_scored` say what they hold."""
-_NUMBERS = ("score", *RULES, "criterion", "chance", "energy_kwh", "seconds", "peak_memory_bytes", "adapter_bytes")
+NUMBERS = ("score", *RULES, "criterion", "chance", "energy_kwh", "seconds", "peak_memory_bytes", "adapter_bytes")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def collect(results_dir: Path) -> Collected:
 
 def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Make the frame with all its columns, even of no rows."""
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(_NUMBERS, "float64"))
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(NUMBERS, "float64"))
 
 
 def _row(folder: Path) -> dict[str, Any]:
@@ -99,6 +99,7 @@ def _described(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         "configuration": record["config_hash"],  # of everything but the seed that decides what a run computes
         "grid": _grid(config, record.get("data", {})),  # runs alike in it belong to one grid
         "seed": int(config["seed"]),
+        "chose": config["seed"] in config["protocol"].get("grid_seeds", ()),  # the point, and takes no further part
         "status": record["status"],
         **{key: train[key] for key in ("lr", "batch_size", "epochs")},
         "metric": task["score"],  # of `score`, in Table 1
