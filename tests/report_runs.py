@@ -24,7 +24,8 @@ COMMON: dict[str, Any] = {
     },
     "parameters": {"adapter": 100, "head": 50, "encoder": 0, "total": 150},
     "adapter_bytes": 2048,
-    "cost": {"seconds": 12.0, "peak_memory_bytes": 2**30, "energy_kwh": None},
+    "epochs": [{"seconds": 5.0}, {"seconds": 5.0}],
+    "cost": {"seconds": 12.0, "train_seconds": 9.0, "peak_memory_bytes": 2**30, "energy_kwh": None},
 }
 """What run.json says of every run made here."""
 

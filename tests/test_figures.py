@@ -390,9 +390,9 @@ def test_the_same_runs_give_the_same_bytes_and_what_the_csv_says(tmp_path: Path)
     folder.mkdir(parents=True)
     (folder / "grid.png").write_bytes(b"of an earlier call")
     written, bad = drawn(root, out)
-    stems = ("figure1-query", "figure1-value", "companion", "differences")
+    stems = ("figure1-query", "figure1-value", "companion", "differences", "cost")
     wanted = {f"{stem}.{kind}" for stem in stems for kind in ("png", "pdf")}
-    wanted |= {"figure1.csv", "companion.csv", "differences.csv"}
+    wanted |= {"figure1.csv", "companion.csv", "differences.csv", "cost.csv"}
     assert {path.name for path in folder.iterdir()} == {path.name for path in written} == wanted
     assert {path.parent for path in written} == {folder} and bad == ()
     frame = read_drawn(folder / "figure1.csv")

@@ -3,17 +3,22 @@
 import csv
 import io
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from report_runs import write_run
+from report_runs import read_record, write_run
 from scipy import stats as scipy_stats
 
 from symlora.cli import main
 from symlora.config.compose import CONFIG_DIR
+from symlora.report import cost
+from symlora.report.figures.cost import cost_panel, cost_points
 from symlora.report.formats import to_csv, to_latex, to_markdown
 from symlora.report.table import Cell, Section, Table, gap
 from symlora.report.write import Report, build, write_tables
+from symlora.store.folder import seal
 
 ROOT = CONFIG_DIR.parent
 SHORT = "Ours: MiniLM, protocol short"
@@ -221,9 +226,52 @@ def test_costs(tmp_path: Path) -> None:
     write_run(tmp_path, "symlora", status="failed")
     report = _build(tmp_path)
     assert list(_row(report, "table3", SHORT, "RTE", "LoRA").values()) == [
-        *("RTE", "LoRA", "2", "200", "50", "250", "2", "1.00", "12", "–", "a processor")
-    ]
+        *("RTE", "LoRA", "2", "71.0", "200", "50", "250", "2", "1.00", "12", "9", "2.50", "–", "8.9", "a processor")
+    ]  # inference: one second of ten, over two epochs of 200 sentences; PSCP: an eighth of 71
     assert _row(report, "table3", SHORT, "RTE", "SymLoRA")["n"] == "failed"
+
+
+def test_pscp_is_the_score_over_its_penalties(tmp_path: Path) -> None:
+    free = dict.fromkeys(cost.PENALISED, 0.0)
+    lora = {"total": 5e8, "peak_memory_bytes": 94e9, "inference_seconds": 0.01}
+    assert cost.pscp(80.0, free, lora) == 80.0 and cost.pscp(80.0, lora, lora) == 10.0
+    assert cost.pscp(80.0, {**lora, "total": 1.5e9}, lora) == 5.0  # three times the parameters
+    assert cost.pscp(60.0, {**free, "peak_memory_bytes": 47e9}, lora) == pytest.approx(40.0)
+    _seeds(tmp_path, "lora", [70, 72])
+    _seeds(tmp_path, "symlora", [70, 72])
+    report = _build(tmp_path)
+    assert _row(report, "table3", SHORT, "RTE", "SymLoRA")["PSCP"] == f"{71 / (1 + 150 / 250) / 4:.1f}"
+    points = cost_points(report.chosen, "minilm", "short")
+    assert list(points["pscp"]) == pytest.approx([71 / 8, 71 / 6.4]) and list(points["inference_ms"]) == [2.5, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("change", "lacking", "column"),
+    [
+        (lambda record: record["cost"].pop("peak_memory_bytes"), "no memory recorded", "Memory, GiB"),
+        (lambda record: record["cost"].pop("train_seconds"), "no inference time recorded", "Training, s"),
+        (lambda record: record.pop("epochs"), "no inference time recorded", "Inference, ms"),
+    ],
+)
+def test_a_cost_that_an_old_run_lacks_is_a_dash_with_a_reason(
+    tmp_path: Path, change: Callable[[dict[str, Any]], Any], lacking: str, column: str
+) -> None:
+    _seeds(tmp_path, "lora", [70, 72])
+    _seeds(tmp_path, "head", [60, 61], "mrpc")
+    old = write_run(tmp_path, "symlora")
+    record = read_record(old)
+    change(record)
+    seal(old, record)
+    report = _build(tmp_path, ("rte", "mrpc"))
+    row = _row(report, "table3", SHORT, "RTE", "SymLoRA")
+    assert (row[column], row["PSCP"], row["Score"]) == ("–", f"– ({lacking})", "70.0")
+    assert _row(report, "table3", SHORT, "RTE", "LoRA")["PSCP"] == "8.9"
+    assert _row(report, "table3", SHORT, "MRPC", "head alone")["PSCP"] == "– (no run of LoRA)"
+    points = cost_points(report.chosen, "minilm", "short")
+    assert points.loc[points["method"] == "symlora", "pscp"].isna().all()
+    drawn = cost_panel(points, "MiniLM, protocol short")
+    told = points[["parameters", "memory_gib", "training_seconds", "inference_ms"]].notna().to_numpy().sum()
+    assert sum(len(axes.lines) for axes in drawn.axes) == told  # what is not told has no point
 
 
 def test_best_last_and_held_out_side_by_side(tmp_path: Path) -> None:

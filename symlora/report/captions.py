@@ -11,6 +11,7 @@ FIGURES = {
     "companion": "λ, and the size of the update relative to the pre-trained weight",
     "differences": "SymLoRA less LoRA per task, with the margin",
     "grid": "Learning rate and batch size",
+    "cost": "Score over cost",
 }
 """Caption of each figure on the report's page, by the stem of its files."""
 
@@ -86,13 +87,17 @@ def table3() -> Caption:
     caption = (
         "Trained parameters of the adapter, of the classification head and in all (the head is the same for every "
         "method, so half the adapter is not half of what is trained); size of the saved file with adapter and head; "
-        "peak memory, wall clock and energy of a run: means over the chosen configuration's finished runs. "
-        f"{NOTHING}: the machine does not tell. Seconds of runs on different machines, or beside other work, do not "
-        "compare methods."
+        "peak memory, wall clock of a run, of its training steps alone, and of inference (scoring after each epoch, a "
+        "sentence), energy: means over the chosen configuration's finished runs. "
+        f"{NOTHING}: the machine does not tell, or the run is older than the record. In a pack, memory is the pack's. "
+        "Seconds of runs on different machines, or beside other work, do not compare methods. Score: validation, in "
+        "points. PSCP (PEFT-Bench, arXiv 2511.21285): the score divided by 1 + M/C for each of trained parameters, "
+        "memory and inference time M, where C is LoRA's on the same task: LoRA has an eighth of its score, and a "
+        "method without any cost its score."
     )
     header = (
-        *("Task", "Method", "n", "Adapter", "Head", "All trained", "File, KiB", "Memory, GiB", "Seconds"),
-        *("Energy, kWh", "Device"),
+        *("Task", "Method", "n", "Score", "Adapter", "Head", "All trained", "File, KiB", "Memory, GiB", "Seconds"),
+        *("Training, s", "Inference, ms", "Energy, kWh", "PSCP", "Device"),
     )
     return "Table 3. What it costs", caption, header
 

@@ -25,11 +25,14 @@ RULES = ("best", "last", HELD_OUT)  # how an epoch is chosen, symlora.training.r
 COLUMNS = (
     "protocol", "model", "method", "task", "configuration", "grid", "seed", "chose", "status", "lr", "batch_size",
     "epochs", "metric", "split", "selection", "score", *RULES, "criterion", "chance", "at_chance", "adapter", "head",
-    "encoder", "total", "adapter_bytes", "seconds", "peak_memory_bytes", "energy_kwh", "note", "precision", "device",
-    "commit", "dirty", "versions", "error", "folder",
+    "encoder", "total", "adapter_bytes", "seconds", "peak_memory_bytes", "energy_kwh", "train_seconds",
+    "inference_seconds", "note", "precision", "device", "commit", "dirty", "versions", "error", "folder",
 )  # fmt: skip
 """Of the frame: `_described` and `_scored` say what they hold."""
-NUMBERS = ("score", *RULES, "criterion", "chance", "energy_kwh", "seconds", "peak_memory_bytes", "adapter_bytes")
+NUMBERS = (
+    "score", *RULES, "criterion", "chance", "energy_kwh", "seconds", "train_seconds", "inference_seconds",
+    "peak_memory_bytes", "adapter_bytes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ def _described(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         "at_chance": False,
         **{key: parameters.get(key, 0) for key in ("adapter", "head", "encoder", "total")},  # trained parameters
         "adapter_bytes": record.get("adapter_bytes"),  # of the saved safetensors: adapter and head
-        **{key: cost.get(key) for key in ("seconds", "peak_memory_bytes", "energy_kwh")},
+        **{key: cost.get(key) for key in ("seconds", "peak_memory_bytes", "energy_kwh", "train_seconds")},
+        "inference_seconds": _inference_seconds(record),
         "note": _note(config),  # must stand beside this model's scores
         "precision": record["precision"],
         "device": provenance["device"],
@@ -118,6 +122,15 @@ def _described(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         "error": record.get("error") or "",
         "folder": folder,
     }
+
+
+def _inference_seconds(record: dict[str, Any]) -> float | None:
+    """Compute the seconds that scoring a sentence took, after an epoch."""
+    epochs, trained = record.get("epochs"), record.get("cost", {}).get("train_seconds")
+    rows: int = sum(split["rows"] for name, split in record.get("data", {}).items() if name != "train")
+    if not epochs or trained is None or not rows:
+        return None
+    return (math.fsum(epoch["seconds"] for epoch in epochs) - float(trained)) / (len(epochs) * rows)
 
 
 def _note(config: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
     table1  the paper's eight rows and columns: as printed, recomputed from published numbers, and ours
     table2  is a method tied with LoRA? one row a task and method
-    table3  what it costs
+    table3  what it costs, and the score beside it
     table4  which epoch is looked at, and what the rows of the split alone leave open
 
 Scores are in points, rounded by symlora.stats.round_points alone. Every encoder and protocol is a section of its own: a
@@ -24,6 +24,7 @@ from symlora.report import captions
 from symlora.report.choice import Chosen, Key, grid_edge, unequal_grids
 from symlora.report.collect import RULES
 from symlora.report.comparison import Paired
+from symlora.report.cost import cell_pscp, mean_costs
 from symlora.report.criteria import Criteria
 from symlora.report.leaderboard import Scores, TestScore
 from symlora.report.paper_sections import paper_sections, row_names
@@ -79,7 +80,7 @@ def table2(chosen: Mapping[Key, Chosen], pairs: Mapping[Key, Paired], criteria: 
 
 def table3(chosen: Mapping[Key, Chosen]) -> Table:
     """Average the cost of the chosen configurations over their finished runs."""
-    return _by_method("table3", captions.table3(), chosen, _cost)
+    return _by_method("table3", captions.table3(), chosen, lambda cell: _cost(cell, chosen))
 
 
 def table4(chosen: Mapping[Key, Chosen], criteria: Criteria) -> Table:
@@ -212,17 +213,22 @@ def _compared(cell: Chosen, reference: Chosen, pair: Paired | None) -> Row:
     )
 
 
-def _cost(cell: Chosen) -> Row:
+def _cost(cell: Chosen, chosen: Mapping[Key, Chosen]) -> Row:
     runs = cell.finished
     if runs.empty:
         return (gap(_NO_RUN if cell.runs.empty else "failed"),)
+    costs, (pscp, lacking) = mean_costs(runs), cell_pscp(cell, chosen)
     return (
         number(len(runs)),
+        point(100 * fmean(runs["score"])),
         *(number(int(runs[name].iloc[0])) for name in ("adapter", "head", "total")),
         number(float(runs["adapter_bytes"].mean()) / 1024),
-        number(float(runs["peak_memory_bytes"].mean()) / 2**30, ".2f"),
+        number(costs["peak_memory_bytes"] / 2**30, ".2f"),
         number(float(runs["seconds"].mean())),
+        number(costs["train_seconds"]),
+        number(1000 * costs["inference_seconds"], ".2f"),
         number(float(runs["energy_kwh"].mean()), ".3f"),
+        gap(f"{NOTHING} ({lacking})") if lacking else point(pscp),
         Cell(", ".join(sorted(set(runs["device"])))),
     )
 

@@ -1,1 +1,1 @@
-"""Draw the figures: norms and λ, paired differences, and grids."""
+"""Draw the figures: norms and λ, paired differences, grids and costs."""

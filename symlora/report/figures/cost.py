@@ -1,0 +1,86 @@
+"""Draw the score of every method over what it costs."""
+
+from collections.abc import Mapping
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from symlora.audit.names import METHODS, METRICS, TASKS
+from symlora.report.choice import Chosen, Key
+from symlora.report.cost import cell_pscp, mean_costs
+from symlora.report.figures.style import compact, new_figure, plot_style
+
+AXES = {
+    "parameters": "trained parameters",
+    "memory_gib": "peak memory, GiB",
+    "training_seconds": "training, s",
+    "inference_ms": "inference, ms a sentence",
+}
+MARKERS = "osD^v<>Ph*X"
+
+
+def cost_points(chosen: Mapping[Key, Chosen], model: str, protocol: str) -> pd.DataFrame:
+    """List score and cost of every method: means over finished runs."""
+    rows = []
+    for key, cell in chosen.items():
+        if key[:2] != (model, protocol) or cell.finished.empty:
+            continue
+        runs, costs = cell.finished, mean_costs(cell.finished)
+        rows.append(
+            {
+                "task": key[2],
+                "metric": runs["metric"].iloc[0],
+                "method": key[3],
+                "n": len(runs),
+                "score": 100 * float(runs["score"].mean()),
+                "parameters": costs["total"],
+                "memory_gib": costs["peak_memory_bytes"] / 2**30,
+                "training_seconds": costs["train_seconds"],
+                "inference_ms": 1000 * costs["inference_seconds"],
+                "pscp": cell_pscp(cell, chosen)[0],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def cost_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
+    """Draw a row for each task and a column for each cost.
+
+    The points are those of `cost_points`; `whose` is for the title, and `note` must stand beside this model's scores.
+    """
+    tasks = [mine for _, mine in points.groupby("task", sort=False)]
+    methods = list(dict.fromkeys(points["method"]))
+    colours = matplotlib.colormaps["tab10" if len(methods) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
+    caption = (
+        "Means over the finished seeds of each method's own configuration; a cost that the runs do not tell has no "
+        "point. Up and left is better. Memory and times are those of the machine that ran it, alone or in a pack, and "
+        f"compare methods only where both are alike. {note}"
+    )
+    with plot_style():
+        figure = new_figure(8.0, 1.5 * len(tasks) + 0.4, f"Score over cost: {whose}", caption)
+        grid = figure.subplots(len(tasks), len(AXES), squeeze=False, sharey="row")
+        for row, mine in zip(grid, tasks, strict=True):
+            task, metric = mine["task"].iloc[0], mine["metric"].iloc[0]
+            row[0].set_ylabel(f"{TASKS.get(task, task)}, {METRICS.get(metric, metric)}")
+            for axes, column in zip(row, AXES, strict=True):
+                told = mine[mine[column] > 0]
+                for point in told.to_dict("records"):
+                    place = methods.index(point["method"])
+                    colour, marker = colours[place % len(colours)], MARKERS[place % len(MARKERS)]
+                    label = METHODS.get(point["method"], point["method"])
+                    axes.plot(point[column], point["score"], marker, ms=4, color=colour, label=label)
+                axes.set_xscale("log")
+                axes.margins(0.15)
+                ends = sorted({told[column].min(), told[column].max()} if len(told) else ())
+                axes.set_xticks(ends, [compact(end) for end in ends])
+                axes.set_xticks([], minor=True)
+                axes.tick_params(length=2)
+                axes.spines[["top", "right"]].set_visible(False)
+        for axes, label in zip(grid[-1], AXES.values(), strict=True):
+            axes.set_xlabel(label)
+        handles = {
+            text: line for axes in grid.flat for line, text in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(handles.values(), handles, loc="outside right upper", frameon=False)
+    return figure
