@@ -10,7 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -371,22 +371,19 @@ def test_a_method_is_known_once_its_classes_are_defined(tmp_path: Path) -> None:
     for times in (1, 2):
 
         @dataclass
-        class ToyConfig(LowRankConfig):
-            method: ClassVar[str] = "toy"
+        class ToyConfig(LowRankConfig, method="toy"):
+            pass
 
         class ToyLinear(FactorLayer):
             adapter_layer_names = ("toy_B",)
             frozen_layer_names = ("toy_A",)
+            factor_names = ("toy_B", "toy_A")
 
             def initial_values(self, config: Any, r: int) -> dict[str, Tensor]:
                 return {"toy_A": torch.randn(r, self.in_features), "toy_B": torch.zeros(self.out_features, r)}
 
-            def factors(self, adapter: str) -> list[Tensor]:
-                return [self.toy_B[adapter], self.toy_A[adapter]]
-
-        class ToyModel(AdapterModel):
-            config_class = ToyConfig
-            tuner_layer_cls = ToyLinear
+        class ToyModel(AdapterModel, config=ToyConfig, layer=ToyLinear):
+            pass
 
         assert PEFT_TYPE_TO_TUNER_MAPPING[PeftType("TOY")] is METHODS["TOY"] is ToyModel, times
     model: Any = get_peft_model(classifier(), ToyConfig(r=2, target_modules=["query", "intermediate.dense"]))
@@ -413,14 +410,13 @@ def test_a_name_of_pefts_own_is_refused() -> None:
     before = PEFT_TYPE_TO_TUNER_MAPPING[PeftType.LORA]
 
     @dataclass
-    class OtherConfig(LowRankConfig):
-        method: ClassVar[str] = "lora"
+    class OtherConfig(LowRankConfig, method="lora"):
+        pass
 
     with pytest.raises(KeyError, match="already PEFT method called 'lora'"):
 
-        class OtherModel(AdapterModel):
-            config_class = OtherConfig
-            tuner_layer_cls = SymLoraLinear
+        class OtherModel(AdapterModel, config=OtherConfig, layer=SymLoraLinear):
+            pass
 
     assert PEFT_TYPE_TO_TUNER_MAPPING[PeftType.LORA] is before and "LORA" not in METHODS
 

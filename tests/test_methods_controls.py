@@ -137,7 +137,7 @@ def test_symmetric_trains_after_it_was_first_used_without_gradients() -> None:
 
 
 def test_symmetric_needs_a_square_matrix() -> None:
-    with pytest.raises(ValueError, match=r"square matrix, but the weight of module 'lin' is 4 x 6"):
+    with pytest.raises(ValueError, match=r"square matrix: the weight of module 'lin' is 4 x 6"):
         SymmetricLinear(nn.Linear(6, 4), "default", SymmetricConfig(), "lin")
 
 

@@ -105,7 +105,7 @@ def config_of(
         (MeloraConfig(num_mini_loras=8, r=3), "r = 3 is more than a mini-LoRA of 2 x 2"),
         (LoraMiniConfig(r=2, a_width=17), "a_width = 17 must be from r = 2 up to 16"),
         (LoraMiniConfig(r=2, a_width=4, b_width=1), "b_width = 1 must be from r = 2"),
-        (Lora2Config(r=2, inner_width=17), "inner_width = 17 is more than module .*query.* allows.*16 x 16"),
+        (Lora2Config(r=2, inner_width=17), "inner_width = 17 is more than 16: the weight of module .*query.* 16 x 16"),
         (LorandConfig(kernel_size=9), "kernel_size = 9 is more than the inner width 8"),
         (LortaConfig(r=2, num_heads=3), "num_heads = 3 does not divide the 16 outputs"),
         (LortaConfig(target_modules=["query", "intermediate.dense"]), "one shape, but are of .* = .*16, 16.*16, 24"),

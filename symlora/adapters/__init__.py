@@ -4,11 +4,17 @@ A method is three small classes; PEFT does with them all that it does with its o
 
 * a dataclass on `LowRankConfig`, or on `AdapterConfig` without a rank (config.py): its fields and its `method` name;
 * a layer on `FactorLayer` (factors.py), where the adapter adds a product of factors to the weight: `initial_values` and
-  `factors`; or on `AdapterLayer` (layer.py): `initial_values`, `adapter_output` and `get_delta_weight`;
-* a model on `AdapterModel` (tuner.py): `config_class`, `tuner_layer_cls`, and what happens between steps.
+  `factor_names`; or on `AdapterLayer` (layer.py): `initial_values`, `adapter_output` and `get_delta_weight`;
+* a model on `AdapterModel` (tuner.py), which names the two, and says what happens between steps.
 
 A layer's forward is a function of its parameters and `x` alone (no state written, no branch on a value), so that
 `torch.vmap` over `torch.func.functional_call` trains a stack of adapters at once.
+
+Every method's file opens with its equation. These symbols mean the same in all of them:
+
+    x, h   (..., n_in), (..., n_out)   input and output of a linear layer
+    W0, b  (n_out, n_in), (n_out)      its frozen weight and bias
+    α, r   `alpha` and `r`: scale and rank
 """
 
 import importlib

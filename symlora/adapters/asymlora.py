@@ -4,11 +4,8 @@ Zhu et al., arXiv 2402.16842, section 5.
 
     h = W0 x + b + (α/r) B A x
 
-    x, h   (..., n_in), (..., n_out)   input and output of a linear layer
-    W0, b  (n_out, n_in), (n_out)      its frozen weight and bias
     A      (r, n_in)    `asymlora_A` where it is trained, `asymlora_frozen_A` where it is frozen
     B      (n_out, r)   `asymlora_B`, `asymlora_frozen_B`
-    α, r                scale and rank
 
 freeze A (the method): A has orthonormal rows and stays; B is trained from 0.
 freeze B (the paper's control): B has orthonormal columns and stays; A is trained from 0.
@@ -19,17 +16,15 @@ Either way step 0 is the base model's output to the last bit. The frozen factor 
 
 Trained values per matrix: n_out r (freeze A) or n_in r (freeze B). RoBERTa-base, query and value, r = 8: 147,456.
 
-Where the code of the paper (Jiacheng-Zhu-AIML/AsymmetryLoRA) says other things, this is the paper's method:
-* `STRATEGY_TO_RULE_func` reads "A_rand_hB_zero" by position, as (B, A) and not by the letters: what its README calls
-  "A random and frozen, B from zero and trained" freezes a random B and trains A. Here the field names the factor.
-* `V` is the third result of `torch.linalg.svd`, which is Vᵀ, and A takes its first r columns: not singular vectors,
-  and for "V" of W0 no more than coordinates of all of them. Here the rows of A are the vectors.
-* its random matrix is uniform on ±0.5 before the SVD; Haar is what "random orthonormal" means. Both are orthonormal.
+Where the paper's code (Jiacheng-Zhu-AIML/AsymmetryLoRA) differs, this is the paper's method:
+* `STRATEGY_TO_RULE_func` reads "A_rand_hB_zero" by position, as (B, A), and so freezes a random B and trains A, the
+  opposite of its README. Here the field names the factor.
+* For `V` it takes columns of Vᵀ, which are not singular vectors. Here the rows of A are the vectors.
+* Its random matrix is uniform on ±0.5 before the SVD. Haar is what "random orthonormal" means.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,10 +35,8 @@ from symlora.adapters.tuner import AdapterModel
 
 
 @dataclass
-class AsymLoraConfig(LowRankConfig):
+class AsymLoraConfig(LowRankConfig, method="asymlora"):
     """Configure Asymmetric LoRA."""
-
-    method: ClassVar[str] = "asymlora"
 
     freeze: str = setting("A", "Factor that is not trained: A or B.", one_of("A", "B"))  # the paper's finding
     frozen_init: str = setting(
@@ -68,13 +61,10 @@ class AsymLoraLinear(FactorLayer):
         return {f"asymlora_{other}": zeros(config, *shapes[other]), f"asymlora_frozen_{config.freeze}": frozen}
 
     def factors(self, adapter: str) -> Sequence[Tensor]:
-        B = (self.asymlora_B if adapter in self.asymlora_B else self.asymlora_frozen_B)[adapter]
-        A = (self.asymlora_A if adapter in self.asymlora_A else self.asymlora_frozen_A)[adapter]
-        return B, A
+        B = self.asymlora_B if adapter in self.asymlora_B else self.asymlora_frozen_B
+        A = self.asymlora_A if adapter in self.asymlora_A else self.asymlora_frozen_A
+        return B[adapter], A[adapter]
 
 
-class AsymLoraModel(AdapterModel):
+class AsymLoraModel(AdapterModel, config=AsymLoraConfig, layer=AsymLoraLinear):
     """Put Asymmetric LoRA on a model's target modules."""
-
-    config_class = AsymLoraConfig
-    tuner_layer_cls = AsymLoraLinear

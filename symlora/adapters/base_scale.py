@@ -3,7 +3,6 @@
     h = λ (W0 x) + b + (α/r) F_1 F_2 … F_m x
 
     λ      (1)       one per adapted matrix; it starts at 1 and does not scale the bias
-    W0, b  (n_out, n_in), (n_out)   frozen weight and bias
 
 SymLoRA and LoRA + λ have it in common. From SymLoRA (arXiv 2504.03719, section 3).
 """
@@ -22,10 +21,7 @@ class BaseScaleLayer(FactorLayer):
     """Adapt a linear layer by factors and λ.
 
     `lambda_name` names the container of λ, which is empty where λ is not trained. The name ends in `_lambda`, which
-    symlora.training.optimizer knows. With several adapters at work their changes of the weight add: λ is
-    1 + Σ (λ_k - 1).
-
-    λ is as wide as the other adapter parameters: float32 even on a bfloat16 base, unless `autocast_adapter_dtype` is
+    symlora.training.optimizer knows. λ is as wide as the other adapter parameters: float32 even on a bfloat16 base, unless `autocast_adapter_dtype` is
     False. Near 1 a bfloat16 moves in steps of 0.004 (below) and 0.008 (above), more than an optimizer step.
     """
 

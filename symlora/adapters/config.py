@@ -91,7 +91,8 @@ def setting(default: Any, text: str, rule: Rule | None = None) -> Any:
 class AdapterConfig(PeftConfig):
     """Hold the fields that every method has.
 
-    Names and meanings are PEFT's (`LoraConfig`) wherever PEFT has one.
+    Names and meanings are PEFT's (`LoraConfig`) wherever PEFT has one. A method names itself in its class statement:
+    `class LoraXsConfig(LowRankConfig, method="loraxs")`.
 
     Raises:
         ValueError: A field does not keep its rule. The message names method, field and value.
@@ -111,6 +112,11 @@ class AdapterConfig(PeftConfig):
     layers_to_transform: list[int] | int | None = setting(None, "Numbers of the layers to adapt.", LAYERS)
     layers_pattern: list[str] | str | None = setting(None, "Name of the list of layers.")
 
+    def __init_subclass__(cls, method: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if method:
+            cls.method = method
+
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[no-untyped-call]
         self.peft_type = PeftType(self.method.upper())
@@ -120,10 +126,9 @@ class AdapterConfig(PeftConfig):
             value = getattr(self, name)
             if rule is not None and not (value is None and default is None) and not _keeps(rule, value):
                 raise ValueError(f"{self.method}: {name} must be {rule[0]}, got {value!r}")
-        if isinstance(self.target_modules, list):
-            self.target_modules = set(self.target_modules)
-        if isinstance(self.exclude_modules, list):
-            self.exclude_modules = set(self.exclude_modules)
+        for name in ("target_modules", "exclude_modules"):
+            if isinstance(getattr(self, name), list):
+                setattr(self, name, set(getattr(self, name)))
         if isinstance(self.target_modules, str) and (self.layers_to_transform, self.layers_pattern) != (None, None):
             raise ValueError("`layers_to_transform` and `layers_pattern` need `target_modules` to be a list of names")
         if self.layers_pattern and self.layers_to_transform is None:
@@ -148,9 +153,7 @@ class LowRankConfig(AdapterConfig):
     r: int = setting(8, "Rank.", WHOLE)  # LoRA Table 9 and PEFT's default
     alpha: float = setting(8, "The low-rank part is multiplied by alpha / r.", POSITIVE)  # LoRA Table 9
     rank_pattern: dict[str, int] = setting({}, "Module name or regular expression to its own rank.", patterns(WHOLE))
-    alpha_pattern: dict[str, float] = setting(
-        {}, "Module name or regular expression to its own alpha.", patterns(POSITIVE)
-    )
+    alpha_pattern: dict[str, float] = setting({}, "The same, to its own alpha.", patterns(POSITIVE))
 
     def rank_and_scale(self, module: str) -> tuple[int, float]:
         """Return rank and alpha / r of the module of this full name."""

@@ -4,28 +4,26 @@ Valipour et al., arXiv 2210.07558.
 
     h = W0 x + c + (α/b) B[:, :b] A[:b] x,    b drawn anew for each training step, uniformly from 1 … r
 
-    x, h   (..., n_in), (..., n_out)   input and output of a linear layer
-    W0, c  its frozen weight and bias
+    c      bias of the layer
     A      (r, n_in)     `dylora_A`, trained; starts as LoRA's: uniform within ±1/√n_in
     B      (n_out, r)    `dylora_B`, trained; starts at 0, so that step 0 gives the base model's output
     b      the rank at work: one for all layers. `dylora_rows` (r) holds r/b for the rows at work and 0 for the others
-    α, r   alpha and the largest rank. At b = r this is LoRA with scale α/r
+    r      the largest rank. At b = r this is LoRA with scale α/r
 
 With `frozen` a step trains the last of the b rows alone, and the b - 1 before it are held: `dylora_trained` (r) is 1
 for that row. Between steps the rank is r, so that evaluation, merging and saving see all of it; `DyLoraModel.set_rank`
 cuts a trained adapter.
 
+Trained values per matrix: (n_in + n_out) r. RoBERTa-base, query and value, r = 8: 294,912.
+
 Read in the reference code (huawei-noah/Efficient-NLP, DyLoRA): each factor times √(r/(b'+1)) on top of α/r, b' uniform
 in 0 … r-1, drawn before each step for the whole model, and `frozen=True` in its GLUE script, which then scores every
-rank. There the held rows only lose their gradient, so that AdamW's momentum and weight decay still move them; the paper
-(section 4) updates the one row, and so does this file. The paper itself could not be read here.
-
-Trained values per matrix: (n_in + n_out) r. RoBERTa-base, query and value, r = 8: 294,912.
+rank. There the held rows only lose their gradient, so that AdamW still moves them; the paper (section 4) updates the
+one row, and so does this file. The paper itself could not be read here.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,16 +34,14 @@ from symlora.adapters.tuner import AdapterModel
 
 
 @dataclass
-class DyLoraConfig(LowRankConfig):
+class DyLoraConfig(LowRankConfig, method="dylora"):
     """Configure DyLoRA."""
-
-    method: ClassVar[str] = "dylora"
 
     frozen: bool = setting(True, "Train only the last row at work.", YES_OR_NO)  # the GLUE script
 
 
 class DyLoraLinear(FactorLayer):
-    """Adapt a linear layer by DyLoRA; see the top of this file."""
+    """Adapt a linear layer by DyLoRA."""
 
     adapter_layer_names = ("dylora_A", "dylora_B")
     frozen_layer_names = changing_layer_names = ("dylora_rows", "dylora_trained")
@@ -73,18 +69,11 @@ class DyLoraLinear(FactorLayer):
         return B, self.dylora_rows[adapter].to(A.dtype), A
 
 
-class DyLoraModel(AdapterModel):
+class DyLoraModel(AdapterModel, config=DyLoraConfig, layer=DyLoraLinear):
     """Put DyLoRA on a model's target modules."""
 
-    config_class = DyLoraConfig
-    tuner_layer_cls = DyLoraLinear
-
     def set_rank(self, rank: int, adapter: str = "default") -> None:
-        """Cut every layer to its first `rank` rows.
-
-        Raises:
-            ValueError: The rank is below 1.
-        """
+        """Cut every layer to its first `rank` rows, at least 1."""
         if rank < 1:
             raise ValueError(f"dylora: rank must be at least 1, got {rank}")
         for layer in self.tuner_layers():
@@ -94,9 +83,8 @@ class DyLoraModel(AdapterModel):
         layers = list(self.tuner_layers())
         largest = max(r for layer in layers for r in layer.r.values())
         rank = int(torch.randint(1, largest + 1, (1,), generator=generator))
-        for layer in layers:
-            for adapter in layer.r:
-                layer.set_rank(adapter, rank, last_only=True)
+        for layer, adapter, _ in self.adapted():
+            layer.set_rank(adapter, rank, last_only=True)
         self._held = [
             (value, value.detach().clone(), layer.dylora_trained[adapter].bool(), dim)
             for layer in layers
@@ -109,6 +97,5 @@ class DyLoraModel(AdapterModel):
         for value, before, trained, dim in self._held:  # AdamW moves values without a gradient too
             value.copy_(torch.where(trained[:, None] if dim == 0 else trained, value, before))
         self._held = []
-        for layer in self.tuner_layers():
-            for adapter in layer.r:
-                layer.set_rank(adapter, layer.r[adapter])
+        for layer, adapter, _ in self.adapted():
+            layer.set_rank(adapter, layer.r[adapter])

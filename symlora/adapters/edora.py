@@ -4,34 +4,29 @@ Nasiri and Garraghan, arXiv 2501.12067.
 
     h = diag(m / ‖D‖) D x + b,   D = W0 + (α/r) B R A,   A = Σ_r V_rᵀ,   B = U_r,   where W0 = U Σ Vᵀ
 
-    x, h   (..., n_in), (..., n_out)   input and output of a linear layer
-    W0, b  (n_out, n_in), (n_out)      its frozen weight and bias
     A      (r, n_in)    `edora_A`, frozen: the leading right singular vectors of W0 times their singular values
     B      (n_out, r)   `edora_B`, frozen: the leading left singular vectors
-    R      (r, r)       `edora_R`
-    m      (n_out)      `edora_m`, the magnitude
+    R      (r, r)       `edora_R`, trained
+    m      (n_out)      `edora_m`, the magnitude, trained
     ‖D‖    (n_out)      the norm of each row of D, one per output (DoRA writes Wᵀ, and so "column-wise")
-    α, r                scale and rank
 
-R and m are trained. ‖D‖ is no part of the gradient, as in DoRA (arXiv 2402.09353, section 4.3) and in PEFT: R's
-gradient is that of the formula with ‖D‖ held constant, and a finite difference of the whole does not agree with it.
+‖D‖ is no part of the gradient, as in DoRA (arXiv 2402.09353, section 4.3) and in PEFT: R's gradient is that of the
+formula with ‖D‖ held constant, and a finite difference of the whole does not agree with it.
 
 Start: m = ‖W0‖ by rows, R ~ N(0, init_std²) with init_std = 1e-5. Step 0 is nearly the base model's output and not to
-the last bit: D is not W0 quite, and dividing by a norm and multiplying by it rounds.
+the last bit: D is not quite W0, and dividing by a norm and multiplying by it rounds.
 
-Trained values per matrix: r² + n_out. RoBERTa-base, query and value, r = 8: 19,968; the code's own 48 matrices (query,
-value and both output layers) at r = 16: 49,152.
+Trained values per matrix: r² + n_out. RoBERTa-base, query and value, r = 8: 19,968.
 
 Source: the authors' code, Hamid-Nasiri/EDoRA: `utils/latent_utils.py` (`forward_edora`), `scripts/run_glue.py` (α = 16;
 a standard deviation of 1e-5 or 5e-6), `utils/initialization_utils.py`. Of the paper only the abstract could be read
-here. Where the code says other things, this is the paper's method: `main_glue.py` as committed takes random A and B
-(`reconstruct_config_no_svd.yaml`), the paper's title and abstract have the SVD. The code's dropout also touches
-(m/‖D‖ - 1) W0 x; ours, as everywhere in this package, drops inputs of the low-rank part alone. Both default to 0.
+here. Where the code differs, this is the paper's method: `main_glue.py` as committed takes random A and B, the paper
+has the SVD. The code's dropout also touches (m/‖D‖ - 1) W0 x; here it drops inputs of the low-rank part alone. Both
+default to 0.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,10 +38,8 @@ from symlora.adapters.tuner import AdapterModel
 
 
 @dataclass
-class EdoraConfig(LowRankConfig):
+class EdoraConfig(LowRankConfig, method="edora"):
     """Configure EDoRA."""
-
-    method: ClassVar[str] = "edora"
 
     alpha: float = setting(16, "The low-rank part is multiplied by alpha / r.", POSITIVE)  # run_glue.py
     init_std: float = setting(1e-5, "Standard deviation of R at the start.", NOT_NEGATIVE)  # run_glue.py
@@ -56,16 +49,13 @@ class EdoraLinear(FactorLayer):
     """Adapt a linear layer by EDoRA; the changes of several add."""
 
     adapter_layer_names = ("edora_R", "edora_m")
+    factor_names = ("edora_B", "edora_R", "edora_A")  # of (α/r) B R A = D - W0
     frozen_layer_names = ("edora_A", "edora_B")
 
     def initial_values(self, config: EdoraConfig, r: int) -> dict[str, Tensor]:
         weight = self.original_weight().detach()
         A, R, B = start_between(weight, r, config.init_std if config.init_weights else 1.0)
         return {"edora_A": A, "edora_R": R, "edora_B": B, "edora_m": torch.linalg.norm(weight.to(A.dtype), dim=1)}
-
-    def factors(self, adapter: str) -> Sequence[Tensor]:
-        """Return B, R and A, of (α/r) B R A = D - W0."""
-        return self.edora_B[adapter], self.edora_R[adapter], self.edora_A[adapter]
 
     def direction_norm(self, adapter: str) -> Tensor:
         """Compute ‖D‖, (n_out), without a gradient."""
@@ -99,8 +89,5 @@ class EdoraLinear(FactorLayer):
         return out
 
 
-class EdoraModel(AdapterModel):
+class EdoraModel(AdapterModel, config=EdoraConfig, layer=EdoraLinear):
     """Put EDoRA on a model's target modules."""
-
-    config_class = EdoraConfig
-    tuner_layer_cls = EdoraLinear

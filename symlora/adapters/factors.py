@@ -1,8 +1,8 @@
 """Derive an adapter's output and its merged weight from the same factors."""
 
 import math
-from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +14,19 @@ from symlora.adapters.layer import AdapterLayer
 class FactorLayer(AdapterLayer):
     """Adapt a linear layer by a product of factors.
 
-    ΔW = (α/r) F_1 F_2 … F_m. A method gives the factors once. The adapter's output and the merged weight follow from
-    them, so that the two cannot disagree.
+    ΔW = (α/r) F_1 F_2 … F_m. A method gives the factors once: their containers, or `factors` itself. The adapter's
+    output and the merged weight follow from them, so that the two cannot disagree.
     """
 
-    @abstractmethod
+    factor_names: ClassVar[tuple[str, ...]] = ()  # containers of F_1 to F_m, left to right
+
     def factors(self, adapter: str) -> Sequence[Tensor]:
         """Return F_1 to F_m, left to right.
 
         A vector stands for a diagonal matrix. α/r is not among them: it multiplies the first vector, where there is
         one, and else the product.
         """
+        return [getattr(self, name)[adapter] for name in self.factor_names]
 
     def adapter_output(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
         """Compute (α/r) F_1 … F_m x, factor by factor."""
@@ -69,17 +71,10 @@ def kaiming(*shape: int) -> Tensor:
 
 @torch.no_grad()
 def truncated_svd(weight: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute U, σ, Vᵀ of the r largest singular values.
+    """Compute U (n_out, r), σ (r) and Vᵀ (r, n_in) of the largest singular values.
 
-    U diag(σ) Vᵀ is the best approximation of rank r. The signs of the pairs of vectors are LAPACK's or cuSOLVER's
-    choice: keep the factors with the adapter.
-
-    Args:
-        weight: (n_out, n_in).
-        r: At most min(n_out, n_in).
-
-    Returns:
-        (n_out, r), (r) falling, (r, n_in); contiguous, in the weight's dtype or float32, whichever is wider.
+    U diag(σ) Vᵀ is the best approximation of rank r. All in the weight's dtype or float32, whichever is wider. The
+    signs of the vectors are LAPACK's or cuSOLVER's choice: keep the factors with the adapter.
     """
     wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
     U, sigma, Vh = torch.linalg.svd(wide, full_matrices=False)

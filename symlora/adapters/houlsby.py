@@ -15,8 +15,7 @@ Houlsby et al. 2019, arXiv 1902.00751, section 2.1.
 
 All four train. Start, as in the authors' code (google-research/adapter-bert, modeling.py, `feedforward_adapter`):
 matrices N(0, init_std²) cut off at two standard deviations, init_std = 1e-3, biases 0. The output at step 0 is near the
-base model's, not equal to it. Section 3.6 of the paper speaks of 1e-2 (from memory, the paper could not be read here),
-and says that smaller ones do as well.
+base model's, not equal to it. (Section 3.6 of the paper speaks of 1e-2, from memory.)
 
 Targets: the output projection of attention and that of the feed-forward, in every layer. The authors apply the adapter
 after the dropout that follows the projection, here it comes before; without dropout, as in evaluation, that is the
@@ -29,7 +28,6 @@ add 38,400.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,10 +39,8 @@ from symlora.adapters.tuner import AdapterModel
 
 
 @dataclass
-class HoulsbyConfig(AdapterConfig):
+class HoulsbyConfig(AdapterConfig, method="houlsby"):
     """Configure bottleneck adapters."""
-
-    method: ClassVar[str] = "houlsby"
 
     bottleneck_size: int = setting(64, "Inner width m.", WHOLE)  # `feedforward_adapter`'s default
     init_std: float = setting(1e-3, "Standard deviation of the matrices at the start.", POSITIVE)  # the same
@@ -78,9 +74,7 @@ class HoulsbyLinear(AdapterLayer):
         return out
 
 
-class HoulsbyModel(AdapterModel):
-    """Put bottleneck adapters on a model. Made by `peft.get_peft_model(model, HoulsbyConfig())`."""
+class HoulsbyModel(AdapterModel, config=HoulsbyConfig, layer=HoulsbyLinear):
+    """Put bottleneck adapters on a model."""
 
-    config_class = HoulsbyConfig
-    tuner_layer_cls = HoulsbyLinear
     target_module_mapping = SUBLAYER_OUTPUTS

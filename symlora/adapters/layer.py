@@ -49,8 +49,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self.base_layer = base_layer
         self.quantization_backend = resolve_quantization_backend(self.get_base_layer(), **quantization)
         self.in_features, self.out_features = cast(tuple[int, int], _get_in_out_features(self.get_base_layer()))
-        self.shape_text = f"{self.out_features} x {self.in_features}"  # for messages
-        self.module_name = module  # within the model; a few methods start by the layer's number
+        self.module_name = module  # within the model
         self.r: dict[str, int] = {}
         self.scaling: dict[str, float] = {}
         self.dropout = nn.ModuleDict()
@@ -76,37 +75,42 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """Compute what one adapter adds to the output: (..., n_in), (..., n_out) -> (..., n_out)."""
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """Compute what one adapter adds to W0, in `merge_dtype`.
-
-        W0 plus this, (n_out, n_in), is the whole merged weight.
+        """Compute what one adapter adds to W0, (n_out, n_in), in `merge_dtype`.
 
         Raises:
             NotImplementedError: The method has no such matrix.
         """
         raise NotImplementedError(f"{type(self).__name__} adds no matrix to the weight, so it cannot be merged")
 
+    def rank_and_scale(self, config: Any, module: str) -> tuple[int, float]:
+        """Return the rank and the scale of one adapter of this module."""
+        found: tuple[int, float] = config.rank_and_scale(module)
+        return found
+
     def combine(self, adapters: Sequence[str], x: Tensor, base_out: Tensor) -> Tensor:
-        """Compute the output with these adapters at work: their sum."""
+        """Compute the output with these adapters at work, one after the other."""
         for adapter in adapters:
             base_out = base_out + self.adapter_output(adapter, x, base_out)
         return base_out
 
-    def check_shape(self, config: AdapterConfig, module: str, r: int) -> None:
-        """Refuse a module that does not suit the method or the rank."""
-        if self.needs_square and self.in_features != self.out_features:
-            raise ValueError(
-                f"{config.method} needs a square matrix, but the weight of module {module!r} is {self.shape_text}; "
-                "choose `target_modules` that map a width to itself, or name this one in `exclude_modules`"
-            )
-        if r > min(self.in_features, self.out_features):
-            raise ValueError(f"r = {r} is more than module {module!r} allows: its weight is {self.shape_text}")
+    def require(self, suits: bool, problem: str, advice: str = "") -> None:
+        """Refuse a module that does not suit the settings, by name and shape."""
+        if not suits:
+            shape = f"{self.out_features} x {self.in_features}"
+            raise ValueError(f"{problem}: the weight of module {self.module_name!r} is {shape}{advice}")
 
     # What is the same for all.
 
     def update_layer(self, adapter_name: str, config: AdapterConfig, module: str) -> None:
         """Add one adapter to the module of this full name."""
-        r, scaling = config.rank_and_scale(module)
-        self.check_shape(config, module, r)
+        r, scaling = self.rank_and_scale(config, module)
+        self.require(
+            not self.needs_square or self.in_features == self.out_features,
+            f"{config.method} needs a square matrix",
+            "; choose `target_modules` that map a width to itself, or name this one in `exclude_modules`",
+        )
+        least = min(self.in_features, self.out_features)
+        self.require(r <= least, f"r = {r} is more than {least}")
         self.r[adapter_name], self.scaling[adapter_name] = r, scaling
         self.dropout[adapter_name] = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         for name, value in self.initial_values(config, r).items():

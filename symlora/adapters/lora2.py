@@ -4,14 +4,12 @@ Zhang et al., arXiv 2408.06854.
 
     h = W0 x + b + (α/r) (W_bb W_aa) diag(E) (W_B W_A) x
 
-    x, h   (..., n_in), (..., n_out)   input and output of a linear layer
     W_A    (k, n_in)    `lora2_A`
     W_B    (r, k)       `lora2_B`
     E      (r)          `lora2_E`
     W_aa   (k, r)       `lora2_aa`
     W_bb   (n_out, k)   `lora2_bb`
     k      inner width, `inner_width`
-    α, r   scale and rank
 
 All five train. Start: the four matrices N(0, 0.02²), E = 0, so that step 0 is the base model's.
 
@@ -19,17 +17,15 @@ The rank of ΔW is at most min(k, r). The authors' code (Godz-z/LoRA-2, loralib/
 is, so that r = 16 gives rank 8; here k is r unless it is given, and the rank can reach r.
 
 Beside the loss, the penalty `orth_reg_weight` · mean over the four matrices of ‖M - I‖, M the k x k product of each
-matrix with itself (W_A W_Aᵀ, W_Bᵀ W_B, W_aa W_aaᵀ, W_bbᵀ W_bb), as in the authors' code. A fifth term of theirs repeats
-whichever of the four came last, and is left out.
+matrix with itself (W_A W_Aᵀ, W_Bᵀ W_B, W_aa W_aaᵀ, W_bbᵀ W_bb). A fifth term in the authors' code repeats whichever of
+the four came last, and is left out.
 
 Pruning, as in AdaLoRA, where `target_r` is given: after every step the sensitivity s = |p · ∂loss/∂p| of each value of
 E, W_B and W_aa is followed by a moving average s̄ (`beta1`), and |s - s̄| by another (`beta2`); an entry of E counts as
 much as its own product of the two averages, plus the mean product over its row of W_B, plus that over its column of
-W_aa. Over all layers together the least important entries of E are set to 0, of all `r` a layer at first, and of all
-but `target_r` a layer (on the average) at the end; the number kept falls with the cube of the steps that are left
-between `tinit` and the last `tfinal`, and the entries are chosen anew every `deltaT` steps. No default prunes: the
-authors' scripts set the steps task by task (RTE: r from 4 to 3, 600 of 3,900 steps, 1,800 and 1), and a pruned adapter
-is no longer of the size that it is compared at.
+W_aa. Over all layers together the least important entries of E are set to 0, chosen anew every `deltaT` steps; how many
+are kept: `entries_kept`. No default prunes: the authors' scripts set the steps task by task (RTE: r from 4 to 3, 600 of
+3,900 steps, 1,800 and 1), and a pruned adapter is no longer of the size that it is compared at.
 
 Trained values per matrix: k (n_in + n_out) + 2 k r + r. RoBERTa-base, query and value, r = k = 8: 298,176.
 
@@ -37,9 +33,8 @@ Read: the authors' code, all of the above being from there. The paper itself cou
 k is not confirmed. The code divides by r + 1e-5, which is r here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -54,10 +49,8 @@ _STEPS = number("a whole number of at least 0, or a share", lambda value: 0 < va
 
 
 @dataclass
-class Lora2Config(LowRankConfig):
+class Lora2Config(LowRankConfig, method="lora2"):
     """Configure LoRA²; names of the pruning are PEFT's (`AdaLoraConfig`)."""
-
-    method: ClassVar[str] = "lora2"
 
     inner_width: int | None = setting(None, "Inner width k; None takes r.", WHOLE)
     init_std: float = setting(0.02, "Standard deviation of the four matrices at the start.", POSITIVE)  # authors' code
@@ -77,13 +70,10 @@ class Lora2Config(LowRankConfig):
 
 
 class Lora2Linear(FactorLayer):
-    """Adapt a linear layer by LoRA²; see the top of this file.
-
-    Raises:
-        ValueError: r or the inner width is more than a width of the layer.
-    """
+    """Adapt a linear layer by LoRA²."""
 
     adapter_layer_names = ("lora2_A", "lora2_B", "lora2_E", "lora2_aa", "lora2_bb")
+    factor_names = ("lora2_bb", "lora2_aa", "lora2_E", "lora2_B", "lora2_A")
     # Moving averages of sensitivity and of its uncertainty, kept so that a stopped run goes on exactly.
     frozen_layer_names = changing_layer_names = tuple(
         f"lora2_{kind}_{name}" for kind in ("sensitivity", "uncertainty") for name in _SCORED
@@ -91,11 +81,8 @@ class Lora2Linear(FactorLayer):
 
     def initial_values(self, config: Lora2Config, r: int) -> dict[str, Tensor]:
         k = r if config.inner_width is None else config.inner_width
-        if k > min(self.in_features, self.out_features):
-            raise ValueError(
-                f"lora2: inner_width = {k} is more than module {self.module_name!r} allows: its weight is "
-                f"{self.shape_text}"
-            )
+        least = min(self.in_features, self.out_features)
+        self.require(k <= least, f"lora2: inner_width = {k} is more than {least}")
         std = config.init_std if config.init_weights else 0.5
         shapes = {"A": (k, self.in_features), "B": (r, k), "aa": (k, r), "bb": (self.out_features, k)}
         values = {f"lora2_{name}": torch.randn(shape) * std for name, shape in shapes.items()}
@@ -104,10 +91,6 @@ class Lora2Linear(FactorLayer):
             for container in self.frozen_layer_names:
                 values[container] = torch.zeros_like(values[f"lora2_{container.rsplit('_', 1)[-1]}"])
         return values
-
-    def factors(self, adapter: str) -> Sequence[Tensor]:
-        A, B, E, aa, bb = (getattr(self, name)[adapter] for name in self.adapter_layer_names)
-        return bb, aa, E, B, A
 
     def orthogonality(self, adapter: str) -> Tensor:
         """Average ‖M - I‖ over the four matrices."""
@@ -118,39 +101,34 @@ class Lora2Linear(FactorLayer):
     @torch.no_grad()
     def follow(self, adapter: str, beta1: float, beta2: float) -> None:
         """Take this step's sensitivities into the moving averages."""
-        for name in _SCORED:
-            value = getattr(self, f"lora2_{name}")[adapter]
-            if value.grad is None:
-                continue
-            mean: Tensor = getattr(self, f"lora2_sensitivity_{name}")[adapter]
-            spread: Tensor = getattr(self, f"lora2_uncertainty_{name}")[adapter]
-            now = (value * value.grad).abs()
-            mean.lerp_(now, 1 - beta1)
-            spread.lerp_((now - mean).abs(), 1 - beta2)
+        for value, mean, spread in self._scored(adapter):
+            if value.grad is not None:
+                now = (value * value.grad).abs()
+                mean.lerp_(now, 1 - beta1)
+                spread.lerp_((now - mean).abs(), 1 - beta2)
 
     def importance(self, adapter: str) -> Tensor:
         """Compute the importance of each entry of E: (r)."""
-        E, B, aa = (
-            getattr(self, f"lora2_sensitivity_{name}")[adapter] * getattr(self, f"lora2_uncertainty_{name}")[adapter]
-            for name in _SCORED
-        )
-        scores: Tensor = E + B.mean(1) + aa.mean(0)
-        return scores
+        E, B, aa = (mean * spread for _, mean, spread in self._scored(adapter))
+        return E + B.mean(1) + aa.mean(0)
+
+    def _scored(self, adapter: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Iterate over values, sensitivities and uncertainties."""
+        for name in _SCORED:
+            names = (f"lora2_{name}", f"lora2_sensitivity_{name}", f"lora2_uncertainty_{name}")
+            value, mean, spread = (getattr(self, each)[adapter] for each in names)
+            yield value, mean, spread
 
 
-class Lora2Model(AdapterModel):
-    """Put LoRA² on a model's target modules. Made by `peft.get_peft_model(model, Lora2Config())`."""
-
-    config_class = Lora2Config
-    tuner_layer_cls = Lora2Linear
+class Lora2Model(AdapterModel, config=Lora2Config, layer=Lora2Linear):
+    """Put LoRA² on a model's target modules."""
 
     def penalty(self) -> Tensor | None:
         """Average the active adapters' orthogonality penalties over the layers."""
         found = [
-            self.peft_config[adapter].orth_reg_weight * layer.orthogonality(adapter)
-            for layer in self.tuner_layers()
-            for adapter in layer.active_adapters
-            if adapter in layer.r and self.peft_config[adapter].orth_reg_weight
+            config.orth_reg_weight * layer.orthogonality(adapter)
+            for layer, adapter, config in self.adapted()
+            if adapter in layer.active_adapters and config.orth_reg_weight
         ]
         return torch.stack(found).mean() if found else None
 
@@ -177,20 +155,12 @@ class Lora2Model(AdapterModel):
 
 
 def entries_kept(config: Lora2Config, step: int, steps: int, entries: int, layers: int) -> int | None:
-    """Count the entries of E kept after this step.
+    """Count the entries of E kept after step `step` of `steps`, of `entries` in all layers.
 
         kept = target + (entries - target) (1 - (step - tinit) / (steps - tfinal - tinit))³
         target = target_r · layers
 
-    Args:
-        config: Its `target_r` is set.
-        step: Number of the step just done, from 1.
-        steps: Number of steps of the whole training.
-        entries: Number of entries of E, in all layers.
-        layers: Number of layers.
-
-    Returns:
-        The number in all layers together; None while nothing is pruned.
+    None while nothing is pruned.
     """
     assert config.target_r is not None
     target = min(config.target_r * layers, entries)

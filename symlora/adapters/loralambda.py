@@ -4,12 +4,9 @@ A control: what does λ do without the symmetry?
 
     h = λ (W0 x) + b + (α/r) B A x
 
-    x, h   (..., n_in), (..., n_out)   input and output of a linear layer
-    W0, b  (n_out, n_in), (n_out)      its frozen weight and bias; λ does not scale the bias
     A      (r, n_in)   `loralambda_A`
     B      (n_out, r)  `loralambda_B`
-    λ      (1)         `loralambda_lambda`, one per adapted matrix
-    α, r               scale and rank
+    λ      (1)         `loralambda_lambda`, one per adapted matrix; it does not scale the bias
 
 A, B and λ are trained. Start: B = 0, λ = 1, A as in LoRA's code and in PEFT (uniform, Kaiming's with a = √5: within
 ±1/√n_in); step 0 is the base model's output to the last bit.
@@ -20,9 +17,7 @@ Sources: LoRA, arXiv 2106.09685, section 4.1; λ as in SymLoRA, arXiv 2504.03719
 published method.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -33,10 +28,8 @@ from symlora.adapters.tuner import AdapterModel
 
 
 @dataclass
-class LoraLambdaConfig(LowRankConfig):
+class LoraLambdaConfig(LowRankConfig, method="loralambda"):
     """Configure LoRA + λ."""
-
-    method: ClassVar[str] = "loralambda"
 
 
 class LoraLambdaLinear(BaseScaleLayer):
@@ -49,12 +42,8 @@ class LoraLambdaLinear(BaseScaleLayer):
         A, B = kaiming(r, self.in_features), zeros(config, self.out_features, r)
         return {"loralambda_A": A, "loralambda_B": B, "loralambda_lambda": self.lambda_start(config)}
 
-    def factors(self, adapter: str) -> Sequence[Tensor]:
-        return self.loralambda_B[adapter], self.loralambda_A[adapter]
+    factor_names = ("loralambda_B", "loralambda_A")
 
 
-class LoraLambdaModel(AdapterModel):
+class LoraLambdaModel(AdapterModel, config=LoraLambdaConfig, layer=LoraLambdaLinear):
     """Put LoRA + λ on a model's target modules."""
-
-    config_class = LoraLambdaConfig
-    tuner_layer_cls = LoraLambdaLinear

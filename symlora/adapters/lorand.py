@@ -19,9 +19,9 @@ CVPR 2023.
     m         inner width, n / `reduction_factor`
     α, β      `num_branches` and `kernel_size`; no factor α/r here
 
-The paper is about vision: its adapters are in the blocks of a Swin Transformer, of which two sit in each, one at the
-attention and one at the MLP. **Carried over to a text encoder**, they stand where Houlsby's do, after the output
-projections of attention and feed-forward. That is ours, as is every number on text.
+The paper is about vision: its adapters are in the blocks of a Swin Transformer, one at the attention and one at the
+MLP. On a text encoder they stand where Houlsby's do, after the output projections of attention and feed-forward. That
+is ours, as is every number on text.
 
 All train. Start, as in the public code that was read (class `LoRandv2` of an MMDetection fork; whether it is the
 authors' could not be told, and the paper could not be read here): P, K, Q Kaiming uniform with a = √5, biases uniform
@@ -35,7 +35,6 @@ Trained values per projection: α (2 β (n + m) + β²) + n + m. RoBERTa-base at
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -47,10 +46,8 @@ from symlora.adapters.tuner import AdapterModel
 
 
 @dataclass
-class LorandConfig(AdapterConfig):
+class LorandConfig(AdapterConfig, method="lorand"):
     """Configure LoRand."""
-
-    method: ClassVar[str] = "lorand"
 
     # See the top of this file for the three.
     num_branches: int = setting(2, "Number α of low-rank products in a projection.", WHOLE)
@@ -62,9 +59,6 @@ class LorandLinear(AdapterLayer):
     """Put LoRand adapters on a linear layer's output.
 
     Several adapters at work follow one another, in the order in which they were switched on.
-
-    Raises:
-        ValueError: The kernel is wider than the inner width.
     """
 
     adapter_layer_names = (
@@ -80,11 +74,11 @@ class LorandLinear(AdapterLayer):
     def initial_values(self, config: LorandConfig, r: int) -> dict[str, Tensor]:
         n, kernel = self.out_features, config.kernel_size
         m = n // config.reduction_factor
-        if kernel > m:
-            raise ValueError(
-                f"lorand: kernel_size = {kernel} is more than the inner width {m} of module {self.module_name!r}, "
-                f"whose weight is {self.shape_text}; choose a smaller kernel_size or reduction_factor"
-            )
+        self.require(
+            kernel <= m,
+            f"lorand: kernel_size = {kernel} is more than the inner width {m} (choose a smaller one or a smaller "
+            "reduction_factor)",
+        )
         shapes = {
             "lorand_down_P": (n, kernel),
             "lorand_down_Q": (kernel, m),
@@ -116,9 +110,7 @@ class LorandLinear(AdapterLayer):
         return x @ left.transpose(0, 1).flatten(1) @ right.flatten(0, 1)
 
 
-class LorandModel(AdapterModel):
-    """Put LoRand adapters on a model. Made by `peft.get_peft_model(model, LorandConfig())`."""
+class LorandModel(AdapterModel, config=LorandConfig, layer=LorandLinear):
+    """Put LoRand adapters on a model."""
 
-    config_class = LorandConfig
-    tuner_layer_cls = LorandLinear
     target_module_mapping = SUBLAYER_OUTPUTS

@@ -4,12 +4,9 @@ Bałazy et al., arXiv 2405.17604.
 
     h = W0 x + b + (α/r) B R A x,   A = Σ_r V_rᵀ,   B = U_r,   where W0 = U Σ Vᵀ
 
-    x, h   (..., n_in), (..., n_out)   input and output of a linear layer
-    W0, b  (n_out, n_in), (n_out)      its frozen weight and bias
     A      (r, n_in)    `loraxs_A`, frozen: the leading right singular vectors of W0 times their singular values
     B      (n_out, r)   `loraxs_B`, frozen: the leading left singular vectors
     R      (r, r)       `loraxs_R`
-    α, r                scale and rank
 
 Only R is trained. It starts as R ~ N(0, init_std²) with init_std = 1e-5, so step 0 is nearly the base model's output,
 and not to the last bit: the weight is off by at most about (α/r) · 1e-5 · 2 √r · σ₁ (σ₁, the largest singular value).
@@ -19,12 +16,10 @@ Trained values per matrix: r². RoBERTa-base, query and value, r = 8: 1,536.
 
 Source: the authors' code, MohammadrezaBanaei/LoRA-XS: `utils/initialization_utils.py` (factors, 1e-5 as a standard
 deviation; it works on W0ᵀ, so that its U Σ is Aᵀ here), `main_glue.py` (α = 16 at every rank). The paper's text could
-not be read here. The code takes a randomised SVD (sklearn) in its first version and an exact one later; ours is exact.
+not be read here. The code's first version takes a randomised SVD (sklearn), a later one an exact SVD, as here.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -35,10 +30,8 @@ from symlora.adapters.tuner import AdapterModel
 
 
 @dataclass
-class LoraXsConfig(LowRankConfig):
+class LoraXsConfig(LowRankConfig, method="loraxs"):
     """Configure LoRA-XS."""
-
-    method: ClassVar[str] = "loraxs"
 
     alpha: float = setting(16, "The low-rank part is multiplied by alpha / r.", POSITIVE)  # main_glue.py
     init_std: float = setting(1e-5, "Standard deviation of R at the start.", NOT_NEGATIVE)  # the code's
@@ -51,7 +44,7 @@ def start_between(weight: Tensor, r: int, init_std: float) -> tuple[Tensor, Tens
 
 
 class LoraXsLinear(FactorLayer):
-    """Adapt a linear layer by LoRA-XS; see the top of this file."""
+    """Adapt a linear layer by LoRA-XS."""
 
     adapter_layer_names = ("loraxs_R",)
     frozen_layer_names = ("loraxs_A", "loraxs_B")
@@ -60,12 +53,8 @@ class LoraXsLinear(FactorLayer):
         A, R, B = start_between(self.original_weight(), r, config.init_std if config.init_weights else 1.0)
         return {"loraxs_A": A, "loraxs_R": R, "loraxs_B": B}
 
-    def factors(self, adapter: str) -> Sequence[Tensor]:
-        return self.loraxs_B[adapter], self.loraxs_R[adapter], self.loraxs_A[adapter]
+    factor_names = ("loraxs_B", "loraxs_R", "loraxs_A")
 
 
-class LoraXsModel(AdapterModel):
+class LoraXsModel(AdapterModel, config=LoraXsConfig, layer=LoraXsLinear):
     """Put LoRA-XS on a model's target modules."""
-
-    config_class = LoraXsConfig
-    tuner_layer_cls = LoraXsLinear

@@ -11,7 +11,7 @@ Hounie et al., arXiv 2410.04060.
     C_matrix   (T, r)    `lorta_C_matrix`; T matrices a layer are adapted (query and value: 2)
     C_layer    (L, r)    `lorta_C_layer`
     H, d       number of heads, from the model's configuration, and their width
-    α, r       scale, and rank of the CP form
+    r          rank of the CP form
 
 All five train, and **the whole model has one of each**: every adapted layer holds the very same parameters, so that the
 optimizer and the counts see them once, and the adapter's file holds them once, as `base_model.lorta_A` and so on.
@@ -20,10 +20,10 @@ Start, as in the authors' code (ihounie/peft, src/peft/tuners/lorta/model.py): B
 `kaiming_uniform_(a=√5)`, whose "fan in" is r for all of them, so that they are uniform within ±1/√r; there the three C
 have a = √5 · init_scale, whose default was not seen (1 here). So step 0 is the base model's.
 
-In the authors' code all four attention matrices have a place in C_matrix, whichever are adapted; and merging, deleting
-an adapter and a second adapter raise NotImplementedError. Here all of that works. Their scale was not in the code that
-could be read; α/r is LoRA's. The paper could not be read here, so whether it has the output projection's heads at its
-inputs is not confirmed: as in the code, they are at its outputs.
+In the authors' code all four attention matrices have a place in C_matrix, whichever are adapted; merging, deleting and
+a second adapter raise NotImplementedError, and work here. Their scale was not in the code that could be read; α/r is
+LoRA's. The paper could not be read here, so whether it has the output projection's heads at its inputs is not
+confirmed: as in the code, they are at its outputs.
 
 Trained values: (n + d + H + T + L) r for the whole model. RoBERTa-base, query and value: 858 r, at r = 8 6,864.
 """
@@ -32,7 +32,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,10 +43,8 @@ from symlora.adapters.tuner import AdapterModel
 
 
 @dataclass
-class LortaConfig(LowRankConfig):
+class LortaConfig(LowRankConfig, method="lorta"):
     """Configure LoRTA, which has one rank: `rank_pattern` must be empty."""
-
-    method: ClassVar[str] = "lorta"
 
     num_heads: int | None = setting(None, "Number H of attention heads; None takes the model's.", WHOLE)
 
@@ -73,26 +71,14 @@ class LortaLinear(FactorLayer):
         return ((matrices[matrix] * layers[layer]).unsqueeze(1) * outputs.flatten(1)).mT, A.mT
 
 
-class LortaModel(AdapterModel):
-    """Put LoRTA on a model's target modules. Made by `peft.get_peft_model(model, LortaConfig())`.
+class LortaModel(AdapterModel, config=LortaConfig, layer=LortaLinear):
+    """Put LoRTA on a model's target modules."""
 
-    Raises:
-        ValueError: The number of heads is not known or does not divide the matrices' outputs, or the matrices are not
-            of one shape.
-    """
-
-    config_class = LortaConfig
-    tuner_layer_cls = LortaLinear
     uses_shared_state = True
 
     def after_injection(self, model: nn.Module, adapter_name: str) -> None:
         """Give the layers the parameters that they share."""
-        config = self.peft_config[adapter_name]
-        layers = {
-            name: module
-            for name, module in model.named_modules()
-            if isinstance(module, LortaLinear) and adapter_name in module.r
-        }
+        config, layers = self.peft_config[adapter_name], _layers(model, adapter_name)
         shapes = sorted({(layer.in_features, layer.out_features) for layer in layers.values()})
         if len(shapes) > 1:
             raise ValueError(f"lorta: the target modules must be of one shape, but are of (n_in, n_out) = {shapes}")
@@ -104,33 +90,23 @@ class LortaModel(AdapterModel):
         places = {name: _place(name) for name in layers}
         numbers = sorted({number for number, _ in places.values()})
         matrices = list(dict.fromkeys(matrix for _, matrix in places.values()))
-        first = next(iter(layers.values()))
-        weight: Any = first.get_base_layer().weight
+        weight: Any = next(iter(layers.values())).get_base_layer().weight
         dtype = torch.promote_types(weight.dtype, torch.float32) if weight.dtype.is_floating_point else torch.float32
-        shared = {
-            name: nn.Parameter(
-                value.to(weight.device, dtype), adapter_name in self.active_adapters and not config.inference_mode
-            )
-            for name, value in _initial_values(config, shapes[0], heads, len(matrices), len(numbers)).items()
-        }
+        trains = adapter_name in self.active_adapters and not config.inference_mode
+        values = _initial_values(config, shapes[0], heads, len(matrices), len(numbers))
+        for container, value in values.items():
+            parameter = nn.Parameter(value.to(weight.device, dtype), trains)
+            for layer in layers.values():
+                getattr(layer, container)[adapter_name] = parameter
         for name, layer in layers.items():
             number, matrix = places[name]
             layer.place[adapter_name] = (numbers.index(number), matrices.index(matrix))
-            for container, parameter in shared.items():
-                getattr(layer, container)[adapter_name] = parameter
 
     # The file holds each parameter once, under a name of the model's and not of a layer's.
 
     @classmethod
-    def _get_adapter_state_dict(
-        cls,
-        model: Any,
-        config: Any,
-        adapter_name: str,
-        state_dict: dict[str, Tensor],
-        unwanted_adapter_names: list[str],
-    ) -> dict[str, Tensor]:
-        found = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+    def _get_adapter_state_dict(cls, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        found = super()._get_adapter_state_dict(*args, **kwargs)
         return {re.sub(r"^.*\.(?=lorta_)", _ONCE, key): value for key, value in found.items()}
 
     @classmethod
@@ -138,19 +114,20 @@ class LortaModel(AdapterModel):
         cls, model: Any, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         # As parameters, so that they stay one where loading puts them in place of what is there (low_cpu_mem_usage).
-        shared = {
-            key.removeprefix(_ONCE): nn.Parameter(value, requires_grad=False)
-            for key, value in state_dict.items()
-            if key.startswith(_ONCE + "lorta_")
-        }
-        others = {key: value for key, value in state_dict.items() if key.removeprefix(_ONCE) not in shared}
+        start = f"{_ONCE}lorta_"
+        shared = {key: nn.Parameter(value, False) for key, value in state_dict.items() if key.startswith(start)}
         own = {
-            f"{name}.{container}.{adapter_name}": value
-            for name, module in model.named_modules()
-            if isinstance(module, LortaLinear) and adapter_name in module.r
-            for container, value in shared.items()
+            f"{name}.{key.removeprefix(_ONCE)}.{adapter_name}": value
+            for name in _layers(model, adapter_name)
+            for key, value in shared.items()
         }
+        others = {key: value for key, value in state_dict.items() if key not in shared}
         return own | super()._remap_adapter_state_dict_for_load(model, config, adapter_name, others)
+
+
+def _layers(model: nn.Module, adapter: str) -> dict[str, Any]:
+    """Return the layers with this adapter, by name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, LortaLinear) and adapter in m.r}
 
 
 _ONCE = "base_model."

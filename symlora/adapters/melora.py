@@ -4,7 +4,6 @@ Ren et al., arXiv 2402.17263, section 3; ACL 2024.
 
     h = W0 x + b + (α/r) diag(B_1 A_1, …, B_N A_N) x
 
-    x, h   (..., n_in), (..., n_out)   input and output of a linear layer
     A_i    (r, n_in/N)    `melora_A`, all in one (N, r, n_in/N); mini-LoRA i reads the i-th part of x
     B_i    (n_out/N, r)   `melora_B`, all in one (N, n_out/N, r); and writes the i-th part of h
     N      number of mini-LoRAs, `num_mini_loras`; it must divide both widths
@@ -16,13 +15,12 @@ as `torch.nn.Linear` (Kaiming uniform with a = √5, of n_in/N inputs), B_i = 0.
 Rank of ΔW: up to N r, at the price of a LoRA of rank r.
 Trained values per matrix: r (n_in + n_out), whatever N is. RoBERTa-base, query and value: 36,864 r.
 
-In the authors' code `get_delta_weight` indexes a list by the adapter's name, so that it cannot merge; and every
-mini-LoRA may have a rank of its own, which is left out here (the paper has one r).
+The authors' code cannot merge (`get_delta_weight` indexes a list by the adapter's name), and every mini-LoRA may have a
+rank of its own, which is left out here (the paper has one r).
 """
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,10 +32,8 @@ from symlora.adapters.tuner import AdapterModel
 
 
 @dataclass
-class MeloraConfig(LowRankConfig):
+class MeloraConfig(LowRankConfig, method="melora"):
     """Configure MELoRA; r and alpha are those of one mini-LoRA."""
-
-    method: ClassVar[str] = "melora"
 
     # With r = 1 the rank of a LoRA of r = 8 at an eighth of its values, which is the paper's claim for GLUE (abstract).
     r: int = setting(1, "Rank of one mini-LoRA.", WHOLE)
@@ -46,27 +42,16 @@ class MeloraConfig(LowRankConfig):
 
 
 class MeloraLinear(AdapterLayer):
-    """Adapt a linear layer by MELoRA; see the top of this file.
-
-    Raises:
-        ValueError: The number of mini-LoRAs does not divide a width, or r is more than a part's width.
-    """
+    """Adapt a linear layer by MELoRA."""
 
     adapter_layer_names = ("melora_A", "melora_B")
 
     def initial_values(self, config: MeloraConfig, r: int) -> dict[str, Tensor]:
         number = config.num_mini_loras
-        if self.in_features % number or self.out_features % number:
-            raise ValueError(
-                f"melora: num_mini_loras = {number} does not divide the weight of module {self.module_name!r}, which "
-                f"is {self.shape_text}"
-            )
         inputs, outputs = self.in_features // number, self.out_features // number
-        if r > min(inputs, outputs):
-            raise ValueError(
-                f"melora: r = {r} is more than a mini-LoRA of {outputs} x {inputs} allows (module "
-                f"{self.module_name!r}, {number} mini-LoRAs)"
-            )
+        divides, fits = self.in_features % number == self.out_features % number == 0, r <= min(inputs, outputs)
+        self.require(divides, f"melora: num_mini_loras = {number} does not divide both widths")
+        self.require(fits, f"melora: r = {r} is more than a mini-LoRA of {outputs} x {inputs} allows")
         A = torch.empty(number, r, inputs).uniform_(-1, 1) / math.sqrt(inputs)  # kaiming_uniform_(a=√5) of each A_i
         return {"melora_A": A, "melora_B": zeros(config, number, outputs, r)}
 
@@ -85,8 +70,5 @@ class MeloraLinear(AdapterLayer):
         return delta
 
 
-class MeloraModel(AdapterModel):
-    """Put MELoRA on a model's target modules. Made by `peft.get_peft_model(model, MeloraConfig())`."""
-
-    config_class = MeloraConfig
-    tuner_layer_cls = MeloraLinear
+class MeloraModel(AdapterModel, config=MeloraConfig, layer=MeloraLinear):
+    """Put MELoRA on a model's target modules."""

@@ -4,28 +4,24 @@ Benedek and Wolf, arXiv 2401.11316.
 
     h = W0 x + b + (α/r_l) B A x,    r_l = r_first + (l - 1)/(L - 1) · (r_last - r_first), rounded,  l = 1 … L
 
-    x, h   (..., n_in), (..., n_out)   input and output of a linear layer
-    W0, b  its frozen weight and bias
     A      (r_l, n_in)    `prilora_A`, trained; starts as LoRA's: uniform within ±1/√n_in
     B      (n_out, r_l)   `prilora_B`, trained; starts at 0, so that step 0 gives the base model's output
     l, L   number of the layer, number of layers; `r` is the mean rank, r_last = 2 r - r_first
-    α      alpha
 
 Every `pruning_interval` steps the `pruned_share` of each row of A with the least importance |A_ij| · m_j is set to 0,
 from where training may take it up again. m (n_in), `prilora_norm`, is the moving average over the steps of the norms of
 the inputs' columns: m ← β m + (1 - β) √Σ_tokens x_j², β = `norm_decay`. Only training batches count.
 On encoders that do not run flat (symlora.model.encoder) Σ_tokens also has the padding of the batch in it.
 
-Read in the abstract and in summaries: linear ranks, pruning during the whole training by the weights' magnitude and
-accumulated statistics (a moving average) of the layer's input. From memory, not confirmed here: ranks 4 to 12, half of
-each row, every 40 steps, β = 0.9. The paper could not be read here, and its code is an archive that is out of reach.
-
 Trained values per matrix: (n_in + n_out) r_l, r in the mean. RoBERTa-base, query and value, 4 to 12: 294,912.
+
+Read in the abstract and in summaries: linear ranks, pruning during the whole training by the weights' magnitude and a
+moving average over the layer's input. From memory, not confirmed here: ranks 4 to 12, half of each row, every 40 steps,
+β = 0.9. Neither the paper nor its code could be read here.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,14 +32,12 @@ from symlora.adapters.tuner import AdapterModel
 
 
 @dataclass
-class PriLoraConfig(LowRankConfig):
+class PriLoraConfig(LowRankConfig, method="prilora"):
     """Configure PRILoRA.
 
     `rank_pattern` is filled in from the model's number of layers, unless it is given. `r` is the mean rank, and that of
     modules outside of the numbered layers.
     """
-
-    method: ClassVar[str] = "prilora"
 
     # All four from memory; see the top of this file.
     r_first: int = setting(4, "Rank in the first layer; the last one has 2 r - r_first.", WHOLE)
@@ -63,7 +57,7 @@ class PriLoraConfig(LowRankConfig):
 
 
 class PriLoraLinear(FactorLayer):
-    """Adapt a linear layer by PRILoRA; see the top of this file."""
+    """Adapt a linear layer by PRILoRA."""
 
     adapter_layer_names = ("prilora_A", "prilora_B")
     frozen_layer_names = changing_layer_names = ("prilora_norm",)
@@ -73,8 +67,7 @@ class PriLoraLinear(FactorLayer):
         B, A = zeros(config, self.out_features, r), kaiming(r, self.in_features)
         return {"prilora_A": A, "prilora_B": B, "prilora_norm": torch.zeros(self.in_features)}
 
-    def factors(self, adapter: str) -> Sequence[Tensor]:
-        return self.prilora_B[adapter], self.prilora_A[adapter]
+    factor_names = ("prilora_B", "prilora_A")
 
     def adapter_output(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
         """Compute (α/r_l) B A x, and note the inputs' squares."""
@@ -105,11 +98,9 @@ class PriLoraLinear(FactorLayer):
         return True
 
 
-class PriLoraModel(AdapterModel):
+class PriLoraModel(AdapterModel, config=PriLoraConfig, layer=PriLoraLinear):
     """Put PRILoRA on a model's target modules."""
 
-    config_class = PriLoraConfig
-    tuner_layer_cls = PriLoraLinear
     trains_alone = "its layers note the norms of their inputs"
 
     def _prepare_adapter_config(self, peft_config: PriLoraConfig, model_config: dict[str, Any]) -> Any:
@@ -123,9 +114,7 @@ class PriLoraModel(AdapterModel):
         return super()._prepare_adapter_config(peft_config, model_config)
 
     def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
-        for adapter, config in self.peft_config.items():
-            for layer in self.tuner_layers():
-                if adapter in layer.r:
-                    layer.note_norms(adapter, config.norm_decay)
-                    if step % config.pruning_interval == 0:
-                        layer.prune(adapter, config.pruned_share)
+        for layer, adapter, config in self.adapted():
+            layer.note_norms(adapter, config.norm_decay)
+            if step % config.pruning_interval == 0:
+                layer.prune(adapter, config.pruned_share)

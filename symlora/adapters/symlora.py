@@ -28,7 +28,6 @@ Trained values per matrix: (n + 1) r + 1, or (n + 1) r without λ. RoBERTa-base,
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -40,24 +39,13 @@ from symlora.adapters.tuner import AdapterModel
 
 
 def symmetric_update(Q: Tensor, diag: Tensor, scale: float | Tensor = 1.0) -> Tensor:
-    """Compute scale · Q diag(Λ) Qᵀ: symmetric, of rank at most r.
-
-    Args:
-        Q: (..., n, r).
-        diag: Λ, (..., r).
-        scale: α/r.
-
-    Returns:
-        (..., n, n).
-    """
+    """Compute scale · Q diag(Λ) Qᵀ, (..., n, n), of Q (..., n, r) and Λ (..., r)."""
     return (Q * (scale * diag).unsqueeze(-2)) @ Q.mT
 
 
 @dataclass
-class SymLoraConfig(LowRankConfig):
+class SymLoraConfig(LowRankConfig, method="symlora"):
     """Configure SymLoRA."""
-
-    method: ClassVar[str] = "symlora"
 
     init_std: float = setting(  # top of this file
         0.5,
@@ -70,11 +58,7 @@ class SymLoraConfig(LowRankConfig):
 
 
 class SymLoraLinear(BaseScaleLayer):
-    """Adapt a square linear layer by SymLoRA.
-
-    Raises:
-        ValueError: The module is not square, or r > n.
-    """
+    """Adapt a square linear layer by SymLoRA."""
 
     adapter_layer_names = ("symlora_Q", "symlora_diag", "symlora_lambda")
     lambda_name = "symlora_lambda"
@@ -85,8 +69,8 @@ class SymLoraLinear(BaseScaleLayer):
         return values | {"symlora_lambda": self.lambda_start(config)} if config.train_lambda else values
 
     def factors(self, adapter: str) -> Sequence[Tensor]:
-        Q, diag = self.symlora_Q[adapter], self.symlora_diag[adapter]
-        return Q, diag, Q.mT
+        Q = self.symlora_Q[adapter]
+        return Q, self.symlora_diag[adapter], Q.mT
 
     def combine(self, adapters: Sequence[str], x: Tensor, base_out: Tensor) -> Tensor:
         """Compute h = λ (W0 x) + b + (α/r) Q diag(Λ) Qᵀ x.
@@ -113,8 +97,5 @@ class SymLoraLinear(BaseScaleLayer):
         return h
 
 
-class SymLoraModel(AdapterModel):
-    """Put SymLoRA on a model's target modules. Made by `peft.get_peft_model(model, SymLoraConfig())`."""
-
-    config_class = SymLoraConfig
-    tuner_layer_cls = SymLoraLinear
+class SymLoraModel(AdapterModel, config=SymLoraConfig, layer=SymLoraLinear):
+    """Put SymLoRA on a model's target modules."""

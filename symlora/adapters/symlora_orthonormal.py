@@ -23,7 +23,6 @@ Source: none; the paper (arXiv 2504.03719, section 3) asks for a symmetric low-r
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,18 +31,12 @@ from symlora.adapters.symlora import SymLoraConfig, SymLoraLinear, SymLoraModel
 
 
 @dataclass
-class SymLoraOrthonormalConfig(SymLoraConfig):
+class SymLoraOrthonormalConfig(SymLoraConfig, method="symloraorthonormal"):
     """Configure SymLoRA with orthonormal Q, whose columns keep the length init_std √n."""
-
-    method: ClassVar[str] = "symloraorthonormal"
 
 
 def orthonormal_columns(Q: Tensor) -> Tensor:
-    """Compute the orthonormal factor qf(Q) of Q = qf(Q) R.
-
-    (n, r) -> (n, r), R having a positive diagonal.
-    NaNs stay NaNs: a run that diverged is found by its loss.
-    """
+    """Compute qf(Q), (n, r). NaNs stay NaNs: a run that diverged is found by its loss."""
     found, upper = torch.linalg.qr(Q.to(torch.promote_types(Q.dtype, torch.float32)))
     signs = torch.ones_like(upper.diagonal()).copysign(upper.diagonal())
     orthonormal: Tensor = (found * signs).to(Q.dtype)
@@ -59,11 +52,9 @@ class SymLoraOrthonormalLinear(SymLoraLinear):
         return super().initial_values(config, r) | {"symlora_Q": config.init_std * math.sqrt(n) * orthonormal}
 
 
-class SymLoraOrthonormalModel(SymLoraModel):
+class SymLoraOrthonormalModel(SymLoraModel, config=SymLoraOrthonormalConfig, layer=SymLoraOrthonormalLinear):
     """Put such layers on a model's target modules."""
 
-    config_class = SymLoraOrthonormalConfig
-    tuner_layer_cls = SymLoraOrthonormalLinear
     prefix = "symlora_"
 
     @torch.no_grad()

@@ -4,8 +4,6 @@ The weight symmetry of Hu, Zagoruyko and Komodakis (arXiv 1812.11027) as an adap
 
     h = W0 x + b + (U + Uᵀ - diag U) x
 
-    x, h   (..., n)         input and output of a square linear layer
-    W0, b  (n, n), (n)      its frozen weight and bias
     U      (n (n + 1) / 2)  `symmetric_upper`: an upper triangular matrix with its diagonal, row by row
 
 U is trained; it starts at 0, so that step 0 is the base model's output to the last bit. There is no rank and no scale.
@@ -21,7 +19,6 @@ says W = triu(V) + triu(V, 1)ᵀ, of which the lower half of V is never used: he
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -45,10 +42,8 @@ def triangle_places(n: int, device: torch.device) -> Tensor:
 
 
 @dataclass
-class SymmetricConfig(AdapterConfig):
+class SymmetricConfig(AdapterConfig, method="symmetric"):
     """Configure a symmetric full-rank ΔW; there is no rank."""
-
-    method: ClassVar[str] = "symmetric"
 
 
 class SymmetricLinear(FactorLayer):
@@ -65,8 +60,5 @@ class SymmetricLinear(FactorLayer):
         return (upper[triangle_places(self.in_features, upper.device)],)  # U + Uᵀ - diag U
 
 
-class SymmetricModel(AdapterModel):
+class SymmetricModel(AdapterModel, config=SymmetricConfig, layer=SymmetricLinear):
     """Put symmetric full-rank adapters on a model's target modules."""
-
-    config_class = SymmetricConfig
-    tuner_layer_cls = SymmetricLinear

@@ -18,7 +18,8 @@ from symlora.adapters.registry import register
 class AdapterModel(BaseTuner):
     """Replace a model's target modules by the method's layers.
 
-    A subclass with a `config_class` of its own is a method, and PEFT knows it as soon as the class is defined.
+    A method names its two other classes: `class LoraXsModel(AdapterModel, config=LoraXsConfig, layer=LoraXsLinear)`.
+    PEFT knows the method as soon as this class is defined.
     """
 
     config_class: ClassVar[type[AdapterConfig]]
@@ -27,20 +28,20 @@ class AdapterModel(BaseTuner):
     target_module_mapping = QUERY_VALUE
     trains_alone: ClassVar[str] = ""  # why its runs cannot share a pass over the encoder; empty: they can
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(
+        cls, config: type[AdapterConfig] | None = None, layer: type[AdapterLayer] | None = None, **kwargs: Any
+    ) -> None:
         super().__init_subclass__(**kwargs)
-        if "config_class" in cls.__dict__:
+        if config is not None and layer is not None:
+            cls.config_class, cls.tuner_layer_cls = config, layer
             if "prefix" not in cls.__dict__:
-                cls.prefix = f"{cls.config_class.method}_"
+                cls.prefix = f"{config.method}_"
             register(cls)
 
     def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:
-        """Prepare the training step to come, in methods that act between steps.
+        """Prepare training step `step` (from 1) of `steps`.
 
-        Args:
-            step: Number of the step to come, from 1.
-            steps: Number of steps of the whole training.
-            generator: A CPU generator for this step alone: what is drawn follows from the run's seed and the step.
+        `generator` is a CPU generator for this step alone: what is drawn follows from the run's seed and the step.
         """
 
     def penalty(self) -> Tensor | None:
@@ -48,12 +49,9 @@ class AdapterModel(BaseTuner):
         return None
 
     def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
-        """Finish a step of the optimizer, before the gradients are cleared.
+        """Finish step `step` (from 1) of `steps`, before the gradients are cleared.
 
-        Args:
-            step: Number of the step just done, from 1.
-            steps: Number of steps of the whole training.
-            optimizer: Its `state` may be cleared for parameters that start afresh.
+        The optimizer's `state` may be cleared for parameters that start afresh.
         """
 
     def after_injection(self, model: nn.Module, adapter_name: str) -> None:
@@ -62,6 +60,12 @@ class AdapterModel(BaseTuner):
     def tuner_layers(self) -> Iterator[Any]:
         """Iterate over the adapted layers (each a `tuner_layer_cls`), in the model's order."""
         return (layer for _, layer in self._named_layers(self.model))
+
+    def adapted(self) -> Iterator[tuple[Any, str, Any]]:
+        """Iterate over every layer's adapters: layer, adapter's name, its configuration."""
+        for layer in self.tuner_layers():
+            for adapter in layer.r:
+                yield layer, adapter, self.peft_config[adapter]
 
     def _named_layers(self, model: nn.Module) -> Iterator[tuple[str, Any]]:
         return ((name, module) for name, module in model.named_modules() if isinstance(module, self.tuner_layer_cls))

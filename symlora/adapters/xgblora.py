@@ -4,30 +4,27 @@ Zhang et al., arXiv 2410.19694. Each one is held before the next one starts.
 
     h = W0 x + b + α/r (Σ_{t < T} B_t A_t + B A) x
 
-    x, h     (..., n_in), (..., n_out)   input and output of a linear layer
-    W0, b    its frozen weight and bias
     A        (r, n_in)    `xgblora_A`, trained; each one starts as LoRA's: uniform within ±1/√n_in
     B        (n_out, r)   `xgblora_B`, trained; each one starts at 0: a restart leaves the output as it was
     A_t, B_t              the boosters before, held: `xgblora_merged_A` ((T - 1) r, n_in), `xgblora_merged_B`
                           (n_out, (T - 1) r), the rows after the last one 0
     T        boosters of the whole training: step s (from 1) trains number ⌊(s - 1) T / steps⌋ (from 0), so that their
              steps differ by one at most; a training of fewer steps than T has one booster a step
-    α, r     alpha and the rank of a booster: 1 ("rank-1 adaption")
+    r        the rank of a booster: 1 ("rank-1 adaption")
 
 The merged boosters stay low-rank factors beside W0: saving, loading, merging and unmerging are exact, and the adapter
 is as small as a LoRA of rank T r. AdamW forgets what it knew of A and B at each restart.
 
+Trained values per matrix at a time: (n_in + n_out) r. RoBERTa-base, query and value, r = 1: 36,864.
+
 Read in the abstract and in the reviews of the ICLR submission: rank 1, merge and restart after κ steps (boosting), step
 size 1 for each booster, LoRA's hyper-parameters. There a booster may also be confined to L_s layers drawn at random;
-here each one has all of them. The paper itself could not be read here: its κ is not known to us. We give T instead,
+here each one has all of them. The paper could not be read here, and its κ is not known to us. We give T instead,
 because the saved adapter's shape follows from it; T = 8 makes the sum a rank-8 update, as large as LoRA's of rank 8.
-
-Trained values per matrix at a time: (n_in + n_out) r. RoBERTa-base, query and value, r = 1: 36,864.
 """
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,10 +36,8 @@ from symlora.adapters.tuner import AdapterModel
 
 
 @dataclass
-class XgbLoraConfig(LowRankConfig):
+class XgbLoraConfig(LowRankConfig, method="xgblora"):
     """Configure XGBLoRA."""
-
-    method: ClassVar[str] = "xgblora"
 
     r: int = setting(1, "Rank of a booster.", WHOLE)  # the paper's title
     alpha: float = setting(1, "The low-rank part is multiplied by alpha / r.", POSITIVE)  # α = r, as LoRA
@@ -50,7 +45,7 @@ class XgbLoraConfig(LowRankConfig):
 
 
 class XgbLoraLinear(AdapterLayer):
-    """Adapt a linear layer by XGBLoRA; see the top of this file."""
+    """Adapt a linear layer by XGBLoRA."""
 
     adapter_layer_names = ("xgblora_A", "xgblora_B")
     frozen_layer_names = changing_layer_names = ("xgblora_merged_A", "xgblora_merged_B")
@@ -96,24 +91,17 @@ def _booster(step: int, steps: int, boosters: int) -> int:
     return (step - 1) * boosters // steps
 
 
-class XgbLoraModel(AdapterModel):
+class XgbLoraModel(AdapterModel, config=XgbLoraConfig, layer=XgbLoraLinear):
     """Put XGBLoRA on a model's target modules."""
 
-    config_class = XgbLoraConfig
-    tuner_layer_cls = XgbLoraLinear
-
     def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:
-        for adapter, config in self.peft_config.items():
-            booster, before = _booster(step, steps, config.boosters), _booster(step - 1, steps, config.boosters)
-            for layer in self.tuner_layers() if step > 1 and booster != before else ():
-                if adapter in layer.r:
-                    layer.restart(adapter, before, generator)
+        for layer, adapter, config in self.adapted():
+            before = _booster(step - 1, steps, config.boosters)
+            if step > 1 and before != _booster(step, steps, config.boosters):
+                layer.restart(adapter, before, generator)
 
     def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
-        for adapter, config in self.peft_config.items():
-            # The next step starts them afresh.
+        for layer, adapter, config in self.adapted():
             if _booster(step, steps, config.boosters) != _booster(step + 1, steps, config.boosters):
-                for layer in self.tuner_layers():
-                    for container in (layer.xgblora_A, layer.xgblora_B):
-                        if adapter in container:
-                            optimizer.state.pop(container[adapter], None)
+                for container in (layer.xgblora_A, layer.xgblora_B):  # the next step starts them afresh
+                    optimizer.state.pop(container[adapter], None)
