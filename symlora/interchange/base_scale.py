@@ -54,10 +54,6 @@ def apply_base_scale(model: Any, folder: str | Path) -> None:
     Call it on the plain model, before `PeftModel.from_pretrained(model, folder)`. Without a base-scale file in the
     folder it does nothing.
 
-    Args:
-        model: The base model (a `torch.nn.Module`), not yet wrapped by PEFT.
-        folder: Where `base_scale.safetensors` is.
-
     Raises:
         SymloraError: The file cannot be read, names a weight that the model does not have, or the model was scaled
             before. The model is then as it was.

@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from transformers.utils import logging
@@ -34,8 +35,7 @@ def export(
         out: New folder.
         to: "merged", "lora" or "symlora".
         base: Folder or hub name of the base model; None takes the one that the source names.
-        rank: Of the SymLoRA; None keeps the LoRA's.
-        full: Keep the whole symmetric part of the LoRA, of rank 2r.
+        rank, full: As in `lora_to_symlora`.
         alpha: The α that a loralib checkpoint was trained with.
 
     Raises:
@@ -49,14 +49,14 @@ def export(
     if alpha is not None:
         with tempfile.TemporaryDirectory() as folder:
             lora = out if to == "lora" else Path(folder) / "lora"
-            imported = loralib_to_lora(source, lora, alpha, base)
-            if imported.left_out:
+            modules, left_out = loralib_to_lora(source, lora, alpha, base)
+            if left_out:
                 yield (
-                    f"left out: {len(imported.left_out)} other tensors of the encoder, taken to be the base model's "
+                    f"left out: {len(left_out)} other tensors of the encoder, taken to be the base model's "
                     "(right if only LoRA and the head were trained)"
                 )
             if to == "lora":
-                yield f"{len(imported.modules)} matrices, alpha {alpha:g}"
+                yield f"{len(modules)} matrices, alpha {alpha:g}"
                 yield f"LoRA adapter: {out}"
             else:
                 yield from export(lora, out, to, base, rank, full)
@@ -102,35 +102,16 @@ def _base_weights(adapter: StoredAdapter, base: str | None) -> tuple[Mapping[str
 
 
 def reconstruction_table(report: Sequence[Reconstruction]) -> Iterator[str]:
-    """Yield relative errors of the exported ΔW, by matrix and in total.
-
-    ‖ΔW of the export - ΔW‖ / ‖ΔW‖.
+    """Yield ‖ΔW of the export - ΔW‖ / ‖ΔW‖ by matrix and in total.
 
     The total is the root of the summed squares. A dash stands where λ is not 1 and W0 is unknown.
     """
+    rows: list[Any] = [(r.module, r.rank, f"{r.base_scale:.6g}", r.change, r.error, r.error_unscaled) for r in report]
+    total = (math.hypot(*values) for values in list(zip(*rows, strict=True))[3:])
     width = max(len(row.module) for row in report)
     yield f"{'relative error of ΔW':{width}}  rank  λ         with base scale  LoRA alone"
-    for row in report:
-        errors = f"{_share(row.error, row.change):>15}  {_share(row.error_unscaled, row.change):>10}"
-        yield f"{row.module:{width}}  {row.rank:4}  {row.base_scale:<8.6g}  {errors}"
-    change, error, alone = (
-        math.sqrt(sum(value**2 for value in values))
-        for values in zip(*((row.change, row.error, row.error_unscaled) for row in report), strict=True)
-    )
-    yield f"{'total':{width}}  {'':4}  {'':8}  {_share(error, change):>15}  {_share(alone, change):>10}"
-
-
-def kept_table(report: Sequence[Kept]) -> Iterator[str]:
-    """Yield shares of ‖ΔW‖² by matrix, and in total."""
-    width = max(len(row.module) for row in report)
-    yield f"{'share of ‖ΔW‖²':{width}}  rank  symmetric part    kept"
-    for row in report:
-        shares = f"{_percent(row.symmetric, row.energy):>14}  {_percent(row.kept, row.energy):>6}"
-        yield f"{row.module:{width}}  {row.rank:4}  {shares}"
-    energy, symmetric, kept = (
-        sum(values) for values in zip(*((row.energy, row.symmetric, row.kept) for row in report), strict=True)
-    )
-    yield f"{'total':{width}}  {'':4}  {_percent(symmetric, energy):>14}  {_percent(kept, energy):>6}"
+    for module, rank, scale, change, error, alone in [*rows, ("total", "", "", *total)]:
+        yield f"{module:{width}}  {rank:4}  {scale:<8}  {_share(error, change):>15}  {_share(alone, change):>10}"
 
 
 def _share(error: float, change: float) -> str:
@@ -139,5 +120,12 @@ def _share(error: float, change: float) -> str:
     return f"{error / change:.1e}" if change else "0"
 
 
-def _percent(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "-"
+def kept_table(report: Sequence[Kept]) -> Iterator[str]:
+    """Yield shares of ‖ΔW‖² by matrix, and in total."""
+    rows = [(row.module, row.rank, row.energy, row.symmetric, row.kept) for row in report]
+    total = (sum(values) for values in list(zip(*rows, strict=True))[2:])
+    width = max(len(row.module) for row in report)
+    yield f"{'share of ‖ΔW‖²':{width}}  rank  symmetric part    kept"
+    for module, rank, energy, *parts in [*rows, ("total", "", *total)]:
+        symmetric, kept = (f"{100 * part / energy:.1f} %" if energy else "-" for part in parts)
+        yield f"{module:{width}}  {rank:4}  {symmetric:>14}  {kept:>6}"

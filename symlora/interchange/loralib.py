@@ -10,7 +10,6 @@ that it works at 16 (microsoft/LoRA #37, #151).
 """
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 from peft import LoraConfig
@@ -20,27 +19,11 @@ from symlora.interchange.write import new_folder, rank_fields, write_adapter
 from symlora.store.adapter_folder import CONFIG, PREFIX, find_factors, read_tensors
 
 
-@dataclass(frozen=True)
-class Imported:
-    """What was taken from a checkpoint.
-
-    Attributes:
-        modules: Names of the adapted modules.
-        left_out: Names of the encoder's other tensors, taken to be the base model's.
-    """
-
-    modules: list[str]
-    left_out: list[str]
-
-
-def loralib_to_lora(file: Path, out: Path, alpha: float, base_model: str | None = None) -> Imported:
+def loralib_to_lora(file: Path, out: Path, alpha: float, base_model: str | None = None) -> tuple[list[str], list[str]]:
     """Write a LoRA adapter from a checkpoint of loralib.
 
-    Args:
-        file: `.safetensors`, or torch's own `.bin`, `.pt` (tensors only).
-        out: New folder.
-        alpha: α that it was trained with.
-        base_model: What `adapter_config.json` shall name as the base model.
+    The file is `.safetensors`, or torch's own `.bin`, `.pt` (tensors only). Returns the adapted modules' names, and
+    those of the encoder's other tensors, which are taken to be the base model's and left out.
 
     Raises:
         SymloraError: The file cannot be read, holds no such factors or a few other tensors of the encoder (biases that
@@ -74,4 +57,4 @@ def loralib_to_lora(file: Path, out: Path, alpha: float, base_model: str | None 
     kept = {name: value for name, value in tensors.items() if name not in rest}
     with new_folder(out) as work:
         write_adapter(work, config, {f"{PREFIX}{name}{'.weight' * (name in factors)}": kept[name] for name in kept})
-    return Imported(list(ranks), rest)
+    return list(ranks), rest

@@ -14,6 +14,7 @@ from peft.utils import get_peft_model_state_dict
 from symlora.errors import SymloraError
 from symlora.interchange.base_scale import apply_base_scale
 from symlora.interchange.write import new_folder
+from symlora.model.run_model import output_layer
 from symlora.model.source import ModelSource, find_recorded, in_folder, load_failure, load_tokenizer
 from symlora.store.adapter_folder import PREFIX, StoredAdapter
 
@@ -31,13 +32,8 @@ _UNUSUAL_LABELS = 97  # a number of labels that shows which layer is the output 
 def export_merged(adapter: StoredAdapter, out: Path, base: str | None = None) -> Any:
     """Write the base model with the adapter merged in, and its tokenizer.
 
-    Args:
-        adapter: Of any PEFT method that can be merged. A base-scale file beside a LoRA is applied.
-        out: New folder, as `save_pretrained` writes it, in the base model's dtype.
-        base: Folder or hub name of the base model; None takes the run's, or what the adapter names.
-
-    Returns:
-        The merged model.
+    The adapter is of any PEFT method that can be merged. A base-scale file beside a LoRA is applied. `out` becomes what
+    `save_pretrained` writes, in the base model's dtype; `base` is a folder or hub name (None: `base_source`).
 
     Raises:
         SymloraError: The base model is not available or is another than the adapter's, the method cannot be merged, or
@@ -122,10 +118,7 @@ def load_base(adapter: StoredAdapter, source: ModelSource) -> Any:
 
 
 def _model_class(adapter: StoredAdapter) -> Any:
-    """Choose the model class by task type.
-
-    Without one, the transformers class that PEFT noted when it saved the adapter.
-    """
+    """Choose the model class: the task type's, else the noted one."""
     noted = adapter.config.auto_mapping or {}
     name = _AUTO_CLASSES.get(str(getattr(adapter.config.task_type, "value", adapter.config.task_type)))
     if name is None and str(noted.get("parent_library")).startswith("transformers."):
@@ -141,9 +134,7 @@ def _set_labels(config: Any, adapter: StoredAdapter, auto: Any) -> None:
     probe = copy.deepcopy(config)
     probe.num_labels = _UNUSUAL_LABELS
     with torch.device("meta"):
-        layers = auto.from_config(probe).named_modules()
-    outputs = [name for name, module in layers if getattr(module, "out_features", None) == _UNUSUAL_LABELS]
-    stored = adapter.tensors.get(f"{PREFIX}{outputs[-1]}.weight")
+        stored = adapter.tensors.get(f"{PREFIX}{output_layer(auto.from_config(probe))}.weight")
     if stored is None:  # saved without a head: the base model's own is meant
         return
     config.num_labels = len(stored)

@@ -20,17 +20,17 @@ def stacked(left: Array, right: Array) -> Array:
 
 
 def symmetric_core(upper: Array) -> Array:
-    """Return C from T, the triangular factor of `stacked`: k × 2r to k × k."""
+    """Return C from T (k × 2r), the triangular factor of `stacked`."""
     r = upper.shape[1] // 2
     core: Array = np.concatenate([upper[:, r:], upper[:, :r]], axis=1) @ upper.T / 2
     return core
 
 
 def best_symmetric(left: Array, right: Array, rank: int) -> tuple[Array, Array]:
-    """Return Q and Λ of the symmetric Q diag(Λ) Qᵀ nearest to left @ right.
+    """Return Q and Λ of the best symmetric approximation Q diag(Λ) Qᵀ.
 
-    Nearest in Frobenius's norm. It is made of the eigenvalues of the symmetric part that are largest in magnitude
-    (Eckart and Young; the antisymmetric part is orthogonal to every symmetric matrix).
+    It is nearest to left @ right in Frobenius's norm, and made of the eigenvalues of the symmetric part that are
+    largest in magnitude (Eckart and Young; the antisymmetric part is orthogonal to every symmetric matrix).
 
     Args:
         left: n × r.
@@ -39,9 +39,6 @@ def best_symmetric(left: Array, right: Array, rank: int) -> tuple[Array, Array]:
 
     Returns:
         Q, n × rank with orthonormal columns; Λ, [rank], by falling magnitude.
-
-    Raises:
-        ValueError: left @ right is not square, or the rank is out of range.
     """
     n, r = left.shape
     if right.shape != (r, n):

@@ -23,39 +23,23 @@ from symlora.store.adapter_folder import CONFIG, PREFIX, Array, Factors, StoredA
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """How near one exported matrix is to the SymLoRA's.
+    """How near one exported matrix is to the SymLoRA's, in Frobenius's norm."""
 
-    All norms are Frobenius's; ΔW is all that SymLoRA adds to W0.
-
-    Attributes:
-        module: Its name in the base model.
-        rank: Of the LoRA.
-        base_scale: λ.
-        change: ‖ΔW‖; nan without W0 where λ is not 1.
-        error: ‖ΔW of the LoRA on the scaled base - ΔW‖: rounding to float32.
-        error_unscaled: The same of the LoRA alone, if λ is forgotten: about |λ - 1| ‖W0‖; nan without W0.
-    """
-
-    module: str
+    module: str  # its name in the base model
     rank: int
-    base_scale: float
-    change: float
-    error: float
-    error_unscaled: float
+    base_scale: float  # λ
+    change: float  # ‖ΔW‖, ΔW all that SymLoRA adds to W0; nan without W0 where λ is not 1
+    error: float  # ‖ΔW of the LoRA on the scaled base - ΔW‖: rounding to float32
+    error_unscaled: float  # the same of the LoRA alone: about |λ - 1| ‖W0‖; nan without W0
 
 
 def symlora_to_lora(
     adapter: StoredAdapter, out: Path, base_weights: Mapping[str, Tensor] | None = None
 ) -> list[Reconstruction]:
-    """Write a LoRA adapter, and a base-scale file if a λ is not 1.
+    """Write a SymLoRA as LoRA, and its λ as a base-scale file.
 
-    Args:
-        adapter: A SymLoRA adapter.
-        out: New folder.
-        base_weights: W0 by parameter name (`model.state_dict()` of the base model), for the error without the scale.
-
-    Returns:
-        One entry a matrix, by layer.
+    `base_weights` are W0 by parameter name (`model.state_dict()` of the base model), for the error without the scale.
+    Returns one entry a matrix, by layer.
 
     Raises:
         SymloraError: Another method, trained biases, a file that is not as it should be, or weights of another model.
@@ -98,11 +82,7 @@ def symlora_to_lora(
 
 
 def base_scales(adapter: StoredAdapter, found: Sequence[Factors]) -> dict[str, Tensor]:
-    """Return λ by module name; nothing if the SymLoRA has none (`train_lambda=False`).
-
-    Raises:
-        SymloraError: A matrix's λ is missing or not one number, or is there against `train_lambda`.
-    """
+    """Return λ by module name; nothing without (`train_lambda=False`)."""
     end = ".symlora_lambda"
     stored = {name.removesuffix(end): value for name, value in adapter.tensors.items() if name.endswith(end)}
     expected = {factors.module for factors in found} if adapter.config.train_lambda else set()

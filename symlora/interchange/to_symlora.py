@@ -1,4 +1,6 @@
-"""Convert LoRA to SymLoRA: the symmetric matrix of rank r' nearest to s B A.
+"""Convert LoRA to SymLoRA.
+
+The result is the symmetric matrix of rank r' that is nearest to s B A, in Frobenius's norm.
 
 The symmetric part (ΔW + ΔWᵀ)/2 has rank at most 2r. Beyond 2r nothing is gained: the antisymmetric part is lost in any
 case, half of ΔW's energy for factors that have nothing to do with each other. Q has orthonormal columns, Λ the
@@ -32,34 +34,20 @@ _MOVES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 @dataclass(frozen=True)
 class Kept:
-    """How much of one matrix is kept.
+    """How much of one matrix is kept."""
 
-    Attributes:
-        module: Its name in the base model.
-        rank: Of the SymLoRA.
-        energy: ‖ΔW‖² of the LoRA, Frobenius.
-        symmetric: The part of it in ΔW's symmetric part: the most that any SymLoRA could keep.
-        kept: The part of it that this one keeps.
-    """
-
-    module: str
-    rank: int
-    energy: float
-    symmetric: float
-    kept: float
+    module: str  # its name in the base model
+    rank: int  # of the SymLoRA
+    energy: float  # ‖ΔW‖² of the LoRA, Frobenius
+    symmetric: float  # the part of it in ΔW's symmetric part: the most that any SymLoRA could keep
+    kept: float  # the part of it that this one keeps
 
 
 def lora_to_symlora(adapter: StoredAdapter, out: Path, rank: int | None = None, *, full: bool = False) -> list[Kept]:
     """Write the SymLoRA adapter that approximates a LoRA best.
 
-    Args:
-        adapter: A LoRA adapter.
-        out: New folder.
-        rank: r'; None keeps the LoRA's own rank, matrix by matrix.
-        full: Keep the whole symmetric part, of rank 2r.
-
-    Returns:
-        One entry a matrix, by layer.
+    `rank` None keeps the LoRA's own, matrix by matrix; `full` keeps the whole symmetric part, of rank 2r. Returns one
+    entry a matrix, by layer.
 
     Raises:
         SymloraError: Another method, a LoRA whose ΔW is not s B A on square linear layers, a rank that does not fit, or
@@ -83,7 +71,8 @@ def lora_to_symlora(adapter: StoredAdapter, out: Path, rank: int | None = None, 
         wanted = most if full else min(r if rank is None else rank, n)
         if wanted > most:
             raise SymloraError(f"rank={rank} is more than the symmetric part of {module} has: at most {most}.")
-        left = _scale(adapter.config, module, r) * factors.left
+        alpha = _pattern(adapter.config.alpha_pattern, module, adapter.config.lora_alpha)
+        left = alpha / (math.sqrt(r) if adapter.config.use_rslora else r) * factors.left
         Q, diag = best_symmetric(left, factors.right, most)  # by falling magnitude: the first are the best
         everything, kept = float(diag @ diag), float(diag[:wanted] @ diag[:wanted])
         report.append(Kept(module, wanted, energy(left, factors.right), everything, kept))
@@ -101,15 +90,6 @@ def lora_to_symlora(adapter: StoredAdapter, out: Path, rank: int | None = None, 
     with new_folder(out) as work:
         write_adapter(work, config, tensors)
     return report
-
-
-def _scale(config: Any, module: str, r: int) -> float:
-    """Return PEFT's scale of a module: alpha / r.
-
-    alpha / √r with `use_rslora`.
-    """
-    alpha = _pattern(config.alpha_pattern, module, config.lora_alpha)
-    return float(alpha / math.sqrt(r) if config.use_rslora else alpha / r)
 
 
 def _pattern(pattern: dict[str, Any], module: str, default: Any) -> Any:

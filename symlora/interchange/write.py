@@ -68,10 +68,7 @@ def rank_fields(by_module: Mapping[str, int]) -> dict[str, Any]:
 
 
 def check_rank(adapter: StoredAdapter, module: str, stored: int, configured: Any) -> None:
-    """Refuse factors whose rank is not the configured one.
-
-    alpha / r would be wrong.
-    """
+    """Refuse factors of another rank: alpha / r would be wrong."""
     if stored != configured:
         raise SymloraError(
             f"{adapter.folder}: {module} has factors of rank {stored}, but {CONFIG} says {configured!r}."
