@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from symlora.config.compose import CONFIG_DIR
+from symlora.config.formatting import text_table
 from symlora.config.schema import Config, MethodConfig
 from symlora.errors import SymloraError
 from symlora.model.build import run_model
@@ -47,6 +48,11 @@ class Method:
     def trained(self) -> int | None:
         """Trained values without the head."""
         return None if self.counts is None else self.counts.total - self.counts.head
+
+    @property
+    def number(self) -> str:
+        """The same in words: ~ where the weights decide."""
+        return NOTHING if self.trained is None else f"{'~' * self.by_weights}{self.trained:,}"
 
 
 def names() -> list[str]:
@@ -87,9 +93,9 @@ def examine(method: MethodConfig) -> Method:
         try:
             counts, merge_problem = _look(method, "meta")
         except (SymloraError, RuntimeError) as error:
-            if "meta" not in str(error):
+            by_weights = "meta" in str(error)
+            if not by_weights:
                 raise
-            by_weights = True
             counts, merge_problem = _look(method, "cpu")
         if method.trains == "adapter":
             merges = merge_problem is None
@@ -113,10 +119,7 @@ def examine(method: MethodConfig) -> Method:
 
 
 def _look(method: MethodConfig, device: str) -> tuple[ParameterCounts, Exception | None]:
-    """Count a new run's parameters; return why its adapter does not merge.
-
-    None where it does, or there is none.
-    """
+    """Count a new run's parameters, and say why it does not merge."""
     run = _run(method, device)
     counts = run.counts()
     if run.peft is not None:
@@ -156,53 +159,33 @@ HEADER = ("method", "trained", "merges", "packs", "equation", "source")
 
 def table(methods: Sequence[Method], *, markdown: bool = False) -> str:
     """Return one line a method, and why something is missing."""
-    rows = [_cells(method) for method in methods]
-    if markdown:
-        rule = ["---", "---:", "---", "---", "---", "---"]
-        escaped = [[cell.replace("|", r"\|").replace("*", r"\*") for cell in row] for row in rows]
-        lines = [f"| {' | '.join(row)} |" for row in ([*HEADER], rule, *escaped)]
-        return "\n".join([CAPTION.replace("\n", " "), "", *lines, *_footnotes(methods, "\n- ")]) + "\n"
-    widths = [max(len(row[i]) for row in (HEADER, *rows)) for i in range(len(HEADER))]
-    lines = [
-        "  ".join(f"{cell:>{width}}" if i == 1 else f"{cell:{width}}" for i, (cell, width) in enumerate(cells)).rstrip()
-        for cells in (zip(row, widths, strict=True) for row in (HEADER, *rows))
+    rows = [
+        (m.config.name, m.number, _word(m.merges), _word(m.packs), m.config.equation, m.config.source) for m in methods
     ]
-    return "\n".join([CAPTION, "", *lines, *_footnotes(methods, "\n")])
+    notes = [f"{m.config.name}: {n}" for m in methods for n in m.notes if n.startswith(("not built", "does not run"))]
+    if any(method.by_weights for method in methods):
+        notes.append("~ depends on the values of the weights: random ones here")
+    notes.append(
+        f"{NOTHING} nothing to merge. Why a method does not merge or pack: make methods ARGS='--method <name>'"
+    )
+    if not markdown:
+        return "\n".join([CAPTION, "", text_table(HEADER, rows, "lrllll"), "", *notes])
+    escaped = [[cell.replace("|", r"\|").replace("*", r"\*") for cell in row] for row in rows]
+    lines = [f"| {' | '.join(row)} |" for row in (HEADER, ["---", "---:", *["---"] * 4], *escaped)]
+    return "\n".join([CAPTION.replace("\n", " "), "", *lines, "", *(f"- {note}" for note in notes)]) + "\n"
 
 
 def details(method: Method) -> str:
-    """Everything about one method."""
-    config, counts = method.config, method.counts
-    lines = [config.name, f"  {config.equation}", f"  {config.source}", f"  configs/method/{config.name}.yaml"]
-    lines += [f"    {key}: {value}" for key, value in config.peft_config.items()]
-    if counts is not None:
-        about = " (the adapter's size depends on the weights; random ones here)" if method.by_weights else ""
-        lines.append(f"  trained on RoBERTa-base with two classes: {counts}{about}")
-    lines.append(f"  merges: {_word(method.merges)}, packs: {_word(method.packs)}")
-    return "\n".join([*lines, *(f"  {note}" for note in method.notes)])
-
-
-def _cells(method: Method) -> list[str]:
+    """Describe one method in full."""
     config = method.config
-    number = NOTHING if method.trained is None else f"{'~' * method.by_weights}{method.trained:,}"
-    return [config.name, number, _word(method.merges), _word(method.packs), config.equation, config.source]
+    lines = [config.equation, config.source, f"configs/method/{config.name}.yaml"]
+    lines += [f"  {key}: {value}" for key, value in config.peft_config.items()]
+    if method.counts is not None:
+        about = " (the adapter's size depends on the weights; random ones here)" if method.by_weights else ""
+        lines.append(f"trained on RoBERTa-base with two classes: {method.counts}{about}")
+    lines.append(f"merges: {_word(method.merges)}, packs: {_word(method.packs)}")
+    return "\n  ".join([config.name, *lines, *method.notes])
 
 
 def _word(value: bool | None) -> str:
     return NOTHING if value is None else "yes" if value else "no"
-
-
-def _footnotes(methods: Sequence[Method], mark: str) -> list[str]:
-    """Reasons, each once."""
-    found = [
-        f"{m.config.name}: {note}"
-        for m in methods
-        for note in m.notes
-        if note.startswith(("not built", "does not run"))
-    ]
-    if any(method.by_weights for method in methods):
-        found.append("~ depends on the values of the weights: random ones here")
-    found.append(
-        f"{NOTHING} nothing to merge. Why a method does not merge or pack: make methods ARGS='--method <name>'"
-    )
-    return [mark + found[0], *(mark.replace("\n", "") + line for line in found[1:])]
