@@ -21,8 +21,8 @@ class BaseScaleLayer(FactorLayer):
     """Adapt a linear layer by factors and λ.
 
     `lambda_name` names the container of λ, which is empty where λ is not trained. The name ends in `_lambda`, which
-    symlora.training.optimizer knows. λ is as wide as the other adapter parameters: float32 even on a bfloat16 base, unless `autocast_adapter_dtype` is
-    False. Near 1 a bfloat16 moves in steps of 0.004 (below) and 0.008 (above), more than an optimizer step.
+    symlora.training.optimizer knows. λ is float32 even on a bfloat16 base, unless `autocast_adapter_dtype` is False:
+    near 1 a bfloat16 moves in steps of 0.004 (below) and 0.008 (above), more than an optimizer step.
     """
 
     lambda_name: ClassVar[str]

@@ -134,7 +134,7 @@ class AdapterConfig(PeftConfig):
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("`layers_pattern` has no effect without `layers_to_transform`")
 
-    def rank_and_scale(self, module: str) -> tuple[int, float]:
+    def rank_and_scale(self, module: str, layer: Any = None) -> tuple[int, float]:
         """Return a module's rank and scale: (0, 1) without ranks."""
         return 0, 1.0
 
@@ -155,7 +155,7 @@ class LowRankConfig(AdapterConfig):
     rank_pattern: dict[str, int] = setting({}, "Module name or regular expression to its own rank.", patterns(WHOLE))
     alpha_pattern: dict[str, float] = setting({}, "The same, to its own alpha.", patterns(POSITIVE))
 
-    def rank_and_scale(self, module: str) -> tuple[int, float]:
+    def rank_and_scale(self, module: str, layer: Any = None) -> tuple[int, float]:
         """Return rank and alpha / r of the module of this full name."""
         rank = self.rank_pattern.get(get_pattern_key(list(self.rank_pattern), module), self.r)
         return rank, self.alpha_pattern.get(get_pattern_key(list(self.alpha_pattern), module), self.alpha) / rank

@@ -71,10 +71,10 @@ def kaiming(*shape: int) -> Tensor:
 
 @torch.no_grad()
 def truncated_svd(weight: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute U (n_out, r), σ (r) and Vᵀ (r, n_in) of the largest singular values.
+    """Compute U, σ and Vᵀ of the r largest singular values.
 
-    U diag(σ) Vᵀ is the best approximation of rank r. All in the weight's dtype or float32, whichever is wider. The
-    signs of the vectors are LAPACK's or cuSOLVER's choice: keep the factors with the adapter.
+    U diag(σ) Vᵀ, (n_out, r), (r) and (r, n_in), is the best approximation of rank r. All are in the weight's dtype or
+    float32, whichever is wider. The signs of the vectors are LAPACK's or cuSOLVER's: keep the factors with the adapter.
     """
     wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
     U, sigma, Vh = torch.linalg.svd(wide, full_matrices=False)

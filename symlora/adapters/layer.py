@@ -21,9 +21,6 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     saved, and never trained. `initial_values` fills them; `r`, `scaling` (alpha / r) and `dropout` are filled here. Of
     the frozen ones, `changing_layer_names` are those that the method's `before_step` or `after_step` writes, in place;
     they are kept and restored with the trained ones.
-
-    Raises:
-        ValueError: The module's shape does not suit the method or the rank. The message names module and shape.
     """
 
     adapter_layer_names: tuple[str, ...] = ()
@@ -82,11 +79,6 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """
         raise NotImplementedError(f"{type(self).__name__} adds no matrix to the weight, so it cannot be merged")
 
-    def rank_and_scale(self, config: Any, module: str) -> tuple[int, float]:
-        """Return the rank and the scale of one adapter of this module."""
-        found: tuple[int, float] = config.rank_and_scale(module)
-        return found
-
     def combine(self, adapters: Sequence[str], x: Tensor, base_out: Tensor) -> Tensor:
         """Compute the output with these adapters at work, one after the other."""
         for adapter in adapters:
@@ -94,7 +86,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         return base_out
 
     def require(self, suits: bool, problem: str, advice: str = "") -> None:
-        """Refuse a module that does not suit the settings, by name and shape."""
+        """Refuse a module that does not suit the settings."""
         if not suits:
             shape = f"{self.out_features} x {self.in_features}"
             raise ValueError(f"{problem}: the weight of module {self.module_name!r} is {shape}{advice}")
@@ -103,7 +95,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     def update_layer(self, adapter_name: str, config: AdapterConfig, module: str) -> None:
         """Add one adapter to the module of this full name."""
-        r, scaling = self.rank_and_scale(config, module)
+        r, scaling = config.rank_and_scale(module, self)
         self.require(
             not self.needs_square or self.in_features == self.out_features,
             f"{config.method} needs a square matrix",
@@ -124,19 +116,20 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         # PEFT rounds to the base's dtype here and widens again afterwards (`autocast_adapter_dtype`): a start taken
         # from W0 would keep a bfloat16's digits. So float32 stays; `_cast_adapter_dtype` narrows where that is asked.
-        names = self.adapter_layer_names + self.frozen_layer_names
-        given = {name: getattr(self, name)[adapter_name] for name in names if adapter_name in getattr(self, name)}
+        given = self.values(adapter_name)
         super()._move_adapter_to_device_of_base_layer(adapter_name, device)
-        for name, value in given.items():
-            moved = getattr(self, name)[adapter_name]
+        for moved, value in zip(self.values(adapter_name), given, strict=True):
             if moved.is_floating_point() and moved.dtype.itemsize < value.dtype.itemsize == 4:
                 moved.data = value.detach().to(moved.device)
 
+    def values(self, adapter: str) -> list[Tensor]:
+        """Return one adapter's tensors, the trained ones first."""
+        containers = [getattr(self, name) for name in self.adapter_layer_names + self.frozen_layer_names]
+        return [container[adapter] for container in containers if adapter in container]
+
     def adapter_input(self, adapter: str, x: Tensor) -> Tensor:
         """Return `x` in the adapter's dtype, after its dropout."""
-        trained = next(getattr(self, name) for name in self.adapter_layer_names if adapter in getattr(self, name))
-        dtype = trained[adapter].dtype
-        dropped: Tensor = self.dropout[adapter](self._cast_input_dtype(x, dtype))
+        dropped: Tensor = self.dropout[adapter](self._cast_input_dtype(x, self.values(adapter)[0].dtype))
         return dropped
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -164,10 +157,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """Put adapters (default: the active ones) into the base weight.
 
         The sum is taken afresh from the original weight, in float32 or wider, and rounded once: merging one after the
-        other equals merging all at once, and `unmerge` restores every bit.
-
-        Raises:
-            ValueError: With `safe_merge`, the merged weight is not finite; the base is then as before.
+        other equals merging all at once, and `unmerge` restores every bit. `safe_merge` refuses what is not finite.
         """
         adapter_names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.r]
         if not adapter_names:

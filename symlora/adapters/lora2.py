@@ -155,12 +155,10 @@ class Lora2Model(AdapterModel, config=Lora2Config, layer=Lora2Linear):
 
 
 def entries_kept(config: Lora2Config, step: int, steps: int, entries: int, layers: int) -> int | None:
-    """Count the entries of E kept after step `step` of `steps`, of `entries` in all layers.
+    """Count the entries of E kept after a step; None: all.
 
         kept = target + (entries - target) (1 - (step - tinit) / (steps - tfinal - tinit))³
         target = target_r · layers
-
-    None while nothing is pruned.
     """
     assert config.target_r is not None
     target = min(config.target_r * layers, entries)

@@ -62,13 +62,8 @@ class LorandLinear(AdapterLayer):
     """
 
     adapter_layer_names = (
-        "lorand_down_P",
-        "lorand_down_Q",
-        "lorand_K",
-        "lorand_up_P",
-        "lorand_up_Q",
-        "lorand_down_bias",
-        "lorand_up_bias",
+        *("lorand_down_P", "lorand_down_Q", "lorand_K", "lorand_up_P", "lorand_up_Q"),
+        *("lorand_down_bias", "lorand_up_bias"),
     )
 
     def initial_values(self, config: LorandConfig, r: int) -> dict[str, Tensor]:
@@ -79,15 +74,9 @@ class LorandLinear(AdapterLayer):
             f"lorand: kernel_size = {kernel} is more than the inner width {m} (choose a smaller one or a smaller "
             "reduction_factor)",
         )
-        shapes = {
-            "lorand_down_P": (n, kernel),
-            "lorand_down_Q": (kernel, m),
-            "lorand_K": (kernel, kernel),
-            "lorand_up_P": (m, kernel),
-            "lorand_up_Q": (kernel, n),
-        }
+        shapes = [(n, kernel), (kernel, m), (kernel, kernel), (m, kernel), (kernel, n)]
         values = {}
-        for name, (rows, columns) in shapes.items():  # kaiming_uniform_(a=√5) of each matrix
+        for name, (rows, columns) in zip(self.adapter_layer_names, shapes, strict=False):  # kaiming_uniform_(a=√5)
             values[name] = torch.empty(config.num_branches, rows, columns).uniform_(-1, 1) / math.sqrt(columns)
         values["lorand_down_bias"] = torch.empty(m).uniform_(-1, 1) / math.sqrt(n)
         values["lorand_up_bias"] = torch.empty(n).uniform_(-1, 1) / math.sqrt(m)

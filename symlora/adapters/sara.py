@@ -23,6 +23,7 @@ input through the router, so it has no ΔW.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft.utils.other import get_pattern_key
@@ -34,7 +35,7 @@ from symlora.adapters.tuner import AdapterModel
 
 
 def rank_of_share(weight: Tensor, share: float) -> int:
-    """Count the singular values that make up this share (above 0) of their sum."""
+    """Count the singular values that make up this share."""
     sums = torch.linalg.svdvals(weight.to(torch.float64)).cumsum(0)
     return min(int((sums < share * sums[-1]).sum()) + 1, len(sums))
 
@@ -49,18 +50,17 @@ class SaraConfig(LowRankConfig, method="sara"):
         number("above 0 and at most 1", lambda value: 0 < value <= 1),
     )
 
+    def rank_and_scale(self, module: str, layer: Any = None) -> tuple[int, float]:
+        """Return rank and scale; add a missing rank to `rank_pattern`."""
+        if layer is not None and get_pattern_key(list(self.rank_pattern), module) not in self.rank_pattern:
+            self.rank_pattern[module] = rank_of_share(layer.original_weight().detach(), self.share)
+        return super().rank_and_scale(module)
+
 
 class SaraLinear(FactorLayer):
     """Adapt a linear layer by SARA."""
 
     adapter_layer_names = ("sara_A", "sara_diag", "sara_B")
-
-    def rank_and_scale(self, config: SaraConfig, module: str) -> tuple[int, float]:
-        """Return the rank that `rank_pattern` has, or the weight's own, which is put there."""
-        ranks = config.rank_pattern
-        if get_pattern_key(list(ranks), module) not in ranks:
-            ranks[module] = rank_of_share(self.original_weight().detach(), config.share)
-        return super().rank_and_scale(config, module)
 
     def initial_values(self, config: SaraConfig, r: int) -> dict[str, Tensor]:
         A, B = kaiming(r, self.in_features), zeros(config, self.out_features, r)

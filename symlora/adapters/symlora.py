@@ -39,7 +39,7 @@ from symlora.adapters.tuner import AdapterModel
 
 
 def symmetric_update(Q: Tensor, diag: Tensor, scale: float | Tensor = 1.0) -> Tensor:
-    """Compute scale · Q diag(Λ) Qᵀ, (..., n, n), of Q (..., n, r) and Λ (..., r)."""
+    """Compute scale · Q diag(Λ) Qᵀ of Q (..., n, r), Λ (..., r)."""
     return (Q * (scale * diag).unsqueeze(-2)) @ Q.mT
 
 

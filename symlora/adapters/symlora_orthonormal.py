@@ -36,7 +36,7 @@ class SymLoraOrthonormalConfig(SymLoraConfig, method="symloraorthonormal"):
 
 
 def orthonormal_columns(Q: Tensor) -> Tensor:
-    """Compute qf(Q), (n, r). NaNs stay NaNs: a run that diverged is found by its loss."""
+    """Compute qf(Q), (n, r); NaNs stay NaNs."""
     found, upper = torch.linalg.qr(Q.to(torch.promote_types(Q.dtype, torch.float32)))
     signs = torch.ones_like(upper.diagonal()).copysign(upper.diagonal())
     orthonormal: Tensor = (found * signs).to(Q.dtype)

@@ -93,8 +93,7 @@ class AdapterModel(BaseTuner):
             return
         for layer in self.tuner_layers():
             dtype = layer._get_base_layer_device_and_dtype(layer.get_base_layer())[1]
-            containers = [getattr(layer, name) for name in layer.adapter_layer_names + layer.frozen_layer_names]
-            for value in (container[adapter_name] for container in containers if adapter_name in container):
+            for value in layer.values(adapter_name):
                 if value.is_floating_point() and dtype is not None and dtype.is_floating_point:
                     value.data = value.data.to(dtype)
 
@@ -128,15 +127,8 @@ class AdapterModel(BaseTuner):
             )
         return super()._prepare_adapter_config(peft_config, model_config)
 
-    def _create_and_replace(
-        self,
-        peft_config: Any,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        parameter_name: str | None = None,
+    def _create_and_replace(  # type: ignore[override]
+        self, peft_config: Any, adapter_name: str, target: Any, target_name: str, parent: Any, current_key: str
     ) -> None:
         if isinstance(target, self.tuner_layer_cls):
             target.update_layer(adapter_name, peft_config, current_key)
