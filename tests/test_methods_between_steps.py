@@ -17,7 +17,7 @@ from conftest import TinyFactory, epoch_batches, made_up, run_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layers import model_of
-from test_pack import alike, data_of, trained_alone, trained_together
+from test_pack import data_of
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
@@ -28,7 +28,6 @@ from symlora.adapters.xgblora import XgbLoraConfig
 from symlora.config.schema import Config
 from symlora.data.batches import padded
 from symlora.errors import SymloraError
-from symlora.model import quantization
 from symlora.model.build import build
 from symlora.model.packable import check_packable
 from symlora.model.run_model import RunModel
@@ -256,19 +255,6 @@ def test_xgblora_has_all_its_boosters(steps: int) -> None:
     assert len(lengths) == min(steps, 8) and sum(lengths) == steps and max(lengths) - min(lengths) <= 1
 
 
-def test_xgblora_packs_with_a_wider_adapter_than_it_trains(tiny: TinyFactory, tmp_path: Path) -> None:
-    some = []
-    for seed in range(2):
-        config = run_config(tiny("bert"), "xgblora", seed=seed, epochs=2, lr=1e-2 * (seed + 1), model_dropout=0.0)
-        config.method.peft_config = {**config.method.peft_config, "boosters": 4}
-        some.append(config)
-    data = data_of(LENGTHS)
-    for config, found in zip(some, trained_together(some, data)[0], strict=True):
-        alike(found, trained_alone(config, data)[0])
-    model = build(some[0], CPU, "fp32")
-    again(some[0], model, fit(some[0], data, model), data, tmp_path)
-
-
 # AdaLoRA
 
 
@@ -377,12 +363,6 @@ def test_a_stopped_adalora_goes_on_exactly(at: int, tiny: TinyFactory) -> None:
     assert all(torch.equal(value, rest[0].state()[name]) for name, value in whole[0].state().items())
 
 
-def test_adalora_packs(tiny: TinyFactory) -> None:
-    some, data = [adalora(tiny("roberta"), seed) for seed in (0, 1)], data_of(LENGTHS)
-    for config, found in zip(some, trained_together(some, data)[0], strict=True):
-        alike(found, trained_alone(config, data)[0])
-
-
 def test_adalora_schedules_that_cannot_be(tiny: TinyFactory) -> None:
     model = build(adalora(tiny("bert"), tinit=0.6, tfinal=0.3), CPU, "fp32")
     assert isinstance(step_hook(model, 0, 10), AdaLora)
@@ -393,12 +373,6 @@ def test_adalora_schedules_that_cannot_be(tiny: TinyFactory) -> None:
 
 
 # QLoRA
-
-
-def test_qlora_without_bitsandbytes(tiny: TinyFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantization, "find_spec", lambda name: None)
-    with pytest.raises(SymloraError, match="method=qlora needs bitsandbytes: install the extra qlora"):
-        build(run_config(tiny("bert"), "qlora"), CPU, "fp32")
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from conftest import TinyFactory, made_up, run_config
+from conftest import TinyFactory, run_config
 from layers import inputs, layer_of, model_of
 from peft import LoraConfig
 from torch import Tensor, nn
@@ -23,7 +23,6 @@ from symlora.adapters.symmetric import SymmetricConfig, SymmetricLinear, triangl
 from symlora.config.schema import MethodConfig, TrainConfig
 from symlora.model.build import build
 from symlora.runner.norms import adapter_norms
-from symlora.training.loop import fit
 from symlora.training.optimizer import AdamW
 
 CPU = torch.device("cpu")
@@ -102,17 +101,6 @@ def test_first_adamw_step_changes_the_weight_as_the_docstrings_say(kind: str, to
         wrapped.base_model.after_step(1, 1, optimizer)
     wanted = lr * math.sqrt(n * r / 3) if kind == "lora" else lr * n * 0.25 * math.sqrt(r)
     assert float(layer.get_delta_weight("default").detach().norm()) == pytest.approx(wanted, rel=tolerance)
-
-
-def test_a_training_run_leaves_q_orthogonal(tiny: TinyFactory) -> None:
-    config = run_config(tiny("bert"), "symlora_orthonormal", lr=0.05)
-    run = build(config, CPU, "fp32")
-    data = {"train": made_up([6] * 12), "validation": made_up([6] * 4)}
-    found = fit(config, data, run).state["last"]
-    factors = [value for name, value in found.items() if ".symlora_Q." in name]
-    assert len(factors) == 4
-    for Q in factors:
-        is_orthogonal(Q, 0.5)
 
 
 # A symmetric full-rank ΔW.

@@ -48,15 +48,6 @@ def test_the_named_factor_is_frozen_and_orthonormal_and_the_other_trains(freeze:
     assert torch.equal(value(layer, f"asymlora_frozen_{freeze}"), before) and trained.abs().min() > 0
 
 
-def test_a_rand_hb_zero_freezes_a() -> None:
-    """AsymmetryLoRA's README: A random and unchanged, B from zero and updated."""
-    # Its parser (STRATEGY_TO_RULE_func) reads the name's words by place, as (B, A), and so does the opposite: B is
-    # random and frozen, A trains from zero. Ours is what the README and the paper say.
-    layer = layer_of(AsymLoraConfig(r=R))
-    ours = {n.split(".")[0]: p.requires_grad for n, p in layer.named_parameters() if "asymlora" in n}
-    assert ours == {"asymlora_B": True} and "default" in layer.asymlora_frozen_A
-
-
 def test_svd_takes_singular_vectors_of_the_weight() -> None:
     """AsymmetryLoRA transposes columns of Vᵀ, which are no singular vectors; ours are numpy's, up to their signs."""
     for freeze in "AB":

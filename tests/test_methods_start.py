@@ -32,16 +32,15 @@ def kaiming(width: int) -> Start:
 
 # Sizes, other than the rank R, where a container would else hold too few values to tell its distribution.
 FIELDS: dict[str, dict[str, Any]] = {
-    "houlsby with its own init_std": {"init_std": 0.2},
-    "lora2": {"inner_width": 48, "target_r": 8},
-    "lora2 with its own init_std": {"init_std": 0.3},
+    "houlsby": {"init_std": 0.2},
+    "lora2": {"inner_width": 48, "target_r": 8, "init_std": 0.3},
     "loramini": {"a_width": 96, "b_width": 128},
     "lorand": {"num_branches": 3, "kernel_size": 24, "reduction_factor": 2},
     "lorta": {"num_heads": 8},
     "melora": {"num_mini_loras": 4, "r": 16},
     "prilora": {"rank_pattern": {"0": R}},  # its ranks follow from the layers' numbers, of which there are none here
     "sara": {"rank_pattern": {"0": R}},  # its rank follows from the weight
-    "symlora with its own init_std": {"init_std": 0.1},
+    "symlora": {"init_std": 0.1},
     "xgblora": {"boosters": 3},
 }
 # What the docstrings of symlora/adapters state; notes: peers.md §2.
@@ -50,31 +49,18 @@ STARTS: dict[str, dict[str, Start]] = {
     "dylora": {"dylora_A": kaiming(N_IN), "dylora_B": ZERO, "dylora_rows": ONE, "dylora_trained": ONE},
     "edora": {"edora_R": ("normal", 1e-5), "edora_m": ELSEWHERE, "edora_A": ELSEWHERE, "edora_B": ELSEWHERE},
     "houlsby": {
-        "houlsby_down": ("cut", 1e-3),
-        "houlsby_down_bias": ZERO,
-        "houlsby_up": ("cut", 1e-3),
-        "houlsby_up_bias": ZERO,
-    },
-    "houlsby with its own init_std": {
         "houlsby_down": ("cut", 0.2),
         "houlsby_down_bias": ZERO,
         "houlsby_up": ("cut", 0.2),
         "houlsby_up_bias": ZERO,
     },
     "lora2": {
-        "lora2_A": ("normal", 0.02),
-        "lora2_B": ("normal", 0.02),
-        "lora2_E": ZERO,
-        "lora2_aa": ("normal", 0.02),
-        "lora2_bb": ("normal", 0.02),
-        **{f"lora2_{kind}_{name}": ZERO for kind in ("sensitivity", "uncertainty") for name in ("E", "B", "aa")},
-    },
-    "lora2 with its own init_std": {
         "lora2_A": ("normal", 0.3),
         "lora2_B": ("normal", 0.3),
         "lora2_E": ZERO,
         "lora2_aa": ("normal", 0.3),
         "lora2_bb": ("normal", 0.3),
+        **{f"lora2_{kind}_{name}": ZERO for kind in ("sensitivity", "uncertainty") for name in ("E", "B", "aa")},
     },
     "loralambda": {"loralambda_A": kaiming(N_IN), "loralambda_B": ZERO, "loralambda_lambda": ONE},
     "loramini": {
@@ -103,8 +89,7 @@ STARTS: dict[str, dict[str, Start]] = {
     "melora": {"melora_A": kaiming(N_IN // 4), "melora_B": ZERO},
     "prilora": {"prilora_A": kaiming(N_IN), "prilora_B": ZERO, "prilora_norm": ZERO},
     "sara": {"sara_A": kaiming(N_IN), "sara_diag": ONE, "sara_B": ZERO},
-    "symlora": {"symlora_Q": ("normal", 0.5), "symlora_diag": ZERO, "symlora_lambda": ONE},
-    "symlora with its own init_std": {"symlora_Q": ("normal", 0.1), "symlora_diag": ZERO, "symlora_lambda": ONE},
+    "symlora": {"symlora_Q": ("normal", 0.1), "symlora_diag": ZERO, "symlora_lambda": ONE},
     "symloraorthonormal": {"symlora_Q": ELSEWHERE, "symlora_diag": ZERO, "symlora_lambda": ONE},
     "symmetric": {"symmetric_upper": ZERO},
     "xgblora": {"xgblora_A": kaiming(N_IN), "xgblora_B": ZERO, "xgblora_merged_A": ZERO, "xgblora_merged_B": ZERO},

@@ -36,7 +36,6 @@ from symlora.model import catalog as methods
 from symlora.model.build import build, encoder_is_frozen
 from symlora.model.catalog import examine
 from symlora.model.run_model import HEAD_FILE, RunModel
-from symlora.runner.norms import adapter_norms
 from symlora.training.hooks import step_hook
 from symlora.training.loop import fit
 from symlora.training.optimizer import AdamW
@@ -392,24 +391,6 @@ def test_trained_layernorms(tiny: TinyFactory, tmp_path: Path) -> None:
 def test_modules_to_save_are_checked(value: Any, message: str, tiny: TinyFactory) -> None:
     with pytest.raises(SymloraError, match=message):
         build(config_of("houlsby", tiny("bert"), peft_config={"modules_to_save": value}), CPU, "fp32")
-
-
-def test_a_bottleneck_is_no_matrix(tiny: TinyFactory) -> None:
-    run = build(config_of("houlsby", tiny("bert")), CPU, "fp32")
-    assert list(adapter_norms(run)) == []
-    assert run.peft is not None
-    with pytest.raises(NotImplementedError, match="cannot be merged"):
-        run.peft.merge_adapter()
-
-
-def test_norms_are_those_of_the_weight(tiny: TinyFactory) -> None:
-    run = build(config_of("lorta", tiny("bert")), CPU, "fp32")
-    with torch.no_grad():
-        for name, value in run.trainable():
-            if "lorta_B" in name:
-                value.normal_()
-    for row, (_, layer) in zip(adapter_norms(run), run.adapted_layers(), strict=True):
-        assert row["delta_frobenius"] == pytest.approx(float(layer.get_delta_weight("default").norm()), rel=1e-5)
 
 
 # BitFit
