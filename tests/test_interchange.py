@@ -147,17 +147,21 @@ def test_best_symmetric_is_the_dense_one(n: int, r: int, rank: int, seed: int) -
 # SymLoRA -> LoRA.
 
 
-@pytest.mark.parametrize("kind", ["without λ", "λ = 1", "λ"])
+@pytest.mark.parametrize("kind", ["without λ", "λ = 1", "λ", "eigen_smallest"])
 def test_symlora_to_lora_is_the_same_function(kind: str, base_dir: Path, tmp_path: Path) -> None:
     patterns = {"rank_pattern": {"query": 2}, "alpha_pattern": {r"layer\.0.*value": 5}}
     value = 1.0 if kind == "λ = 1" else None
-    model = saved(tmp_path / "a", base_dir, symlora(train_lambda=kind != "without λ", dropout=0.1, **patterns), value)
+    eigen = kind == "eigen_smallest"  # without λ, and with a start that is subtracted: twice the rank
+    start = {"train_lambda": kind.startswith("λ"), "init_weights": kind if eigen else True}
+    model = saved(tmp_path / "a", base_dir, symlora(dropout=0.1, **start, **patterns), value)
     report = symlora_to_lora(read_adapter(tmp_path / "a"), tmp_path / "b", base(base_dir).state_dict())
-    assert [row.rank for row in report] == [2, 4] * 2
+    assert [row.rank for row in report] == ([4, 8] if eigen else [2, 4]) * 2
     config = json.loads((tmp_path / "b" / "adapter_config.json").read_text())
     assert config["peft_type"] == "LORA" and config["lora_dropout"] == 0.1 and config["task_type"] == "SEQ_CLS"
-    for module, scale in ((QUERY, 6 / 2), (VALUE, 5 / 4)):
-        close(matrix(tmp_path / "b", module, 1.0), matrix(tmp_path / "a", module, scale), 1e-7)
+    for module in (QUERY, VALUE):
+        delta = model.base_model.model.get_submodule(module).get_delta_weight("default").detach()
+        if kind != "λ":
+            close(matrix(tmp_path / "b", module, 1.0).float(), delta, 1e-6)
     assert (tmp_path / "b" / BASE_SCALE).is_file() == (kind == "λ")
     plain = base(base_dir)
     apply_base_scale(plain, tmp_path / "b")

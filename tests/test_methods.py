@@ -107,6 +107,7 @@ PUBLISHED: dict[str, int] = {
     "qlora": 294_912,
     "randlora": 460_800,
     "rslora": 294_912,
+    "singlora": 147_456,
     "symlora": 147_672,
     "symlora_no_lambda": 147_648,
     "symlora_orthonormal": 147_672,
@@ -201,6 +202,9 @@ def moved(run: RunModel, seed: int = 1) -> RunModel:
     with torch.no_grad():
         for _, value in run.trainable():
             value.add_(0.1 * torch.randn(value.shape, generator=generator))
+        for name, value in run.moving():
+            if "singlora_ramp" in name:  # before the first step it is 0, and nothing shows
+                value.fill_(1)
     return run
 
 

@@ -24,6 +24,7 @@ from transformers import AutoModelForSequenceClassification
 from symlora.adapters.dylora import DyLoraConfig
 from symlora.adapters.prilora import PriLoraConfig
 from symlora.adapters.sara import SaraConfig, rank_of_share
+from symlora.adapters.singlora import SingLoraConfig
 from symlora.adapters.xgblora import XgbLoraConfig
 from symlora.config.schema import Config
 from symlora.data.batches import padded
@@ -253,6 +254,25 @@ def test_xgblora_has_all_its_boosters(steps: int) -> None:
             B.fill_(step)
         model.base_model.after_step(step, steps, optimizer)
     assert len(lengths) == min(steps, 8) and sum(lengths) == steps and max(lengths) - min(lengths) <= 1
+
+
+# SingLoRA
+
+
+@pytest.mark.parametrize(("ramp", "steps", "T"), [(4, 10, 4), (0.5, 10, 5), (20, 10, 10), (0, 10, 1), (0.01, 10, 1)])
+def test_singlora_fades_its_update_in(ramp: float, steps: int, T: int) -> None:
+    """u(t) = min(t/T, 1), 0 before the first step where there is a ramp, and 1 at the end of any training."""
+    model, layer = adapted(SingLoraConfig(r=2, alpha=3, ramp=ramp))
+    A = layer.singlora_A["default"].detach()
+    x = torch.randn(7, 6, dtype=torch.float64, generator=generator_of(1))
+    base = layer.base_layer(x)
+    assert torch.equal(model(x), base) == (ramp > 0)
+    for step in range(1, steps + 1):
+        model.base_model.before_step(step, steps, generator_of(step))
+        wanted = min(step / T, 1) * 3 / 2 * x @ A[:6] @ A[:5].T
+        torch.testing.assert_close(model(x) - base, wanted)
+    model.merge_and_unload()
+    torch.testing.assert_close(layer.base_layer(x) - base, 3 / 2 * x @ A[:6] @ A[:5].T)
 
 
 # AdaLoRA

@@ -103,6 +103,32 @@ def test_first_adamw_step_changes_the_weight_as_the_docstrings_say(kind: str, to
     assert float(layer.get_delta_weight("default").detach().norm()) == pytest.approx(wanted, rel=tolerance)
 
 
+# SymLoRA from the eigenvectors of W0's symmetric part.
+
+
+@pytest.mark.parametrize("config", [SymLoraConfig, SymLoraOrthonormalConfig])
+@pytest.mark.parametrize("kind", ["eigen_largest", "eigen_smallest"])
+def test_an_eigen_start_takes_its_part_off_again_and_leaves_w0(kind: str, config: Any) -> None:
+    """What it takes are eigenvalues of the symmetric part, in columns as long as any start's; then it trains."""
+    model = model_of(config(r=R, alpha=5, init_std=0.3, init_weights=kind), N, N)
+    layer = model.base_model.model[0]
+    W0 = layer.base_layer.weight.detach().clone()
+    torch.testing.assert_close(model(inputs(N)), layer.base_layer(inputs(N)), rtol=0, atol=1e-14)
+    Q, diag = layer.symlora_Q["default"].detach(), layer.symlora_diag["default"].detach()
+    is_orthogonal(Q, 0.3)
+    values = np.linalg.eigvalsh((W0 + W0.T).numpy() / 2)
+    falling = values[np.argsort(-np.abs(values))]
+    wanted = falling[:R] if kind == "eigen_largest" else falling[-R:]
+    part = (5 / R * Q @ torch.diag(diag) @ Q.T).numpy()
+    found = np.linalg.eigvalsh(part)
+    np.testing.assert_allclose(np.sort(found[np.argsort(-np.abs(found))][:R]), np.sort(wanted), atol=1e-12)
+    rest = np.linalg.eigvalsh((W0 + W0.T).numpy() / 2 - part)
+    np.testing.assert_allclose(np.sort(rest), np.sort([*(set(falling) - set(wanted)), *[0] * R]), atol=1e-12)
+    model(inputs(N)).square().sum().backward()
+    assert all(layer.get_parameter(f"symlora_{name}.default").grad.abs().min() > 0 for name in ("Q", "diag"))
+    assert torch.equal(layer.base_layer.weight, W0)
+
+
 # A symmetric full-rank ΔW.
 
 

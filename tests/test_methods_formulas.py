@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from layers import CONFIGS, N_IN, N_OUT, SQUARE, R, containers, inputs, layer_of
-from peft import LoraConfig
+from layers import CONFIGS, N_IN, N_OUT, SQUARE, R, containers, inputs, layer_of, model_of
+from peft import LoraConfig, convert_to_lora, get_peft_model, set_peft_model_state_dict
 from torch import Tensor
 
 from symlora.adapters.base_scale import BaseScaleLayer
@@ -47,6 +47,13 @@ def scaled_symmetric(W: Tensor, p: Parts) -> Tensor:
     return (lam - 1) * W + S * torch.einsum("or,r,ir->oi", Q, diag, Q)
 
 
+def without_its_start(W: Tensor, p: Parts) -> Tensor:
+    Q, diag = p["symlora_start_Q"], p["symlora_start_diag"]
+    return scaled_symmetric(W, {k: v for k, v in p.items() if "start" not in k}) - S * torch.einsum(
+        "or,r,ir->oi", Q, diag, Q
+    )
+
+
 # Configuration beside r = 3 and α = 5, and ΔW from W0 and the containers' values, all of them random.
 FORMULAS: dict[str, tuple[dict[str, Any], Callable[[Tensor, Parts], Tensor]]] = {
     "asymlora": ({}, lambda W, p: S * p["asymlora_B"] @ p["asymlora_frozen_A"]),
@@ -78,7 +85,9 @@ FORMULAS: dict[str, tuple[dict[str, Any], Callable[[Tensor, Parts], Tensor]]] = 
         {"r": 2, "rank_pattern": {"0": 3}},
         lambda W, p: S * torch.einsum("or,r,ri->oi", p["sara_B"], p["sara_diag"], p["sara_A"]),
     ),
+    "singlora": ({}, lambda W, p: S * p["singlora_ramp"] * p["singlora_A"][:N_OUT] @ p["singlora_A"][:N_IN].T),
     "symlora": ({}, scaled_symmetric),
+    "symlora from eigenvectors": ({"init_weights": "eigen_smallest"}, without_its_start),
     "symlora without λ": (
         {"train_lambda": False},
         lambda W, p: S * torch.einsum("or,r,ir->oi", p["symlora_Q"], p["symlora_diag"], p["symlora_Q"]),
@@ -140,6 +149,26 @@ def test_output_and_merged_weight_are_the_formula(case: str) -> None:
     torch.testing.assert_close(made.get_delta_weight("second").detach(), deltas[1])  # also while it is merged
 
 
+WITH_W0 = ("edora", "loralambda", "symlora", "symloraorthonormal")  # a change with a share of W0 in it has full rank
+
+
+@pytest.mark.parametrize("case", FORMULAS)
+def test_pefts_own_conversion_to_lora_is_the_same_function_or_refused(case: str) -> None:
+    shape = layer(case).base_layer.weight.shape
+    model = model_of(configuration(case), *reversed(shape), dtype=torch.float32)
+    fill(model.base_model.model[0])
+    if case.split()[0] in WITH_W0 and case != "symlora without λ":
+        with pytest.raises(TypeError, match="do not support LoRA conversion"):
+            convert_to_lora(model, 2)
+        return
+    x = inputs(shape[1], dtype=torch.float32)
+    wanted = model(x)
+    config, tensors = convert_to_lora(model, min(shape))
+    lora = get_peft_model(model.unload(), config)
+    set_peft_model_state_dict(lora, tensors)
+    torch.testing.assert_close(lora(x), wanted, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("case", FORMULAS)
 def test_the_merged_weight_is_computed_in_float32_at_least(case: str) -> None:
     """Also from bfloat16 factors: against the formula in float64 of the same values."""
@@ -154,7 +183,7 @@ def test_the_merged_weight_is_computed_in_float32_at_least(case: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("case", ["symlora", "symlora without λ"])
+@pytest.mark.parametrize("case", ["symlora", "symlora without λ", "symlora from eigenvectors"])
 def test_the_forward_written_out_in_symlora_is_that_of_its_factors(case: str, dtype: torch.dtype) -> None:
     """Bit for bit, of one adapter and of two."""
     made, x = layer(case, dtype), inputs(dtype=dtype)

@@ -41,6 +41,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     "prilora": {"rank_pattern": {"0": R}},  # its ranks follow from the layers' numbers, of which there are none here
     "sara": {"rank_pattern": {"0": R}},  # its rank follows from the weight
     "symlora": {"init_std": 0.1},
+    "singlora": {"ramp": 0.1},
+    "symlora eigen": {"init_weights": "eigen_largest"},
     "xgblora": {"boosters": 3},
 }
 # What the docstrings of symlora/adapters state; notes: peers.md §2.
@@ -89,6 +91,11 @@ STARTS: dict[str, dict[str, Start]] = {
     "melora": {"melora_A": kaiming(N_IN // 4), "melora_B": ZERO},
     "prilora": {"prilora_A": kaiming(N_IN), "prilora_B": ZERO, "prilora_norm": ZERO},
     "sara": {"sara_A": kaiming(N_IN), "sara_diag": ONE, "sara_B": ZERO},
+    "singlora": {"singlora_A": kaiming(N_IN), "singlora_ramp": ZERO},
+    "symlora eigen": {
+        **dict.fromkeys(("symlora_Q", "symlora_diag", "symlora_start_Q", "symlora_start_diag"), ELSEWHERE),
+        "symlora_lambda": ONE,
+    },
     "symlora": {"symlora_Q": ("normal", 0.1), "symlora_diag": ZERO, "symlora_lambda": ONE},
     "symloraorthonormal": {"symlora_Q": ELSEWHERE, "symlora_diag": ZERO, "symlora_lambda": ONE},
     "symmetric": {"symmetric_upper": ZERO},

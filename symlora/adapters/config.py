@@ -70,12 +70,18 @@ WHOLE = whole(1)
 POSITIVE = number("a finite number above 0", lambda value: 0 < value < math.inf)
 NOT_NEGATIVE = number("a finite number of at least 0", lambda value: 0 <= value < math.inf)
 BELOW_ONE = number("at least 0 and below 1", lambda value: 0 <= value < 1)
+STEPS = number("a whole number of at least 0, or a share", lambda value: 0 < value < 1 or whole(0)[1](value))
 YES_OR_NO: Rule = "True or False", lambda value: isinstance(value, bool)
 TARGETS: Rule = "names or a regular expression", lambda value: not isinstance(value, str) or bool(re.compile(value))
 LAYERS: Rule = (
     "whole numbers of at least 0",
     lambda value: all(map(whole(0)[1], value if isinstance(value, (list, tuple)) else [value])),
 )
+
+
+def in_steps(value: float, steps: int) -> int:
+    """Return a number of steps that may be given as a share of all."""
+    return round(value * steps) if value < 1 else int(value)
 
 
 def setting(default: Any, text: str, rule: Rule | None = None) -> Any:

@@ -57,6 +57,10 @@ class EdoraLinear(FactorLayer):
         A, R, B = start_between(weight, r, config.init_std if config.init_weights else 1.0)
         return {"edora_A": A, "edora_R": R, "edora_B": B, "edora_m": torch.linalg.norm(weight.to(A.dtype), dim=1)}
 
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Tell that (m / ‖D‖ - 1) W0 has full rank."""
+        return False
+
     def direction_norm(self, adapter: str) -> Tensor:
         """Compute ‖D‖, (n_out), without a gradient."""
         m = self.edora_m[adapter].detach()

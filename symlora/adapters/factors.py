@@ -44,6 +44,10 @@ class FactorLayer(AdapterLayer):
             out = out * factor if factor.dim() == 1 else out @ factor
         return out if scale == 1 else out * scale
 
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Tell `peft.convert_to_lora` that the change is a product."""
+        return True
+
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Compute (α/r) F_1 … F_m, (n_out, n_in), in `merge_dtype`."""
         return self.factor_product(adapter, self.merge_dtype)

@@ -39,13 +39,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from symlora.adapters.config import NOT_NEGATIVE, POSITIVE, WHOLE, LowRankConfig, number, setting, whole
+from symlora.adapters.config import NOT_NEGATIVE, POSITIVE, STEPS, WHOLE, LowRankConfig, in_steps, number, setting
 from symlora.adapters.factors import FactorLayer, zeros
 from symlora.adapters.tuner import AdapterModel
 
 _SCORED = ("E", "B", "aa")  # what the importance of an entry of E is read from
 _BETWEEN = number("above 0 and below 1", lambda value: 0 < value < 1)
-_STEPS = number("a whole number of at least 0, or a share", lambda value: 0 < value < 1 or whole(0)[1](value))
 
 
 @dataclass
@@ -57,8 +56,8 @@ class Lora2Config(LowRankConfig, method="lora2"):
     orth_reg_weight: float = setting(0.1, "Weight of the orthogonality penalty; 0 has none.", NOT_NEGATIVE)  # the same
     target_r: int | None = setting(None, "Average rank of a layer after pruning; None does not prune.", WHOLE)
     # PEFT's defaults, to deltaT; below 1, steps are shares of the training's.
-    tinit: float = setting(0, "Steps at the beginning without pruning.", _STEPS)
-    tfinal: float = setting(0, "Steps at the end with the number kept no longer falling.", _STEPS)
+    tinit: float = setting(0, "Steps at the beginning without pruning.", STEPS)
+    tfinal: float = setting(0, "Steps at the end with the number kept no longer falling.", STEPS)
     deltaT: int = setting(1, "Steps from one choice of entries to the next.", WHOLE)
     beta1: float = setting(0.85, "Moving average of the sensitivity.", _BETWEEN)  # the authors' scripts
     beta2: float = setting(0.85, "Moving average of its uncertainty.", _BETWEEN)
@@ -140,7 +139,7 @@ class Lora2Model(AdapterModel, config=Lora2Config, layer=Lora2Linear):
                 continue
             layers = [layer for layer in self.tuner_layers() if adapter in layer.r]
             sizes = [layer.r[adapter] for layer in layers]
-            last = steps - _in_steps(config.tfinal, steps)
+            last = steps - in_steps(config.tfinal, steps)
             if step <= last:  # after that, the same entries are set to 0 again and again
                 for layer in layers:
                     layer.follow(adapter, config.beta1, config.beta2)
@@ -157,17 +156,13 @@ class Lora2Model(AdapterModel, config=Lora2Config, layer=Lora2Linear):
 def entries_kept(config: Lora2Config, step: int, steps: int, entries: int, layers: int) -> int | None:
     """Count the entries of E kept after a step; None: all.
 
-        kept = target + (entries - target) (1 - (step - tinit) / (steps - tfinal - tinit))³
-        target = target_r · layers
+    kept = target + (entries - target) (1 - (step - tinit) / (steps - tfinal - tinit))³
+    target = target_r · layers
     """
     assert config.target_r is not None
     target = min(config.target_r * layers, entries)
-    first, last = _in_steps(config.tinit, steps), steps - _in_steps(config.tfinal, steps)
+    first, last = in_steps(config.tinit, steps), steps - in_steps(config.tfinal, steps)
     if step <= first and step < last:
         return None
     left = max(0.0, 1 - (step - first) / max(1, last - first))
     return target + int((entries - target) * left**3)
-
-
-def _in_steps(value: float, steps: int) -> int:
-    return round(value * steps) if value < 1 else int(value)

@@ -63,6 +63,10 @@ class MeloraLinear(AdapterLayer):
         inner = torch.einsum("...ni,nri->...nr", parts, A)
         return torch.einsum("...nr,nor->...no", inner, B).flatten(-2) * self.scaling[adapter]
 
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Tell `peft.convert_to_lora` that the change is of low rank."""
+        return True
+
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Compute (α/r) diag(B_1 A_1, …, B_N A_N), (n_out, n_in), in `merge_dtype`."""
         A, B = self.melora_A[adapter].to(self.merge_dtype), self.melora_B[adapter].to(self.merge_dtype)

@@ -94,9 +94,6 @@ class PriLoraLinear(FactorLayer):
         least = (A.abs() * self.prilora_norm[adapter]).topk(count, dim=1, largest=False).indices
         A.scatter_(1, least, 0.0)
 
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        return True
-
 
 class PriLoraModel(AdapterModel, config=PriLoraConfig, layer=PriLoraLinear):
     """Put PRILoRA on a model's target modules."""

@@ -22,6 +22,14 @@ values where LoRA's B has nr, and a step of AdamW moves each value by the learni
 RoBERTa-base). 0.5 was the best of the scales compared on our demo tasks, with one seed each (docs/log.md); on real CoLA
 0.05 and 0.5 did equally well.
 
+Starts from the eigenvectors v_i, e_i of W0's symmetric part (W0 + W0ᵀ)/2 are ours, after PiSSA (arXiv 2404.02948) and
+MiLoRA (arXiv 2406.09044): `init_weights` "eigen_largest" or "eigen_smallest" takes the r with the largest or smallest
+|e_i|, as columns Q = c v_i of the length c = init_std √n that a column has otherwise, and Λ = e_i r/(α c²). As there,
+the start is subtracted, so that step 0 is the base model's output but for rounding; but W0 is left as it is: the start
+is kept beside it (`symlora_start_Q`, `symlora_start_diag`, frozen), and the saved adapter fits the published W0.
+
+    h = λ (W0 x) + b + (α/r) (Q diag(Λ) Qᵀ - Q_start diag(Λ_start) Q_startᵀ) x
+
 Trained values per matrix: (n + 1) r + 1, or (n + 1) r without λ. RoBERTa-base, query and value, r = 8: 147,672.
 """
 
@@ -43,10 +51,21 @@ def symmetric_update(Q: Tensor, diag: Tensor, scale: float | Tensor = 1.0) -> Te
     return (Q * (scale * diag).unsqueeze(-2)) @ Q.mT
 
 
+EIGEN = ("eigen_largest", "eigen_smallest")
+
+
 @dataclass
 class SymLoraConfig(LowRankConfig, method="symlora"):
     """Configure SymLoRA."""
 
+    init_weights: bool | str = setting(
+        True,
+        "As in every method; or eigen_largest, eigen_smallest: start from eigenvectors of W0's symmetric part.",
+        (
+            "True, False, eigen_largest or eigen_smallest",
+            lambda value: value is True or value is False or value in EIGEN,
+        ),
+    )
     init_std: float = setting(  # top of this file
         0.5,
         "Standard deviation of Q at the start.",
@@ -61,16 +80,28 @@ class SymLoraLinear(BaseScaleLayer):
     """Adapt a square linear layer by SymLoRA."""
 
     adapter_layer_names = ("symlora_Q", "symlora_diag", "symlora_lambda")
+    frozen_layer_names = ("symlora_start_Q", "symlora_start_diag")
     lambda_name = "symlora_lambda"
     needs_square = True
 
     def initial_values(self, config: SymLoraConfig, r: int) -> dict[str, Tensor]:
         values = {"symlora_Q": torch.randn(self.in_features, r) * config.init_std, "symlora_diag": zeros(config, r)}
+        if config.init_weights in EIGEN:
+            symmetric = self.original_weight().detach().to(self.merge_dtype)
+            e, v = torch.linalg.eigh((symmetric + symmetric.mT) / 2)
+            places = e.abs().argsort(descending=config.init_weights == "eigen_largest")[:r]
+            length, (_, scale) = config.init_std * math.sqrt(self.in_features), config.rank_and_scale(self.module_name)
+            Q, diag = length * v[:, places], e[places] / (scale * length**2)
+            values = {"symlora_Q": Q, "symlora_diag": diag}
+            values |= {"symlora_start_Q": Q.clone(), "symlora_start_diag": diag.clone()}
         return values | {"symlora_lambda": self.lambda_start(config)} if config.train_lambda else values
 
     def factors(self, adapter: str) -> Sequence[Tensor]:
-        Q = self.symlora_Q[adapter]
-        return Q, self.symlora_diag[adapter], Q.mT
+        Q, diag = self.symlora_Q[adapter], self.symlora_diag[adapter]
+        if adapter in self.symlora_start_Q:  # it is subtracted: as further columns, with the opposite sign
+            Q = torch.cat([Q, self.symlora_start_Q[adapter].to(Q.dtype)], dim=1)
+            diag = torch.cat([diag, -self.symlora_start_diag[adapter].to(Q.dtype)])
+        return Q, diag, Q.mT
 
     def combine(self, adapters: Sequence[str], x: Tensor, base_out: Tensor) -> Tensor:
         """Compute h = λ (W0 x) + b + (α/r) Q diag(Λ) Qᵀ x.
@@ -91,7 +122,7 @@ class SymLoraLinear(BaseScaleLayer):
             h = h.to(lam.dtype)
             h = lam * h if bias is None else torch.lerp(bias.to(lam.dtype), h, lam)  # λ (W0 x) + b
         for adapter in adapters:
-            Q, diag = self.symlora_Q[adapter], self.symlora_diag[adapter]
+            Q, diag, _ = self.factors(adapter)
             low = self.adapter_input(adapter, x) @ Q  # Qᵀ x, after dropout: (..., r)
             h = h + (low * (self.scaling[adapter] * diag)) @ Q.mT  # + (α/r) Q diag(Λ) Qᵀ x
         return h

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from symlora.adapters.symlora import SymLoraConfig, SymLoraLinear, SymLoraModel
+from symlora.adapters.symlora import EIGEN, SymLoraConfig, SymLoraLinear, SymLoraModel
 
 
 @dataclass
@@ -47,6 +47,8 @@ class SymLoraOrthonormalLinear(SymLoraLinear):
     """Adapt a square linear layer by SymLoRA with orthogonal Q."""
 
     def initial_values(self, config: SymLoraConfig, r: int) -> dict[str, Tensor]:
+        if config.init_weights in EIGEN:  # orthogonal, and of that length
+            return super().initial_values(config, r)
         n = self.in_features
         orthonormal = nn.init.orthogonal_(torch.empty(n, r))
         return super().initial_values(config, r) | {"symlora_Q": config.init_std * math.sqrt(n) * orthonormal}

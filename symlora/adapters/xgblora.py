@@ -78,6 +78,10 @@ class XgbLoraLinear(AdapterLayer):
         out: Tensor = self.scaling[adapter] * (held + self.adapter_input(adapter, x) @ A.T @ B.T)
         return out
 
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Tell `peft.convert_to_lora` that the change is of low rank."""
+        return True
+
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Compute α/r (Σ B_t A_t + B A), (n_out, n_in), in `merge_dtype`."""
         names = ("xgblora_merged_B", "xgblora_merged_A", "xgblora_B", "xgblora_A")

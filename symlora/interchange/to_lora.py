@@ -17,7 +17,7 @@ from torch import Tensor
 
 from symlora.errors import SymloraError
 from symlora.interchange.base_scale import write_base_scale
-from symlora.interchange.write import check_rank, new_folder, shared_fields, to_float32, write_adapter
+from symlora.interchange.write import check_rank, new_folder, rank_fields, shared_fields, to_float32, write_adapter
 from symlora.store.adapter_folder import CONFIG, PREFIX, Array, Factors, StoredAdapter
 
 
@@ -59,6 +59,8 @@ def symlora_to_lora(
     for factors in found:
         module = factors.module.removeprefix(PREFIX)
         rank, s = config.rank_and_scale(module)
+        if f"{factors.module}.symlora_start_Q" in adapter.tensors:  # a start that is subtracted: as many columns more
+            rank *= 2
         check_rank(adapter, module, len(factors.right), rank)
         B, A = to_float32(s * factors.left), to_float32(factors.right)
         tensors[f"{factors.module}.lora_A.weight"], tensors[f"{factors.module}.lora_B.weight"] = A, B
@@ -67,11 +69,11 @@ def symlora_to_lora(
         rounding = B.double().numpy() @ A.double().numpy() - low_rank
         scale = float(scales[module]) if module in scales else 1.0
         report.append(_compare(module, rank, scale, low_rank, rounding, W0))
+    ranks = rank_fields({row.module: row.rank for row in report})
     lora = LoraConfig(
-        r=config.r,
-        lora_alpha=config.r,
-        rank_pattern=dict(config.rank_pattern),
-        alpha_pattern=dict(config.rank_pattern),  # so that the scale is 1 everywhere: s is in B
+        **ranks,
+        lora_alpha=ranks["r"],
+        alpha_pattern=dict(ranks["rank_pattern"]),  # so that the scale is 1 everywhere: s is in B
         lora_dropout=config.dropout,
         **shared_fields(config),
     )

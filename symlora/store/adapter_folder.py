@@ -29,7 +29,7 @@ CONFIG = "adapter_config.json"
 WEIGHTS, OLD_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."  # of every name in a file that PEFT saves
 _PRODUCTS = ("LORA", "SYMLORA", "SYMLORAORTHONORMAL")  # methods whose ΔW is a product of two factors
-_FACTOR = re.compile(r"^(?P<module>.+)\.(?P<part>lora_A|lora_B|symlora_Q|symlora_diag)(?:\.weight)?$")
+_FACTOR = re.compile(r"^(?P<module>.+)\.(?P<part>lora_A|lora_B|symlora_(?:start_)?(?:Q|diag))(?:\.weight)?$")
 _LAYER = re.compile(r"\.(\d+)\.")
 
 
@@ -190,8 +190,11 @@ def find_factors(tensors: Mapping[str, Tensor], path: Path) -> list[Factors]:
 def _pair(path: Path, module: str, parts: dict[str, Array]) -> Factors:
     if parts.keys() == {"lora_A", "lora_B"}:
         left, right = parts["lora_B"], parts["lora_A"]
-    elif parts.keys() == {"symlora_Q", "symlora_diag"}:
+    elif parts.keys() - {"symlora_start_Q", "symlora_start_diag"} == {"symlora_Q", "symlora_diag"}:
         Q, diag = parts["symlora_Q"], parts["symlora_diag"]
+        if "symlora_start_Q" in parts and "symlora_start_diag" in parts:  # a start that is subtracted
+            Q = np.concatenate([Q, parts["symlora_start_Q"]], axis=1)
+            diag = np.concatenate([diag, -parts["symlora_start_diag"]])
         if Q.shape[1:] != diag.shape:
             raise SymloraError(f"{path}: {module} has Q of {Q.shape} and Λ of {diag.shape}.")
         left, right = Q * diag, Q.T
