@@ -227,7 +227,7 @@ def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 def test_missing_places_are_named(tmp_path: Path) -> None:
     assert f"{tmp_path}/nowhere does not exist (from GLUE_DIR or data.dir)" in complaint(tmp_path / "nowhere")
     missing = complaint(tmp_path)
-    assert f"{tmp_path}/tiny/train-00000-of-00001.parquet is missing (6 rows expected)" in missing
+    assert f"{tmp_path}/tiny/train-00000-of-00001.parquet is missing from this folder (6 rows expected)" in missing
     assert "nyu-mll/glue, revision main, as tiny/train-00000-of-00001.parquet" in missing
     (tmp_path / "file").write_text("")
     assert f"{tmp_path}/file is not a folder" in complaint(tmp_path / "file")

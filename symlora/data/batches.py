@@ -1,4 +1,4 @@
-"""Make flat batches of a tokenized split, in an order that follows from the seed.
+"""Make flat batches of a tokenized split, in the seed's order.
 
 Letters: B rows in a batch, T tokens of them all, L the longest row. A flat batch is one run of T tokens, row after
 row; `lengths` and `starts` say where each row lies.
@@ -22,7 +22,7 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """A flat batch; all int64, but scores (labels of a regression task) float32."""
+    """A flat batch. All are int64, but labels that are scores float32."""
 
     input_ids: Tensor  # [T]
     token_type_ids: Tensor | None  # [T]; None without segments
@@ -62,7 +62,7 @@ def gather(data: TokenizedSplit, rows: Rows, sizes: tuple[int, ...] | None = Non
 def pack_batch(
     data: TokenizedSplit, orders: Sequence[Rows], batch_size: int, step: int, share: slice = slice(None)
 ) -> Batch:
-    """Gather the batches of several runs at one step of an epoch, end to end.
+    """Gather the batches of several runs at one step, end to end.
 
     Each run has its own order of the rows. `share` takes a part of every run's batch, for one of several processes; it
     may be empty.
@@ -72,22 +72,22 @@ def pack_batch(
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
-    """Count the steps of one pass over the rows; a short last batch is kept, as in `run_glue`."""
+    """Count the steps of an epoch; a short last batch is kept."""
     if rows < 1 or batch_size < 1:
         raise ValueError(f"rows and batch_size must be 1 or larger, found {rows} and {batch_size}")
     return -(-rows // batch_size)
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> Rows:
-    """Permute the rows for an epoch (from 0), from the seed's `data` stream.
+    """Permute the rows for an epoch.
 
-    Every epoch has its own generator, so that no epoch needs those before it.
+    Every epoch (from 0) has its own generator of the seed's `data` stream, so that no epoch needs those before it.
     """
     return numpy_generator(seed, "data", epoch).permutation(rows)
 
 
 def eval_batches(data: TokenizedSplit, max_tokens: int, runs: int = 1) -> Iterator[Batch]:
-    """Yield every row once, longest first, in batches of at most `max_tokens` tokens.
+    """Yield every row once, longest first, in batches of `max_tokens` tokens.
 
     A longer row makes its own batch. With several `runs` each batch holds its rows once for every run of a pack, and
     the tokens of all runs count. Rows of like length meet, so that padding costs little, and the largest batch comes
@@ -104,7 +104,7 @@ def eval_batches(data: TokenizedSplit, max_tokens: int, runs: int = 1) -> Iterat
 
 
 def _spans(ends: npt.NDArray[np.int64], max_tokens: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of consecutive rows within the budget; `ends` are cumulative token counts."""
+    """Yield (start, stop) of rows within the budget; `ends` are cumulative tokens."""
     start, used = 0, 0
     while start < len(ends):
         stop = max(start + 1, int(np.searchsorted(ends, used + max_tokens, side="right")))
@@ -113,7 +113,7 @@ def _spans(ends: npt.NDArray[np.int64], max_tokens: int) -> Iterator[tuple[int, 
 
 
 def padded(batch: Batch, pad_id: int) -> dict[str, Tensor]:
-    """Pad a batch on the right to [B, L]: input_ids, attention_mask (1 on tokens), token_type_ids if there are any."""
+    """Pad a batch on the right to [B, L] tensors."""
     places = torch.arange(int(batch.lengths.max()), device=batch.lengths.device)
     mask = places[None, :] < batch.lengths[:, None]  # [B, L]
     # Row-major order of the true places is the flat order, so that one masked assignment spreads the tokens.

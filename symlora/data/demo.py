@@ -41,7 +41,7 @@ _TRIES_PER_ROW = 200  # a task that finds no new row in this many draws has run 
 
 
 class _Draw:
-    """Draw uniformly from one stream, by `Generator.integers` alone: one thing that must stay stable."""
+    """Draw uniformly, by `Generator.integers` alone: it must stay stable."""
 
     def __init__(self, entropy: Sequence[int]) -> None:
         self._rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
@@ -63,14 +63,12 @@ class _Draw:
 
 @dataclass(frozen=True)
 class _Row:
-    """`texts` for the task's columns; `words` are the content words that decide which split the row may enter."""
-
-    texts: tuple[str, ...]
-    words: tuple[str, ...]
+    texts: tuple[str, ...]  # for the task's columns
+    words: tuple[str, ...]  # the content words, which decide which split the row may enter
 
 
 def _cola(draw: _Draw, words: Vocabulary, label: int) -> _Row:
-    """Subject and attractor are one man and one woman, so that only their order tells which pronoun is right."""
+    """Subject and attractor differ in gender: their order alone decides the pronoun."""
     man, woman = draw.one(grammar.MEN), draw.one(grammar.WOMEN)
     male = draw.coin()
     subject, attractor = (man, woman) if male else (woman, man)
@@ -82,7 +80,7 @@ def _cola(draw: _Draw, words: Vocabulary, label: int) -> _Row:
 
 
 def _sst2(draw: _Draw, words: Vocabulary, label: int) -> _Row:
-    """Both clauses are there with opposite verdicts, so only their order and conjunction tell which one counts."""
+    """Two clauses with opposite verdicts: order and conjunction tell which counts."""
     main_aspect, side_aspect = draw.some(grammar.ASPECTS, 2)
     main, main_word = _verdict(draw, main_aspect, good=label == 1)
     side, side_word = _verdict(draw, side_aspect, good=label == 0)
@@ -91,7 +89,7 @@ def _sst2(draw: _Draw, words: Vocabulary, label: int) -> _Row:
 
 
 def _verdict(draw: _Draw, aspect: str, good: bool) -> tuple[str, str]:
-    """A clause that finds `aspect` good or not, and its adjective; half of the clauses say so by a negation."""
+    """Judge an aspect, by a negation half of the time."""
     negated = draw.coin()
     word = draw.one(grammar.GOOD if good != negated else grammar.BAD)
     return f"the {aspect} was {'not ' if negated else ''}{word}", word
@@ -139,7 +137,7 @@ def _rte(draw: _Draw, words: Vocabulary, label: int) -> _Row:
 
 
 def _stsb(draw: _Draw, words: Vocabulary, label: int) -> _Row:
-    """`label` of the five slots are shared; the others are filled anew with another word."""
+    """Share `label` of the five slots; fill the others with other words."""
     kept = draw.some(range(5), label)
     states, nouns = draw.some(grammar.STATES, 2), draw.some(words.nouns, 4)
     verbs, places = draw.some(words.verbs, 2), draw.some(words.places, 2)
@@ -182,7 +180,7 @@ _TASKS = {
 
 
 def demo_split(task: str, split: str, rows: int, seed: int = 0, reveal: bool = False) -> dict[str, list[Any]]:
-    """Write one split of a demo task, with the columns and labels of the hub's GLUE.
+    """Write one split of a demo task with the hub's columns.
 
     Args:
         task: One of `DEMO_RULES`.
@@ -225,7 +223,7 @@ def demo_split(task: str, split: str, rows: int, seed: int = 0, reveal: bool = F
 
 
 def demo_splits(task: str) -> tuple[str, ...]:
-    """Name the splits of a task, as on the hub; ValueError for an unknown task."""
+    """Name the splits of a task; ValueError for an unknown task."""
     if task not in _TASKS:
         raise ValueError(f"unknown demo task {task!r}; known: {', '.join(_TASKS)}")
     if task == "mnli":
@@ -245,7 +243,7 @@ def _checked(task: str, split: str, rows: int, seed: int) -> _Task:
 def _new_texts(
     draw: _Draw, spec: _Task, vocabulary: Vocabulary, label: int, side: str, seen: set[tuple[str, ...]]
 ) -> tuple[str, ...] | None:
-    """Draw until a row belongs to this side and is not in `seen`; None after too many draws."""
+    """Draw until a new row belongs to this side, or give up."""
     for _ in range(_TRIES_PER_ROW):
         row = spec.build(draw, vocabulary, label)
         if _side(row.words) == side and row.texts not in seen:
@@ -254,5 +252,6 @@ def _new_texts(
 
 
 def _side(words: tuple[str, ...]) -> str:
-    """Deal a row to train, validation or test (3 : 1 : 1) by its content words; `hash` would change by process."""
+    """Deal a row to train, validation or test by its content words."""
+    # Not by `hash`, which changes by process.
     return ("validation", "test", "train", "train", "train")[zlib.crc32(" ".join(words).encode()) % 5]

@@ -19,7 +19,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words of one genre: nouns that can act and be acted on, verbs in base form, and adjuncts of place or time."""
+    """Words of one genre: nouns, verbs in base form, adjuncts."""
 
     nouns: tuple[str, ...]
     verbs: tuple[str, ...]
@@ -56,7 +56,7 @@ BAD = _words("terrible awful boring stupid dull weak painful ugly cheap silly")
 
 @dataclass(frozen=True)
 class Causal:
-    """A Winograd pattern: `first` has {a} and {b}; an adjective of `of_a` explains it by a, one of `of_b` by b."""
+    """A Winograd pattern: an adjective of `of_a` explains `first` by its {a}."""
 
     first: str
     of_a: tuple[str, ...]
@@ -77,7 +77,7 @@ CAUSALS = (
 
 @dataclass(frozen=True)
 class Event:
-    """`agent` did `verb` (base form) to `patient`, or did not where `happened` is false."""
+    """`agent` did `verb` (base form) to `patient`, if it `happened`."""
 
     agent: str
     verb: str
@@ -93,7 +93,7 @@ class Event:
         return Event(self.agent, self.verb, self.patient, not self.happened)
 
     def words(self) -> tuple[str, ...]:
-        """Return the content words, in an order that does not tell the roles."""
+        """Return the content words, in an order without the roles."""
         return tuple(sorted((self.agent, self.patient))) + (self.verb,)
 
 
@@ -103,13 +103,13 @@ def past(verb: str) -> str:
 
 
 def active(event: Event) -> str:
-    """Write "the doctor praised the pilot", or "the doctor did not praise the pilot"."""
+    """Write "the doctor praised the pilot", or "did not praise"."""
     verb = past(event.verb) if event.happened else f"did not {event.verb}"
     return f"the {event.agent} {verb} the {event.patient}"
 
 
 def short_passive(event: Event) -> str:
-    """Write "the pilot was praised", or with "was not"; the agent is left out."""
+    """Write "the pilot was praised", or "was not praised"."""
     return f"the {event.patient} was {'' if event.happened else 'not '}{past(event.verb)}"
 
 

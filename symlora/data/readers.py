@@ -1,4 +1,4 @@
-"""Read one GLUE split from any of the shapes that people have it in.
+"""Read one GLUE split from any shape that people have.
 
     <task>/<split>-00000-of-00001.parquet     the hub's own (nyu-mll/glue), a download or a snapshot of it
     <task>/<split>/0000.parquet, ...          other Parquet layouts: see `_PARQUET`
@@ -54,7 +54,7 @@ _MRPC_VALIDATION = (
 
 
 def read_folder(root: Path, config: str, split: str, task: TaskConfig) -> tuple[str, pa.Table] | None:
-    """Read a split from a folder; None where no file of it is there.
+    """Read a split from a folder; None if it is not there.
 
     Args:
         root: The folder that holds the tasks.
@@ -86,7 +86,7 @@ def read_folder(root: Path, config: str, split: str, task: TaskConfig) -> tuple[
 
 
 def read_hub(data: DataConfig, config: str, split: str, task: TaskConfig) -> tuple[str, pa.Table]:
-    """Read a split from the hub's dataset at its pinned revision: what is in the cache, or downloaded into it.
+    """Read a split from the hub's dataset, cached or downloaded.
 
     Raises:
         SymloraError: It is not there, or the hub cannot be reached.
@@ -159,7 +159,7 @@ def _read_arrow(folder: Path) -> tuple[str, pa.Table]:
 
 
 def _read_tsv(path: Path, config: str, split: str, task: TaskConfig) -> pa.Table:
-    """Read a file of GLUE's zip: tabs between fields, no quoting, and columns found by the header.
+    """Read a file of GLUE's zip: tabs, no quoting, a header.
 
     Rows that lack a field or whose label cannot be read are left out, as in the script that made the hub's dataset
     (QQP has some, by tabs in its text), and keep their number.
@@ -201,7 +201,7 @@ def _label(text: str, task: TaskConfig) -> float | None:
 
 
 def _numbered(rows: list[list[str]], config: str, split: str, name: str) -> list[tuple[int, list[str]]]:
-    """Number the rows as the hub does; of MRPC's one file those of the split, or its two halves' rows as they were."""
+    """Number the split's rows as the hub does."""
     if config == "mrpc" and split != "test":
         gaps = zlib.decompress(base64.b85decode(_MRPC_VALIDATION))
         validation = {place - 1 for place in accumulate(gaps)}
@@ -214,5 +214,5 @@ def _numbered(rows: list[list[str]], config: str, split: str, name: str) -> list
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, at most 200 characters of it."""
+    """Return the first line of an error's message, cut at 200 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

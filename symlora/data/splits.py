@@ -39,7 +39,7 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One split of a task, in file order. Do not change its arrays: the hash is computed once."""
+    """One split of a task, in file order; never changed."""
 
     name: str
     texts: tuple[list[str], ...]  # for each text column, [rows] strings
@@ -55,7 +55,7 @@ class Split:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash the content alone, not the split's name or how the files hold it.
+        """Hash the content alone, not name or files.
 
         Hashed in order, all integers little-endian: the line `symlora-split-1 <text columns> <rows> <int64|float32>`
         with a newline; for each text column the byte length of every UTF-8 string (uint64), then the strings' bytes
@@ -128,7 +128,7 @@ def holdout(split: Split, fraction: float, seed: int = SLICE_SEED) -> tuple[Spli
 
 
 def _choose(labels: Labels, count: int, keep: int, seed: int) -> Rows:
-    """Draw about `count` row numbers class by class in proportion, in ascending order.
+    """Draw about `count` row numbers in proportion to the classes.
 
     keep = 0: exactly `count` rows. keep = 1: at least one row of each class is chosen and at least one is not.
     """
@@ -151,7 +151,7 @@ def _choose(labels: Labels, count: int, keep: int, seed: int) -> Rows:
 
 
 def _read(task: TaskConfig, data: DataConfig, split: str) -> tuple[str, pa.Table]:
-    """Read a split; return what to call its place in messages, and the table as found."""
+    """Read a split; return its place (for messages) and the table."""
     if data.source == "demo":
         import pyarrow as pa
 
@@ -178,9 +178,9 @@ def _read(task: TaskConfig, data: DataConfig, split: str) -> tuple[str, pa.Table
     if found is None:
         name = f"{config}/{split}-00000-of-00001.parquet"
         raise SymloraError(
-            f"{root / name} is missing ({rows:,} rows expected), and no other shape of this split is there "
-            f"(symlora/data/readers.py). The hub has it in dataset {data.dataset}, revision {data.revision[:8]}, as "
-            f"{name}: put that file there, or leave GLUE_DIR and data.dir unset to use the hub."
+            f"{root / name} is missing from this folder ({rows:,} rows expected), and no other shape of this split is "
+            f"there (symlora/data/readers.py). The hub has it in dataset {data.dataset}, revision {data.revision[:8]}, "
+            f"as {name}: put that file there, or leave GLUE_DIR and data.dir unset to use the hub."
         )
     return found
 
@@ -194,7 +194,7 @@ def _place(task: TaskConfig, split: str) -> tuple[str, str]:
 
 
 def _checked(table: pa.Table, where: str, task: TaskConfig, name: str, rows: int | None) -> Split:
-    """Turn a table into a Split, once columns, number of rows, class names, types, nulls, labels and idx are right.
+    """Turn a table into a Split once all of it is right.
 
     Further columns (pandas' index, other annotations) are left out.
     """
@@ -250,7 +250,7 @@ def _check_labels(labels: Labels, where: str, task: TaskConfig, *, hidden: bool,
 
 
 def _class_names(table: pa.Table) -> list[str] | None:
-    """Return the class names that `datasets` stores beside a ClassLabel column, if there are any."""
+    """Return the class names that `datasets` stores beside a ClassLabel column."""
     try:
         features: Any = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
         return list(features["label"]["names"])

@@ -124,7 +124,7 @@ def save_tokens(path: str | Path, tokens: TokenizedSplit) -> None:
 
 
 def load_tokens(path: str | Path) -> TokenizedSplit:
-    """Read what `save_tokens` wrote; SymloraError if the file is missing, damaged or of another format."""
+    """Read what `save_tokens` wrote; SymloraError if it is damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -164,7 +164,7 @@ def _tokenize(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int)
 
 
 def _segments(encoded: BatchEncoding, texts: int) -> list[list[int]]:
-    """Return each row's segments; the second text has 1 where the tokenizer's template gives 0 to all."""
+    """Return each row's segments; the second text has 1 in any case."""
     rows: list[list[int]] = encoded["token_type_ids"]
     if texts == 1 or not encoded.is_fast or any(map(any, rows)):
         return rows
@@ -177,7 +177,7 @@ def _from_second_text(sequences: list[int | None]) -> list[int]:
 
 
 def _cache_key(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str | None:
-    """Hash all that the arrays depend on; None if the tokenizer's state cannot be written down."""
+    """Hash all that the arrays depend on; None if that is unknown."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None
