@@ -223,10 +223,7 @@ def _runs(chosen: argparse.Namespace) -> int:
 
 
 def _verify(chosen: argparse.Namespace) -> int:
-    """Hash every file again, and compare with run.json.
-
-    The exit status is 1 if anything differs.
-    """
+    """Hash every file again; exit with 1 if anything differs from run.json."""
     from symlora.store.verify import verify
 
     found = verify(chosen.results_dir)

@@ -27,6 +27,7 @@ from symlora.metrics.functions import compute
 from symlora.runner.reporter import Reporter
 from symlora.runner.run import run, run_pack
 from symlora.store import folder as results
+from symlora.store import publish as publishing
 from symlora.training.checkpoint_files import headers
 
 REPOSITORY = CONFIG_DIR.parent
@@ -276,14 +277,14 @@ def test_a_run_that_cannot_be_kept_does_not_cost_the_others(
 ) -> None:
     some = [small(tmp_path, "task=mrpc", "train.epochs=1", f"seed={seed}") for seed in range(3)]
     folders = [results.run_folder(config) for config in some]
-    publish = results.publish
+    publish = publishing.publish
 
     def full(work: Path, folder: Path) -> None:
         if folder == folders[1]:
             raise OSError("no space left")
         publish(work, folder)
 
-    monkeypatch.setattr(results, "publish", full)
+    monkeypatch.setattr("symlora.runner.record.publish", full)
     ended = run_pack(some, [Reporter(config, quiet=True) for config in some])
     assert [record["status"] for _, record in ended] == ["finished", "lost", "finished"]
     assert "seed-1 could not be finished: no space left" in ended[1][1]["error"]

@@ -15,7 +15,7 @@ LAMBDA_DECAYS = ("none", "zero", "one")
 
 
 def check(config: Config) -> None:
-    """Checks the values that a type alone does not.
+    """Check the values that a type alone does not.
 
     Raises:
         SymloraError: A value is out of range or unknown; the message names its key.

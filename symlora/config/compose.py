@@ -30,13 +30,7 @@ PATHS = ("model.path", "init_from", "data.dir", "data.cache_dir", "results_dir")
 
 
 def resolve(cfg: Any) -> Config:
-    """Turns Hydra's composed object into a plain `Config`.
-
-    Args:
-        cfg: The DictConfig that Hydra hands to main.
-
-    Returns:
-        The typed configuration, every interpolation resolved.
+    """Turn Hydra's composed object into a plain `Config`, interpolations resolved.
 
     Raises:
         SymloraError: A value is missing or out of range; the message names its key.
@@ -59,10 +53,7 @@ def resolve(cfg: Any) -> Config:
 
 
 def quote_paths(words: Sequence[str]) -> list[str]:
-    """Quote paths that Hydra's grammar has no room for.
-
-    They have `~`, `=`, `#`, ü or brackets.
-    """
+    """Quote paths that Hydra's grammar does not take (`~`, `=`, `#`, ü, brackets)."""
     return [_quoted(word) for word in words]
 
 
@@ -122,10 +113,7 @@ def compose(*overrides: str) -> Config:
 
 
 def _check_facts(config: Config) -> None:
-    """Refuse overrides of a task's facts.
-
-    They decide the score, but are no part of a run's name.
-    """
+    """Refuse overrides of a task's facts, which decide the score."""
     path = CONFIG_DIR / "task" / f"{config.task.name}.yaml"
     if path.is_file():
         facts = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(path)))

@@ -1,7 +1,4 @@
-"""Decide which configurations are the same run.
-
-The part of a configuration that decides what is computed, its hash, and its readable name.
-"""
+"""Decide which configurations are the same run: identity, hash and name."""
 
 import dataclasses
 import functools
@@ -79,7 +76,7 @@ def encoder_sha256(folder: str | None) -> str | None:
 
 
 def weight_names(folder: Path) -> list[str]:
-    """Name the safetensors files that transformers loads: one, or the shards."""
+    """List the safetensors files that transformers loads."""
     if (folder / SAFE_WEIGHTS).is_file():
         return [SAFE_WEIGHTS]
     try:
@@ -112,10 +109,7 @@ def _adapter_sha256(folder: str | None) -> str | None:
 
 
 def _data_sha256(root: Path, task: str) -> str:
-    """Hash all data files below a folder whose path names the task.
-
-    As the hub or GLUE's zip (SST-2) does.
-    """
+    """Hash all data files below a folder whose path names the task."""
     paths = [path for path in sorted(root.rglob("*")) if path.is_file()]
     return files_sha256(root, [p for p in paths if task in p.relative_to(root).as_posix().lower().replace("-", "")])
 
@@ -138,10 +132,7 @@ def config_hash(config: Config) -> str:
 
 
 def slug(config: Config) -> str:
-    """Return a configuration's readable name: `lr-4e-4_bs-16_ep-30_<hash>`.
-
-    The same for all its seeds.
-    """
+    """Return the name that all seeds share: `lr-4e-4_bs-16_ep-30_<hash>`."""
     train = config.train
     return f"lr-{format_rate(train.lr)}_bs-{train.batch_size}_ep-{train.epochs}_{config_hash(config)}"
 

@@ -12,8 +12,6 @@ from symlora.errors import SymloraError
 
 WITH_VALUE = ("--cfg", "--package", "-p", "--info", "-i")  # Hydra's options
 GROUPS = ("task", "method", "model", "protocol", "sweep", "budget")
-
-
 SPACES = "A value with spaces is quoted whole: \"results_dir='/my runs'\", with make ARGS=\"results_dir='/my runs'\"."
 
 

@@ -113,7 +113,7 @@ def _qqp(draw: _Draw, words: Vocabulary, label: int) -> _Row:
 
 
 def _mnli(draw: _Draw, words: Vocabulary, label: int) -> _Row:
-    """Every label comes with and without 'not' in either sentence, equally often."""
+    """Deal every label with and without 'not' in either sentence, equally often."""
     event = _event(draw, words)
     premise = event if draw.coin() else event.denied()
     told = premise.swapped() if label == 1 else premise

@@ -28,10 +28,7 @@ Classes = npt.NDArray[np.int64]
 
 
 def matthews_correlation(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Compute Matthews correlation; for more classes R_K (Gorodkin 2004).
-
-    As scikit-learn.
-    """
+    """Compute Matthews correlation; for more classes R_K (Gorodkin 2004)."""
     predicted, true = _classes(predictions, labels)
     classes = int(max(predicted.max(), true.max())) + 1
     predicted_counts = np.bincount(predicted, minlength=classes).astype(np.float64)
@@ -47,18 +44,13 @@ def matthews_correlation(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> f
 
 
 def accuracy(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Share of rows predicted correctly."""
+    """Compute the share of rows predicted correctly."""
     predicted, true = _classes(predictions, labels)
     return float(np.mean(predicted == true))
 
 
 def f1(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Compute F1 of class 1: 2 TP / (2 TP + FP + FN).
-
-    Against class 0.
-
-    Class 1 is "equivalent" in MRPC, "duplicate" in QQP.
-    """
+    """Compute F1 of class 1: 2 TP / (2 TP + FP + FN)."""
     predicted, true = _classes(predictions, labels)
     if max(predicted.max(), true.max()) > 1:
         raise ValueError("f1 is defined for the classes 0 and 1 only")
@@ -68,12 +60,12 @@ def f1(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
 
 
 def pearson(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Pearson's product-moment correlation, in float64 whatever the input."""
+    """Compute Pearson's product-moment correlation, in float64 whatever the input."""
     return _correlation(*_reals(predictions, labels))
 
 
 def spearmanr(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Spearman's correlation: Pearson's of the ranks, ties sharing their mean rank."""
+    """Compute Spearman's correlation: Pearson's of the ranks, ties sharing their mean rank."""
     predicted, true = _reals(predictions, labels)
     return _correlation(_ranks(predicted), _ranks(true))
 
@@ -105,10 +97,7 @@ def _correlation(x: Reals, y: Reals) -> float:
 
 
 def _unit(values: Reals) -> Reals:
-    """Return deviations from the mean, scaled to length 1.
-
-    First by their largest value, so that squares cannot overflow.
-    """
+    """Scale deviations from the mean to length 1; squares cannot overflow."""
     scaled = values / np.max(np.abs(values))
     deviations = scaled - scaled.mean()
     deviations /= np.max(np.abs(deviations))

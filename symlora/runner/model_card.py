@@ -22,14 +22,9 @@ _SELECTION = {
 
 
 def write_card(folder: Path, record: Mapping[str, Any], predictions: Mapping[tuple[str, str], Any]) -> None:
-    """Write README.md beside the adapter of a finished run.
+    """Write README.md beside the adapter; it names no machine or user.
 
-    Nothing in it names a machine or a user.
-
-    Args:
-        folder: The adapter's.
-        record: The content of run.json.
-        predictions: Arrays `label` [rows] and `logits` [rows, classes] by (selection rule, split).
+    `predictions` are arrays `label` [rows] and `logits` [rows, classes] by (selection rule, split).
     """
     from huggingface_hub import ModelCard
 

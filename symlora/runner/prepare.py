@@ -25,6 +25,7 @@ from symlora.model.tokenizer import describe_tokenizer
 from symlora.runner.provenance import EnergyMeter, code_sha256, provenance
 from symlora.runner.reporter import Reporter
 from symlora.store import folder as run_folders
+from symlora.store import publish
 from symlora.training.checkpoint import Checkpoint
 from symlora.training.distributed import Processes
 
@@ -74,8 +75,8 @@ def prepare_pack(configs: Sequence[Config], reporters: Sequence[Reporter], proce
             works = []
             for place in folders:
                 # The first process alone writes; beside its folder another's would be taken for a leftover.
-                work = run_folders.begin(place) if processes.rank == 0 else Path(tempfile.mkdtemp(prefix="symlora-"))
-                unfinished.callback(run_folders.discard, work)
+                work = publish.begin(place) if processes.rank == 0 else Path(tempfile.mkdtemp(prefix="symlora-"))
+                unfinished.callback(shutil.rmtree, work, ignore_errors=True)
                 works.append(work)
             records = [_begin(config, work, device, precision) for config, work in zip(configs, works, strict=True)]
             splits, tokens, described = prepare_data(first)
@@ -87,7 +88,7 @@ def prepare_pack(configs: Sequence[Config], reporters: Sequence[Reporter], proce
             of_runs = (configs, reporters, folders, works, records)
             yield Prepared(*of_runs, tokens, device, precision, processes, checkpoint, energy, started)
         except (OSError, SafetensorError) as error:
-            raise run_folders.not_kept(place, error) from error
+            raise publish.not_kept(place, error) from error
 
 
 def prepare_data(
@@ -147,11 +148,7 @@ def check_model(prepared: Prepared, models: Sequence[RunModel]) -> None:
 
 
 def check_vocabulary(config: Config, model: RunModel, tokens: Mapping[str, TokenizedSplit]) -> None:
-    """Refuse a tokenizer that gives tokens which the encoder does not have.
-
-    Raises:
-        SymloraError: The tokenizer beside the weights is another model's.
-    """
+    """Refuse a tokenizer that gives tokens which the encoder does not have."""
     largest = max(int(split.input_ids.max()) for split in tokens.values())
     size = model.encoder.model.get_input_embeddings().num_embeddings
     if largest >= size:
@@ -165,9 +162,6 @@ def check_space(work: Path, models: Sequence[RunModel]) -> None:
     """Refuse to train what the disk has no room for.
 
     Trained weights in float32, and 16 MiB a run for the rest.
-
-    Raises:
-        SymloraError: There is less room.
     """
     needed = sum(4 * model.counts().total + 16 * 2**20 for model in models)
     free = shutil.disk_usage(work).free

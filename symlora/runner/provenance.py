@@ -34,10 +34,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 @functools.cache
 def code_sha256() -> str:
-    """Hash the source that decides what a step or a score is.
-
-    A stopped run does not go on with other equations.
-    """
+    """Hash the source that decides what a step or a score is."""
     root = Path(__file__).parents[1]
     parts = [
         path for part in ("adapters", "data", "metrics", "model", "training") for path in (root / part).glob("*.py")
@@ -49,10 +46,7 @@ def code_sha256() -> str:
 
 
 def without_places(text: str) -> str:
-    """Remove folders of this machine from a traceback.
-
-    They may name a user.
-    """
+    """Remove folders of this machine, which may name a user."""
     places = [Path(__file__).parents[2], Path(sys.prefix), Path(sys.base_prefix), Path.home()]
     for place in sorted({str(place) for place in places} - {os.sep}, key=len, reverse=True):
         text = text.replace(place + os.sep, "")
@@ -71,10 +65,7 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the most memory used.
-
-    On a GPU by tensors; on a CPU by the process since it started.
-    """
+    """Return peak memory: tensors' on a GPU, the process's on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource
@@ -84,10 +75,7 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 class EnergyMeter:
-    """Energy used since construction, where the machine tells it.
-
-    A GPU's counter through NVML, a CPU's through RAPL.
-    """
+    """Energy used since construction, by NVML (GPU) or RAPL (CPU)."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

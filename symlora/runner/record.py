@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+from omegaconf import OmegaConf
 from safetensors import SafetensorError
 
 from symlora.config.schema import Config
@@ -19,6 +20,7 @@ from symlora.runner.norms import adapter_norms
 from symlora.runner.prepare import Prepared
 from symlora.runner.provenance import peak_memory_bytes, without_places
 from symlora.store import folder as run_folders
+from symlora.store.publish import not_kept, publish
 from symlora.training.loop import predict
 from symlora.training.result import Fit, predictions_of
 
@@ -26,35 +28,23 @@ from symlora.training.result import Fit, predictions_of
 def keep_runs(
     prepared: Prepared, models: Sequence[RunModel], fits: Sequence[Fit | Exception]
 ) -> list[tuple[Path, dict[str, Any]]]:
-    """Write the folder of each run; an error costs no other.
+    """Write the folder of each run; return folders and records.
 
-    Args:
-        prepared: The pack.
-        models: One a run; none where they could not be built.
-        fits: How each run trained, or why it did not.
-
-    Returns:
-        For each run its folder and record; the status is `lost` where the folder could not be finished.
+    `models` is empty where they could not be built; a fit is an error where training failed. The status is `lost` where
+    the folder could not be finished.
     """
     cost = _cost(prepared)
     ended: list[tuple[Path, dict[str, Any]]] = []
     for number, (folder, work, record) in enumerate(
         zip(prepared.folders, prepared.works, prepared.records, strict=True)
     ):
+        model = models[number] if models else None
         try:
-            _write(
-                prepared.configs[number],
-                work,
-                record,
-                models[number] if models else None,
-                fits[number],
-                prepared.tokens,
-                cost,
-            )
+            _write(prepared.configs[number], work, record, model, fits[number], prepared.tokens, cost)
             if prepared.processes.rank == 0:
-                run_folders.publish(work, folder)
+                publish(work, folder)
         except (SymloraError, OSError, SafetensorError) as error:
-            record = {"status": "lost", "error": str(run_folders.not_kept(folder, error))}
+            record = {"status": "lost", "error": str(not_kept(folder, error))}
         else:
             prepared.reporters[number].finished(folder, record)
         ended.append((folder, record))
@@ -116,14 +106,13 @@ def _write(
         record["adapter_bytes"] = sum(path.stat().st_size for path in (work / "adapter").glob("*.safetensors"))
         record["status"] = "finished"
         record["cost"] = {**cost, "train_seconds": result.train_seconds, "tokens": result.tokens}
-    write_config(work / "config.yaml", record["config"])
+    # YAML that OmegaConf reads back with the same types
+    OmegaConf.save(OmegaConf.create(record["config"]), work / "config.yaml")
     run_folders.seal(work, record)
 
 
 def _scores(config: Config, result: Fit, labels: npt.NDArray[Any]) -> dict[str, Any]:
-    """Return what run.json holds of the scores.
-
-    Every epoch, and validation at the epoch that each rule takes.
+    """Return every epoch's scores, and those that each rule chose.
 
     A score that is not above what a constant prediction gets is marked `at_chance`.
     """
@@ -204,10 +193,3 @@ def write_norms(path: Path, model: RunModel) -> None:
     rows = list(adapter_norms(model))
     if rows:
         pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
-
-
-def write_config(path: Path, content: dict[str, Any]) -> None:
-    """YAML that OmegaConf reads back with the same types."""
-    from omegaconf import OmegaConf
-
-    OmegaConf.save(OmegaConf.create(content), path)

@@ -28,6 +28,7 @@ from symlora.runner.record import keep_runs
 from symlora.runner.reporter import Reporter
 from symlora.store import folder as run_folders
 from symlora.store.locks import Busy, locked
+from symlora.store.publish import recover
 from symlora.training.checkpoint_files import clear_settled
 from symlora.training.distributed import Processes, connected, launched_processes
 from symlora.training.interrupt import graceful_stop, raise_if_stopped
@@ -138,7 +139,7 @@ def _claim(config: Config, reporter: Reporter, began: float, processes: Processe
             locks.enter_context(locked(Path(config.results_dir), folder))
         except Busy as busy:
             return folder, {"status": "busy", "error": f"{folder}: {busy}"}
-        run_folders.recover(folder)
+        recover(folder)
         # By the process that held the lock until now, or recovered.
         finished = run_folders.finished_record(config) or run_folders.record_since(config, began)
     if finished is None:
@@ -167,8 +168,6 @@ def _training(processes: Processes, device: torch.device) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether an error means that no memory was left.
-
-    On a CPU torch raises a RuntimeError.
-    """
+    """Tell whether an error means that no memory was left."""
+    # On a CPU torch raises a RuntimeError.
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

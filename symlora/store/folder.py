@@ -16,9 +16,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
-import secrets
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +24,7 @@ from typing import Any
 from symlora.config.identity import file_sha256, slug
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
-from symlora.store.files import atomic_write, sync
+from symlora.store.files import atomic_write
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
@@ -137,13 +134,9 @@ def finished_record(config: Config) -> dict[str, Any] | None:
 
 
 def record_since(config: Config, began: float) -> dict[str, Any] | None:
-    """Return what another process of this sweep left of the run.
+    """Return what another process left of the run since the sweep began.
 
     A failure, or a run that it was forced to train again.
-
-    Args:
-        config: The run.
-        began: When the sweep began, in seconds since the epoch.
     """
     folder = run_folder(config)
     for name in (FAILED_FILE, RUN_FILE):
@@ -204,10 +197,7 @@ def run_folders(results_dir: Path) -> Iterator[Path]:
 
 
 def scan(results_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield folder and record of every run, sorted by path.
-
-    Warns of damaged ones.
-    """
+    """Yield every run's folder and record; warn of damaged ones."""
     for path in sorted(results_dir.rglob(RUN_FILE)):
         if not path.parent.name.startswith("."):
             content = read_run(path.parent)
@@ -218,10 +208,7 @@ def scan(results_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def recorded_config(config: Config) -> dict[str, Any]:
-    """Return the configuration as run.json holds it.
-
-    Without folders of this machine, which may name a user.
-    """
+    """Return a configuration without this machine's folders, for run.json."""
     content = dataclasses.asdict(config)
     del content["results_dir"], content["data"]["dir"], content["data"]["cache_dir"]
     del content["force"], content["progress"], content["checkpoint"]
@@ -249,83 +236,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def begin(folder: Path) -> Path:
-    """Make the folder that a run is written into until `publish`.
-
-    Raises:
-        SymloraError: The place cannot be written to.
-    """
-    work = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    if folder.exists() and not folder.is_dir():
-        raise SymloraError(f"{folder} is a file where a run folder belongs. Move it away, or set results_dir=<folder>.")
-    try:
-        work.mkdir(parents=True)
-    except OSError as error:
-        raise SymloraError(
-            f"{folder.parent} cannot be written to: {error.strerror}. Set results_dir=<a writable folder>."
-        ) from error
-    return work
-
-
 def failure_text(folder: Path, record: dict[str, Any]) -> str:
     """Say why a run failed, and where its traceback is."""
     place = folder / (FAILED_FILE if is_finished(folder) else RUN_FILE)
     return f"the run failed: {record['error']} (traceback in {place})"
-
-
-def not_kept(folder: Path, error: Exception) -> SymloraError:
-    """Say what to do where a folder could not be written."""
-    if isinstance(error, SymloraError):
-        return error
-    return SymloraError(
-        f"{folder} could not be finished: {error}. If the disk is full or read-only, free space or set results_dir."
-    )
-
-
-def recover(folder: Path) -> None:
-    """Clear what a killed process left beside a run folder.
-
-    Only the holder of the run's lock may call this.
-
-    A process may have died between the two renames of `publish`: then the newest that is whole takes the place, a
-    finished run before a failed one.
-    """
-    left = [path for path in folder.parent.glob(f".{folder.name}.*") if path.is_dir()]
-    if not folder.exists():
-        complete = []
-        for path in left:
-            record = read_run(path)
-            if record is not None and "files" in record and not find_damage(path, record):
-                complete.append((record["status"] == "finished", (path / RUN_FILE).stat().st_mtime, path))
-        if complete:
-            os.rename(max(complete)[2], folder)
-    for path in left:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def discard(work: Path) -> None:
-    """Removes a folder of `begin`, unless it was published."""
-    shutil.rmtree(work, ignore_errors=True)
-
-
-def publish(work: Path, folder: Path) -> None:
-    """Rename work to folder.
-
-    What stands there is removed last; but no failure replaces a finished run.
-    """
-    if is_finished(folder) and not is_finished(work):
-        os.replace(work / RUN_FILE, folder / FAILED_FILE)
-        return
-    for path in [*work.rglob("*"), work]:
-        sync(path)
-    old = folder.with_name(f".{folder.name}.old.{secrets.token_hex(4)}")
-    if folder.exists():
-        os.rename(folder, old)
-    try:
-        os.rename(work, folder)
-    except OSError:
-        if old.exists():
-            os.rename(old, folder)
-        raise
-    sync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)

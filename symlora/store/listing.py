@@ -15,16 +15,10 @@ HEADER = ("task", "metric", "method", "lr", "batch", "epochs", "adapter", "train
 
 
 def table(records: Iterable[dict[str, Any]]) -> str:
-    """Format the runs, with scores in points.
+    """Format the records of runs: one table for each protocol and model.
 
-    At the epoch that each protocol selects.
-
-    Args:
-        records: Contents of run.json files (symlora.store.folder.scan).
-
-    Returns:
-        One table for each protocol and model: mean and standard deviation (n - 1) of the score over the seeds, and mean
-        seconds of a run. Failed runs are counted but not averaged.
+    With mean and standard deviation (n - 1) of the score over the seeds, in points at the epoch that the protocol
+    selects, and mean seconds of a run. Failed runs are counted but not averaged.
     """
     blocks = []
     for (protocol, model), runs in groupby(sorted(records, key=_place), key=lambda run: _place(run)[:2]):

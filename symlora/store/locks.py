@@ -28,12 +28,7 @@ class Busy(Exception):
 
 @contextmanager
 def locked(results_dir: Path, folder: Path, wait: float = WAIT) -> Iterator[None]:
-    """Holds the lock of one run.
-
-    Args:
-        results_dir: The results folder.
-        folder: The run's folder in it.
-        wait: Seconds to try.
+    """Hold the lock of one run; try for `wait` seconds.
 
     Raises:
         Busy: Another process holds it.
@@ -60,10 +55,7 @@ def locked(results_dir: Path, folder: Path, wait: float = WAIT) -> Iterator[None
 
 
 def holder(results_dir: Path, folder: Path) -> dict[str, Any] | None:
-    """Return who trains this run now; None if nobody does.
-
-    `host`, `process` and `since` (seconds since the epoch).
-    """
+    """Return `host`, `process` and `since` of who trains this run, or None."""
     path = _lock_file(results_dir, folder)
     if not path.exists():
         return None

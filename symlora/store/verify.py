@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from symlora.store.folder import RUN_FILE, find_damage, read_run, run_folders, seal
+from symlora.store.folder import RUN_FILE, find_damage, read_run, run_folders
 from symlora.store.locks import holder
 
 
@@ -22,16 +22,11 @@ class Found:
         """Return the last line of `make verify-results`."""
         checked = f"{self.runs} runs, {self.files} files, {self.bytes / 2**20:.1f} MiB checked"
         text = f"{checked}: {len(self.problems)} problems"
-        return text + (f"; {self.unsealed} runs have no checksums (--seal gives them some)" if self.unsealed else "")
+        return text + (f"; {self.unsealed} runs have no checksums" if self.unsealed else "")
 
 
-def verify(results_dir: Path, *, seal_old: bool = False) -> Found:
-    """Hashes all files of all runs.
-
-    Args:
-        results_dir: Where the runs are.
-        seal_old: Write checksums into run.json files that have none.
-    """
+def verify(results_dir: Path) -> Found:
+    """Hash all files of all runs, and compare with their records."""
     from tqdm import tqdm
 
     found = Found()
@@ -49,10 +44,8 @@ def verify(results_dir: Path, *, seal_old: bool = False) -> Found:
             continue
         found.runs += 1
         if "files" not in record:
-            if not seal_old:
-                found.unsealed += 1
-                continue
-            seal(folder, record)
+            found.unsealed += 1
+            continue
         found.files += len(record["files"])
         found.bytes += sum(written["bytes"] for written in record["files"].values())
         found.problems += [f"{name}: {problem}" for problem in find_damage(folder, record)]
