@@ -1,5 +1,6 @@
 """Run `symlora export`: choose the conversion and report its result."""
 
+import argparse
 import math
 import re
 import tempfile
@@ -17,6 +18,19 @@ from symlora.interchange.merged import base_source, export_merged, load_base
 from symlora.interchange.to_lora import Reconstruction, base_scales, check_base, symlora_to_lora
 from symlora.interchange.to_symlora import Kept, lora_to_symlora
 from symlora.store.adapter_folder import StoredAdapter, read_adapter
+
+
+def command(chosen: argparse.Namespace) -> int:
+    """Run `symlora export`."""
+    if chosen.to != "symlora" and (chosen.rank is not None or chosen.full):
+        raise SymloraError("--rank and --full go with --to symlora.")
+    if chosen.source.is_file() and chosen.alpha is None:
+        raise SymloraError(f"{chosen.source} is a loralib checkpoint, which does not hold its α: give --alpha.")
+    if not chosen.source.is_file() and chosen.alpha is not None:
+        raise SymloraError("--alpha goes with a checkpoint file of loralib; an adapter's folder holds its own.")
+    for line in export(chosen.source, chosen.out, chosen.to, chosen.base, chosen.rank, chosen.full, chosen.alpha):
+        print(line)
+    return 0
 
 
 def export(
