@@ -57,9 +57,9 @@ class FlatLayout:
     def of(
         lengths: Int[Tensor, "sentences"], heads: int, tokens: int, device: torch.device, keys: Tensor | None = None
     ) -> "FlatLayout":
-        """Lays out sentences of the given lengths (int64 [B], on the CPU) among so many tokens.
+        """Lay out sentences of the given lengths.
 
-        `keys` are those of tokens and heads, [tokens, heads].
+        Lengths are int64 [B], on the CPU; `tokens` counts those of no sentence too; `keys` are of tokens and heads.
         """
         size = lengths.numpy()
         starts = np.cumsum(size) - size

@@ -16,6 +16,7 @@ from symlora.model.dropout import Masks, set_dropout, use_own_dropout
 from symlora.model.encoder import FLAT_MODEL_TYPES, Encoder, head_modules
 from symlora.model.pack import PackedModel
 from symlora.model.packable import check_packable
+from symlora.model.projection import use_projection
 from symlora.model.quantization import four_bits, keep_trainable
 from symlora.model.run_model import RunModel, output_layer
 from symlora.model.source import ModelSource, find, load_failure, wrong_shape
@@ -96,6 +97,7 @@ def run_model(model: Any, drawn: list[str], config: Config, masks: Masks, traine
     elif config.method.trains == "head":
         _train_head(model, config.method.base_parameters)
     use_own_dropout(model, masks)
+    use_projection(model, masks)
     encoder = Encoder(model, model.config.pad_token_id or 0, masks)
     if encoder.max_length is not None and config.data.max_length > encoder.max_length:
         raise SymloraError(

@@ -55,7 +55,7 @@ def step_key(seed: int, step: int) -> int:
 
 
 def token_keys(steps: Sequence[int], batch: Batch) -> Int[Tensor, "tokens"]:
-    """Return a key for each token of a batch, from the runs' step keys.
+    """Return a key for each token, from the runs' step keys.
 
     Raises:
         ValueError: There is not one step key for each run.
@@ -100,7 +100,7 @@ class _Mask(torch.autograd.Function):
 
 
 class Masks:
-    """Hold the keys of a batch's tokens; shared by all Dropouts of a pack.
+    """Hold the keys of a batch, for all Dropouts of a pack.
 
     Attributes:
         steps: The step key of each run (`step_key`).
@@ -118,12 +118,15 @@ class Masks:
         self._cached: dict[tuple[Any, ...], Tensor] = {}
 
     def begin(self, sentences: tuple[int, ...], tokens: tuple[int, ...], extra: int = 0) -> None:
-        """Say how many rows of the next batch each run has; `extra` tokens of no sentence follow the last one's."""
+        """Say how many rows of the next batch each run has.
+
+        `extra` tokens of no sentence follow the last run's.
+        """
         self.sentences, self.tokens = sentences, (*tokens[:-1], tokens[-1] + extra)
         self._calls.clear()
 
     def draw_for(self, keys: Tensor, firsts: Tensor) -> None:
-        """Take the keys of the batch's tokens, of any shape, and of its sentences' first tokens."""
+        """Take the keys of a batch's tokens and of its sentences."""
         self._keys, self._firsts = keys, firsts
 
     def counts(self, x: Tensor) -> tuple[int, tuple[int, ...]]:
@@ -143,9 +146,9 @@ class Masks:
         )
 
     def rows(self, shape: torch.Size) -> Tensor:
-        """Return the keys of rows of this shape: tokens, sentences, or else single rows that all sentences share.
+        """Return the keys of rows of this shape.
 
-        With three dimensions of which the second is not the tokens', they are of (sentences, heads, tokens).
+        They are tokens, sentences, or else single rows that all sentences share. With three dimensions of which the second is not the tokens', they are of (sentences, heads, tokens).
         """
         if len(shape) == 3 and self._keys.shape == (shape[0], shape[2]):
             return self.of_heads(self._keys, shape[1]).transpose(1, 2)
@@ -236,4 +239,4 @@ def use_own_dropout(model: nn.Module, masks: Masks) -> None:
 
 def drops(model: nn.Module) -> bool:
     """Tell whether the model's next forward pass draws masks."""
-    return model.training and any(isinstance(module, Dropout) and module.p > 0 for module in model.modules())
+    return any(isinstance(module, Dropout) and module.training and module.p > 0 for module in model.modules())

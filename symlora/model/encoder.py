@@ -153,7 +153,7 @@ class Encoder(nn.Module):
 
 
 def _granule(tokens: int) -> int:
-    """Return a power of 2: a sixteenth of the tokens or less, at least 16."""
+    """Return a power of 2: about 1/16 to 1/32 of the tokens."""
     return 1 << max(4, tokens.bit_length() - 5)
 
 

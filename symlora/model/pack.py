@@ -25,6 +25,7 @@ from torch.func import functional_call
 from symlora.model.dropout import Masks, drops
 from symlora.model.encoder import Encoder, head_modules
 from symlora.model.packable import CannotPack
+from symlora.model.projection import fits, projected
 from symlora.model.run_model import RunModel
 
 
@@ -59,6 +60,8 @@ class Packed(nn.Module):
         if len(self.members) == 1:
             out: Tensor = self.members[0](x)
             return out
+        if fits(self.members):
+            return projected(self.members, x, self.masks)
         dim, counts = self.masks.counts(x)
         rows, most = (x[0] if dim else x), max(counts)
         fill = None if min(counts) == most else Fill.of(counts, x.device)
