@@ -1,6 +1,5 @@
 """Run `symlora export`: choose the conversion and report its result."""
 
-import argparse
 import math
 import re
 import shutil
@@ -47,19 +46,6 @@ def command(chosen: Namespace) -> int:
         write_card(chosen.out, read_adapter(chosen.out if is_file else chosen.source), chosen.base)
         for line in push(chosen.out, push_to, chosen.confirm):
             print(line)
-    return 0
-
-
-def command(chosen: argparse.Namespace) -> int:
-    """Run `symlora export`."""
-    if chosen.to != "symlora" and (chosen.rank is not None or chosen.full):
-        raise SymloraError("--rank and --full go with --to symlora.")
-    if chosen.source.is_file() and chosen.alpha is None:
-        raise SymloraError(f"{chosen.source} is a loralib checkpoint, which does not hold its α: give --alpha.")
-    if not chosen.source.is_file() and chosen.alpha is not None:
-        raise SymloraError("--alpha goes with a checkpoint file of loralib; an adapter's folder holds its own.")
-    for line in export(chosen.source, chosen.out, chosen.to, chosen.base, chosen.rank, chosen.full, chosen.alpha):
-        print(line)
     return 0
 
 

@@ -148,7 +148,8 @@ class Masks:
     def rows(self, shape: torch.Size) -> Tensor:
         """Return the keys of rows of this shape.
 
-        They are tokens, sentences, or else single rows that all sentences share. With three dimensions of which the second is not the tokens', they are of (sentences, heads, tokens).
+        They are tokens, sentences, or else single rows that all sentences share. With three dimensions of which the
+        second is not the tokens', they are of (sentences, heads, tokens).
         """
         if len(shape) == 3 and self._keys.shape == (shape[0], shape[2]):
             return self.of_heads(self._keys, shape[1]).transpose(1, 2)
