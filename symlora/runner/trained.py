@@ -98,6 +98,8 @@ def found(
                 raise SymloraError(f"--alpha goes with a checkpoint file of loralib; {source} is none.")
             folder = Path(place) / "lora"
             loralib_to_lora(files[0], folder, alpha)
+        elif files and not any((source / part / CONFIG).is_file() for part in ("", "adapter")):
+            raise SymloraError(f"{source} has no {CONFIG}. A checkpoint of LoRA's own code needs --alpha (its α).")
         adapter = read_adapter(folder)
         if task is None:
             raise SymloraError(f"{source} is no run folder, and does not say its task: give --task.")
