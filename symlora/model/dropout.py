@@ -165,7 +165,7 @@ class Masks:
         return _hash(keys, self._words(_HEADS, heads, keys.device))
 
     def columns(self, site: int, size: int, device: torch.device) -> Int[Tensor, "words"]:
-        """Return the keys of a site's columns in this call, one for each four of `size`.
+        """Return keys of a site's columns, one for each four.
 
         A module that several layers share has other ones in each of them.
         """
@@ -196,19 +196,19 @@ class Dropout(nn.Module):
         self.p, self.masks, self.site = p, masks, site
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drops elements of x: tokens or sentences of the batch, or its attention probabilities."""
+        """Drop elements of a batch's tokens, sentences or attention probabilities."""
         if not self.training or self.p == 0.0:
             return x
         return x * self.mask(self.masks.rows(x.shape[:-1]), self.columns(x.shape[-1], x.device), x.shape[-1], x.dtype)
 
     def columns(self, size: int, device: torch.device) -> Int[Tensor, "words"]:
-        """Return the keys of the columns of this call, one for each four of `size`."""
+        """Return keys of the columns, one for each four."""
         return self.masks.columns(self.site, size, device)
 
     def mask(
         self, keys: Int[Tensor, "*rows"], columns: Int[Tensor, "words"], size: int, dtype: torch.dtype
     ) -> Float[Tensor, "*rows size"]:
-        """Draw a mask for rows and columns of these keys: 0 with probability p, else 1 / (1 - p)."""
+        """Draw a mask: 0 with probability p, else 1 / (1 - p)."""
         mask: Tensor = _Mask.apply(keys, columns, size, self.p, dtype)  # type: ignore[no-untyped-call]
         return mask
 

@@ -119,14 +119,14 @@ class _Projection(torch.autograd.Function):
 
 
 def _by_run(x: Tensor, factors: Tensor, ends: Tensor | None) -> Tensor:
-    """Multiply each run's rows by its factor: [T, n], [K, n, r] to [T, r]."""
+    """Multiply each run's rows by its factor, [K, n, r]."""
     return x @ factors[0] if ends is None else grouped_mm(x, factors, offs=ends)
 
 
 def _combined(
     out: Tensor, low: Tensor, factors: Tensor, ends: Tensor | None, lam: Tensor | None, bias: Tensor | None = None
 ) -> Tensor:
-    """Return b + λ (out - b), plus each run's low-rank rows times its factor.
+    """Return b + λ (out - b) + each run's `low` times its factor.
 
     `out` may change. With λ the sum is taken in float32 and rounded once: λ times a bfloat16 number alone would round
     back to it until λ is 2^-9 away from 1.
@@ -154,5 +154,5 @@ def _runs(rows: Tensor, ends: Tensor) -> Tensor:
 
 
 def _outer(a: Tensor, b: Tensor, ends: Tensor | None) -> Tensor:
-    """Sum up outer products of each run's rows: [T, n], [T, r] to [K, n, r]."""
+    """Sum up outer products of each run's rows: [K, n, r]."""
     return (a.mT @ b)[None] if ends is None else grouped_mm(a.mT, b, offs=ends)
