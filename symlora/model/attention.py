@@ -114,7 +114,14 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, layout: FlatLayout, drop: Dropout | None
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        layout: FlatLayout,
+        drop: Dropout | None,
+        queries: slice,
     ) -> Tensor:
         q, k, v = (t.index_select(0, layout.gather) for t in (q * scale, k, v))
         out = q.new_zeros(len(q) + 1, q.shape[1])  # the last row is for tokens of no sentence
@@ -122,18 +129,19 @@ class _Attention(torch.autograd.Function):
         columns = None if drop is None else drop.columns(layout.groups[0].shape[2], q.device)
         for group in layout.groups:
             query, key, value, target = _of_group(group, q, k, v, out)
+            query = query[:, queries]
             scores = torch.bmm(query, key.mT).float()
             if group.mask is not None:
-                scores.view(*group.shape, -1)[..., group.shortest :] += group.mask
+                scores.view(*group.shape[:2], -1, group.shape[2])[..., group.shortest :] += group.mask
             probabilities = torch.softmax(scores, -1).to(q.dtype)
             dropped = probabilities
             if drop is not None and columns is not None and layout.keys is not None:
-                keys, length = layout.keys[group.rows].view(query.shape[:2]), group.shape[2]
+                keys, length = layout.keys[group.rows].view(target.shape[:2])[:, queries], group.shape[2]
                 dropped = probabilities * drop.mask(keys, columns[: length // 4], length, q.dtype)
-            torch.bmm(dropped, value, out=target)
+            target[:, queries] = torch.bmm(dropped, value)
             kept += [probabilities, dropped]
         ctx.save_for_backward(q, k, v, out, *kept)
-        ctx.scale, ctx.layout = scale, layout
+        ctx.scale, ctx.layout, ctx.queries = scale, layout, queries
         return out.index_select(0, layout.scatter)
 
     @staticmethod
@@ -145,15 +153,16 @@ class _Attention(torch.autograd.Function):
         d_q, d_k, d_v = (torch.zeros_like(out) for _ in range(3))
         for group, probabilities, dropped in zip(layout.groups, kept[::2], kept[1::2], strict=True):
             query, key, value, d_target, row_sums = _of_group(group, q, k, v, d_out, sums)
+            query, d_target, row_sums = (t[:, ctx.queries] for t in (query, d_target, row_sums))
             to_query, to_key, to_value = _of_group(group, d_q, d_k, d_v)
             torch.bmm(dropped.mT, d_target, out=to_value)
             d_scores = torch.bmm(d_target, value.mT).mul_(dropped).sub_(probabilities * row_sums)
-            torch.bmm(d_scores, key, out=to_query)
+            to_query[:, ctx.queries] = torch.bmm(d_scores, key)
             if needs_k:
                 torch.bmm(d_scores.mT, query, out=to_key)
         found = [d.index_select(0, layout.scatter) for d in ((d_q, d_k, d_v) if needs_k else (d_q, d_v))]
         found[0].mul_(ctx.scale)
-        return found[0], found[1] if needs_k else None, found[-1], None, None, None
+        return found[0], found[1] if needs_k else None, found[-1], None, None, None, None
 
 
 def _of_group(group: Group, *rows: Tensor) -> list[Tensor]:
@@ -179,7 +188,8 @@ def flat_attention(
     The signature is that of `transformers.AttentionInterface`.
 
     Args:
-        module: The attention module; its Dropout (ours) draws the mask of the attention probabilities.
+        module: The attention module; its Dropout (ours) draws the mask of the attention probabilities. Where its
+            `first_only` is True, only sentences' first tokens attend, and the others get 0.
         query, key, value: [1, heads, T, d].
         attention_mask: Must be None: the layout says which tokens belong together.
         scaling: Factor on the scores; d**-0.5 when None.
@@ -201,7 +211,8 @@ def flat_attention(
     rows = (t[0].transpose(0, 1).reshape(tokens * heads, size) for t in (query, key, value))
     drop = _dropout_of(module) if dropout > 0.0 else None
     scale = size**-0.5 if scaling is None else scaling
-    out: Tensor = _Attention.apply(*rows, scale, flat_layout, drop)  # type: ignore[no-untyped-call]
+    queries = slice(0, 1 if getattr(module, "first_only", False) else None)
+    out: Tensor = _Attention.apply(*rows, scale, flat_layout, drop, queries)  # type: ignore[no-untyped-call]
     return out.view(1, tokens, heads, size), None
 
 

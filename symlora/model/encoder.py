@@ -72,6 +72,7 @@ class Encoder(nn.Module):
             last: Any = stack.layer[-1] if hasattr(stack, "layer") else None
             if last is not None and hasattr(last.attention, "output"):
                 last.attention.output.register_forward_pre_hook(self._first_rows)
+                last.attention.self.first_only = True
         for name in head_modules(model):
             # BERT's pooler is in the encoder, DeBERTa's beside it.
             getattr(model if hasattr(model, name) else base, name).register_forward_pre_hook(_to_float32)
