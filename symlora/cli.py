@@ -75,10 +75,9 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--workers", type=_positive, help="runs at a time (default: one a core)")
 
     runs = _add(commands, "runs", _runs, "list run folders: mean and spread of the score over the seeds")
-    runs.add_argument("results_dir", nargs="?", type=Path, default=RUNS, help="default: %(default)s")
-
     verify = _add(commands, "verify", _verify, "hash every file of every run again, and compare with its record")
-    verify.add_argument("results_dir", nargs="?", type=Path, default=RUNS, help="default: %(default)s")
+    for command in (runs, verify):
+        command.add_argument("results_dir", nargs="?", type=Path, default=RUNS, help="default: %(default)s")
 
     methods = _add(commands, "methods", _methods, "list the methods: equation, trained parameters, merges, packs")
     methods.add_argument("--markdown", action="store_true", help="as a Markdown table")
@@ -100,9 +99,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=run.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    shown = {"help": text, "description": run.__doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    made: argparse.ArgumentParser = commands.add_parser(name, **shown)
     made.set_defaults(run=run)
     return made
 
@@ -197,8 +195,7 @@ def _paper(chosen: argparse.Namespace) -> int:
 def _select(chosen: argparse.Namespace) -> int:
     """Choose the best grid point of each method and task.
 
-    Writes it to configs/best for the seeds, and prints whether it lies on the grid's edge. Trains nothing, unless
-    --widen --run.
+    Writes it to configs/best and prints whether it lies on the grid's edge. Trains nothing, unless --widen --run.
     """
     from symlora.sweep.study import Study, select
 

@@ -245,6 +245,11 @@ def test_without_hub_and_path_one_message_says_what_works_offline(tmp_path: Path
         (["task=/etc/passwd"], "task=/etc/passwd: there is no"),
         (["train.lr={"], r"^train\.lr=\{ cannot be read"),
         (["+=1"], "no key before"),
+        (["task=CoLA"], "task=CoLA: there is no .*Near: cola"),
+        (["train.lrate=1e-3"], r"train\.lrate=1e-3: there is no setting train\.lrate\. Near: train\.lr"),
+        (["lr=1e-3"], r"there is no setting lr\. Near: train\.lr"),
+        (["train.lr=fast"], r"train\.lr=fast: Value 'fast' .*Float"),
+        (["seed=0,1"], "seed=0,1: several values make several runs, which needs -m"),
     ],
 )
 def test_words_of_a_command_are_refused_in_one_line(words: list[str], says: str) -> None:

@@ -207,8 +207,8 @@ def moved(run: RunModel, seed: int = 1) -> RunModel:
     """The run with everything that it trains away from its start."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for _, value in run.trainable():
-            value.add_(0.1 * torch.randn(value.shape, generator=generator))
+        for _, parameter in run.trainable():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
         for name, value in run.moving():
             if "singlora_ramp" in name:  # before the first step it is 0, and nothing shows
                 value.fill_(1)

@@ -155,7 +155,7 @@ WITH_W0 = ("edora", "loralambda", "symlora", "symloraorthonormal")  # a change w
 @pytest.mark.parametrize("case", FORMULAS)
 def test_pefts_own_conversion_to_lora_is_the_same_function_or_refused(case: str) -> None:
     shape = layer(case).base_layer.weight.shape
-    model = model_of(configuration(case), *reversed(shape), dtype=torch.float32)
+    model = model_of(configuration(case), shape[1], shape[0], dtype=torch.float32)
     fill(model.base_model.model[0])
     if case.split()[0] in WITH_W0 and case != "symlora without λ":
         with pytest.raises(TypeError, match="do not support LoRA conversion"):

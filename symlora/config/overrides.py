@@ -3,11 +3,15 @@
 import difflib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from symlora.config.compose import CONFIG_DIR
+from symlora.config.schema import Config
 from symlora.errors import SymloraError
 
 WITH_VALUE = ("--cfg", "--package", "-p", "--info", "-i")  # Hydra's options
@@ -23,6 +27,7 @@ def check_words(words: Sequence[str]) -> None:
     """
     if any(word.startswith(("--config", "-c")) for word in words):  # other folders, or another program of Hydra's
         return
+    many = any(re.match(r"-m$|--multirun$|sweep=|hydra\.mode=", word) for word in words)
     for before, word in zip(["", *words], words, strict=False):
         if word.startswith("-") or before in WITH_VALUE:
             continue
@@ -31,7 +36,7 @@ def check_words(words: Sequence[str]) -> None:
         if "=" not in word and not word.startswith("~"):
             raise SymloraError(f"{word}: give key=value. {SPACES}")
         try:
-            OverridesParser.create().parse_override(word)
+            override = OverridesParser.create().parse_override(word)
         except HydraException as error:
             key, _, value = word.partition("=")
             hint = f" Quoted it is one text: \"{key}='{value}'\"; with make ARGS=\"{key}='{value}'\"."
@@ -39,12 +44,35 @@ def check_words(words: Sequence[str]) -> None:
         if match := re.fullmatch(rf"({'|'.join(GROUPS)})=([\w.,/+-]+)", word):
             for name in match[2].split(","):
                 _check_choice(match[1], name)
+        elif not (override.is_add() or override.is_delete() or override.is_sweep_override()):
+            _check_setting(word, override.get_key_element(), override.value())
+        if override.is_sweep_override() and not many:
+            raise SymloraError(f"{word}: several values make several runs, which needs -m. With make: ARGS=-m")
+
+
+def _check_setting(word: str, key: str, value: Any) -> None:
+    """Check that a setting exists and can have this value."""
+    group, _, name = key.partition(".")
+    if group.startswith("hydra") or "/" in key or key in (*GROUPS, "grid", "best", "logger"):
+        return
+    schema = OmegaConf.structured(Config)
+    try:
+        OmegaConf.update(schema, key, value)
+    except (ConfigKeyError, ConfigAttributeError):
+        here = [f"{group}.{field}" for field in schema[group]] if name and group in schema else []
+        known = here or [f"{own}.{field}" for own in schema if OmegaConf.is_dict(schema[own]) for field in schema[own]]
+        same = [setting for setting in known if setting.endswith(f".{key}")]
+        near = same or difflib.get_close_matches(key, known)
+        hint = f"Near: {', '.join(near)}." if near else f"Known here: {', '.join(known)}."
+        raise SymloraError(f"{word}: there is no setting {key}. {hint}") from None
+    except OmegaConfBaseException as error:
+        raise SymloraError(f"{word}: {str(error).splitlines()[0]}.") from None
 
 
 def _check_choice(group: str, name: str) -> None:
     known = sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
     if name in known or name == "null":
         return
-    near = difflib.get_close_matches(name, known)
+    near = [other for other in known if other.lower() == name.lower()] or difflib.get_close_matches(name, known)
     hint = f"Near: {', '.join(near)}." if near else f"There are: {', '.join(known)}."
     raise SymloraError(f"{group}={name}: there is no configs/{group}/{name}.yaml. {hint}")

@@ -49,7 +49,7 @@ def table(records: Iterable[dict[str, Any]]) -> str:
 
 
 def section_of(config: Mapping[str, Any]) -> str:
-    """Name a run's protocol, and its data where they are not the protocol's.
+    """Name a run's protocol, and its data if they are unlike.
 
     Runs on other data stand apart: their scores are not compared.
     """
