@@ -25,7 +25,6 @@ has the SVD. The code's dropout also touches (m/‖D‖ - 1) W0 x; here it drops
 default to 0.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,12 +65,6 @@ class EdoraLinear(FactorLayer):
             norm: Tensor = torch.linalg.norm(D, dim=1)
         # A row of zeros, as pruning leaves it, has m = 0: its quotient is 0 and not NaN.
         return norm.clamp_min(torch.finfo(norm.dtype).tiny)
-
-    def combine(self, adapters: Sequence[str], x: Tensor, base_out: Tensor) -> Tensor:
-        out = base_out
-        for adapter in adapters:  # each on W0 x itself, not on what the one before left
-            out = out + self.adapter_output(adapter, x, base_out)
-        return out
 
     def adapter_output(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
         """Compute diag(m / ‖D‖) D x - W0 x."""

@@ -85,10 +85,11 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         return self.converts_to_lora
 
     def combine(self, adapters: Sequence[str], x: Tensor, base_out: Tensor) -> Tensor:
-        """Compute the output with these adapters at work, one after the other."""
+        """Add what each of these adapters makes of the input and of the base layer's output."""
+        out = base_out
         for adapter in adapters:
-            base_out = base_out + self.adapter_output(adapter, x, base_out)
-        return base_out
+            out = out + self.adapter_output(adapter, x, base_out)
+        return out
 
     def require(self, suits: bool, problem: str, advice: str = "") -> None:
         """Refuse a module that does not suit the settings."""
