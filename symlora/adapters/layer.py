@@ -85,7 +85,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         return self.converts_to_lora
 
     def combine(self, adapters: Sequence[str], x: Tensor, base_out: Tensor) -> Tensor:
-        """Add what each of these adapters makes of the input and of the base layer's output."""
+        """Add each adapter's output to the base layer's."""
         out = base_out
         for adapter in adapters:
             out = out + self.adapter_output(adapter, x, base_out)

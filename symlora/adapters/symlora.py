@@ -15,7 +15,7 @@ The paper prints no start. Ours leaves the output of step 0 as the base model's 
 
     Λ = 0, λ = 1, Q ~ N(0, init_std²), init_std = 0.5
 
-Q = 0 would do so too but never move: the gradient of Q is proportional to Λ and to Q, that of Λ to Q twice (a test
+Q = 0 would do so too but could never train: Q's gradient is proportional to ΛQ, and Λ's is quadratic in Q (a test
 shows it). The Gaussian is LoRA's for its A (arXiv 2106.09685 §4.1). Its scale matters more than LoRA's does: Λ has r
 values where LoRA's B has nr, and a step of AdamW moves each value by the learning rate, so that the first step changes
 ‖ΔW‖ by lr · n · init_std² · √r here and by lr · √(n r / 3) there. At variance 1/n that is √(n/3) times less (16 for

@@ -15,7 +15,7 @@ HELD_OUT = "held_out"  # the slice of the training split that a protocol may set
 
 @dataclass
 class TaskConfig:
-    """Facts of a task; nothing of it is tuned."""
+    """Fixed facts about a task; none is tuned."""
 
     name: str = MISSING  # the config name of the hub dataset `nyu-mll/glue`
     columns: list[str] = field(default_factory=list)  # one or two text columns
@@ -50,7 +50,7 @@ class DataConfig:
     cache_dir: str = ".cache/tokens"  # where tokenised splits are kept
     max_length: int = 128  # tokens at which a sentence or pair is cut
     train_limit: int | None = None  # train on this many rows only, drawn with a fixed seed; for smoke runs
-    allow_subset: bool = False  # take splits of other than the official number of rows; marks the run and its name
+    allow_subset: bool = False  # accept splits whose row count is not the official one; marks the run
     demo_rows: dict[str, int] = field(default_factory=dict)  # rows of each demo split
 
 

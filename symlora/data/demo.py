@@ -25,12 +25,12 @@ from symlora.errors import SymloraError
 DEMO_RULES: dict[str, str] = {
     "cola": "acceptable if 'himself' or 'herself' agrees with the subject, not with the noun in between",
     "sst2": "the main clause decides (after 'but', or the one without 'although'), and 'not' turns its adjective round",
-    "mrpc": "equivalent if the short passive names the one to whom it was done",
+    "mrpc": "equivalent if the subject of the short passive is the one acted upon",
     "stsb": "the score 0-5 counts the shared slots: adjective, agent, verb, patient, circumstance",
-    "qqp": "duplicate if the short passive asks about the one to whom it was done",
-    "mnli": "of the one to whom it was done: entailment if both or neither are denied, else contradiction; "
-    "of the one who did it: neutral",
-    "qnli": "entailment if in the sentence the one asked about was done to, so that it tells who did it",
+    "qqp": "duplicate if the short passive asks about the one acted upon",
+    "mnli": "about the one acted upon: entailment if both or neither are denied, else contradiction; "
+    "about the one who acts: neutral",
+    "qnli": "entailment if the one asked about is acted upon in the sentence, which then says who acted",
     "rte": "entailment if the hypothesis says it of the main clause's subject, not of the noun in the relative clause",
     "wnli": "entailment if the second sentence names the one that the adjective explains",
 }

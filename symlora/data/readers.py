@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import csv
 import re
+import textwrap
 import zlib
 from itertools import accumulate
 from pathlib import Path
@@ -161,8 +162,8 @@ def _read_arrow(folder: Path) -> tuple[str, pa.Table]:
 def _read_tsv(path: Path, config: str, split: str, task: TaskConfig) -> pa.Table:
     """Read a file of GLUE's zip: tabs, no quoting, a header.
 
-    Rows that lack a field or whose label cannot be read are left out, as in the script that made the hub's dataset
-    (QQP has some, by tabs in its text), and keep their number.
+    Rows that lack a field, and in QQP those whose label cannot be read (tabs in its text), are left out, as in the
+    script that made the hub's dataset, and keep their number.
     """
     import pyarrow as pa
 
@@ -185,6 +186,9 @@ def _read_tsv(path: Path, config: str, split: str, task: TaskConfig) -> pa.Table
         if len(row) > max(*places, labels or 0)
     ]
     kept = [entry for entry in read if entry[2] is not None]
+    if config != "qqp" and len(kept) < len(read):
+        number, place = next((entry[0], labels or 0) for entry in read if entry[2] is None)
+        raise SymloraError(f"{path}, row {number}: the label {rows[number][place]!r} is none of {task.name}'s.")
     columns: dict[str, Any] = {name: [row[1][place] for row in kept] for place, name in enumerate(task.columns)}
     columns["label"] = pa.array([row[2] for row in kept], pa.int64() if task.labels else pa.float32())
     return pa.table(columns | {"idx": pa.array([row[0] for row in kept], pa.int32())})
@@ -215,4 +219,5 @@ def _numbered(rows: list[list[str]], config: str, split: str, name: str) -> list
 
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, cut at 200 characters."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return textwrap.shorten(first, 200, placeholder=" …")

@@ -162,8 +162,9 @@ def _read(task: TaskConfig, data: DataConfig, split: str) -> tuple[str, pa.Table
         name = f"{config}/{split}-00000-of-00001.parquet"
         raise SymloraError(
             f"{root / name} is missing from this folder ({rows:,} rows expected), and no other shape of this split is "
-            f"there (symlora/data/readers.py). The hub has it in dataset {data.dataset}, revision {data.revision[:8]}, "
-            f"as {name}: put that file there, or leave GLUE_DIR and data.dir unset to use the hub."
+            "there, such as the .tsv file of GLUE's zip in the task's own folder. The hub has it in dataset "
+            f"{data.dataset}, revision {data.revision[:8]}, as {name}: put that file there, or leave GLUE_DIR and "
+            "data.dir unset to use the hub."
         )
     return found
 

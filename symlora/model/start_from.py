@@ -47,7 +47,7 @@ def initialise_from(run_model: RunModel, source: Path) -> None:
     try:
         adapter = read_adapter(source)
     except SymloraError as error:
-        raise SymloraError(f"init_from={source}: {error}") from error
+        raise SymloraError(f"init_from: {error}") from error
     _check_method(run_model.peft.peft_config["default"], adapter)
     model, own = run_model.encoder.model, get_peft_model_state_dict(run_model.peft, save_embedding_layers=False)
     encoder = f"{PREFIX}{model.base_model_prefix}."
@@ -102,7 +102,7 @@ def _check_method(own: Any, adapter: StoredAdapter) -> None:
             "first restart would overwrite booster 0. Leave init_from out."
         )
     if theirs.peft_type != own.peft_type:
-        raise SymloraError(f"{where} is a {adapter.method} adapter; this run trains {own.peft_type}.")
+        raise SymloraError(f"{where} is a {adapter.method} adapter; this run trains {own.peft_type.value}.")
     if own.peft_type == "ADALORA" and theirs.rank_pattern:
         raise SymloraError(
             f"{where}: AdaLoRA has pruned this adapter; it has fewer triplets than init_r={own.init_r}. Start from an "

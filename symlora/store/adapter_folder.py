@@ -103,7 +103,11 @@ def read_adapter(source: Path) -> StoredAdapter:
     """
     folder = next((place for place in (source / "adapter", source) if (place / CONFIG).is_file()), None)
     if folder is None:
-        raise SymloraError(f"{source}: there is no {CONFIG}. {_other_files(source)}")
+        raise SymloraError(
+            f"{source} does not exist."
+            if not source.exists()
+            else f"{source}: there is no {CONFIG}. {_other_files(source)}"
+        )
     weights = next((folder / name for name in (WEIGHTS, OLD_WEIGHTS) if (folder / name).is_file()), None)
     if weights is None:
         raise SymloraError(f"{folder}: there is no {WEIGHTS} (and no {OLD_WEIGHTS}).")

@@ -133,7 +133,7 @@ class Checkpoint:
             self.seconds_before, self.restarts = said["seconds"], said["restarts"] + 1
             self.together = len(header.runs)
             times = "" if self.restarts == 1 else f" for the {self.restarts}th time"
-            print(f"  goes on after step {header.steps:,}, from a checkpoint{times}", file=sys.stderr)
+            print(f"  resumes from the checkpoint at step {header.steps:,}{times}", file=sys.stderr)
             state: dict[str, Any] = _put_together(said["state"], load(content))
             return state
         return None

@@ -173,7 +173,7 @@ def _note(number: int, frame: FrameType | None) -> None:
     if _requested is not None and number not in WARNINGS:
         raise Stopped(number)
     _requested = number
-    os.write(2, b"\nStopping: a checkpoint is written. A second Ctrl-C stops at once.\n")  # print is not reentrant
+    os.write(2, b"\nStopping: writing a checkpoint. A second Ctrl-C stops at once.\n")  # print is not reentrant
     if _announce and _stop_file is not None:
         with contextlib.suppress(OSError):
             _stop_file.touch()

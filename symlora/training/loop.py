@@ -79,7 +79,7 @@ def fit_pack(
         on_step: Called for each run (by its number in `configs`) after every step.
         on_epoch: Called for each run after every epoch.
         processes: Which part of every batch this process takes, where several train together.
-        checkpoint: Where to keep how far they are; what it holds of these runs is taken up.
+        checkpoint: Where to keep progress; training resumes from what it holds of these runs.
 
     Returns:
         One entry a run; `error` is set where it diverged.
@@ -209,11 +209,9 @@ def predict_pack(
     max_tokens: int = EVAL_TOKENS,
     poll: Callable[[], None] = lambda: None,
 ) -> list[list[Logits]]:
-    """Predict every split with every run: float32 [rows, classes] each.
+    """Return float32 logits [rows, classes] per run and split, in row order.
 
-    Rows are in the split's order.
-
-    `poll` is called before each batch, and may stop the whole by raising.
+    `poll` is called before each batch, and may abort by raising.
     """
     encoder.eval()
     found: list[list[Logits]] = [[] for _ in range(runs)]
