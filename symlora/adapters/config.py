@@ -80,7 +80,7 @@ LAYERS: Rule = (
 
 
 def in_steps(value: float, steps: int) -> int:
-    """Return a number of steps that may be given as a share of all."""
+    """Return a number of steps, given as such or as a share."""
     return round(value * steps) if value < 1 else int(value)
 
 

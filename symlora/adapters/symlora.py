@@ -58,7 +58,7 @@ EIGEN = ("eigen_largest", "eigen_smallest")
 class SymLoraConfig(LowRankConfig, method="symlora"):
     """Configure SymLoRA."""
 
-    init_weights: bool | str = setting(
+    init_weights: bool | str = setting(  # type: ignore[assignment]
         True,
         "As in every method; or eigen_largest, eigen_smallest: start from eigenvectors of W0's symmetric part.",
         (

@@ -91,13 +91,17 @@ def examine(method: MethodConfig) -> Method:
     counts, merges, by_weights = None, None, False
     try:
         try:
-            counts, merge_problem = _look(method, "meta")
+            run = _run(method, "meta")
         except (SymloraError, RuntimeError) as error:
             by_weights = "meta" in str(error)
             if not by_weights:
                 raise
-            counts, merge_problem = _look(method, "cpu")
-        if method.trains == "adapter":
+            run = _run(method, "cpu")
+        counts = run.counts()
+        if run.peft is not None:
+            merge_problem = _merge_problem(run)
+            if "meta tensor" in str(merge_problem):  # merging asks for the values of the weights
+                merge_problem = _merge_problem(_run(method, "cpu"))
             merges = merge_problem is None
             notes += [f"not merged: {merge_problem}"] * (not merges)
     except SymloraError as error:
@@ -118,18 +122,14 @@ def examine(method: MethodConfig) -> Method:
     return Method(method, counts, by_weights, merges, packs, tuple(notes))
 
 
-def _look(method: MethodConfig, device: str) -> tuple[ParameterCounts, Exception | None]:
-    """Count a new run's parameters, and say why it does not merge."""
-    run = _run(method, device)
-    counts = run.counts()
-    if run.peft is not None:
-        try:
-            run.peft.merge_adapter()
-        except (NotImplementedError, ValueError) as error:
-            if "meta tensor" in str(error):
-                raise
-            return counts, error
-    return counts, None
+def _merge_problem(run: RunModel) -> Exception | None:
+    """Return why the run's adapter does not merge; None where it does."""
+    try:
+        assert run.peft is not None
+        run.peft.merge_adapter()
+    except (NotImplementedError, ValueError) as error:
+        return error
+    return None
 
 
 def _run(method: MethodConfig, device: str) -> RunModel:

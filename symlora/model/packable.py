@@ -4,8 +4,9 @@ from symlora.adapters.registry import METHODS
 from symlora.config.schema import MethodConfig
 
 # PEFT's methods whose packed runs are tested to equal the runs alone (tests/test_methods.py); LORA includes DoRA.
-# Others look at all their rows at once (LILY), write in place (FourierFT, VBLoRA), or were not tried.
-PACKED_TYPES = frozenset({"ADALORA", "DELORA", "HRA", "IA3", "LORA", "MISS", "VERA"})
+# Others look at all their rows at once (LILY), write in place (FourierFT, OFT, VBLoRA), draw numbers (LoHa, LoKr), or
+# were not tried.
+PACKED_TYPES = frozenset({"ADALORA", "DELORA", "GRALORA", "HIRA", "HRA", "IA3", "LORA", "MISS", "VERA"})
 OWN_STARTS = (True, False, "gaussian", "orthogonal")  # of LoRA; PiSSA, OLoRA and others rewrite the frozen weight
 
 
