@@ -141,10 +141,12 @@ def _submission_options(made: argparse.ArgumentParser) -> None:
 def _export_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("source", type=Path)
     made.add_argument("out", type=Path, help="a folder that is not there yet")
-    made.add_argument("--to", choices=("merged", "lora", "symlora"), required=True)
+    made.add_argument("--to", choices=("adapter", "merged", "lora", "symlora"), required=True)
     made.add_argument("--base", help="folder or hub name of the base model (default: the one the source names)")
     made.add_argument("--rank", type=int, help="--to symlora: rank to keep (default: the LoRA's)")
     made.add_argument("--full", action="store_true", help="--to symlora: keep the whole symmetric part, rank 2r")
+    made.add_argument("--push", metavar="USER/NAME", help="list what would go to this repository of the hub")
+    made.add_argument("--confirm", action="store_true", help="--push: upload it (log in first: hf auth login)")
     made.add_argument("--alpha", type=float, help="loralib: the α of its training (RoBERTa-base MNLI: 16, see docs)")
 
 
@@ -277,21 +279,14 @@ def _export(chosen: argparse.Namespace) -> int:
     SOURCE is a run folder, an adapter's folder as PEFT saves it, or a checkpoint file of LoRA's own code (loralib:
     .safetensors, .bin), which also needs --alpha.
 
+      --to adapter   a copy of the adapter as it is, for --push
       --to merged    a plain transformers model with the adapter in its weights
       --to lora      a LoRA adapter of PEFT: exact, but a SymLoRA's λ goes into base_scale.safetensors beside it
       --to symlora   a LoRA's best symmetric approximation, with the share of its energy that is kept
     """
-    if chosen.to != "symlora" and (chosen.rank is not None or chosen.full):
-        raise SymloraError("--rank and --full go with --to symlora.")
-    if chosen.source.is_file() and chosen.alpha is None:
-        raise SymloraError(f"{chosen.source} is a loralib checkpoint, which does not hold its α: give --alpha.")
-    if not chosen.source.is_file() and chosen.alpha is not None:
-        raise SymloraError("--alpha goes with a checkpoint file of loralib; an adapter's folder holds its own.")
     from symlora.model.hub import go_offline_if_unreachable
 
     go_offline_if_unreachable()
-    from symlora.interchange.export import export
+    from symlora.interchange.export import command
 
-    for line in export(chosen.source, chosen.out, chosen.to, chosen.base, chosen.rank, chosen.full, chosen.alpha):
-        print(line)
-    return 0
+    return command(chosen)

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -558,6 +559,71 @@ def test_the_command_prints_errors_and_a_hint(
     assert "W0 is: " in unknown and re.search(r"^total +- +-$", unknown, re.MULTILINE)
 
 
+# The hub.
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What would have been sent: nothing leaves this machine."""
+    sent: list[Any] = []
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda self, name, **_: sent.append(name))
+
+    def upload(self: Any, folder_path: Path, repo_id: str, **_: Any) -> Any:
+        sent.append((repo_id, {path.name for path in Path(folder_path).iterdir()}))
+        return SimpleNamespace(commit_url=f"https://huggingface.co/{repo_id}/commit/1")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", upload)
+    return sent
+
+
+@pytest.mark.parametrize("to", ["adapter", "lora", "merged"])
+def test_a_push_is_a_dry_run_until_confirmed_and_its_card_loads(
+    to: str, hub: list[Any], base_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    model = saved(tmp_path / "a", base_dir, symlora())
+    command = ["export", str(tmp_path / "a"), "--to", to, "--push", "someone/thing"]
+    main([*command, str(tmp_path / "dry")])
+    said = capsys.readouterr().out
+    assert (f"a path of this machine: {base_dir}" in said) == (to != "merged")
+    assert not hub and "would upload to https://huggingface.co/someone/thing" in said and "nothing was sent" in said
+    main([*command, str(tmp_path / "out"), "--confirm"])
+    assert hub[0] == "someone/thing" and "uploaded: https://huggingface.co/someone/thing/commit/1" in (
+        capsys.readouterr().out
+    )
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert hub[1:] == [("someone/thing", files)] and all(name in said for name in files)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert str(tmp_path) not in card and str(base_dir) not in card and not card.startswith("---\nbase_model")
+    assert f'"{base_dir.name}"` is the folder of the base model' in card or to == "merged"
+    Path(tmp_path / base_dir.name).symlink_to(base_dir)
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)[0], found)
+    close(logits(found["model"].eval()), logits(model))
+
+
+def test_a_push_that_cannot_be_is_one_clear_error(
+    base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path / "a", base_dir, symlora())
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise OSError("401 Client Error")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refused)
+    start = ["export", str(tmp_path / "a")]
+    for words, message in (
+        ("n1 --to adapter --push someone/thing --confirm", "someone/thing could not be uploaded: 401.*hf auth login"),
+        ("n2 --to adapter --push thing", "give USER/NAME"),
+        ("n3 --to adapter --push a/b/c", "--push a/b/c"),
+        ("n4 --to adapter --confirm", "--confirm goes with --push"),
+    ):
+        out, *rest = words.split()
+        with pytest.raises(SystemExit, match=f"error: .*{message}"):
+            main([*start, str(tmp_path / out), *rest])
+        assert (tmp_path / out).exists() == (out == "n1")  # what is exported stays
+
+
 def test_help_is_light() -> None:
     program = "import sys; from symlora.cli import main\ntry: main(['export', '--help'])\nexcept SystemExit: pass\n"
     check = "assert not {'torch', 'peft', 'transformers', 'numpy'} & set(sys.modules)"
@@ -569,13 +635,13 @@ def test_the_documented_commands_run(
 ) -> None:
     page = (ROOT / "docs" / "peft.md").read_text()
     commands = [line.split()[1:] for line in page.splitlines() if line.startswith("    symlora ")]
-    assert len(commands) == 5
+    assert len(commands) == 6
     monkeypatch.chdir(tmp_path)
     saved(tmp_path / "adapter", base_dir, symlora())
     torch.save(made_up_checkpoint(), "roberta_base_lora_mnli.bin")
     for command in commands:
         main(command)
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
-        *("adapter", "merged", "lora", "symmetric", "whole", "mnli")
+        *("adapter", "merged", "lora", "symmetric", "whole", "copy", "mnli")
     }
     assert capsys.readouterr().out.count("total") == 3

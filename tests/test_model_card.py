@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import ModelCard
+from peft import get_peft_model_state_dict
+from safetensors.torch import load_file
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint  # type: ignore[import-untyped]
 
@@ -29,11 +31,11 @@ ROOT = CONFIG_DIR.parent
 HUB = "sentence-transformers/all-MiniLM-L6-v2"
 
 
-def trained(tmp_path: Path, method: str) -> tuple[Config, Path, dict[str, Any]]:
+def trained(tmp_path: Path, method: str, *overrides: str) -> tuple[Config, Path, dict[str, Any]]:
     config = compose(
         *("model=minilm", "protocol=demo", "task=mrpc", "train.epochs=1", "device=cpu", "precision=fp32"),
         *("data.demo_rows={train: 48, validation: 24, test: 12}", f"method={method}"),
-        *(f"results_dir={tmp_path / 'runs'}", f"data.cache_dir={tmp_path / 'tokens'}"),
+        *(f"results_dir={tmp_path / 'runs'}", f"data.cache_dir={tmp_path / 'tokens'}", *overrides),
     )
     return config, *run(config, Reporter(config, quiet=True))
 
@@ -72,6 +74,22 @@ with torch.no_grad():
     table = pq.read_table(folder / "predictions.parquet").to_pandas()
     stored = table[(table.selection == config.protocol.selection) & (table.split == "validation")]
     np.testing.assert_allclose(json.loads(done.stdout), np.stack(stored.logits.to_list()), rtol=1e-3, atol=1e-4)
+
+
+def test_the_card_of_an_adapter_on_a_local_encoder_loads(
+    minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "encoder").symlink_to(minilm_dir)
+    config, folder, _ = trained(tmp_path, "symlora", "model=local", "model.name=mine", f"model.path={tmp_path}/encoder")
+    text = (folder / "adapter" / "README.md").read_text()
+    assert '`"encoder"` is the folder of the encoder, which is on no hub' in text and str(tmp_path) not in text
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "adapter").symlink_to(folder / "adapter")
+    found: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[0], found)
+    stored = load_file(folder / "adapter" / "adapter_model.safetensors")
+    loaded = get_peft_model_state_dict(found["model"])
+    assert loaded.keys() == stored.keys() and all(bool((loaded[key] == stored[key]).all()) for key in stored)
 
 
 def test_a_demo_card_claims_no_glue_and_names_no_machine(demo_run: Any) -> None:

@@ -2,21 +2,51 @@
 
 import math
 import re
+import shutil
 import tempfile
 import warnings
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils import logging
 
 from symlora.errors import SymloraError
+from symlora.interchange.base_scale import BASE_SCALE
 from symlora.interchange.loralib import loralib_to_lora
 from symlora.interchange.merged import base_source, export_merged, load_base
+from symlora.interchange.push import CARD, check_name, push, write_card
 from symlora.interchange.to_lora import Reconstruction, base_scales, check_base, symlora_to_lora
 from symlora.interchange.to_symlora import Kept, lora_to_symlora
-from symlora.store.adapter_folder import StoredAdapter, read_adapter
+from symlora.interchange.write import new_folder
+from symlora.store.adapter_folder import CONFIG, WEIGHTS, StoredAdapter, read_adapter
+
+
+def command(chosen: Namespace) -> int:
+    """Convert, and push if that is asked."""
+    is_file, push_to = chosen.source.is_file(), chosen.push
+    if chosen.to != "symlora" and (chosen.rank is not None or chosen.full):
+        raise SymloraError("--rank and --full go with --to symlora.")
+    if is_file and chosen.alpha is None:
+        raise SymloraError(f"{chosen.source} is a loralib checkpoint, which does not hold its α: give --alpha.")
+    if not is_file and chosen.alpha is not None:
+        raise SymloraError("--alpha goes with a checkpoint file of loralib; an adapter's folder holds its own.")
+    if chosen.confirm and push_to is None:
+        raise SymloraError("--confirm goes with --push USER/NAME.")
+    if push_to is not None:
+        check_name(push_to)
+        if is_file and chosen.to == "merged":
+            raise SymloraError("--push: export the checkpoint --to lora first, then that folder --to merged.")
+    for line in export(chosen.source, chosen.out, chosen.to, chosen.base, chosen.rank, chosen.full, chosen.alpha):
+        print(line)
+    if push_to is not None:
+        write_card(chosen.out, read_adapter(chosen.out if is_file else chosen.source), chosen.base)
+        for line in push(chosen.out, push_to, chosen.confirm):
+            print(line)
+    return 0
 
 
 def export(
@@ -33,7 +63,7 @@ def export(
     Args:
         source: A run folder, an adapter's folder, or (with `alpha`) a checkpoint file of loralib.
         out: New folder.
-        to: "merged", "lora" or "symlora".
+        to: "adapter" (a copy), "merged", "lora" or "symlora".
         base: Folder or hub name of the base model; None takes the one that the source names.
         rank, full: As in `lora_to_symlora`.
         alpha: The α that a loralib checkpoint was trained with.
@@ -60,6 +90,14 @@ def export(
                 yield f"LoRA adapter: {out}"
             else:
                 yield from export(lora, out, to, base, rank, full)
+    elif to == "adapter":
+        adapter = read_adapter(source)
+        with new_folder(out) as work:
+            for name in (CONFIG, BASE_SCALE, *[CARD] * (adapter.run is not None)):  # PEFT's own card says nothing
+                if (adapter.folder / name).is_file():
+                    shutil.copyfile(adapter.folder / name, work / name)
+            save_file(adapter.tensors, work / WEIGHTS, metadata={"format": "pt"})
+        yield f"{adapter.method} adapter: {out}"
     elif to == "merged":
         adapter = read_adapter(source)
         export_merged(adapter, out, base)
