@@ -49,6 +49,7 @@ class EdoraLinear(FactorLayer):
     """Adapt a linear layer by EDoRA; the changes of several add."""
 
     adapter_layer_names = ("edora_R", "edora_m")
+    converts_to_lora = False  # (m / ‖D‖ - 1) W0 has full rank
     factor_names = ("edora_B", "edora_R", "edora_A")  # of (α/r) B R A = D - W0
     frozen_layer_names = ("edora_A", "edora_B")
 
@@ -56,10 +57,6 @@ class EdoraLinear(FactorLayer):
         weight = self.original_weight().detach()
         A, R, B = start_between(weight, r, config.init_std if config.init_weights else 1.0)
         return {"edora_A": A, "edora_R": R, "edora_B": B, "edora_m": torch.linalg.norm(weight.to(A.dtype), dim=1)}
-
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """Tell that (m / ‖D‖ - 1) W0 has full rank."""
-        return False
 
     def direction_norm(self, adapter: str) -> Tensor:
         """Compute ‖D‖, (n_out), without a gradient."""

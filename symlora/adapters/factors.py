@@ -18,6 +18,7 @@ class FactorLayer(AdapterLayer):
     output and the merged weight follow from them, so that the two cannot disagree.
     """
 
+    converts_to_lora = True
     factor_names: ClassVar[tuple[str, ...]] = ()  # containers of F_1 to F_m, left to right
 
     def factors(self, adapter: str) -> Sequence[Tensor]:
@@ -44,10 +45,6 @@ class FactorLayer(AdapterLayer):
             out = out * factor if factor.dim() == 1 else out @ factor
         return out if scale == 1 else out * scale
 
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """Tell `peft.convert_to_lora` that the change is a product."""
-        return True
-
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Compute (α/r) F_1 … F_m, (n_out, n_in), in `merge_dtype`."""
         return self.factor_product(adapter, self.merge_dtype)
@@ -55,12 +52,10 @@ class FactorLayer(AdapterLayer):
     @staticmethod
     def _scaled(factors: Sequence[Tensor], scale: float) -> tuple[list[Tensor], float]:
         """Multiply the first vector by α/r; else return α/r."""
-        scaled = list(factors)
-        for i, factor in enumerate(scaled):
-            if factor.dim() == 1:
-                scaled[i] = scale * factor
-                return scaled, 1.0
-        return scaled, scale
+        first = next((i for i, factor in enumerate(factors) if factor.dim() == 1), None)
+        if first is None:
+            return list(factors), scale
+        return [*factors[:first], scale * factors[first], *factors[first + 1 :]], 1.0
 
 
 def zeros(config: AdapterConfig, *shape: int) -> Tensor:

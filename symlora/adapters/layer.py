@@ -29,6 +29,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     other_dict_names: ClassVar[tuple[str, ...]] = ()  # plain dictionaries by adapter name
     other_param_names: tuple[str, ...] = ("r", "scaling", "dropout")
     needs_square: ClassVar[bool] = False  # the method adapts square matrices alone
+    converts_to_lora: ClassVar[bool] = False  # the change of the weight is a matrix without a share of W0 in it
 
     if TYPE_CHECKING:  # the containers are attributes: `self.symlora_Q[adapter]`
 
@@ -78,6 +79,10 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             NotImplementedError: The method has no such matrix.
         """
         raise NotImplementedError(f"{type(self).__name__} adds no matrix to the weight, so it cannot be merged")
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Answer `peft.convert_to_lora`."""
+        return self.converts_to_lora
 
     def combine(self, adapters: Sequence[str], x: Tensor, base_out: Tensor) -> Tensor:
         """Compute the output with these adapters at work, one after the other."""

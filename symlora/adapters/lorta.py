@@ -93,8 +93,10 @@ class LortaModel(AdapterModel, config=LortaConfig, layer=LortaLinear):
         weight: Any = next(iter(layers.values())).get_base_layer().weight
         dtype = torch.promote_types(weight.dtype, torch.float32) if weight.dtype.is_floating_point else torch.float32
         trains = adapter_name in self.active_adapters and not config.inference_mode
-        values = _initial_values(config, shapes[0], heads, len(matrices), len(numbers))
-        for container, value in values.items():
+        (n_in, n_out), r, bound = shapes[0], config.r, 1 / math.sqrt(config.r)
+        rows = {"A": n_in, "C_head": heads, "C_matrix": len(matrices), "C_layer": len(numbers)}
+        values = {f"lorta_{name}": torch.empty(number, r).uniform_(-bound, bound) for name, number in rows.items()}
+        for container, value in (values | {"lorta_B": zeros(config, r, n_out // heads)}).items():
             parameter = nn.Parameter(value.to(weight.device, dtype), trains)
             for layer in layers.values():
                 getattr(layer, container)[adapter_name] = parameter
@@ -137,13 +139,3 @@ def _place(name: str) -> tuple[int, str]:
     """Split a module's name into layer number and matrix."""
     numbers = re.findall(r"(?<=\.)\d+(?=\.)", name)
     return (int(numbers[0]) if numbers else 0), re.sub(r"^.*\.\d+\.", "", name)
-
-
-def _initial_values(
-    config: LortaConfig, shape: tuple[int, int], heads: int, matrices: int, layers: int
-) -> dict[str, Tensor]:
-    r = config.r
-    bound = 1 / math.sqrt(r)
-    rows = {"A": shape[0], "C_head": heads, "C_matrix": matrices, "C_layer": layers}
-    values = {f"lorta_{name}": torch.empty(number, r).uniform_(-bound, bound) for name, number in rows.items()}
-    return values | {"lorta_B": zeros(config, r, shape[1] // heads)}

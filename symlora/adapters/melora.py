@@ -45,6 +45,7 @@ class MeloraLinear(AdapterLayer):
     """Adapt a linear layer by MELoRA."""
 
     adapter_layer_names = ("melora_A", "melora_B")
+    converts_to_lora = True
 
     def initial_values(self, config: MeloraConfig, r: int) -> dict[str, Tensor]:
         number = config.num_mini_loras
@@ -62,10 +63,6 @@ class MeloraLinear(AdapterLayer):
         parts = inputs.reshape(*inputs.shape[:-1], A.shape[0], A.shape[2])
         inner = torch.einsum("...ni,nri->...nr", parts, A)
         return torch.einsum("...nr,nor->...no", inner, B).flatten(-2) * self.scaling[adapter]
-
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """Tell `peft.convert_to_lora` that the change is of low rank."""
-        return True
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Compute (α/r) diag(B_1 A_1, …, B_N A_N), (n_out, n_in), in `merge_dtype`."""

@@ -48,6 +48,7 @@ class XgbLoraLinear(AdapterLayer):
     """Adapt a linear layer by XGBLoRA."""
 
     adapter_layer_names = ("xgblora_A", "xgblora_B")
+    converts_to_lora = True
     frozen_layer_names = changing_layer_names = ("xgblora_merged_A", "xgblora_merged_B")
 
     def initial_values(self, config: XgbLoraConfig, r: int) -> dict[str, Tensor]:
@@ -77,10 +78,6 @@ class XgbLoraLinear(AdapterLayer):
         held = self._cast_input_dtype(x, A.dtype) @ merged_A.T @ merged_B.T  # part of the base by now: not dropped
         out: Tensor = self.scaling[adapter] * (held + self.adapter_input(adapter, x) @ A.T @ B.T)
         return out
-
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """Tell `peft.convert_to_lora` that the change is of low rank."""
-        return True
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Compute α/r (Σ B_t A_t + B A), (n_out, n_in), in `merge_dtype`."""
