@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from bench import workers
 from bench.__main__ import main
-from bench.cases import DYNAMIC, PADDED, Settings, cases
+from bench.cases import DYNAMIC, PADDED, RIVAL, Settings, cases
 from bench.flops import Shape, needed
 from bench.report import task_table, text
 from bench.trainers import Baseline, Ours
@@ -95,6 +95,16 @@ def test_measuring_rows_have_the_lengths_of_the_split() -> None:
         measuring_rows(data, 171)
 
 
+def test_grouped_rows_fill_batches_of_like_length(tmp_path: Path) -> None:
+    data = made_up([3 + row % 17 for row in range(170)])
+    rows = measuring_rows(data, 16, together=4)
+    what = load(tmp_path, rows.lengths.tolist(), padding="grouped")
+    for turn in (1, 2):
+        batches = rows.lengths[what.order(turn, 0)].reshape(-1, 4)
+        assert all(max(batch) - min(batch) <= 1 for batch in batches) and batches.mean() == pytest.approx(11, abs=0.3)
+    assert (what.order(1, 0) != what.order(2, 0)).any() or (what.order(1, 1) != what.order(2, 1)).any()
+
+
 @pytest.mark.parametrize("runs", [1, 2, 3, 4, 8, 32])
 def test_every_pack_goes_through_the_same_batches(tmp_path: Path, runs: int) -> None:
     what = load(tmp_path, [4] * 16, runs=runs)
@@ -163,6 +173,7 @@ def test_a_loss_that_is_not_finite_voids_the_measurement(tmp_path: Path) -> None
 def made_up_record() -> dict[str, Any]:
     rates = {PADDED: (10, 20, 10), DYNAMIC: (20, 20, 16), "ours bf16, K = 1": (30, 80, 40)}
     rates |= {"ours bf16, K = 4": (60, 90, 80), "ours fp32, K = 1": (17, 18, 17)}
+    rates |= {f"{RIVAL}, eager": (20, 30, 20), f"{RIVAL}, sdpa": (10, 45, 10)}
     measurements: list[dict[str, Any]] = [
         {"part": part, "label": part, "round": 1, "case": {"name": f"{part} {size}"}, "seconds_per_step": size**power}
         for part, power in (("length", 1.0), ("layers", 2.0))
@@ -172,7 +183,9 @@ def made_up_record() -> dict[str, Any]:
         runs, precision = 4 if "K = 4" in name else 1, "bf16" if "bf16" in name else "fp32"
         for turn, rate in enumerate(by_turn, 1):
             entry = {"part": "task", "label": "rte", "round": turn, "peak_bytes": 64_000_000, "seconds": 2.0}
-            entry |= {"case": {"name": name, "runs": runs, "precision": precision}, "flops": rate * 1e9}
+            case = {"name": name, "runs": runs, "precision": precision}
+            case["padding"] = "grouped" if name.startswith(RIVAL) else "none"
+            entry |= {"case": case, "flops": rate * 1e9}
             measurements.append({**entry, "sentences_per_second": rate, "seconds_per_run_step": 1 / rate})
     peaks = [
         {"label": "rte", "round": turn, "precision": precision, "how": how, "matmul": "8x2x2", "flops_per_second": rate}
@@ -190,6 +203,7 @@ def test_ratios_are_medians_of_the_rounds_own_ratios_and_shares_of_the_same_roun
     packed = table["ours bf16, K = 4"]
     assert table["ours bf16, K = 1"]["x padded"] == "4.00 (3.00 to 4.00)"
     assert (packed["x padded"], packed["x dynamic"]) == ("6.00 (4.50 to 8.00)", "4.50 (3.00 to 5.00)")
+    assert packed["x rival"] == "3.00 (2.00 to 4.00)"  # of the faster in each round: 20, 45, 20
     assert packed["x K = 1"] == "2.00" and table["ours bf16, K = 1"]["x K = 1"] == "-"
     assert (packed["MB/process"], packed["MB/run"]) == ("64", "16")
     assert table["ours fp32, K = 1"]["of peak"] == f"{17 / 2 / 10:.2f}" and packed["of peak"] == f"{80 / 2 / 40:.2f}"

@@ -15,7 +15,10 @@ from omegaconf import OmegaConf
 
 from symlora.config.compose import CONFIG_DIR, compose
 from symlora.config.identity import pack_key
+from symlora.store.folder import run_folder, scan
+from symlora.store.listing import table as runs_table
 from symlora.submission.files import LINES, files
+from symlora.sweep.grid import expand
 
 DOCS = ROOT / "docs"
 PROTOCOLS = {
@@ -66,6 +69,26 @@ def test_protocols_have_these_values() -> None:
 def names(group: str) -> set[str]:
     """List the files of a folder of configs/."""
     return {path.stem for path in (CONFIG_DIR / group).glob("*.yaml")}
+
+
+def readme_table(head: str) -> list[str]:
+    """Read the table of runs that README shows under this head."""
+    blocks = re.findall(rf"^    {head}\n(?:    .+\n)+", (ROOT / "README.md").read_text(), re.MULTILINE)
+    return [line[4:] for line in blocks[0].splitlines()]
+
+
+def test_readme_shows_the_committed_runs() -> None:
+    printed = runs_table(record for _, record in scan(ROOT / "results" / "runs")).splitlines()
+    shown = readme_table("protocol short, model minilm")
+    assert shown == printed[: len(shown)]
+
+
+def test_readme_shows_the_demos_columns_and_configurations() -> None:
+    shown = [line.split() for line in readme_table("protocol demo, model minilm")[1:]]
+    assert shown[0] == readme_table("protocol short, model minilm")[1].split()
+    runs = expand("sweep=demo", "results_dir=nowhere")
+    expected = {(run.task.name, run.method.name, run_folder(run).parent.name.rpartition("_")[2]) for run in runs}
+    assert {(row[0], row[2], row[-1]) for row in shown[1:]} == expected
 
 
 def test_run_folder_has_no_other_key_or_column() -> None:

@@ -440,7 +440,7 @@ def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
     ("value", "text"),
     [
         *((0, "0"), (0.0312, "0.031"), (4.721, "4.72"), (38.14, "38.1"), (412.4, "412"), (11_341, "11.3k")),
-        *((123_456, "123k"), (-0.6, "−0.60")),
+        *((123_456, "123k"), (999_600, "1.0M"), (-0.6, "−0.60")),
     ],
 )
 def test_short_numbers(value: float, text: str) -> None:

@@ -17,6 +17,7 @@ from symlora.model.source import find, load_tokenizer
 from symlora.runner.prepare import prepare_data
 
 PADDED, DYNAMIC = "HF + PEFT, padded to 128", "HF + PEFT, dynamic padding"
+RIVAL = "HF + PEFT, grouped"  # the strongest settings: batches of rows of like length, and our precision
 LAYERS_AT = 64  # tokens a row while layers grow: RTE's mean
 
 
@@ -47,7 +48,16 @@ def cases(settings: Settings, device: torch.device) -> list[Case]:
         packed = [runs for runs in settings.runs if runs > 1][:2][-1:]  # one pack shows that fp32 gains little
         pairs += [("fp32", runs) for runs in (1, *packed)]
     found = [Case(PADDED, "baseline", "lora", "maximum", "fp32"), Case(DYNAMIC, "baseline", "lora", "longest", "fp32")]
+    spread = {"one process": False} | ({"a process a core": True} if device.type == "cpu" else {})
+    found += [
+        Case(f"{RIVAL}, {attention}, {where}", "baseline", "lora", "grouped", fast, attention=attention, spread=apart)
+        for attention in ("eager", "sdpa")
+        for where, apart in spread.items()
+    ]
     found += [Case(f"ours {kind}, K = {runs}", "ours", method, "none", kind, runs=runs) for kind, runs in pairs]
+    if method != "lora":
+        own = [runs for kind, runs in pairs if kind == fast]
+        found += [Case(f"ours LoRA {fast}, K = {runs}", "ours", "lora", "none", fast, runs=runs) for runs in own]
     if device.type == "cpu":
         found.append(Case("ours fp32, K = 1, no dropout", "ours", method, "none", "fp32", dropout=0.0))
     return found
@@ -74,10 +84,14 @@ def task_loads(
             use_random_encoder(config, folder, *settings.model_shape)
     shape = Shape.of(encoder_config(configs["lora"]), configs[settings.method])
     rows = measuring_rows(data, settings.steps * BATCH_SIZE)
-    flops = needed(shape, rows.lengths)
+    grouped = measuring_rows(data, settings.steps * BATCH_SIZE, BATCH_SIZE)
     described = {"source": configs["lora"].data.source, "rows": len(data), "mean_tokens": float(data.lengths.mean())}
     described |= {"measured_rows": len(rows), "measured_mean_tokens": float(rows.lengths.mean())}
-    return [Load(case, configs[case.method], rows, flops) for case in cases(settings, device)], shape, described
+    loads = []
+    for case in cases(settings, device):
+        own = grouped if case.padding == "grouped" else rows
+        loads.append(Load(case, configs[case.method], own, needed(shape, own.lengths)))
+    return loads, shape, described
 
 
 def growth_loads(settings: Settings, folder: Path, precision: str) -> dict[str, list[Load]]:

@@ -39,7 +39,7 @@ class Sides:
         ready = []
         for load in loads:
             self.say(f"{label}: {load.case.name}: load and warm up")
-            group = self.ours if load.case.side == "ours" else self.baseline
+            group = self.ours if load.case.side == "ours" or load.case.spread else self.baseline
             samples, memory = zip(*group.ask(workers.load, load), strict=True)
             passes = max(1, round(self.settings.min_seconds / max(figures(samples)["seconds"], 1e-3)))
             ready.append((load.case, group, passes, max((m for m in memory if m is not None), default=None)))

@@ -59,6 +59,9 @@ def task_table(record: dict[str, Any], task: str) -> dict[str, dict[str, str]]:
         if peak["label"] == task and peak["how"] != "1 thread":
             key = peak["round"], peak["precision"]
             best[key] = max(best.get(key, 0.0), peak["flops_per_second"])
+    # The strongest rival of each round, by useful FLOPs: its rows are not quite those of the others.
+    strongest = [rounds for rounds in by_case.values() if rounds[1]["case"]["padding"] == "grouped"]
+    rival = {turn: max(r[turn]["flops"] / r[turn]["seconds"] for r in strongest) for turn in (strongest or [{}])[0]}
     table = {}
     for name, rounds in by_case.items():
         entries, (first, *_) = list(rounds.values()), rounds.values()
@@ -70,6 +73,7 @@ def task_table(record: dict[str, Any], task: str) -> dict[str, dict[str, str]]:
             "ms/run step": _median([1e3 * entry["seconds_per_run_step"] for entry in entries], 1),
             "x padded": _range(_ratios(rounds, by_case.get(PADDED, {})), 2),
             "x dynamic": _range(_ratios(rounds, by_case.get(DYNAMIC, {})), 2),
+            "x rival": _range([e["flops"] / e["seconds"] / rival[e["round"]] for e in entries if rival], 2),
             "x K = 1": _median(_ratios(rounds, single), 2),
             "of peak": _median([share for share in shares if not np.isnan(share)], 2),
             "MB/process": "-" if memory is None else f"{memory / 1e6:.0f}",
@@ -113,9 +117,7 @@ def _median(values: Sequence[float], digits: int) -> str:
 
 
 def _range(values: Sequence[float], digits: int) -> str:
-    if not values:
-        return "-"
-    return f"{_median(values, digits)} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    return f"{_median(values, digits)} ({min(values):.{digits}f} to {max(values):.{digits}f})" if values else "-"
 
 
 def _grid(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,7 +1,8 @@
 """Train on the same batches with our pack, or with Hugging Face's Trainer and PEFT.
 
 The baseline is run_glue's: batches padded to the maximum length (its default) or to their longest row
-(`--pad_to_max_length False`), float32, scaled_dot_product_attention, torch's own dropout, AdamW, clipping at 1. Rows
+(`--pad_to_max_length False`), float32, scaled_dot_product_attention, torch's own dropout, AdamW, clipping at 1. The
+strongest rival has bfloat16 weights with PEFT's float32 adapters, batches of like lengths and either attention. Rows
 come in a given order, and PEFT is told to train the pooler too, as our side does.
 """
 
@@ -16,7 +17,7 @@ import torch
 import transformers
 from torch import nn
 
-from bench.work import Load, now
+from bench.work import Case, Load, now
 from symlora.adapters.config import QUERY_VALUE
 from symlora.config.schema import Config
 from symlora.data.batches import pack_batch
@@ -66,12 +67,11 @@ class Baseline:
         transformers.utils.logging.disable_progress_bar()
         warnings.filterwarnings("ignore", category=FutureWarning)  # peft 0.21 asks transformers 5.23 for a renamed name
         self.load, self.device = load, device
-        self.model = _peft_model(load.config, load.case.dropout)
+        self.model = _peft_model(load.config, load.case)
         self.tokenizer = tokenizer or load_tokenizer(find(load.config.model))
         self.to_maximum = load.case.padding == "maximum"
-        self.collate: Any = transformers.default_data_collator
-        if not self.to_maximum:
-            self.collate = transformers.DataCollatorWithPadding(self.tokenizer)
+        by_longest = transformers.DataCollatorWithPadding(self.tokenizer)
+        self.collate: Any = transformers.default_data_collator if self.to_maximum else by_longest
 
     def run(self, turn: int, passes: int) -> dict[str, float]:
         """Train for some passes; the time of the Trainer's start and end does not count."""
@@ -125,19 +125,20 @@ class Clock(transformers.TrainerCallback):  # type: ignore[misc]
             self.stopped = now(self.device)
 
 
-def _peft_model(config: Config, dropout: float) -> Any:
+def _peft_model(config: Config, case: Case) -> Any:
     source = find(config.model)
     torch.manual_seed(config.seed)
     model: Any = transformers.AutoModelForSequenceClassification.from_pretrained(
         source.name_or_path,
         num_labels=len(config.task.labels) or 1,
-        dtype=torch.float32,
+        dtype=torch.bfloat16 if case.precision == "bf16" else torch.float32,
+        attn_implementation=case.attention,
         use_safetensors=True,
         **source.arguments,
     )
     for module in model.modules():
         if isinstance(module, nn.Dropout):
-            module.p = dropout
+            module.p = case.dropout
     targets, head = QUERY_VALUE[model.config.model_type], head_modules(model)
     return peft.get_peft_model(
         model, peft.LoraConfig("SEQ_CLS", r=8, lora_alpha=8, target_modules=targets, modules_to_save=head)

@@ -28,10 +28,14 @@ class Case:
     name: str  # unique within its part of the bench
     side: str  # baseline or ours
     method: str
-    padding: str  # maximum (every row to data.max_length), longest (to its batch's longest row) or none
+    # maximum (every row to data.max_length), longest (to its batch's longest row), grouped (the same, in batches of
+    # rows of like length) or none
+    padding: str
     precision: str  # fp32 or bf16
     dropout: float = DROPOUT  # probability of every dropout of encoder and head
     runs: int = 1  # K, the runs in a pack
+    attention: str = "sdpa"  # of the baseline, as transformers names it
+    spread: bool = False  # a baseline in a process of one thread on every core, else in one process of all threads
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +59,11 @@ class Load:
         return -(-self.batches // self.case.runs)
 
     def order(self, turn: int, number: int) -> Rows:
-        """Shuffle the rows of one pass: the same for every case."""
-        return np.random.default_rng([turn, number]).permutation(len(self.rows))
+        """Shuffle the rows of one pass, or its batches of like length: the same for every case."""
+        generator = np.random.default_rng([turn, number])
+        if self.case.padding == "grouped":
+            return generator.permutation(np.arange(len(self.rows)).reshape(self.batches, self.batch_size)).reshape(-1)
+        return generator.permutation(len(self.rows))
 
     def orders(self, turn: int, number: int) -> list[Rows]:
         """Share the batches of `order` among the runs of the pack: each run begins at another one."""
@@ -81,12 +88,14 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def measuring_rows(data: TokenizedSplit, count: int) -> TokenizedSplit:
-    """Take `count` rows at evenly spaced quantiles of the split's lengths."""
+def measuring_rows(data: TokenizedSplit, count: int, together: int = 1) -> TokenizedSplit:
+    """Take `count` rows at evenly spaced quantiles of the lengths, so many of them `together` from each."""
     if len(data) < count:
         raise SymloraError(f"the bench needs {count} rows, the split has {len(data)}: lower --steps")
     by_length = np.argsort(data.lengths, kind="stable")
-    rows = by_length[((np.arange(count) + 0.5) / count * len(data)).astype(np.int64)]
+    middles = (np.arange(count // together) + 0.5) / (count // together) * len(data)
+    first = (middles - (together - 1) / 2).astype(np.int64)
+    rows = by_length[(first[:, None] + np.arange(together)).reshape(-1)]
     tokens = np.concatenate([np.arange(data.offsets[row], data.offsets[row + 1]) for row in rows])
     types = None if data.token_type_ids is None else data.token_type_ids[tokens]
     offsets = np.append(0, np.cumsum(data.lengths[rows]))

@@ -185,14 +185,10 @@ def _energy(left: Array, right: Array) -> float:
 
 
 @lru_cache(maxsize=8)
-def _directions(n: int, r: int, seed: int) -> tuple[tuple[Array, Array], ...]:
-    rng = np.random.default_rng(seed)
-
-    def orthonormal() -> Array:
-        q: Array = np.linalg.qr(rng.normal(size=(n, r)))[0]
-        return q
-
-    return tuple((orthonormal(), orthonormal()) for _ in range(DRAWS))
+def _directions(n: int, r: int, seed: int) -> Array:
+    """Draw orthonormal columns: [DRAWS, 2, n, r]."""
+    drawn: Array = np.linalg.qr(np.random.default_rng(seed).normal(size=(DRAWS, 2, n, r)))[0]
+    return drawn
 
 
 def _shares(eigenvalues: npt.NDArray[np.floating[Any]], rank: int, energy: float) -> tuple[float, float]:

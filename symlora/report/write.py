@@ -24,7 +24,7 @@ from symlora.report.pages import markdown_page
 from symlora.report.symmetry import RELEASED, symmetry_markdown, symmetry_of_checkpoint, symmetry_of_runs
 from symlora.report.table import Table
 from symlora.report.tables import table1, table2, table3, table4
-from symlora.store.files import atomic_write
+from symlora.store.files import atomic_write, unwritable
 
 ROOT = CONFIG_DIR.parent
 PUBLISHED, BEST = ROOT / "results" / "published", CONFIG_DIR / "best"
@@ -164,7 +164,7 @@ def write_text(path: Path, text: str) -> Path:
         with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise SymloraError(f"{path} cannot be written: {error.strerror}. Set --out to a writable folder.") from error
+        raise unwritable(path, error) from error
     return path
 
 

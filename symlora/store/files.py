@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from symlora.errors import SymloraError
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
@@ -18,6 +20,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def unwritable(path: Path, error: OSError) -> SymloraError:
+    """Say which output cannot be written, and why."""
+    return SymloraError(f"{path} cannot be written: {error.strerror}. Set --out to a writable folder.")
 
 
 def sync(path: Path) -> None:

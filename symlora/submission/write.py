@@ -7,7 +7,7 @@ from pathlib import Path
 
 from symlora.config.identity import file_sha256
 from symlora.errors import SymloraError
-from symlora.store.files import atomic_write
+from symlora.store.files import atomic_write, unwritable
 from symlora.store.folder import write_json
 from symlora.submission.check import Checked, check
 from symlora.submission.files import HEADER, LINES, files
@@ -44,7 +44,7 @@ def write(parts: Sequence[Part], out: Path, name: str) -> tuple[Path, Checked]:
         described = [{"file": part.file.name, "rows": len(part.predictions), "run": part.run} for part in parts]
         write_json(path.with_suffix(".json"), {"sha256": file_sha256(path), "files": described})
     except OSError as error:
-        raise SymloraError(f"{path} cannot be written: {error.strerror}. Set --out to a writable folder.") from error
+        raise unwritable(path, error) from error
     return path, checked
 
 

@@ -58,7 +58,8 @@ def cost_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
         f"compare methods only where both are alike. {note}"
     )
     with plot_style():
-        figure = new_figure(8.0, 1.5 * len(tasks) + 0.4, f"Score over cost: {whose}", caption)
+        height = max(1.5 * len(tasks) + 0.4, 0.16 * len(methods))  # the legend has a line a method
+        figure = new_figure(8.0, height, f"Score over cost: {whose}", caption)
         grid = figure.subplots(len(tasks), len(AXES), squeeze=False, sharey="row")
         for row, mine in zip(grid, tasks, strict=True):
             task, metric = mine["task"].iloc[0], mine["metric"].iloc[0]

@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from symlora.audit.names import section_name, section_order
-from symlora.errors import SymloraError
 from symlora.report.captions import FIGURES
 from symlora.report.choice import Chosen, Key
 from symlora.report.collect import Problem
@@ -20,7 +19,7 @@ from symlora.report.figures.grid import grid_panel, grid_points
 from symlora.report.figures.norms import AS_PAPER, DECAYS, FROBENIUS, LAMBDA, RATIO, companion, figure1
 from symlora.report.figures.norms_frame import cells, read_norms
 from symlora.report.figures.style import save
-from symlora.store.files import atomic_write
+from symlora.store.files import atomic_write, unwritable
 
 _CELL = ("task", "method", "projection", "layer", "configuration", "why", "seeds", "failed")
 _FIGURE1 = tuple(column.key for column in (*FROBENIUS, *AS_PAPER))
@@ -37,18 +36,11 @@ def draw_all(
     out: Path,
     as_paper: bool = False,
 ) -> tuple[list[Path], tuple[Problem, ...]]:
-    """Draw every figure of every model and protocol.
+    """Draw every figure of every model and protocol, in <out>/<protocol>-<model>.
 
-    Figure 1 and its companion are drawn from norms.parquet, paired differences and grids from scores. What has no runs
-    has no figure. The same runs give the same bytes.
-
-    Args:
-        runs: The frame of symlora.report.collect.
-        chosen: Of symlora.report.choice.choose.
-        pairs: Of symlora.report.comparison.compare_all.
-        criteria: Margin and alpha.
-        out: Gets a folder <protocol>-<model> each; a figure of an earlier call that has no runs now is removed.
-        as_paper: Also Figure 1 as the paper prints it.
+    Figure 1 and its companion are drawn from norms.parquet, the others from scores and costs. What has no runs has no
+    figure, and a figure of an earlier call is removed. The same runs give the same bytes. With `as_paper`, Figure 1 is
+    also drawn as the paper prints it.
 
     Returns:
         The files, and the runs whose norms could not be used.
@@ -77,9 +69,7 @@ def draw_all(
         try:
             written += _draw_section(folder, sources, section_name(model, protocol), note)
         except OSError as error:
-            raise SymloraError(
-                f"{folder} cannot be written: {error.strerror}. Set --out to a writable folder."
-            ) from error
+            raise unwritable(folder, error) from error
     return written, norms.bad
 
 

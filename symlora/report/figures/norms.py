@@ -73,12 +73,9 @@ class _Panel:
 def figure1(cells: pd.DataFrame, projection: str, whose: str, note: str = "", as_paper: bool = False) -> Figure:
     """Draw |λ|‖W0‖_F, ‖ΔW‖_F and their difference, method by method.
 
-    Args:
-        cells: symlora.report.figures.norms_frame.cells, of one protocol and model.
-        projection: `query` or `value`.
-        whose: Model and protocol, for the title.
-        note: What must stand beside this model's numbers.
-        as_paper: Sums of absolute values instead, λ with its sign, and one scale for all maps.
+    The cells are those of norms_frame.cells, the projection is `query` or `value`; `whose` is for the title, and `note`
+    must stand beside this model's numbers. The paper's form has sums of absolute values instead, λ with its sign, and
+    one scale for all maps.
     """
     columns = AS_PAPER if as_paper else FROBENIUS
     mine = cells[cells["projection"] == projection]
@@ -94,10 +91,7 @@ def figure1(cells: pd.DataFrame, projection: str, whose: str, note: str = "", as
 
 
 def companion(cells: pd.DataFrame, whose: str, note: str = "") -> Figure:
-    """Draw λ, what decay alone would make of it, and relative updates.
-
-    Arguments are those of `figure1`.
-    """
+    """Draw λ, what decay alone would make of it, and relative updates."""
     caption = (
         "The two rows under λ: what weight decay alone makes of it up to the kept epoch, exp(-wd · Σ lr); as run (1 "
         f"where λ does not decay), and had it decayed toward 0 as other weights do. {_caption(cells, note)}"

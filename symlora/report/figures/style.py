@@ -79,8 +79,10 @@ def scale_of(values: Matrix, centre: float | None = None) -> Normalize:
 
 
 def compact(value: float) -> str:
-    """Format a number in about three digits: 0.031, 4.72, 412, 11.3k."""
+    """Format a number in about three digits: 0.031, 4.72, 11.3k, 2.1M."""
     size = abs(value)
+    if size >= 999_500:
+        return minus(f"{value / 1e6:.1f}M")
     if size >= 999.5:
         return minus(f"{value / 1000:.{int(size < 99_950)}f}k")
     decimals = 0 if size >= 99.95 or size == 0 else 1 if size >= 9.995 else 2 if size >= 0.0995 else 3
