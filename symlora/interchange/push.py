@@ -63,11 +63,7 @@ def check_name(name: str) -> None:
 
 
 def push(folder: Path, name: str, confirm: bool) -> Iterator[str]:
-    """Upload a folder, or say what would be uploaded; yield lines.
-
-    Raises:
-        SymloraError: The hub refuses, there is no login, or no network. The folder is as it was.
-    """
+    """Upload a folder, or say what would be uploaded; yield lines."""
     yield f"{'uploading' if confirm else 'would upload'} to https://huggingface.co/{name}:"
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         yield f"{file.stat().st_size:>14,}  {file.relative_to(folder).as_posix()}"

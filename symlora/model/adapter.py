@@ -6,16 +6,28 @@ import warnings
 from functools import partial
 from typing import Any
 
+import peft
 import torch
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.tuners.vera import VeraLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
+from symlora.adapters.config import QUERY_VALUE, WHOLE, number
+from symlora.adapters.tuner import AdapterModel
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.model.encoder import head_modules
 from symlora.seeds import torch_generator
+
+_ABOVE_0 = number("a number above 0", lambda value: value > 0)
+_CHANCE = number("a probability below 1", lambda value: 0 <= value < 1)
+_RULES = {
+    **dict.fromkeys(("alpha", "lora_alpha"), _ABOVE_0),
+    **dict.fromkeys(("dropout", "lora_dropout"), _CHANCE),
+    **dict.fromkeys(("r", "init_r"), WHOLE),
+}
 
 
 def add_adapter(model: Any, config: Config) -> Any:
@@ -26,12 +38,6 @@ def add_adapter(model: Any, config: Config) -> Any:
     Raises:
         SymloraError: Unknown method or argument, a target that matches nothing, a rank that does not fit.
     """
-    import peft
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
-
-    from symlora.adapters.config import QUERY_VALUE
-    from symlora.adapters.tuner import AdapterModel
-
     method = config.method
     config_class = PEFT_TYPE_TO_CONFIG_MAPPING.get(method.peft_type)  # type: ignore[call-overload]
     if config_class is None:
@@ -67,10 +73,7 @@ def add_adapter(model: Any, config: Config) -> Any:
 
 
 def _trained_beside(names: Any, model: Any) -> list[str]:
-    """Check the encoder's modules that train beside adapter and head.
-
-    Such as Houlsby's LayerNorms.
-    """
+    """Check the encoder's modules that train beside the adapter: Houlsby's LayerNorms."""
     if names is None:
         return []
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
@@ -85,10 +88,7 @@ def _trained_beside(names: Any, model: Any) -> list[str]:
 
 
 def _train_in_float32(wrapped: Any, names: list[str]) -> None:
-    """Train these modules' own copies in float32.
-
-    On an encoder in bfloat16 too, as adapters and head do.
-    """
+    """Train these modules' copies in float32, as adapters and head do."""
     for name, module in wrapped.named_modules():
         if isinstance(module, ModulesToSaveWrapper) and any(f".{name}".endswith(f".{part}") for part in names):
             dtype = next(module.original_module.parameters()).dtype
@@ -107,27 +107,13 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
     for key in ("task_type", "inference_mode", "total_step"):
         if key in arguments:
             raise SymloraError(f"method.peft_config.{key} is set by the harness: leave it out.")
-    for key in ("alpha", "lora_alpha"):
-        if key in arguments and not (_is_number(arguments[key]) and arguments[key] > 0):
-            raise SymloraError(f"method.peft_config.{key}={arguments[key]}: give a number above 0.")
-    for key in ("dropout", "lora_dropout"):
-        if key in arguments and not (_is_number(arguments[key]) and 0 <= arguments[key] < 1):
-            raise SymloraError(f"method.peft_config.{key}={arguments[key]}: give a probability below 1.")
-    for key in ("r", "init_r"):
-        rank = arguments.get(key, 1)
-        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-            raise SymloraError(f"method.peft_config.{key}={rank}: give a whole number of at least 1.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    for key, (words, keeps) in _RULES.items():
+        if key in arguments and not keeps(arguments[key]):
+            raise SymloraError(f"method.peft_config.{key}={arguments[key]}: give {words}.")
 
 
 def _check_fit(wrapped: Any, targets: Any, method: str) -> None:
-    """Check that targets match and ranks fit their matrices.
-
-    PEFT's LoRA takes both.
-    """
+    """Check that targets match and ranks fit, which PEFT's LoRA does not."""
     layers = {name: m for name, m in wrapped.named_modules() if isinstance(m, BaseTunerLayer)}
     for target in targets if isinstance(targets, (list, set, tuple)) else []:
         if not any(f".{name}".endswith(f".{target}") for name in layers):
