@@ -10,14 +10,14 @@ N ?= 5
 # The paper's 25 to 80 epochs take hours with MiniLM on two cores; its own protocol takes minutes.
 PROTOCOL ?= $(if $(filter minilm,$(MODEL)),short,paper)
 
-RUN := .venv/bin/python
-SYMLORA := $(RUN) -m symlora
+PY := .venv/bin/python
+SYMLORA := $(PY) -m symlora
 # Without byte code every process parses torch and transformers anew.
 unexport PYTHONDONTWRITEBYTECODE
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo glue methods bench runs verify-results table1 figure1 audit report sweep select seeds study status paper submission docs-check config test contract cluster-test install-test faults lint format lock
+.PHONY: help setup demo glue evaluate methods bench runs verify-results table1 figure1 audit report sweep select seeds study status paper submission docs-check config test contract cluster-test install-test faults lint format lock
 
 help: ## Print this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ demo: .venv/.ready ## Train SymLoRA, LoRA and the head on three demo tasks, 3 se
 
 glue: .venv/.ready ## Fine-tune on one GLUE task: TASK= METHOD= MODEL= SEED= ARGS=
 	@$(SYMLORA) train task=$(TASK) method=$(METHOD) model=$(MODEL) protocol=$(PROTOCOL) seed=$(SEED) $(ARGS)
+
+evaluate: .venv/.ready ## Score finished runs or adapters without training: RUN=<run or results folder> (ARGS="--split test --data <folder>")
+	@$(SYMLORA) evaluate $(RUN) $(ARGS)
 
 methods: .venv/.ready ## List the methods and their trained parameters on RoBERTa-base (ARGS=--markdown, ARGS="--method symlora")
 	@$(SYMLORA) methods $(ARGS)
@@ -66,7 +69,7 @@ paper: .venv/.ready ## Reproduce the paper's Table 1 on RoBERTa-base: days on on
 	@$(SYMLORA) paper --model $(MODEL) --seeds $(N) --tasks "$(STUDY_TASKS)" $(ARGS)
 
 bench: .venv/.ready ## Compare speed and memory with Hugging Face's Trainer + PEFT: about 20 minutes (ARGS=--quick: under 2)
-	@$(RUN) scripts/bench $(ARGS)
+	@$(PY) scripts/bench $(ARGS)
 
 runs: .venv/.ready ## List the runs in results/runs, with mean and spread over the seeds
 	@$(SYMLORA) runs $(ARGS)
@@ -93,22 +96,22 @@ config: .venv/.ready ## Print the configuration that the same `make glue` would 
 	@$(SYMLORA) train task=$(TASK) method=$(METHOD) model=$(MODEL) protocol=$(PROTOCOL) seed=$(SEED) $(ARGS) --cfg job --resolve
 
 test: .venv/.ready ## Run the tests: 8 to 9 minutes on 2 cores
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist worksteal
 
 contract: .venv/.ready ## Run PEFT's own test suite on every method in every configuration
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto -m contract tests/test_peft_contract.py $(ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto -m contract tests/test_peft_contract.py $(ARGS)
 
 cluster-test: .venv/.ready ## Start Slurm and Ray on this machine and run sweeps on both: about 8 minutes
 	@bash tests/cluster/run.sh $(ARGS)
 
 install-test: .venv/.ready ## Test the wheel in fresh environments, base and full: about 3 minutes
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest -m install tests/test_install.py
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -m install tests/test_install.py
 
 faults: .venv/.ready ## Test kills, full disks, damaged files and wrong settings: about 20 minutes (ARGS="--kills 20 --bad 40": fewer)
-	@PYTHONPATH=tests $(RUN) -m faults $(ARGS)
+	@PYTHONPATH=tests $(PY) -m faults $(ARGS)
 
 docs-check: .venv/.ready ## Check every link and command of the pages, run the cheap commands and the notebooks: about 2 minutes
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal -m "" tests/test_docs.py tests/test_docs_tables.py tests/test_notebooks.py $(ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist worksteal -m "" tests/test_docs.py tests/test_docs_tables.py tests/test_notebooks.py $(ARGS)
 
 lint: .venv/.ready ## Run ruff, codespell, and mypy --strict on package, scripts and tests
 	@.venv/bin/ruff check .

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from symlora.errors import SymloraError
+from symlora.model.hub import go_offline_if_unreachable
 from symlora.training.interrupt import Stopped, stop_at_once
 
 # The imports of each command stand in its function: torch, transformers and peft take seconds.
@@ -26,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             command(words[1:])
             return
         chosen = parser().parse_args(words)
+        if chosen.command in ("evaluate", "predict", "export"):
+            go_offline_if_unreachable()  # before the imports of what asks the hub
         if status := chosen.run(chosen):
             sys.exit(status)
     except ModuleNotFoundError as error:
@@ -63,11 +66,9 @@ def parser() -> argparse.ArgumentParser:
     select = _add(commands, "select", _select, "choose the best grid point of each method and task, into configs/best")
     _study_options(select)
     select.add_argument("--widen", action="store_true", help="print commands that go beyond the grid's edges")
-    select.add_argument(
-        "--axis", choices=["lr", "batch_size", "both"], default="lr", help="what to widen (default: %(default)s)"
-    )
+    axes = ["lr", "batch_size", "both"]
+    select.add_argument("--axis", choices=axes, default="lr", help="what to widen (default: %(default)s)")
     select.add_argument("--run", action="store_true", dest="run_widened", help="with --widen: run these commands")
-
     status = _add(commands, "status", _status, "count a study's runs and estimate the time left")
     _study_options(status)
     _seeds_option(status)
@@ -82,6 +83,15 @@ def parser() -> argparse.ArgumentParser:
     methods = _add(commands, "methods", _methods, "list the methods: equation, trained parameters, merges, packs")
     methods.add_argument("--markdown", action="store_true", help="as a Markdown table")
     methods.add_argument("--method", metavar="NAME", help="one method in detail, with its settings")
+
+    _model_options(evaluate := _add(commands, "evaluate", _evaluate, "score runs or adapters, without training"))
+    evaluate.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help="run folder, adapter folder or file")
+    evaluate.add_argument("--out", type=Path, metavar="FILE.json", help="also write the scores, with all digits")
+
+    _model_options(predict := _add(commands, "predict", _predict, "predict sentences, a table or a split"))
+    predict.add_argument("source", type=Path, metavar="SOURCE", help="run folder, adapter folder or file")
+    predict.add_argument("texts", nargs="*", metavar="TEXT", help="sentences (a pair: a tab between), - for stdin")
+    predict.add_argument("--out", type=Path, metavar="FILE", help=".parquet, .csv or .jsonl (default: print)")
 
     _report_options(_add(commands, "report", _report, "write tables, figures and the audit from run folders"))
     _submission_options(_add(commands, "submission", _submission, "make or check the zip that the GLUE server takes"))
@@ -115,6 +125,16 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _model_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--split", default="", help="names, with commas (evaluate: default validation)")
+    made.add_argument("--file", type=Path, help="a table with the task's columns (.csv, .tsv, .jsonl, .parquet)")
+    made.add_argument("--data", help="where the task's data are, as data.dir (default: GLUE_DIR, else the hub)")
+    made.add_argument("--base", help="folder or hub name of the encoder (default: the one the source names)")
+    made.add_argument("--task", help="of an adapter that is no run: a name in configs/task")
+    made.add_argument("--alpha", type=float, help="of a checkpoint file of loralib")
+    made.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+
+
 def _report_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("what", nargs="?", choices=("table1", "figure1", "audit", "report"), default="report")
     made.add_argument("--results-dir", type=Path, default=RUNS, help="run folders below it (default: %(default)s)")
@@ -122,19 +142,14 @@ def _report_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--tasks", help="those of Table 1's eight that are expected, for example cola,rte (default: all)")
     made.add_argument("--strict", action="store_true", help="exit with 1 when a run is missing, failed or left out")
     made.add_argument("--as-paper", action="store_true", help="Figure 1 with the paper's norm and one common scale")
-    made.add_argument(
-        "--checkpoint", type=Path, help="a released LoRA adapter (folder or safetensors) for the symmetry table"
-    )
+    made.add_argument("--checkpoint", type=Path, help="a released LoRA (folder or file) for the symmetry table")
 
 
 def _submission_options(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--protocol", default="paper", help="of the runs (default: %(default)s)")
-    made.add_argument("--model", default="roberta-base", help="of the runs (default: %(default)s)")
-    made.add_argument("--method", default="symlora", help="of the runs (default: %(default)s)")
+    for name, default in (("protocol", "paper"), ("model", "roberta-base"), ("method", "symlora")):
+        made.add_argument(f"--{name}", default=default, help="of the runs (default: %(default)s)")
     made.add_argument("--results-dir", type=Path, default=RUNS, help="run folders below it (default: %(default)s)")
-    made.add_argument(
-        "--out", type=Path, default=Path("results/submission"), help="where the zip goes (default: %(default)s)"
-    )
+    made.add_argument("--out", type=Path, default=Path("results/submission"), help="for the zip (default: %(default)s)")
     made.add_argument("--check", type=Path, metavar="FILE.zip", help="check this zip, and make none")
 
 
@@ -152,8 +167,6 @@ def _export_options(made: argparse.ArgumentParser) -> None:
 
 def _demo(chosen: argparse.Namespace) -> int:
     """Train SymLoRA, LoRA and the bare head on three demo tasks.
-
-    With three seeds each, and print the comparison.
 
     Sentences come from our own grammar in the shape of GLUE's tasks: these are not GLUE scores. Finished runs are not
     trained again.
@@ -176,21 +189,16 @@ def _paper(chosen: argparse.Namespace) -> int:
     Every task, SymLoRA and LoRA, grid and seeds under protocol paper; then RTE, MRPC and STS-B from each method's MNLI
     run (protocol paper_mnli). Every part can be stopped; the same command goes on.
     """
-    from symlora.sweep.grid import tasks_of
-    from symlora.sweep.paper import PROTOCOL, Paper
+    from symlora.sweep.paper import command
 
-    tasks = chosen.tasks.replace(",", " ").split() or tasks_of(PROTOCOL)
-    paper = Paper(tasks, chosen.model, chosen.seeds, chosen.overrides)
-    print(paper.estimate(), flush=True)
-    return 0 if chosen.estimate else paper.run()
+    return command(chosen)
 
 
 def _select(chosen: argparse.Namespace) -> int:
     """Choose the best grid point of each method and task.
 
-    Writes it to configs/best for the seeds.
-
-    Prints what was chosen and whether it lies on the grid's edge. Trains nothing, unless --widen --run.
+    Writes it to configs/best for the seeds, and prints whether it lies on the grid's edge. Trains nothing, unless
+    --widen --run.
     """
     from symlora.sweep.study import Study, select
 
@@ -211,37 +219,44 @@ def _status(chosen: argparse.Namespace) -> int:
 
 def _runs(chosen: argparse.Namespace) -> int:
     """List run folders: mean and spread of the score over seeds."""
-    from symlora.store.folder import scan
-    from symlora.store.listing import table
+    from symlora.store.listing import command
 
-    records = [record for _, record in scan(chosen.results_dir)]
-    if not records:
-        raise SymloraError(
-            f"no run folders in {chosen.results_dir}. `make glue TASK=rte` writes one; `make demo` writes to "
-            "results/demo."
-        )
-    print(table(records))
-    return 0
+    return command(chosen.results_dir)
 
 
 def _verify(chosen: argparse.Namespace) -> int:
     """Hash every file again; exit with 1 if anything differs from run.json."""
-    from symlora.store.verify import verify
+    from symlora.store.verify import command
 
-    found = verify(chosen.results_dir)
-    if not found.runs and not found.problems:
-        raise SymloraError(f"no run folders in {chosen.results_dir}.")
-    print("\n".join([*found.problems, found.summary()]))
-    return int(bool(found.problems))
+    return command(chosen.results_dir)
 
 
 def _methods(chosen: argparse.Namespace) -> int:
     """List the methods: equation, parameters on RoBERTa-base, merges, packs, source."""
-    from symlora.model.catalog import details, examine, load, names, table
+    from symlora.model.catalog import command
 
-    methods = [examine(method) for method in load([chosen.method] if chosen.method else names())]
-    print(details(methods[0]) if chosen.method else table(methods, markdown=chosen.markdown))
-    return 0
+    return command(chosen.method, markdown=chosen.markdown)
+
+
+def _evaluate(chosen: argparse.Namespace) -> int:
+    """Score trained models by forward passes; nothing trains.
+
+    SOURCE is a run folder, a results folder (all its finished runs), an adapter's folder of PEFT (with --task), or a
+    checkpoint of LoRA's own code (with --task, --alpha and --base). Models of one encoder and method share a pass.
+    """
+    from symlora.runner.scoring import command_evaluate
+
+    return command_evaluate(chosen)
+
+
+def _predict(chosen: argparse.Namespace) -> int:
+    """Predict with a trained model: labels with probabilities, or scores.
+
+    SOURCE is as in `symlora evaluate`. Takes sentences, the lines of stdin (-), a table (--file) or splits (--split).
+    """
+    from symlora.runner.scoring import command_predict
+
+    return command_predict(chosen)
 
 
 def _report(chosen: argparse.Namespace) -> int:
@@ -260,11 +275,10 @@ def _report(chosen: argparse.Namespace) -> int:
 def _submission(chosen: argparse.Namespace) -> int:
     """Make the zip that the GLUE server takes, or check one.
 
-    From the runs of one protocol, model and method, one run a task: of the configuration that the report shows (what
-    `make select` chose, else the one with the most seeds), the seed with the best score on the held-out slice where the
-    protocol has one, else on validation. Runs need predict_test=true. WNLI gets the majority class of its training
-    rows, AX is predicted by the MNLI run. Exit status: 0 it can be uploaded; 3 files are missing, the zip is named
-    ...-partial.zip and is for looking only; 1 something is wrong, nothing was written.
+    From the runs of one protocol, model and method, one run a task: of the configuration that the report shows, the
+    seed with the best score on the held-out slice where the protocol has one, else on validation. Runs need
+    predict_test=true. WNLI gets the majority class of its training rows, AX is predicted by the MNLI run. Exit status:
+    0 it can be uploaded; 3 files are missing, and ...-partial.zip is for looking only; 1 nothing was written.
     """
     from symlora.submission.write import check_zip, make_zip
 
@@ -284,9 +298,6 @@ def _export(chosen: argparse.Namespace) -> int:
       --to lora      a LoRA adapter of PEFT: exact, but a SymLoRA's λ goes into base_scale.safetensors beside it
       --to symlora   a LoRA's best symmetric approximation, with the share of its energy that is kept
     """
-    from symlora.model.hub import go_offline_if_unreachable
-
-    go_offline_if_unreachable()
     from symlora.interchange.export import command
 
     return command(chosen)

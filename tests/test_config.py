@@ -35,7 +35,7 @@ def test_every_method_protocol_task_and_model_composes() -> None:
     models, protocols = (itertools.cycle(sorted(set(options(g)) - {"local"})) for g in ("model", "protocol"))
     # 7 protocols and 9 tasks: in turn, they meet in different pairs.
     for method, protocol, task, model in zip(
-        options("method"), protocols, itertools.cycle(options("task")), models, strict=False
+        options("method"), protocols, itertools.cycle(sorted(set(options("task")) - {"custom"})), models, strict=False
     ):
         config = compose(f"task={task}", f"method={method}", f"model={model}", f"protocol={protocol}")
         assert (config.task.name, config.model.name, config.protocol.name) == (task, model, protocol)

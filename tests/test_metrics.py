@@ -168,6 +168,21 @@ def test_compute_keeps_the_order_and_names_unknown_metrics() -> None:
         metrics.compute(["accuracy", "bleu"], [0], [0])
 
 
+def test_metrics_of_own_tasks_equal_sklearn() -> None:
+    rng = np.random.default_rng(0)
+    for classes in (2, 3, 7):
+        true, predicted = rng.integers(classes, size=40), rng.integers(classes, size=40)
+        true[:classes] = np.arange(classes)
+        expected = sklearn.metrics.f1_score(true, predicted, average="macro")
+        assert metrics.macro_f1(predicted, true) == pytest.approx(expected)
+        expected = sklearn.metrics.balanced_accuracy_score(true, predicted)
+        assert metrics.balanced_accuracy(predicted, true) == pytest.approx(expected)
+    labels, scores = rng.integers(2, size=50), rng.integers(9, size=50) / 4  # with ties
+    assert metrics.auroc(scores, labels) == pytest.approx(sklearn.metrics.roc_auc_score(labels, scores))
+    assert np.isnan(metrics.auroc(scores, np.ones(50, int)))
+    assert metrics.mae(scores, labels) == pytest.approx(np.abs(scores - labels).mean())
+
+
 def test_import_is_light() -> None:
     heavy = "{'scipy', 'sklearn', 'torch', 'evaluate'}"
     code = f"import sys, symlora.metrics.functions; print({heavy} & set(sys.modules) or 'light')"

@@ -168,11 +168,17 @@ def test_a_folder_that_cannot_be_read_is_not_trained_over(tmp_path: Path) -> Non
     assert "99" in (folder / "run.json").read_text()
 
 
-def test_test_predictions_asked_for_later_are_made(minilm_dir: Path, tmp_path: Path) -> None:
-    folder, _ = train(small(tmp_path, "task=rte"))
+def test_test_predictions_asked_for_later_are_made_without_training(minilm_dir: Path, tmp_path: Path) -> None:
+    folder, first = train(small(tmp_path, "task=rte"))
     assert "test" not in set(pq.read_table(folder / "predictions.parquet").to_pandas().split)
-    again, _ = train(small(tmp_path, "task=rte", "predict_test=true"))
-    assert again == folder and "test" in set(pq.read_table(folder / "predictions.parquet").to_pandas().split)
+    again, record = train(small(tmp_path, "task=rte", "predict_test=true"))
+    assert again == folder and record["cost"] == first["cost"], "it was trained again"
+    assert results.read_run(folder) == record and not results.find_damage(folder, record)
+    whole, other = train(small(tmp_path / "b", "task=rte", "predict_test=true"))
+    later, at_once = (pq.read_table(place / "predictions.parquet") for place in (folder, whole))
+    assert "test" in later["split"].to_pylist() and later.equals(at_once)
+    assert (record["data"], record["config"]) == (other["data"], other["config"])
+    assert (folder / "config.yaml").read_bytes() == (whole / "config.yaml").read_bytes()
 
 
 def test_an_encoder_is_not_filed_under_another_name(minilm_dir: Path, tiny: Any, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from symlora.config.schema import Config
 from symlora.errors import SymloraError
 
 NAMED = ("task", "method", "model", "protocol")  # groups whose name is a part of the run folder's path
-METRICS = ("matthews_correlation", "accuracy", "f1", "pearson", "spearmanr")
+SCORES = ("matthews_correlation", "accuracy", "f1", "macro_f1", "balanced_accuracy", "pearson", "spearmanr")
+METRICS = (*SCORES, "auroc", "mae")  # these two choose nothing: they are not of predictions, or lower is better
 SELECTIONS = ("best", "last", "held_out")
 PRECISIONS = ("auto", "fp32", "bf16")
 LAMBDA_DECAYS = ("none", "zero", "one")
@@ -24,8 +25,8 @@ def check(config: Config) -> None:
         check_name(group, getattr(config, group).name)
     for metric in config.task.metrics:
         _one_of("task.metrics", metric, METRICS)
-    _one_of("task.score", config.task.score, tuple(config.task.metrics))
-    _one_of("data.source", config.data.source, ("glue", "demo"))
+    _one_of("task.score", config.task.score, tuple(name for name in config.task.metrics if name in SCORES))
+    _one_of("data.source", config.data.source, ("glue", "demo", "own"))
     _at_least("data.max_length", config.data.max_length, 8)
     for split, rows in config.data.demo_rows.items():
         _at_least(f"data.demo_rows.{split}", rows, 1)

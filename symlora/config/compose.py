@@ -10,10 +10,11 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from symlora.config.checks import NAMED, check, check_keys, check_name
+from symlora.config.own_task import complete
 from symlora.config.schema import Config, TaskConfig
 from symlora.errors import SymloraError
 
@@ -39,14 +40,19 @@ def resolve(cfg: Any) -> Config:
         for group in NAMED:  # before the recipes, which look names up
             if name := OmegaConf.select(cfg, f"{group}.name", default=""):
                 check_name(group, name)
+        if OmegaConf.select(cfg, "data.source") == "own" and "custom" in cfg.protocol.recipe:
+            with open_dict(cfg):
+                cfg.protocol.recipe.setdefault(cfg.task.name, cfg.protocol.recipe.custom)
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise SymloraError(_explain(error)) from None
     assert isinstance(config, Config)
     _expand_home(config)
     check_keys(config)
-    check(config)
     _check_facts(config)
+    if config.data.source == "own":
+        complete(config)
+    check(config)
     # Their values now stand in `train`; the tables of the other tasks are no part of this run.
     config.protocol.recipe = config.model.recipe = {}
     return config
@@ -114,8 +120,13 @@ def compose(*overrides: str) -> Config:
 
 def _check_facts(config: Config) -> None:
     """Refuse overrides of a task's facts, which decide the score."""
-    path = CONFIG_DIR / "task" / f"{config.task.name}.yaml"
-    if path.is_file():
+    path, own = CONFIG_DIR / "task" / f"{config.task.name}.yaml", config.task.name == "custom"
+    if own != (config.data.source == "own") and (own or path.is_file()):
+        raise SymloraError(
+            f"task.name={config.task.name} with data.source={config.data.source}: a table of yours goes with "
+            "task=custom and a name of its own (task.name=<name>), not with GLUE's names nor with protocol=demo."
+        )
+    if path.is_file() and not own:
         facts = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(path)))
         for key, value in vars(facts).items():
             if getattr(config.task, key) != value:

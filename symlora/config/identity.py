@@ -10,6 +10,7 @@ from typing import Any
 
 from symlora.config.formatting import format_rate
 from symlora.config.schema import Config
+from symlora.config.tables import find_tables
 
 # What says where and how to run, not what: two configurations that differ only here are the same run.
 _NOT_IDENTITY = ("seed", "logger", "checkpoint", "device", "results_dir", "force", "progress", "predict_test")
@@ -57,7 +58,13 @@ def identity(config: Config) -> dict[str, Any]:
     if config.data.allow_subset and config.data.dir:  # else the rows are the official ones, which the task names
         content["data"]["dir"] = _data_sha256(Path(config.data.dir), config.task.name)
     del content["protocol"]["grid_seeds"]  # which runs choose, not what a run computes
-    content["task"] = config.task.name  # its facts are the data's, which are checked; its metrics choose nothing
+    if config.data.source == "own":
+        for key in ("splits", "sha256", "validation", "test"):
+            del content["task"][key]
+        if config.data.dir:
+            content["data"]["dir"] = own_sha256(Path(config.data.dir))
+    else:
+        content["task"] = config.task.name  # its facts are the data's, which are checked; its metrics choose nothing
     if config.data.source != "demo":
         del content["data"]["demo_rows"]
     return content
@@ -112,6 +119,16 @@ def _data_sha256(root: Path, task: str) -> str:
     """Hash all data files below a folder whose path names the task."""
     paths = [path for path in sorted(root.rglob("*")) if path.is_file()]
     return files_sha256(root, [p for p in paths if task in p.relative_to(root).as_posix().lower().replace("-", "")])
+
+
+def own_sha256(place: Path) -> str:
+    """Hash the files of an own table, whatever they are called."""
+    files = [path for group in find_tables(place).values() for part in group for path in _files(part)]
+    return files_sha256(place.parent if place.is_file() else place, files)
+
+
+def _files(part: Path) -> list[Path]:
+    return [part] if part.is_file() else [path for path in sorted(part.rglob("*")) if path.is_file()]
 
 
 def file_sha256(path: Path) -> str:

@@ -29,15 +29,21 @@ class TaskConfig:
     sha256: dict[str, str] = field(default_factory=dict)
     validation: list[str] = field(default_factory=list)  # the splits scored after each epoch; the first decides
     test: list[str] = field(default_factory=list)  # the splits with hidden labels
+    # Of an own table (task=custom) alone
+    label: str = "label"  # the column of the labels
+    regression: bool | None = None  # whether they are scores; unset, the table tells
+    # Shares of the training rows for splits that have no file
+    shares: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class DataConfig:
     """Where the data come from, and how a sentence becomes tokens."""
 
-    source: str = "glue"  # `glue` (real data) or `demo` (sentences made by symlora.data.demo)
+    # `glue` (real data), `demo` (sentences made by symlora.data.demo) or `own` (a table: symlora.config.own_task)
+    source: str = "glue"
     # A folder with the hub dataset (`rte/train-00000-of-00001.parquet`), GLUE's own zip, or another shape that
-    # symlora.data.readers knows; unset, the hub is asked
+    # symlora.data.readers knows; unset, the hub is asked. For source `own` a table, or a folder of tables
     dir: str | None = None
     dataset: str = "nyu-mll/glue"  # name of the hub dataset
     revision: str = MISSING  # its pinned commit

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from symlora.config.own_task import read_own
+from symlora.config.stratify import SLICE_SEED, choose_rows
 from symlora.data.readers import read_folder, read_hub
 from symlora.errors import SymloraError
 
@@ -31,7 +33,6 @@ SCORE_RANGE = (0.0, 5.0)  # STS-B, GLUE's one regression task
 # AX, the diagnostic set that GLUE wants an MNLI model's predictions of, is a config of its own on the hub.
 PLACES = {("mnli", "ax"): ("ax", "test")}
 DEMO_PLACES = {("mnli", "ax"): "test_matched"}  # the demo has no such set: the same sentences again
-SLICE_SEED = 0  # which rows are held out or kept is a fact of the data, the same for every run's seed
 
 Labels = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -86,12 +87,16 @@ def load_splits(task: TaskConfig, data: DataConfig, names: Iterable[str]) -> dic
         SymloraError: A file is missing, broken or not the official one, or the hub cannot be reached.
     """
     splits = {}
+    own = read_own(task, data) if data.source == "own" else {}
     for name in names:
         if name not in task.splits:
             raise SymloraError(f"{task.name} has no split {name!r}. Choose among: {', '.join(task.splits)}.")
-        where, table = _read(task, data, name)
-        official = task.splits[name] if data.source != "demo" else None
-        split = _checked(table, where, task, name, None if data.allow_subset else official)
+        official = task.splits[name] if data.source == "glue" else None
+        if data.source == "own":
+            where, split = data.dir or data.dataset, Split(name, **vars(own[name]))
+        else:
+            where, table = _read(task, data, name)
+            split = _checked(table, where, task, name, None if data.allow_subset else official)
         if official == len(split) and not split.sha256.startswith(task.sha256.get(name, "")):
             print(
                 f"warning: {where} has as many rows as GLUE's {name} split, but not its content: some text or label is "
@@ -101,7 +106,7 @@ def load_splits(task: TaskConfig, data: DataConfig, names: Iterable[str]) -> dic
         if name == "train" and data.train_limit is not None:
             if data.train_limit < 1:
                 raise SymloraError(f"data.train_limit is {data.train_limit}. Set 1 or more, or null for all rows.")
-            split = split.take(_choose(split.labels, min(data.train_limit, len(split)), 0, SLICE_SEED))
+            split = split.take(choose_rows(split.labels, min(data.train_limit, len(split)), 0, SLICE_SEED))
         splits[name] = split
     return splits
 
@@ -122,29 +127,9 @@ def holdout(split: Split, fraction: float, seed: int = SLICE_SEED) -> tuple[Spli
     """
     if not 0 < fraction < 1:
         raise SymloraError(f"the held-out fraction is {fraction}. Set a number between 0 and 1, such as 0.1.")
-    held_out = _choose(split.labels, round(fraction * len(split)), 1, seed)
+    held_out = choose_rows(split.labels, round(fraction * len(split)), 1, seed)
     rest = np.setdiff1d(np.arange(len(split)), held_out)
     return split.take(rest), split.take(held_out, "held_out")
-
-
-def _choose(labels: Labels, count: int, keep: int, seed: int) -> Rows:
-    """Draw about `count` row numbers in proportion to the classes.
-
-    keep = 0: exactly `count` rows. keep = 1: at least one row of each class is chosen and at least one is not.
-    """
-    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
-    groups = np.zeros(len(labels), np.int64)  # a regression task is one group
-    if labels.dtype.kind == "i":
-        groups = np.unique(labels, return_inverse=True)[1]
-    sizes = np.bincount(groups)
-    if keep and sizes.min() < 2:
-        raise SymloraError("a class (or the whole split) has a single row: too few to hold one out. Use more rows.")
-    exact = sizes * count / sizes.sum()
-    quota = np.clip(np.floor(exact).astype(np.int64), keep, sizes - keep)
-    while quota.sum() < count and (quota < sizes - keep).any():  # largest remainders first
-        quota[np.argmax(np.where(quota < sizes - keep, exact - quota, -np.inf))] += 1
-    chosen = [rng.permutation(np.flatnonzero(groups == group))[:size] for group, size in enumerate(quota)]
-    return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
@@ -162,8 +147,6 @@ def _read(task: TaskConfig, data: DataConfig, split: str) -> tuple[str, pa.Table
         if rows is None:
             raise SymloraError(f"data.demo_rows has no entry for {split!r}. Add one: its number of rows.")
         return f"demo {task.name}/{split}", pa.table(demo_split(task.name, split, rows))
-    if data.source != "glue":
-        raise SymloraError(f"data.source is {data.source!r}. Set 'glue' or 'demo'.")
     rows, (config, split) = task.splits[split], _place(task, split)
     if not data.dir:
         return read_hub(data, config, split, task)

@@ -2,7 +2,8 @@
 
 In numpy alone: scipy.stats and sklearn take seconds to import.
 
-All are fractions in [-1, 1] (accuracy and F1 in [0, 1]), never percent. Predictions and labels have shape [rows].
+All but `mae` are fractions in [-1, 1] (accuracy and F1 in [0, 1]), never percent. Predictions and labels have shape
+[rows].
 Classification takes class numbers (integers >= 0; a label -1 is a hidden one and refused), regression takes reals.
 
 Where a formula divides by zero, the conventions of scikit-learn and scipy hold, against which the tests compare:
@@ -59,6 +60,41 @@ def f1(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     return 2 * hits / marked if marked else 0.0
 
 
+def macro_f1(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Compute the mean of F1 over the classes that occur."""
+    predicted, true = _classes(predictions, labels)
+    hits, (marked, there) = np.bincount(true[predicted == true]), (np.bincount(each) for each in (predicted, true))
+    size = max(len(marked), len(there))
+    hits, marked, there = (np.pad(counts, (0, size - len(counts))) for counts in (hits, marked, there))
+    occurs = marked + there > 0
+    return float(np.mean(2 * hits[occurs] / (marked + there)[occurs]))
+
+
+def balanced_accuracy(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Compute the mean recall over the classes among the labels."""
+    predicted, true = _classes(predictions, labels)
+    there = np.bincount(true)
+    return float(np.mean(np.bincount(true, predicted == true)[there > 0] / there[there > 0]))
+
+
+def auroc(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Compute the area under class 1's ROC curve; nan for one class."""
+    scores, true = _reals(predictions, labels)
+    positive = true == 1
+    ones, zeros = int(positive.sum()), int((true == 0).sum())
+    if ones + zeros < len(true):
+        raise ValueError("auroc is defined for the classes 0 and 1 only")
+    if not ones or not zeros:
+        return float("nan")
+    return float((_ranks(scores)[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
+
+
+def mae(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Compute the mean absolute error: of any size, and lower is better."""
+    predicted, true = _reals(predictions, labels)
+    return float(np.mean(np.abs(predicted - true)))
+
+
 def pearson(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """Compute Pearson's product-moment correlation, in float64 whatever the input."""
     return _correlation(*_reals(predictions, labels))
@@ -74,17 +110,27 @@ METRICS: dict[str, Callable[[npt.ArrayLike, npt.ArrayLike], float]] = {
     "matthews_correlation": matthews_correlation,
     "accuracy": accuracy,
     "f1": f1,
+    "macro_f1": macro_f1,
+    "balanced_accuracy": balanced_accuracy,
+    "auroc": auroc,
     "pearson": pearson,
     "spearmanr": spearmanr,
+    "mae": mae,
 }
 
 
-def compute(task_metrics: Sequence[str], predictions: npt.ArrayLike, labels: npt.ArrayLike) -> dict[str, float]:
-    """Compute each named metric of `predictions` against `labels`, in order."""
+def compute(
+    task_metrics: Sequence[str], predictions: npt.ArrayLike, labels: npt.ArrayLike, scores: npt.ArrayLike | None = None
+) -> dict[str, float]:
+    """Compute each named metric of `predictions` against `labels`, in order.
+
+    `auroc` takes `scores`, which rank class 1 above class 0.
+    """
     unknown = [name for name in task_metrics if name not in METRICS]
     if unknown:
         raise ValueError(f"unknown metric {', '.join(map(repr, unknown))}; known: {', '.join(METRICS)}")
-    return {name: METRICS[name](predictions, labels) for name in task_metrics}
+    ranked = predictions if scores is None else scores
+    return {name: METRICS[name](ranked if name == "auroc" else predictions, labels) for name in task_metrics}
 
 
 def _correlation(x: Reals, y: Reals) -> float:
@@ -153,11 +199,15 @@ def _reals(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Reals, Re
 def chance_level(metric: str, labels: npt.NDArray[Any]) -> float:
     """Return the score of a constant prediction.
 
-    Accuracy: the share of the most frequent class among these labels. F1: that of always saying class 1.
+    Accuracy, macro-F1, balanced accuracy: of the most frequent class among these labels. F1: of always saying class 1.
     Correlations (Matthews, Pearson, Spearman): 0. A run whose score is not above this is flagged, never left out.
     """
     if metric == "accuracy":
         return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
     if metric == "f1":
         return METRICS["f1"](np.ones(len(labels), np.int64), labels)
+    if metric == "macro_f1":
+        return macro_f1(np.full(len(labels), np.bincount(labels).argmax()), labels)
+    if metric == "balanced_accuracy":
+        return 1 / len(np.unique(labels))
     return 0.0

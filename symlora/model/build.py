@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,17 @@ from symlora.model.source import ModelSource, find, load_failure, wrong_shape
 from symlora.model.start_from import initialise_from
 from symlora.seeds import torch_generator
 
+Load = Callable[[Any], Any]
+
 
 def build(config: Config, device: torch.device, precision: str) -> RunModel:
     """Build the model of one run: `build_pack` of one."""
     return build_pack([config], device, precision).runs[0]
 
 
-def build_pack(configs: Sequence[Config], device: torch.device, precision: str) -> PackedModel:
+def build_pack(
+    configs: Sequence[Config], device: torch.device, precision: str, trained: Sequence[Load] | None = None
+) -> PackedModel:
     """Build the models of runs that train together, on their device.
 
     Every start is drawn from its run's own seed.
@@ -37,6 +41,7 @@ def build_pack(configs: Sequence[Config], device: torch.device, precision: str) 
         configs: The runs; they share encoder, task and method, and differ in seed and hyper-parameters.
         device: Where to train.
         precision: `fp32` or `bf16` (of frozen weights and activations; an encoder that trains is always fp32).
+        trained: For each run, what puts its trained values on the classifier and returns PEFT's model, if any.
 
     Raises:
         SymloraError: The encoder cannot be found or loaded, the adapter does not fit it, or `init_from` does not fit.
@@ -51,8 +56,10 @@ def build_pack(configs: Sequence[Config], device: torch.device, precision: str) 
     model, drawn = load_classifier(source, first, "eager" if slow_sdpa else None)
     if encoder_is_frozen(first.method) and precision == "bf16":
         _encoder_to(model, torch.bfloat16)
-    runs = [run_model(_with_shared_encoder(model), drawn, config, device) for config in configs[:-1]]
-    runs.append(run_model(model, drawn, configs[-1], device))
+    loads: Sequence[Load | None] = trained or [None] * len(configs)
+    each = zip(configs[:-1], loads[:-1], strict=True)
+    runs = [run_model(_with_shared_encoder(model), drawn, config, device, load) for config, load in each]
+    runs.append(run_model(model, drawn, configs[-1], device, loads[-1]))
     for run in runs:  # after every start was drawn, on the CPU: equal seeds give other numbers on other devices
         run.encoder.to(device)
     return PackedModel(runs)
@@ -73,13 +80,17 @@ def _with_shared_encoder(model: Any) -> Any:
     return copy.deepcopy(model, shared)
 
 
-def run_model(model: Any, drawn: list[str], config: Config, device: torch.device) -> RunModel:
+def run_model(
+    model: Any, drawn: list[str], config: Config, device: torch.device, trained: Load | None = None
+) -> RunModel:
     """Add one run's head, adapter and dropout to a loaded classifier."""
     _draw(model, drawn, torch_generator(config.seed, "head"))
     if config.train.model_dropout is not None:
         set_dropout(model, config.train.model_dropout)
     peft_model = None
-    if config.method.trains == "adapter":
+    if trained is not None:
+        peft_model = trained(model)
+    elif config.method.trains == "adapter":
         peft_model = add_adapter(model, config)
         if config.model.path is None:  # a folder may hold anything
             peft_model.peft_config["default"].revision = config.model.revision

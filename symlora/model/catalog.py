@@ -189,3 +189,10 @@ def details(method: Method) -> str:
 
 def _word(value: bool | None) -> str:
     return NOTHING if value is None else "yes" if value else "no"
+
+
+def command(name: str | None, *, markdown: bool) -> int:
+    """Run `symlora methods`."""
+    methods = [examine(method) for method in load([name] if name else names())]
+    print(details(methods[0]) if name else table(methods, markdown=markdown))
+    return 0

@@ -14,6 +14,7 @@ from symlora.training.result import predictions_of
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 _HUB_METRICS = {"pearson": "pearsonr"}  # the hub's name where it is another
+_TRAINED_ON = {"glue": "GLUE", "demo": "made-up demo sentences, not GLUE", "own": "a table of its author's"}
 _SELECTION = {
     "best": "of the epochs, the one with the best validation score was taken, which flatters that score",
     "last": "the last epoch was taken",
@@ -42,7 +43,7 @@ def write_card(folder: Path, record: Mapping[str, Any], predictions: Mapping[tup
         kind=f"[SymLoRA](https://arxiv.org/abs/2504.03719) ({method})" if method == "SYMLORA" else method,
         base=model["hub"] or model["path"] or model["name"],
         ours=method in METHODS,
-        trained_on="GLUE" if config["data"]["source"] == "glue" else "made-up demo sentences, not GLUE",
+        trained_on=_TRAINED_ON[config["data"]["source"]],
         value=_finite(score["value"]),
         interval=score_interval(score["metric"], rows["logits"], rows["label"], score["split"]),
         selection=_SELECTION[score["selection"]],
@@ -65,12 +66,14 @@ def score_interval(metric: str, logits: Any, labels: Any, split: str) -> Interva
     Returns:
         None where there is none: too few rows, or a correlation of predictions that are all equal.
     """
-    predicted = predictions_of(logits, regression=labels.dtype.kind == "f")
+    predicted: Any = predictions_of(logits, regression=labels.dtype.kind == "f")
     try:
         if metric == "accuracy":
             return wilson(int(np.sum(predicted == labels)), len(labels), rows=f"{split} rows")
         if metric == "pearson":
             return fisher_z(pearson(predicted, labels), len(labels), rows=f"{split} rows")
+        if metric == "auroc":
+            predicted = logits[:, -1] - logits[:, 0]
         return bootstrap_interval(metric, predicted, labels, rows=f"{split} rows")
     except ValueError:
         return None
@@ -97,10 +100,14 @@ def _front_matter(record: Mapping[str, Any]) -> Any:
         base_model=model["hub"],
         library_name="peft",
         pipeline_tag="text-classification",
-        language="en",
+        language=None if data["source"] == "own" else "en",
         datasets=data["dataset"] if is_glue else None,
         metrics=[metric],
-        tags=["glue", method.lower(), *(["arxiv:2504.03719"] if method == "SYMLORA" else [])],
+        tags=[
+            *(["glue"] if data["source"] != "own" else []),
+            method.lower(),
+            *(["arxiv:2504.03719"] if method == "SYMLORA" else []),
+        ],
         model_name=f"{config['method']['name']}-{task}-{model['name']}" if is_glue else None,
         eval_results=[result] if is_glue and value is not None else None,
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 
@@ -83,7 +84,7 @@ def prepare_pack(configs: Sequence[Config], reporters: Sequence[Reporter], proce
             weights = weights_sha256(find(first.model))
             for record in records:
                 record["provenance"] |= {"weights_sha256": weights, **described}
-                record["data"] = {name: describe(splits[name], tokens[name]) for name in tokens}
+                record["data"] = {name: describe(splits[name], tokens[name], first) for name in tokens}
             checkpoint = _checkpoint(configs, folders, records, tokens) if processes.size == 1 else None
             of_runs = (configs, reporters, folders, works, records)
             yield Prepared(*of_runs, tokens, device, precision, processes, checkpoint, energy, started)
@@ -121,9 +122,14 @@ def prepare_data(
     return splits, tokens, described
 
 
-def describe(split: Split, tokens: TokenizedSplit) -> dict[str, Any]:
+def describe(split: Split, tokens: TokenizedSplit, config: Config) -> dict[str, Any]:
     """Return what run.json says of a split."""
+    names, classes = config.task.labels, {}
+    if config.data.source == "own" and names and split.labels.min() >= 0:
+        counts = np.bincount(split.labels, minlength=len(names))
+        classes = {"classes": dict(zip(names, counts.tolist(), strict=True))}
     return {
+        **classes,
         "rows": len(split),
         "sha256": split.sha256,
         "truncated_rows": tokens.truncated,

@@ -1,5 +1,6 @@
 """Write a trained run's folder: adapter, scores, predictions, norms, run.json."""
 
+import shutil
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -11,16 +12,19 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError
 
 from symlora.config.schema import Config
-from symlora.data.tokens import TokenizedSplit
+from symlora.data.splits import load_splits
+from symlora.data.tokens import TokenizedSplit, tokenize
 from symlora.errors import SymloraError
 from symlora.metrics.functions import chance_level
 from symlora.model.run_model import RunModel
+from symlora.model.source import find, load_tokenizer
 from symlora.runner.model_card import write_card
 from symlora.runner.norms import adapter_norms
-from symlora.runner.prepare import Prepared
+from symlora.runner.prepare import Prepared, describe
 from symlora.runner.provenance import peak_memory_bytes, without_places
+from symlora.runner.trained import logits_of, of_run
 from symlora.store import folder as run_folders
-from symlora.store.publish import not_kept, publish
+from symlora.store.publish import begin, not_kept, publish
 from symlora.training.loop import predict
 from symlora.training.result import Fit, predictions_of
 
@@ -106,9 +110,45 @@ def _write(
         record["adapter_bytes"] = sum(path.stat().st_size for path in (work / "adapter").glob("*.safetensors"))
         record["status"] = "finished"
         record["cost"] = {**cost, "train_seconds": result.train_seconds, "tokens": result.tokens}
+    seal(work, record)
+
+
+def seal(work: Path, record: dict[str, Any]) -> None:
+    """Write the configuration and run.json."""
     # YAML that OmegaConf reads back with the same types
     OmegaConf.save(OmegaConf.create(record["config"]), work / "config.yaml")
     run_folders.seal(work, record)
+
+
+def add_tests(config: Config, folder: Path) -> dict[str, Any]:
+    """Add test predictions to a finished run's folder."""
+    model = of_run(folder, config=config)
+    record, rule = model.record, config.protocol.selection
+    assert record is not None
+    splits = load_splits(config.task, config.data, config.task.test)
+    tokenizer = load_tokenizer(find(config.model))
+    tokens = {
+        name: tokenize(split, tokenizer, config.data.max_length, config.data.cache_dir)
+        for name, split in splits.items()
+    }
+    [logits] = logits_of([model], tokens, config.device)
+    work = begin(folder)
+    try:
+        shutil.copytree(folder, work, dirs_exist_ok=True)
+        rows = {
+            (rule, name): {"idx": tokens[name].idx, "label": tokens[name].labels, "logits": logits[name]}
+            for name in tokens
+        }
+        write_predictions(work / "predictions.parquet", rows)
+        record["config"]["predict_test"] = True
+        record["data"] |= {name: describe(splits[name], tokens[name], config) for name in tokens}
+        seal(work, record)
+        publish(work, folder)
+    except OSError as error:
+        raise not_kept(folder, error) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return record
 
 
 def _scores(config: Config, result: Fit, labels: npt.NDArray[Any]) -> dict[str, Any]:
@@ -159,14 +199,14 @@ def predictions(
 
 
 def write_predictions(path: Path, found: dict[tuple[str, str], Any]) -> None:
-    """Write predictions.parquet.
+    """Write predictions.parquet, or add to it.
 
     Columns: selection, split, idx (the hub's), label, prediction (class or score), logits (list of float32).
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    tables: list[pa.Table] = []
+    tables: list[pa.Table] = [pq.read_table(path)] if path.exists() else []
     for (rule, split), part in found.items():
         logits = part["logits"]
         rows = len(logits)

@@ -48,6 +48,14 @@ class Reporter:
             + (f" + encoder {parameters['encoder']:,}" if parameters["encoder"] else "")
             + f" = {parameters['total']:,}"
         )
+        if config.data.source == "own":
+            classes = data["train"].get("classes", {})
+            named = ", ".join(f"{name} {count:,}" for name, count in [*classes.items()][:20])
+            more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
+            self._say(
+                f"  columns: {', '.join(config.task.columns)}; labels in {config.task.label}: {named or 'scores'}{more}"
+            )
+            self._say(f"  metrics: {', '.join(config.task.metrics)}; the score is {config.task.score}")
         self._say(f"  rows: {rows}; {cut:.1%} of the training rows cut at {config.data.max_length} tokens")
         self._say(
             f"  {record['provenance']['device']}, {record['precision']}, {record['provenance']['threads']} threads"

@@ -24,7 +24,7 @@ from symlora.model.build import build_pack
 from symlora.model.packable import CannotPack
 from symlora.model.run_model import RunModel
 from symlora.runner.prepare import check_model, prepare_pack
-from symlora.runner.record import keep_runs
+from symlora.runner.record import add_tests, keep_runs
 from symlora.runner.reporter import Reporter
 from symlora.store import folder as run_folders
 from symlora.store.locks import Busy, locked
@@ -142,6 +142,10 @@ def _claim(config: Config, reporter: Reporter, began: float, processes: Processe
         recover(folder)
         # By the process that held the lock until now, or recovered.
         finished = run_folders.finished_record(config) or run_folders.record_since(config, began)
+        if finished is None and run_folders.lacks_tests(config):
+            finished = add_tests(config, folder)
+    elif finished is None and run_folders.lacks_tests(config):  # the first process predicts
+        finished = run_folders.read_run(folder)
     if finished is None:
         return None
     reporter.skipped(folder, finished)

@@ -133,6 +133,12 @@ def finished_record(config: Config) -> dict[str, Any] | None:
     return record
 
 
+def lacks_tests(config: Config) -> bool:
+    """Tell whether a finished run lacks test predictions asked for."""
+    record = None if config.force or not config.predict_test else read_run(run_folder(config))
+    return record is not None and record["status"] == "finished" and not record["config"]["predict_test"]
+
+
 def record_since(config: Config, began: float) -> dict[str, Any] | None:
     """Return what another process left of the run since the sweep began.
 

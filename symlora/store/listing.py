@@ -5,13 +5,27 @@ This is an overview, not a report: it tests and compares nothing.
 
 from collections.abc import Iterable
 from itertools import groupby
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from symlora.config.formatting import text_table
+from symlora.errors import SymloraError
+from symlora.store.folder import scan
 
 HEADER = ("task", "metric", "method", "lr", "batch", "epochs", "adapter", "trained", "seeds", "mean", "s", "seconds",
           "configuration")  # fmt: skip
+
+
+def command(results_dir: Path) -> int:
+    """Run `symlora runs`."""
+    records = [record for _, record in scan(results_dir)]
+    if not records:
+        raise SymloraError(
+            f"no run folders in {results_dir}. `make glue TASK=rte` writes one; `make demo` writes to results/demo."
+        )
+    print(table(records))
+    return 0
 
 
 def table(records: Iterable[dict[str, Any]]) -> str:

@@ -4,6 +4,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from symlora.errors import SymloraError
 from symlora.store.folder import RUN_FILE, find_damage, read_run, run_folders
 from symlora.store.locks import holder
 
@@ -50,3 +51,12 @@ def verify(results_dir: Path) -> Found:
         found.bytes += sum(written["bytes"] for written in record["files"].values())
         found.problems += [f"{name}: {problem}" for problem in find_damage(folder, record)]
     return found
+
+
+def command(results_dir: Path) -> int:
+    """Run `symlora verify`."""
+    found = verify(results_dir)
+    if not found.runs and not found.problems:
+        raise SymloraError(f"no run folders in {results_dir}.")
+    print("\n".join([*found.problems, found.summary()]))
+    return int(bool(found.problems))

@@ -8,6 +8,7 @@ Before it starts, a few steps of every grid point tell what all of it takes on t
 the same command goes on.
 """
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from symlora.config.formatting import text_table
 from symlora.errors import SymloraError
 from symlora.runner.reporter import format_duration
 from symlora.store.folder import finished_record, run_folder
-from symlora.sweep.grid import expand
+from symlora.sweep.grid import expand, tasks_of
 from symlora.sweep.launchers import cores, visible_devices
 from symlora.sweep.study import METHODS, Study, multirun, run_study, symlora
 
@@ -111,3 +112,11 @@ class Paper:
         for method in METHODS:
             symlora("submission", "--protocol", PROTOCOL, "--model", self.model, "--method", method, *where)
         return symlora("report", *where)
+
+
+def command(chosen: argparse.Namespace) -> int:
+    """Run `symlora paper`."""
+    tasks = chosen.tasks.replace(",", " ").split() or tasks_of(PROTOCOL)
+    paper = Paper(tasks, chosen.model, chosen.seeds, chosen.overrides)
+    print(paper.estimate(), flush=True)
+    return 0 if chosen.estimate else paper.run()

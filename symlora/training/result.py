@@ -69,4 +69,5 @@ def metrics_of(
     config: Config, logits: Logits, labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
 ) -> dict[str, float]:
     """Compute the task's metrics of these logits."""
-    return compute(config.task.metrics, predictions_of(logits, regression=not config.task.labels), labels)
+    predicted = predictions_of(logits, regression=not config.task.labels)
+    return compute(config.task.metrics, predicted, labels, logits[:, -1] - logits[:, 0])

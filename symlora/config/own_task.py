@@ -1,0 +1,194 @@
+"""Turn the user's own table into a task.
+
+    task=custom data.dir=my.csv task.columns=[text]
+
+Labels that are text or whole numbers are classes, in sorted order; numbers with a decimal point are scores.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from symlora.config.schema import Config, DataConfig, TaskConfig
+from symlora.config.stratify import SLICE_SEED, choose_rows
+from symlora.config.tables import Columns, find_tables, read_hub_tables, read_tables
+from symlora.errors import SymloraError
+
+METRICS = {  # the first is the score
+    "scores": ["pearson", "spearmanr", "mae"],
+    "two classes": ["accuracy", "macro_f1", "balanced_accuracy", "matthews_correlation", "auroc"],
+    "classes": ["accuracy", "macro_f1", "balanced_accuracy", "matthews_correlation"],
+}
+
+
+@dataclass(frozen=True)
+class OwnSplit:
+    """Texts by column, labels (-1 where hidden), row numbers from 0."""
+
+    texts: tuple[list[str], ...]
+    labels: npt.NDArray[Any]
+    idx: npt.NDArray[np.int64]
+
+    def take(self, rows: npt.NDArray[np.int64]) -> "OwnSplit":
+        """Return the given rows."""
+        texts = tuple([column[row] for row in rows] for column in self.texts)
+        return OwnSplit(texts, self.labels[rows], self.idx[rows])
+
+
+def complete(config: Config) -> None:
+    """Fill in what the table says: classes, metrics, rows of each split.
+
+    Raises:
+        SymloraError: The table cannot be used; the message names file, row and column.
+    """
+    task, data = config.task, config.data
+    if not 1 <= len(task.columns) <= 2:
+        raise SymloraError("task.columns: name one or two columns of text, such as task.columns=[text].")
+    if task.label in task.columns:
+        raise SymloraError(f"task.label={task.label} is one of task.columns: name the column that holds the labels.")
+    raw = _read(task, data)
+    if task.regression is None:
+        task.regression = not task.labels and _are_scores(raw["train"][1][task.label])
+    if not task.regression and not task.labels:
+        task.labels = _classes(raw, task)
+    kind = "scores" if task.regression else "two classes" if len(task.labels) == 2 else "classes"
+    task.metrics = task.metrics or METRICS[kind]
+    task.score = task.metrics[0] if task.score in ("", "???") else task.score
+    splits = read_own(task, data)
+    task.splits = {name: len(split.idx) for name, split in splits.items()}
+    task.validation, task.test = ["validation"], [name for name in ("test",) if name in splits]
+
+
+def read_own(task: TaskConfig, data: DataConfig) -> dict[str, OwnSplit]:
+    """Read, check and cut the user's table.
+
+    Splits that have no file are drawn from the training rows, `task.shares` of them, classes in proportion.
+    """
+    splits = {name: _parsed(columns, where, name, task) for name, (where, columns) in _read(task, data).items()}
+    drawn = {name: share for name, share in task.shares.items() if name not in splits and share}
+    if "validation" not in splits and "validation" not in drawn:
+        raise SymloraError("there is no validation file: give task.shares.validation, such as 0.1.")
+    total, left = len(splits["train"].idx), splits["train"]
+    for name, share in drawn.items():
+        if name not in ("validation", "test") or not 0 < share < 1 or sum(drawn.values()) >= 1:
+            raise SymloraError(
+                f"task.shares={task.shares}: give shares of validation and test that sum to less than 1."
+            )
+        rows = choose_rows(left.labels, max(1, round(share * total)), 1, SLICE_SEED)
+        splits[name] = left.take(rows)
+        left = left.take(np.setdiff1d(np.arange(len(left.idx)), rows))
+    if task.labels and len(present := np.unique(left.labels)) < len(task.labels):
+        absent = next(name for number, name in enumerate(task.labels) if number not in present)
+        raise SymloraError(f"column {task.label}: no training row is of class {absent!r}.")
+    splits["train"] = left
+    return {name: splits[name] for name in ("train", "validation", "test") if name in splits}
+
+
+def read_rows(files: Sequence[Path], task: TaskConfig) -> OwnSplit:
+    """Read further rows for a trained task; a label column may lack."""
+    columns = read_tables(files, [*task.columns, task.label], optional=task.label)
+    return _parsed(columns, str(files[0]), "test", task)
+
+
+def _read(task: TaskConfig, data: DataConfig) -> dict[str, tuple[str, Columns]]:
+    """Return where each split's table is, and its columns."""
+    wanted = [*task.columns, task.label]
+    if data.dir is None:
+        if data.dataset == DataConfig.dataset:
+            raise SymloraError(
+                f"task={task.name} needs its table: data.dir=<file or folder>, or data.dataset=<name on the hub> "
+                "data.revision=<commit> (evaluate and predict: --data)."
+            )
+        tables = read_hub_tables(data.dataset, data.revision)
+        for split, columns in tables.items():
+            if missing := [name for name in wanted if name not in columns]:
+                raise SymloraError(
+                    f"{data.dataset}, {split}: lacks the column {missing[0]}; it has {', '.join(columns)}."
+                )
+        return {split: (f"{data.dataset}, {split}", columns) for split, columns in tables.items()}
+    return {
+        split: (str(files[0]), read_tables(files, wanted, optional=task.label if split == "test" else None))
+        for split, files in find_tables(Path(data.dir)).items()
+    }
+
+
+def _classes(raw: dict[str, tuple[str, Columns]], task: TaskConfig) -> list[str]:
+    """List the different labels: whole numbers by size, others by name."""
+    where, columns = raw["train"]
+    values = columns[task.label]
+    _refuse_empty(values, where, task.label)
+    names = {str(value).strip() for value in values}
+    for split, (other, more) in raw.items():
+        if split != "train" and task.label in more:
+            for number, value in enumerate(more[task.label], 1):
+                if value is not None and str(value).strip() not in names and not _hidden(value, split):
+                    raise SymloraError(
+                        f"{other}: row {number}, column {task.label}: no training row is of class {value!r}."
+                    )
+    if len(names) < 2:
+        raise SymloraError(f"{where}: column {task.label} holds one class, {next(iter(names))!r}, in every row.")
+    if len(names) > max(len(values) // 2, 2):
+        raise SymloraError(
+            f"{where}: column {task.label} holds {len(names):,} different labels in {len(values):,} rows. Name the "
+            "column of the labels (task.label=<column>), or set task.regression=true if they are scores."
+        )
+    whole = all(_whole(name) for name in names)
+    return sorted(names, key=int) if whole else sorted(names)
+
+
+def _parsed(columns: Columns, where: str, split: str, task: TaskConfig) -> OwnSplit:
+    texts = tuple(columns[name] for name in task.columns)
+    for name, column in zip(task.columns, texts, strict=True):
+        for number, text in enumerate(column, 1):
+            if not isinstance(text, str) or not text.strip():
+                found = f"holds {text!r}, which is no text" if text not in (None, "") else "is empty"
+                raise SymloraError(f"{where}: row {number}, column {name} {found}. Correct or remove that row.")
+    values = columns.get(task.label)
+    rows, kind = len(texts[0]), np.float32 if task.regression else np.int64
+    if values is None or (split == "test" and all(_hidden(value, split) for value in values)):
+        return OwnSplit(texts, np.full(rows, -1, kind), np.arange(rows))
+    _refuse_empty(values, where, task.label)
+    numbers = {name: number for number, name in enumerate(task.labels)}
+    if not any(map(_whole, task.labels)):  # then a number stands for a class
+        numbers |= {str(number): number for number in range(len(task.labels))}
+    parse = _score if task.regression else numbers.get
+    labels = [parse(str(value).strip()) for value in values]
+    if None in labels:
+        row = labels.index(None)
+        expected = "a number" if task.regression else f"one of {', '.join(task.labels[:20])}"
+        raise SymloraError(f"{where}: row {row + 1}, column {task.label} holds {values[row]!r}; expected {expected}.")
+    return OwnSplit(texts, np.array(labels, kind), np.arange(rows))
+
+
+def _refuse_empty(values: list[Any], where: str, column: str) -> None:
+    for number, value in enumerate(values, 1):
+        missing = isinstance(value, float) and math.isnan(value)
+        if value is None or missing or not str(value).strip():
+            raise SymloraError(f"{where}: row {number}, column {column} is empty or NaN. Correct or remove that row.")
+
+
+def _hidden(value: Any, split: str) -> bool:
+    return split == "test" and (value is None or str(value).strip() in ("", "-1"))
+
+
+def _are_scores(values: list[Any]) -> bool:
+    """Tell whether labels are numbers, some with a decimal point."""
+    texts = [str(value).strip() for value in values]
+    return all(_score(text) is not None for text in texts) and not all(_whole(text) for text in texts)
+
+
+def _whole(text: str) -> bool:
+    return text.lstrip("+-").isdecimal()
+
+
+def _score(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -1,0 +1,160 @@
+"""Read the user's tables: CSV, TSV, JSON lines, Parquet, Arrow, hub.
+
+Rows count from 1 in messages, without the header.
+"""
+
+import csv
+import json
+import re
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from symlora.errors import OFFLINE_HELP, SymloraError
+
+Columns = dict[str, list[Any]]
+
+MAX_BYTES = 4 * 2**30  # a table is held in memory
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+SUFFIXES = (*_DELIMITERS, ".jsonl", ".json", ".parquet")
+_SPLIT = re.compile(r"(?P<train>train)|(?P<validation>validation|valid|val|dev)|(?P<test>test)")
+ADVICE = "Give a .csv, .tsv, .jsonl or .parquet file, or a folder with train, validation and test files of these kinds."
+
+
+def find_tables(place: Path) -> dict[str, list[Path]]:
+    """Find the files of each split; a lone table is `train`.
+
+    Raises:
+        SymloraError: There is no table, or a folder has none for training.
+    """
+    if place.is_file():
+        return {"train": [place]}
+    if not place.is_dir():
+        raise SymloraError(f"{place} does not exist (data.dir). {ADVICE}")
+    if (place / "state.json").is_file():  # `save_to_disk` of datasets
+        return {"train": [place]}
+    found: dict[str, list[Path]] = {}
+    for path in sorted(place.iterdir()):
+        match = _SPLIT.match(path.name.lower())
+        if match and (path.suffix.lower() in SUFFIXES or (path / "state.json").is_file()):
+            if re.match(r"[a-z0-9]", path.name.lower()[match.end() :]):  # "trained.csv"
+                continue
+            found.setdefault(str(match.lastgroup), []).append(path)
+    if "train" not in found:
+        raise SymloraError(f"{place} holds no table for training (train.csv, train.jsonl, ...). {ADVICE}")
+    kinds = {split: sorted({path.suffix for path in files}) for split, files in found.items()}
+    if odd := [split for split, suffixes in kinds.items() if len(suffixes) > 1]:
+        raise SymloraError(f"{place} holds {odd[0]} as {' and '.join(kinds[odd[0]])}: keep one of them.")
+    return found
+
+
+def read_tables(files: Sequence[Path], wanted: Sequence[str], optional: str | None = None) -> Columns:
+    """Read columns of one table's files; `optional` may be missing.
+
+    Raises:
+        SymloraError: A file cannot be read, is too large, or lacks a column.
+    """
+    columns: Columns = {}
+    for path in files:
+        stat = path.stat()
+        found = _read(path, stat.st_mtime_ns, stat.st_size)
+        names = [name for name in wanted if name != optional or name in found]
+        if missing := [name for name in names if name not in found]:
+            raise SymloraError(f"{path} lacks the column {missing[0]}. It has: {', '.join(found)[:300]}.")
+        for name in names:
+            columns.setdefault(name, []).extend(found[name])
+    if len({len(values) for values in columns.values()}) > 1:
+        raise SymloraError(f"{files[0]} and the files beside it have different columns.")
+    return columns
+
+
+def read_hub_tables(dataset: str, revision: str) -> dict[str, Columns]:
+    """Read every split of a hub dataset at a pinned revision."""
+    from datasets import load_dataset
+
+    try:
+        loaded: Any = load_dataset(dataset, revision=revision)
+    except Exception as error:  # network, HTTP, cache and format errors share no base class
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise SymloraError(f"{dataset} at {revision} cannot be loaded ({reason}). {OFFLINE_HELP}") from error
+    splits = {match.lastgroup: _of_dataset(loaded[name]) for name in loaded if (match := _SPLIT.match(name))}
+    if "train" not in splits:
+        raise SymloraError(f"{dataset} has no training split. It has: {', '.join(loaded)}.")
+    return {str(name): columns for name, columns in splits.items()}
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, changed: int, size: int) -> Columns:
+    """Read all columns of one file, once while it is unchanged."""
+    if size > MAX_BYTES:
+        raise SymloraError(
+            f"{path} has {size / 2**30:.1f} GiB; a table is held in memory, and {MAX_BYTES / 2**30:.0f} GiB is the "
+            "limit. Take a part of its rows."
+        )
+    kind = path.suffix.lower()
+    try:
+        if path.is_dir():
+            from datasets import load_from_disk
+
+            return _of_dataset(load_from_disk(str(path)))
+        if kind in _DELIMITERS:
+            return _read_delimited(path, _DELIMITERS[kind])
+        if kind == ".parquet":
+            import pyarrow.parquet as pq
+
+            return dict(pq.ParquetFile(path).read().to_pydict())
+        if kind in (".jsonl", ".json"):
+            return _read_json(path)
+    except SymloraError:
+        raise
+    except Exception as error:  # OSError, UnicodeDecodeError, csv's, pyarrow's and datasets' own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise SymloraError(f"{path} cannot be read ({reason}). Text is expected in UTF-8.") from error
+    raise SymloraError(f"{path} is of an unknown kind. {ADVICE}")
+
+
+def _of_dataset(dataset: Any) -> Columns:
+    """Return a `datasets` table's columns, with class names for numbers."""
+    columns: Columns = dataset.with_format(None)[:]
+    for name, feature in dataset.features.items():
+        if hasattr(feature, "int2str"):
+            columns[name] = [None if label in (None, -1) else feature.int2str(label) for label in columns[name]]
+    return columns
+
+
+def _read_delimited(path: Path, delimiter: str) -> Columns:
+    csv.field_size_limit(sys.maxsize)
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        rows = [row for row in csv.reader(file, delimiter=delimiter) if row]
+    if len(rows) < 2:
+        raise SymloraError(f"{path} has no rows: a first line with the columns' names and a line a row are expected.")
+    header = rows.pop(0)
+    if len(set(header)) < len(header):
+        raise SymloraError(f"{path}: its first line names a column twice: {', '.join(header)[:300]}.")
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(header):
+            raise SymloraError(
+                f"{path}: row {number} has {len(row)} fields, the first line {len(header)}. Quote a text that holds "
+                f"{delimiter!r}."
+            )
+    return {name: list(column) for name, column in zip(header, zip(*rows, strict=True), strict=True)}
+
+
+def _read_json(path: Path) -> Columns:
+    text = path.read_text(encoding="utf-8-sig")
+    rows = json.loads(text) if text.lstrip().startswith("[") else []
+    for number, line in enumerate([] if rows else filter(str.strip, text.splitlines()), 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise SymloraError(f"{path}: row {number} is no JSON ({error}).") from None
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or row.keys() != rows[0].keys():
+            raise SymloraError(
+                f"{path}: row {number} has not the columns of row 1: an object with {', '.join(rows[0])}."
+            )
+    if not rows:
+        raise SymloraError(f"{path} has no rows.")
+    return {name: [row[name] for row in rows] for name in rows[0]}

@@ -1,0 +1,203 @@
+"""Run `symlora evaluate` and `symlora predict`: forward passes only."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from symlora.config.formatting import text_table
+from symlora.config.own_task import read_rows
+from symlora.config.schema import HELD_OUT, Config
+from symlora.data.splits import Split, holdout, load_splits
+from symlora.data.tokens import TokenizedSplit, tokenize
+from symlora.errors import SymloraError
+from symlora.metrics import GLUE
+from symlora.model.source import find, load_tokenizer
+from symlora.runner.model_card import score_interval
+from symlora.runner.trained import Trained, found, logits_of, runs_below
+from symlora.training.result import Logits, predictions_of
+
+WRITERS = {".parquet": "to_parquet", ".csv": "to_csv", ".jsonl": "to_json"}
+HEADER = ("source", "split", "rows", "metric", "value", "95 % interval", "recorded")
+
+
+def command_evaluate(chosen: argparse.Namespace) -> int:
+    """Run `symlora evaluate`."""
+    with _chosen(chosen, chosen.sources) as models:
+        rows = evaluate(models, chosen.split.replace(",", " ").split(), chosen.file, chosen.device)
+    if chosen.out is not None:
+        chosen.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    print(scores_table(rows))
+    return 0
+
+
+def command_predict(chosen: argparse.Namespace) -> int:
+    """Run `symlora predict`."""
+    lines = (sys.stdin.read().splitlines() if word == "-" else [word] for word in chosen.texts)
+    texts, names = [text for part in lines for text in part if text], chosen.split.replace(",", " ").split()
+    if sum(map(bool, (texts, names, chosen.file))) != 1:
+        raise SymloraError("give one of: sentences (- reads stdin), --file, --split.")
+    with _chosen(chosen, [chosen.source]) as models:
+        if len(models) > 1:
+            raise SymloraError(f"{chosen.source} holds {len(models)} runs: name one of them.")
+        table = predict(models[0], names, chosen.file, texts, chosen.device)
+    if chosen.out is not None:
+        write_table(table, chosen.out)
+    else:
+        print(table.to_csv(index=False, sep="\t", float_format="%.4f"), end="")
+    return 0
+
+
+@contextmanager
+def _chosen(chosen: argparse.Namespace, sources: Sequence[Path]) -> Iterator[list[Trained]]:
+    """Find the models that a command names."""
+    options = (chosen.task, chosen.base, chosen.alpha, chosen.data)
+    with ExitStack() as stack:
+        places = [place for source in sources for place in runs_below(source)]
+        yield [stack.enter_context(found(place, *options)) for place in places]
+
+
+def evaluate(models: Sequence[Trained], names: Sequence[str], file: Path | None, device: str) -> list[dict[str, Any]]:
+    """Score models on named splits, or on a file's rows.
+
+    Returns:
+        A row for each model, split and metric: `source`, `split`, `rows`, `metric`, `value`, `low` and `high` (of the
+        95 % interval over rows; None where there is none), `recorded` (what run.json has; None where it has nothing).
+
+    Raises:
+        SymloraError: A split is not there, or its labels are hidden.
+    """
+    rows: list[dict[str, Any]] = []
+    for group in _alike(models):
+        config = group[0].config
+        splits = _splits(config, names or ([] if file else config.task.validation), file)
+        for name, split in splits.items():
+            if split.labels.min() == split.labels.max() == -1:
+                raise SymloraError(f"{config.task.name}: the labels of {name} are hidden: `symlora predict` takes it.")
+        results = logits_of(group, _tokens(config, splits), device)
+        for model, by_split in zip(group, results, strict=True):
+            for name, logits in by_split.items():
+                rows += _scored(model, name, logits, splits[name].labels)
+    return rows
+
+
+def predict(model: Trained, names: Sequence[str], file: Path | None, texts: Sequence[str], device: str) -> pd.DataFrame:
+    """Predict sentences, the rows of a file, or splits of the task.
+
+    Returns:
+        `split` and `idx`, or `text`; `label` where it is known; `prediction`; the probability of each class as
+        `p_<class>`.
+    """
+    config = model.config
+    splits = {"text": _of_texts(texts, config)} if texts else _splits(config, names, file)
+    [by_split] = logits_of([model], _tokens(config, splits, cached=not texts), device)
+    return pd.concat([_table(config, splits[name], logits) for name, logits in by_split.items()], ignore_index=True)
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write predictions as the file's ending says."""
+    if path.suffix not in WRITERS:
+        raise SymloraError(f"{path}: the name must end in {', '.join(WRITERS)}.")
+    options: dict[str, Any] = {"orient": "records", "lines": True, "force_ascii": False}
+    try:
+        getattr(table, WRITERS[path.suffix])(path, **(options if path.suffix == ".jsonl" else {"index": False}))
+    except OSError as error:
+        raise SymloraError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def scores_table(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Format what `evaluate` returns for a terminal."""
+    cells = []
+    for row in rows:
+        interval = "-" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
+        recorded = {None: "-", row["value"]: "the same"}.get(row["recorded"]) or f"{row['recorded']:.4f}"
+        names = (row["source"], row["split"], f"{row['rows']:,}", row["metric"])
+        cells.append((*names, f"{row['value']:.4f}", interval, recorded))
+    return text_table(HEADER, cells, "llrlrrr")
+
+
+def _alike(models: Sequence[Trained]) -> list[list[Trained]]:
+    """Group models that read the same tokens."""
+    groups: dict[str, list[Trained]] = {}
+    for model in models:
+        config = model.config
+        data = {key: value for key, value in vars(config.data).items() if key != "train_limit"}
+        key = json.dumps([vars(config.task), data, vars(config.model), config.protocol.held_out])
+        groups.setdefault(key, []).append(model)
+    return list(groups.values())
+
+
+def _splits(config: Config, names: Sequence[str], file: Path | None) -> dict[str, Split]:
+    """Load splits by name, and a file's rows under its name."""
+    splits: dict[str, Split] = {}
+    for name in names:
+        if name == HELD_OUT or (name == "train" and config.protocol.held_out):
+            if not config.protocol.held_out:
+                raise SymloraError(f"protocol {config.protocol.name} sets no slice aside: there is no {HELD_OUT}.")
+            parts = holdout(load_splits(config.task, config.data, ["train"])["train"], config.protocol.held_out)
+            splits[name] = parts[name == HELD_OUT]
+        else:
+            splits |= load_splits(config.task, config.data, [name])
+    if file is not None:
+        splits[file.name] = Split(file.name, **vars(read_rows([file], config.task)))
+    return splits
+
+
+def _of_texts(texts: Sequence[str], config: Config) -> Split:
+    """Make a split of sentences; a tab parts a pair."""
+    columns = len(config.task.columns)
+    rows = [text.split("\t") for text in texts]
+    for number, row in enumerate(rows, 1):
+        if len(row) != columns or not all(part.strip() for part in row):
+            expected = "one sentence" if columns == 1 else "two sentences with a tab between them"
+            raise SymloraError(f"sentence {number} ({texts[number - 1][:60]!r}): {config.task.name} takes {expected}.")
+    hidden: Any = np.full(len(rows), -1, np.int64 if config.task.labels else np.float32)
+    return Split("text", tuple(list(column) for column in zip(*rows, strict=True)), hidden, np.arange(len(rows)))
+
+
+def _tokens(config: Config, splits: Mapping[str, Split], cached: bool = True) -> dict[str, TokenizedSplit]:
+    tokenizer = load_tokenizer(find(config.model))
+    place = config.data.cache_dir if cached else None
+    return {name: tokenize(split, tokenizer, config.data.max_length, place) for name, split in splits.items()}
+
+
+def _scored(model: Trained, split: str, logits: Logits, labels: npt.NDArray[Any]) -> list[dict[str, Any]]:
+    import evaluate as library
+
+    task, rows = model.config.task, []
+    recorded: Mapping[str, Any] = {}
+    if model.record is not None:
+        rule = model.record["config"]["protocol"]["selection"]
+        recorded = model.record["selections"][rule]["metrics"].get(split, {})
+    for name in task.metrics:
+        ranked = name == "auroc"
+        predicted = logits[:, -1] - logits[:, 0] if ranked else predictions_of(logits, regression=not task.labels)
+        value = library.load(GLUE, name).compute(predictions=predicted, references=labels)[name]
+        interval = score_interval(name, logits, labels, split)
+        row = {"source": str(model.source), "split": split, "rows": len(labels), "metric": name, "value": value}
+        bounds = {"low": interval.low, "high": interval.high} if interval else {"low": None, "high": None}
+        rows.append({**row, **bounds, "recorded": recorded.get(name)})
+    return rows
+
+
+def _table(config: Config, split: Split, logits: Logits) -> pd.DataFrame:
+    names = config.task.labels
+    if split.name == "text":
+        columns: dict[str, Any] = {"text": ["\t".join(row) for row in zip(*split.texts, strict=True)]}
+    else:
+        columns = {"split": split.name, "idx": split.idx}
+        if not (split.labels == -1).all():
+            columns["label"] = [names[label] for label in split.labels] if names else split.labels
+    if not names:
+        return pd.DataFrame(columns | {"prediction": logits[:, 0]})
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    columns["prediction"] = [names[number] for number in logits.argmax(axis=1)]
+    return pd.DataFrame(columns | {f"p_{name}": shares[:, number] for number, name in enumerate(names)})

@@ -1,0 +1,203 @@
+"""Tables of the user's own as tasks: what is inferred, what is refused, and that CoLA as a CSV is CoLA."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from test_run import train
+
+from symlora.config.compose import compose
+from symlora.config.identity import config_hash
+from symlora.config.own_task import read_own
+from symlora.config.schema import Config
+from symlora.data.splits import load_splits
+from symlora.errors import SymloraError
+
+ROWS = [{"text": f'a film, "number" {n}\nof many', "label": ("neg", "neutral", "pos")[n % 3]} for n in range(60)]
+
+
+def own(place: Path | str, *overrides: str, columns: str = "text") -> Config:
+    return compose("task=custom", "model=minilm", "protocol=short", f"data.dir={place}", f"task.columns=[{columns}]",
+                   *overrides)  # fmt: skip
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write a table as its name's ending says."""
+    if path.suffix in (".csv", ".tsv"):
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        datasets.Dataset.from_list(rows).class_encode_column("label").save_to_disk(str(path))
+    return path
+
+
+def test_every_kind_of_file_gives_the_same_task(tmp_path: Path) -> None:
+    found = []
+    for kind in ("csv", "tsv", "jsonl", "json", "parquet", "arrow"):
+        config = own(write(tmp_path / f"reviews.{kind}", ROWS), "task.shares.test=0.2")
+        splits = load_splits(config.task, config.data, ["train", "validation", "test"])
+        found.append((vars(config.task), {name: split.sha256 for name, split in splits.items()}))
+    assert all(entry == found[0] for entry in found)
+    task, splits = config.task, load_splits(config.task, config.data, ["train", "validation", "test"])
+    assert (task.labels, task.regression, task.score) == (["neg", "neutral", "pos"], False, "accuracy")
+    assert task.metrics == ["accuracy", "macro_f1", "balanced_accuracy", "matthews_correlation"]
+    assert task.splits == {"train": 42, "validation": 6, "test": 12} and task.test == ["test"]
+    assert sorted(row for split in splits.values() for row in split.idx) == list(range(60))
+    for split in splits.values():  # in proportion, and each row with its own label and text
+        assert len(set(np.bincount(split.labels))) == 1
+        assert [task.labels[label] for label in split.labels] == [ROWS[row]["label"] for row in split.idx]
+        assert list(split.texts[0]) == [ROWS[row]["text"] for row in split.idx]
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "score"),
+    [
+        (["2", "10", "2", "10"], ["2", "10"], "accuracy"),
+        ([True, False, True, False], ["False", "True"], "accuracy"),
+        ([0.5, 1.0, 3.0, 2.25], [], "pearson"),
+        (["1e3", "-2.5", "3", "4"], [], "pearson"),
+    ],
+)
+def test_kinds_of_labels(tmp_path: Path, values: list[Any], labels: list[str], score: str) -> None:
+    rows = [{"text": "a", "label": value} for value in values * 5]
+    config = own(write(tmp_path / "t.jsonl", rows))
+    assert (config.task.labels, config.task.score, config.task.regression) == (labels, score, not labels)
+    split = read_own(config.task, config.data)["train"]
+    expected = [labels.index(str(rows[row]["label"])) if labels else float(rows[row]["label"]) for row in split.idx]
+    np.testing.assert_allclose(split.labels, expected)
+
+
+def test_files_of_splits_pairs_and_hidden_test_labels(tmp_path: Path) -> None:
+    pairs = [{"a": f"x {n}", "b": f"y {n}", "gold": n % 2} for n in range(8)]
+    for name, rows in (("train-1.csv", pairs[:4]), ("train-2.csv", pairs[4:]), ("dev.csv", pairs[:2])):
+        write(tmp_path / name, rows)
+    write(tmp_path / "test.csv", [{"a": "x", "b": "y"}])
+    (tmp_path / "trained.csv").write_text("no split")
+    config = own(tmp_path, "task.label=gold", "task.labels=[no,yes]", columns="a,b")  # numbers stand for classes
+    assert config.task.splits == {"train": 8, "validation": 2, "test": 1}
+    splits = read_own(config.task, config.data)
+    assert splits["train"].labels.tolist() == [0, 1] * 4 and splits["test"].labels.tolist() == [-1]
+    assert splits["train"].texts[1][5] == "y 5"
+
+
+def test_the_name_of_a_run_is_of_what_the_table_holds(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", ROWS)
+    (tmp_path / "b").mkdir()
+    moved = write(tmp_path / "b" / "other.csv", ROWS)
+    first = config_hash(own(path))
+    assert first == config_hash(own(moved))
+    filled = own(path)  # as config.yaml has it
+    assert first == config_hash(own(path, f"task.labels=[{','.join(filled.task.labels)}]", "task.score=accuracy"))
+    other = write(tmp_path / "c.csv", [*ROWS[1:], ROWS[0]])
+    different = [own(other), own(path, "task.labels=[pos,neg,neutral]"), own(path, "task.shares.validation=0.2")]
+    assert len({first, *map(config_hash, different)}) == 4
+
+
+def changed(row: int, **values: Any) -> list[dict[str, Any]]:
+    return [*ROWS[: row - 1], {**ROWS[row - 1], **values}, *ROWS[row:]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "overrides", "says"),
+    [
+        (changed(5, text=" "), [], r"t.jsonl: row 5, column text holds ' '"),
+        (changed(5, text=None), [], "row 5, column text is empty"),
+        (changed(7, text=12), [], "row 7, column text holds 12, which is no text"),
+        (changed(9, label=None), [], "row 9, column label is empty or NaN"),
+        (
+            changed(9, label=float("nan")),
+            ["task.regression=true"],
+            "row 9, column label is empty or NaN",
+        ),
+        (
+            changed(9, label="bad"),
+            ["task.labels=[neg,neutral,pos]"],
+            "row 9, column label holds 'bad'; expected",
+        ),
+        ([{**row, "label": "x"} for row in ROWS], [], "column label holds one class, 'x'"),
+        ([{**row, "label": f"x{n}"} for n, row in enumerate(ROWS)], [], "60 different labels in 60 rows"),
+        (changed(3, extra=1), [], "row 3 has not the columns of row 1"),
+        (ROWS, ["task.regression=true"], "row 1, column label holds 'neg'; expected a number"),
+        (ROWS, ["task.columns=[body]"], "lacks the column body. It has: text, label"),
+        (ROWS, ["task.label=text"], "one of task.columns"),
+        (ROWS, ["task.columns=[]"], "name one or two columns"),
+        (ROWS, ["task.score=auroc", "task.metrics=[accuracy,auroc]"], "task.score=auroc"),
+        (ROWS, ["task.shares.validation=0"], "no validation file"),
+        (ROWS, ["task.shares.validation=1.5"], "sum to less than 1"),
+        (ROWS, ["task.name=rte"], "not with GLUE's names"),
+        (ROWS, ["data.dir=null"], "needs its table"),
+        (ROWS, ["data.dir=nowhere.csv"], "nowhere.csv does not exist"),
+    ],
+)
+def test_a_bad_table_is_one_message(tmp_path: Path, rows: Any, overrides: list[str], says: str) -> None:
+    path = write(tmp_path / "t.jsonl", rows)
+    with pytest.raises(SymloraError, match=says):
+        own(path, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("t.csv", b"text,label\na,x\nb\n", "row 2 has 1 fields, the first line 2"),
+        ("t.csv", b"text,label\na,x,y\n", "row 1 has 3 fields"),
+        ("t.csv", b"text,text\na,x\n", "names a column twice"),
+        ("t.csv", b"", "has no rows"),
+        ("t.csv", b"text,label\n\xff\xfe,x\n", "UTF-8"),
+        ("t.jsonl", b'{"text": "a"}\n{"text"\n', "row 2 is no JSON"),
+        ("t.parquet", b"PAR1", "cannot be read"),
+        ("t.xlsx", b"PK", "unknown kind"),
+    ],
+)
+def test_a_damaged_file_is_one_message(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SymloraError, match=says):
+        own(tmp_path / name)
+
+
+def test_a_file_that_does_not_fit_into_memory_is_refused(tmp_path: Path) -> None:
+    with open(tmp_path / "t.csv", "wb") as file:
+        os.truncate(file.fileno(), 10 * 2**30)  # sparse
+    with pytest.raises(SymloraError, match=r"t.csv has 10.0 GiB"):
+        own(tmp_path / "t.csv")
+
+
+def test_cola_as_a_csv_with_names_is_cola(minilm_dir: Path, glue_dir: Path, tmp_path: Path) -> None:
+    """Seed for seed: losses, scores, predictions and weights."""
+    (tmp_path / "cola").mkdir()
+    (tmp_path / "mine").mkdir()
+    for split, rows in (("train", 48), ("validation", 40)):
+        [file] = glue_dir.glob(f"cola/{split}-*.parquet")
+        table = pq.read_table(file).slice(0, rows)
+        pq.write_table(table, tmp_path / "cola" / f"{split}-00000-of-00001.parquet")
+        named = [{"says": row["sentence"], "verdict": ("bad", "good")[row["label"]]} for row in table.to_pylist()]
+        write(tmp_path / "mine" / f"{split}.csv", named)
+    common = ["model=minilm", "protocol=short", "train.epochs=2", "device=cpu", "precision=fp32", "seed=3",
+              f"results_dir={tmp_path / 'runs'}", f"data.cache_dir={tmp_path / 'tokens'}"]  # fmt: skip
+    glue, record = train(compose("task=cola", f"data.dir={tmp_path}", "data.allow_subset=true", *common))
+    metrics = "task.metrics=[matthews_correlation,accuracy]"
+    named_so = ["task.label=verdict", metrics, "task.name=mine"]
+    mine, again = train(own(tmp_path / "mine", *named_so, *common, columns="says"))
+    for name in ("predictions.parquet", "norms.parquet", "adapter/adapter_model.safetensors"):
+        assert (glue / name).read_bytes() == (mine / name).read_bytes(), name
+    assert [epoch["train_loss"] for epoch in record["epochs"]] == [epoch["train_loss"] for epoch in again["epochs"]]
+    assert record["selections"] == again["selections"] and again["score"]["metric"] == "matthews_correlation"
+    assert again["config"]["task"]["labels"] == ["bad", "good"]
+    assert sum(again["data"]["train"]["classes"].values()) == 48
+    assert str(tmp_path) not in (mine / "run.json").read_text()

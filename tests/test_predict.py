@@ -1,0 +1,160 @@
+"""`symlora evaluate` and `symlora predict`: what a finished run scored comes out again, from forward passes alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.torch import load_file, save_file
+from test_run import small, train
+
+from symlora.cli import main
+from symlora.data.splits import load_splits
+from symlora.model.build import build_pack
+
+
+@pytest.fixture(scope="module")
+def runs(minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds of SymLoRA and one of LoRA, on demo sentences of a task of pairs."""
+    root = tmp_path_factory.mktemp("runs")
+    for overrides in (["seed=0"], ["seed=1"], ["method=lora"]):
+        train(small(root, "task=rte", "protocol.held_out=0.25", *overrides))
+    return root / "runs"
+
+
+def lora_of(runs: Path) -> Path:
+    return next(runs.rglob("lora/rte/*/seed-0"))
+
+
+def scores(capsys: pytest.CaptureFixture[str], tmp_path: Path, *words: Any) -> list[dict[str, Any]]:
+    main(["evaluate", *map(str, words), "--out", str(tmp_path / "scores.json"), "--device", "cpu"])
+    capsys.readouterr()
+    found: list[dict[str, Any]] = json.loads((tmp_path / "scores.json").read_text())
+    return found
+
+
+def rows_of(runs: Path, path: Path, split: str = "validation") -> Path:
+    """Write a split of the demo task as a table with class names."""
+    config = small(runs, "task=rte")
+    loaded = load_splits(config.task, config.data, [split])[split]
+    columns: dict[str, Any] = dict(zip(config.task.columns, loaded.texts, strict=True))
+    names = [config.task.labels[label] for label in loaded.labels]
+    pd.DataFrame(columns | {"label": names}).to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("task", "method"),
+    [("mnli", "symlora"), ("stsb", "lora"), ("rte", "head"), ("rte", "full"), ("rte", "adalora"), ("rte", "loraxs"),
+     ("rte", "bitfit"), ("rte", "houlsby")],
+)  # fmt: skip
+def test_a_finished_run_scores_as_it_did_bit_for_bit(
+    minilm_dir: Path, tmp_path: Path, task: str, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small(tmp_path, f"task={task}", f"method={method}", "protocol.held_out=0.25", "train.epochs=1")
+    folder, record = train(config)
+    splits = [*config.task.validation, "held_out"]
+    found = scores(capsys, tmp_path, folder, "--split", ",".join(splits))
+    assert len(found) == len(splits) * len(config.task.metrics)
+    for row in found:
+        value = record["selections"]["held_out" if config.protocol.selection == "held_out" else "best"]
+        assert row["value"] == row["recorded"] == value["metrics"][row["split"]][row["metric"]]
+        assert row["low"] is None or row["low"] <= row["value"] <= row["high"]
+
+
+def test_runs_of_one_method_share_a_pass(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packs: list[int] = []
+    build = build_pack
+
+    def counted(configs: Any, *rest: Any) -> Any:
+        packs.append(len(configs))
+        return build(configs, *rest)
+
+    monkeypatch.setattr("symlora.runner.trained.build_pack", counted)
+    together = scores(capsys, tmp_path, runs)
+    assert sorted(packs) == [1, 2] and len(together) == 3
+    folders = sorted(path.parent for path in runs.rglob("run.json"))
+    alone = [row for folder in folders for row in scores(capsys, tmp_path, folder)]
+    assert together == alone and all(row["value"] == row["recorded"] for row in alone)
+
+
+def test_an_adapter_folder_and_loras_own_file_score_as_their_run(
+    runs: Path, minilm_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, table = lora_of(runs), rows_of(runs, tmp_path / "rows.csv")
+    [expected] = scores(capsys, tmp_path, run, "--file", table)
+    assert expected["value"] == scores(capsys, tmp_path, run)[0]["value"] and expected["split"] == "rows.csv"
+    shutil.copytree(run / "adapter", tmp_path / "peft")
+    tensors = load_file(run / "adapter" / "adapter_model.safetensors")
+    plain = {name.removeprefix("base_model.model."): value for name, value in tensors.items()}
+    named = {name.replace(".weight", "") if "lora_" in name else name: value for name, value in plain.items()}
+    encoder = {name: value for name, value in named.items() if "lora_" in name}
+    save_file(
+        {**encoder, **{n: v for n, v in named.items() if n.startswith("classifier")}}, tmp_path / "lora.safetensors"
+    )
+    common = ["--task", "rte", "--base", minilm_dir, "--file", table]
+    assert scores(capsys, tmp_path, tmp_path / "peft", *common)[0]["value"] == expected["value"]
+    # MiniLM's pooler is its own in that file's place, and was trained in the run: near, not equal.
+    [of_file] = scores(capsys, tmp_path, tmp_path / "lora.safetensors", *common, "--alpha", 8)
+    assert of_file["rows"] == expected["rows"] and 0 <= of_file["value"] <= 1
+
+
+def test_predictions_of_every_form_agree(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, table = lora_of(runs), rows_of(runs, tmp_path / "rows.csv")
+    for name in ("p.csv", "p.jsonl", "p.parquet"):
+        main(["predict", str(run), "--split", "validation", "--out", str(tmp_path / name), "--device", "cpu"])
+    frames = [pd.read_csv(tmp_path / "p.csv"), pd.read_json(tmp_path / "p.jsonl", lines=True)]
+    whole = pd.read_parquet(tmp_path / "p.parquet")
+    for frame in frames:
+        pd.testing.assert_frame_equal(frame, whole, check_dtype=False, atol=1e-6)
+    classes = ["entailment", "not_entailment"]
+    stored = pd.read_parquet(run / "predictions.parquet").query("selection == 'best' and split == 'validation'")
+    logits = np.stack(stored["logits"].to_list()).astype(np.float64)
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(whole[[f"p_{name}" for name in classes]], shares, atol=1e-6)
+    assert list(whole["prediction"]) == [classes[number] for number in stored["prediction"]]
+    assert list(whole["label"]) == [classes[number] for number in stored["label"]]
+    texts = ["\t".join(row) for row in pd.read_csv(table)[["sentence1", "sentence2"]].to_numpy().tolist()]
+    capsys.readouterr()
+    main(["predict", str(run), *texts, "--device", "cpu"])
+    words = capsys.readouterr().out
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(texts) + "\n"))
+    main(["predict", str(run), "-", "--device", "cpu"])
+    assert capsys.readouterr().out == words
+    # Pairs stand in a last column of their own in the output's text: two cells.
+    assert [line.split("\t")[-3] for line in words.splitlines()[1:]] == list(whole["prediction"])
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["predict", "RUN"], "give one of: sentences"),
+        (["predict", "RUN", "one sentence"], "rte takes two sentences with a tab between them"),
+        (["predict", "ROOT", "a\tb"], "holds 3 runs: name one"),
+        (["evaluate", "RUN", "--split", "nope"], "has no split 'nope'"),
+        (["evaluate", "RUN", "--split", "test"], "labels of test are hidden"),
+        (["evaluate", "RUN/adapter"], "give --task"),
+        (["evaluate", "RUN/nowhere"], "adapter_config.json"),
+        (["evaluate", "RUN/adapter", "--task", "mnli", "--base", "BASE", "--file", "ROWS"], "lacks the column premise"),
+        (["predict", "RUN", "a\tb", "--out", "x.txt"], "must end in"),
+    ],
+)
+def test_a_wrong_call_is_one_message(
+    runs: Path, minilm_dir: Path, tmp_path: Path, words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"RUN": lora_of(runs), "ROOT": runs, "BASE": minilm_dir, "ROWS": rows_of(runs, tmp_path / "rows.csv")}
+    for name, place in places.items():
+        words = [word.replace(name, str(place)) for word in words]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert says in str(ended.value)
