@@ -20,6 +20,7 @@ from symlora.report.criteria import Criteria
 from symlora.report.leaderboard import load_leaderboard
 from symlora.report.predictions import load_predictions
 from symlora.store.folder import seal
+from symlora.store.listing import table
 
 COMMITTED = CONFIG_DIR.parent / "results" / "runs"
 
@@ -241,6 +242,19 @@ def test_seeds_that_chose_a_point_take_no_part_in_its_mean(tmp_path: Path) -> No
     assert list(chosen.runs["seed"]) == [0, 1] and list(chosen.grid["lr"]) == [1e-3, 2e-3, 4e-3]
     assert chosen.grid["criterion"].tolist() == pytest.approx([0.7, 0.8, float("nan")], nan_ok=True)
     assert list(chosen.grid["status"]) == ["finished", "finished", "failed"]
+
+
+def test_runs_on_other_data_stand_in_a_section_of_their_own(tmp_path: Path) -> None:
+    write_run(tmp_path, "lora")
+    folder = write_run(tmp_path)
+    record = read_record(folder)
+    record["config"]["data"] |= {"source": "demo", "train_limit": 32}
+    seal(folder, record)
+    runs = collect(tmp_path).runs
+    section = "short (demo sentences, 32 training rows)"
+    assert dict(zip(runs["method"], runs["protocol"], strict=True)) == {"lora": "short", "symlora": section}
+    assert {key[1] for key, cell in choose(runs, {}).items() if len(cell.runs)} == {"short", section}
+    assert table([record]).startswith(f"protocol {section}, model minilm")
 
 
 def test_the_selection_written_down_wins(tmp_path: Path) -> None:

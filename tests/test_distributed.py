@@ -27,7 +27,7 @@ SMALL = (
     "data.demo_rows={train: 45, validation: 20, test: 12}",
     "train.epochs=2",
     "train.batch_size=16",
-    "train.model_dropout=0.0",
+    "train.model_dropout=0.1",
     "device=cpu",
     "precision=fp32",
 )

@@ -1,8 +1,8 @@
-"""Dropout of our own: how often, how much, from which generator, and that a model has no other."""
+"""Dropout of our own: its masks are a function of seed, step, site and place, and look like chance."""
 
 from __future__ import annotations
 
-import random
+import hashlib
 
 import numpy as np
 import pytest
@@ -10,45 +10,93 @@ import torch
 from conftest import TinyFactory, made_up, run_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
-from symlora.data.batches import gather
+from symlora.data.batches import gather, pack_batch
 from symlora.model.build import build
-from symlora.model.dropout import Dropout, DropoutStreams, scaled_mask, use_own_dropout
+from symlora.model.dropout import Dropout, Masks, sequence, step_key, token_keys, use_own_dropout
 from symlora.model.encoder import FLAT_MODEL_TYPES
 
 CPU = torch.device("cpu")
-SIZE = 1_000_003  # not a multiple of 4: four draws share a word
+ROWS, COLUMNS = 2001, 502  # columns are no multiple of 4: four draws share a word
 relaxed = settings(deadline=None, max_examples=50)
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def keys_of(seed: int = 0, step: int = 0, lengths: tuple[int, ...] = (ROWS,)) -> Tensor:
+    return token_keys([step_key(seed, step)], gather(made_up(list(lengths)), np.arange(len(lengths))))
+
+
+def drop_of(x: Tensor, p: float = 0.5, site: int = 0, keys: Tensor | None = None) -> Tensor:
+    masks = Masks()
+    masks.given = keys_of(lengths=(x.shape[:-1].numel(),)) if keys is None else keys
+    out: Tensor = Dropout(p, masks, site)(x)
+    return out
+
+
+def zeros(p: float, site: int = 0, keys: Tensor | None = None, columns: int = COLUMNS) -> Tensor:
+    """Where a mask is 0: float32 [rows, columns]."""
+    keys = keys_of() if keys is None else keys
+    return (drop_of(torch.ones(len(keys), columns), p, site, keys) == 0).float()
 
 
 @pytest.mark.parametrize("p", [2**-16, 0.01, 0.1, 0.25, 0.5, 0.9, 0.999])
 def test_rate(p: float) -> None:
-    """Zeros are binomial with the rounded p: within five standard deviations."""
-    rounded, size = round(p * 2**16) / 2**16, SIZE * (8 if p < 0.001 else 1)  # 8 million tell 2^-16 from twice that
-    zeros = int((scaled_mask(torch.empty(size), p, generator()) == 0).sum())
-    assert abs(zeros - size * rounded) < 5 * (size * rounded * (1 - rounded)) ** 0.5
+    """Zeros are binomial with the rounded p: in all, in each row, in each column and in each of a word's four draws."""
+    rounded = round(p * 2**16) / 2**16
+    found = torch.stack([zeros(p, site) for site in range(8)])  # 8 million tell 2^-16 from twice that
+    for dims, most in ((0, 1, 2), 5.0), ((0, 2), 5.5), ((0, 1), 5.5):
+        count = found.numel() // found.sum(dims).numel()
+        scores = (found.sum(dims) - count * rounded) / (count * rounded * (1 - rounded)) ** 0.5
+        if count * rounded > 20:
+            assert float(scores.abs().max()) < most, dims
+            assert scores.numel() == 1 or 0.9 < float(scores.var()) < 1.1 + 200 / scores.numel(), dims
+    draws = found[..., : COLUMNS // 4 * 4].reshape(-1, 4)
+    assert torch.allclose(draws.mean(0), torch.tensor(rounded), atol=5 * (rounded * (1 - rounded) / len(draws)) ** 0.5)
 
 
-def test_each_of_the_four_draws_in_a_word_is_fair() -> None:
-    """random_() by itself would leave each fourth draw's sign bit 0."""
-    zeros = (scaled_mask(torch.empty(4, SIZE // 4), 0.25, generator()).view(-1)[: SIZE // 4 * 4] == 0).view(-1, 4)
-    assert torch.allclose(zeros.float().mean(0), torch.tensor(0.25), atol=5 * (0.1875 / zeros.shape[0]) ** 0.5)
-    pairs = zeros.float().T.corrcoef()
-    assert float((pairs - torch.eye(4)).abs().max()) < 5 / zeros.shape[0] ** 0.5
+def product(*masks: Tensor) -> float:
+    """The mean of a product of centred masks in standard deviations: about normal where they are independent."""
+    centred = [mask - 0.1000061 for mask in masks]
+    product = torch.stack(centred).prod(0)
+    return float(product.sum() / (0.09 ** (len(masks) / 2) * product.numel() ** 0.5))
+
+
+def test_draws_are_independent() -> None:
+    """Of neighbours along both axes, of other sites, steps, seeds and sentences, and of corners of rectangles.
+
+    Corners: a hash that only combines a row's key with a column's would fail there.
+    """
+    mask = zeros(0.1)
+    found = {f"{lag} columns on": product(mask[:, lag:], mask[:, :-lag]) for lag in (1, 2, 3, 4, 8, 64)}
+    found |= {f"{lag} rows on": product(mask[lag:], mask[:-lag]) for lag in (1, 2, 3, 16, 128)}
+    found |= {f"site {site}": product(mask, zeros(0.1, site)) for site in (1, 2, 1 << 31)}
+    found |= {f"step {step}": product(mask, zeros(0.1, keys=keys_of(0, step))) for step in (1, 2, 1000)}
+    found |= {f"seed {seed}": product(mask, zeros(0.1, keys=keys_of(seed, 0))) for seed in (1, 2, 1000)}
+    two = keys_of(lengths=(ROWS, ROWS))
+    found["sentence"] = product(zeros(0.1, keys=two[:ROWS]), zeros(0.1, keys=two[ROWS:]))
+    for down, along in ((1, 1), (1, 4), (2, 8), (16, 4), (1, 2), (64, 64)):
+        corners = mask[down:, along:], mask[:-down, along:], mask[down:, :-along], mask[:-down, :-along]
+        found[f"rectangle {down} x {along}"] = product(*corners)
+    other = zeros(0.1, 1)
+    found["rows and sites"] = product(mask[1:], mask[:-1], other[1:], other[:-1])
+    heads = Masks().of_heads(keys_of(), 12)
+    found["heads"] = product(*(zeros(0.1, keys=heads[:, head].contiguous()) for head in (0, 1)))
+    assert {name: score for name, score in found.items() if abs(score) > 4.5} == {}
+    assert abs(sum(score**2 for score in found.values()) / len(found) - 1) < 5 * (2 / len(found)) ** 0.5
+
+
+def test_keys_of_tokens_do_not_repeat() -> None:
+    """Among a million: chance would repeat one in 37 million times of this."""
+    keys = torch.cat([keys_of(seed, step, (128,) * 16) for seed in range(8) for step in range(64)])
+    assert len(set(keys.tolist())) == len(keys) == 8 * 64 * 2048
 
 
 @relaxed
-@given(p=st.floats(0.0, 1.0), size=st.integers(0, 70))
+@given(p=st.floats(0.0, 1.0), size=st.integers(1, 70))
 def test_kept_values_make_the_expectation_exact(p: float, size: int) -> None:
     """E[mask] = (1 - q)·scale = 1, q the rounded probability."""
     rounded = round(p * 2**16) / 2**16
-    mask = scaled_mask(torch.empty(size, dtype=torch.float64), p, generator())
-    assert mask.shape == (size,)
+    mask = drop_of(torch.ones(3, size, dtype=torch.float64), p)
     if rounded == 1.0:
         assert not mask.any()
     else:
@@ -56,80 +104,111 @@ def test_kept_values_make_the_expectation_exact(p: float, size: int) -> None:
         assert torch.allclose(kept * (1 - rounded), torch.ones_like(kept), rtol=1e-15)
 
 
-def test_default_probability_is_rounded_as_documented() -> None:
-    kept = scaled_mask(torch.empty(1000, dtype=torch.float64), 0.1, generator()).max()
-    assert 1 - 1 / float(kept) == pytest.approx(0.1000061, abs=5e-8)
+def test_masks_are_those_of_the_record() -> None:
+    """What a seed means must not change, on no device and no version: SHA-256 of masks, and a few of their draws."""
+    mask = zeros(0.1, site=7, keys=keys_of(3, 5, (4, 2)), columns=40)
+    assert mask.nonzero().tolist() == [
+        [0, 16],
+        [0, 19],
+        [0, 21],
+        [0, 28],
+        [0, 36],
+        [1, 7],
+        [1, 20],
+        [1, 23],
+        [1, 29],
+        [1, 32],
+        [1, 35],
+        [2, 3],
+        [2, 10],
+        [2, 32],
+        [2, 33],
+        [2, 34],
+        [2, 36],
+        [3, 4],
+        [3, 9],
+        [4, 8],
+        [4, 9],
+        [4, 12],
+        [4, 16],
+        [5, 5],
+        [5, 6],
+        [5, 17],
+        [5, 26],
+    ]
+    large = zeros(0.25, site=1 << 31, keys=keys_of(12345, 100_000)).to(torch.uint8)
+    assert hashlib.sha256(large.numpy().tobytes()).hexdigest()[:16] == "00e88354eaff6599"
+    if torch.cuda.is_available():
+        on_gpu = drop_of(torch.ones(ROWS, COLUMNS, device="cuda"), 0.25, 1 << 31, keys_of(12345, 100_000).cuda())
+        assert torch.equal((on_gpu == 0).to("cpu", torch.uint8), large)
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (2, 3), (5, 1, 7), (0, 3)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_shapes_and_dtypes(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    x = torch.ones(shape, dtype=dtype)
-    mask = scaled_mask(x, 0.5, generator())
-    assert mask.shape == x.shape and mask.dtype == dtype
-    assert set(mask.flatten().tolist()) <= {0.0, 2.0}
-    assert torch.equal(mask, scaled_mask(x.float(), 0.5, generator()).to(dtype))  # the dtype does not change the draws
+def test_dtype_shape_and_strides_do_not_change_the_draws(dtype: torch.dtype) -> None:
+    wanted = zeros(0.5, keys=keys_of(lengths=(6,)), columns=5)
+    assert torch.equal((drop_of(torch.ones(5, 6, dtype=dtype).T) == 0).float(), wanted)
+    assert torch.equal((drop_of(torch.ones(2, 3, 5, dtype=dtype)) == 0).float(), wanted.view(2, 3, 5))
+    assert torch.equal(zeros(0.5, keys=keys_of(lengths=(6,)), columns=9)[:, :5], wanted)
 
 
-def test_transposed_input_is_masked_all_the_same() -> None:
-    x = torch.ones(6, 5).T
-    drop = Dropout(0.5, DropoutStreams([generator()]))
-    assert torch.equal(drop(x), drop_of(torch.ones(5, 6)))
+def test_under_vmap_the_draws_are_those_of_each_row() -> None:
+    masks, keys = Masks(), keys_of(lengths=(15,))
+    drop = Dropout(0.5, masks, 9)
+
+    def one(x: Tensor, given: Tensor) -> Tensor:
+        masks.given = given
+        out: Tensor = drop(x)
+        return out
+
+    found = torch.vmap(one)(torch.ones(3, 5, 7), keys.view(3, 5))
+    assert torch.equal(found.view(15, 7), drop_of(torch.ones(15, 7), 0.5, 9, keys))
 
 
-def drop_of(x: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    out: torch.Tensor = Dropout(0.5, DropoutStreams([generator(seed)]))(x)
-    return out
+def test_a_module_that_layers_share_draws_anew_in_each() -> None:
+    masks, x = Masks(), torch.ones(10, 40)
+    masks.given, drop = keys_of(lengths=(10,)), Dropout(0.5, masks, 0)
+    first, second = drop(x), drop(x)
+    masks.begin((1,), (10,))
+    assert torch.equal(drop(x), first) and not torch.equal(first, second)
 
 
-def test_draws_come_from_the_given_generator_alone() -> None:
-    x = torch.ones(1000)
-    torch.manual_seed(1)
-    np.random.seed(1)
-    before = torch.get_rng_state()
-    first = drop_of(x)
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(2)
-    random.seed(2)
-    assert torch.equal(drop_of(x), first)
-    assert not torch.equal(drop_of(x, 1), first)
-    drop = Dropout(0.5, DropoutStreams([generator()]))
-    assert torch.equal(drop(x), first)
-    assert not torch.equal(drop(x), first)  # the second call draws on
+def test_a_share_of_a_batch_has_the_masks_of_the_whole() -> None:
+    data, order = made_up([5, 3, 8, 2, 7, 1]), [np.arange(6)]
+    whole = token_keys([11], pack_batch(data, order, 5, 0))
+    parts = [pack_batch(data, order, 5, 0, slice(rank, None, 2)) for rank in (0, 1)]
+    split = torch.split(whole, [5, 3, 8, 2, 7])
+    for rank, part in enumerate(parts):
+        assert torch.equal(token_keys([11], part), torch.cat(split[rank::2]))
 
 
 def test_identity_outside_of_training_and_at_zero() -> None:
-    x = torch.randn(50)
-    stream = generator()
-    before = stream.get_state()
-    assert Dropout(0.5, DropoutStreams([stream])).eval()(x) is x
-    assert Dropout(0.0, DropoutStreams([stream]))(x) is x
-    assert torch.equal(stream.get_state(), before)
-
-
-def test_probability_one_drops_everything() -> None:
-    x = torch.randn(50, requires_grad=True)
-    out = Dropout(1.0, DropoutStreams([generator()]))(x)
-    out.sum().backward()
-    assert not out.any() and x.grad is not None and not x.grad.any()
+    x = torch.randn(50, 2)
+    assert Dropout(0.5, Masks(), 0).eval()(x) is x
+    assert Dropout(0.0, Masks(), 0)(x) is x
 
 
 def test_gradient_is_the_mask() -> None:
-    x = torch.randn(1001, requires_grad=True)
-    Dropout(0.3, DropoutStreams([generator()]))(x).sum().backward()
+    x = torch.randn(7, 11, requires_grad=True)
+    drop_of(x, 0.3).sum().backward()  # type: ignore[no-untyped-call]
     assert x.grad is not None
-    assert torch.equal(x.grad, scaled_mask(x.detach(), 0.3, generator()))
+    assert torch.equal(x.grad, drop_of(torch.ones(7, 11), 0.3))
+
+
+def test_sequence_is_splitmix64() -> None:
+    """The published first outputs for seed 1234567 (Vigna, prng.di.unimi.it)."""
+    wanted = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    assert sequence(1234567, 5).tolist() == wanted
 
 
 def test_use_own_dropout_replaces_every_one_and_keeps_its_mode() -> None:
     inner = nn.Sequential(nn.Dropout(0.3), nn.Linear(2, 2))
     model = nn.ModuleDict({"a": nn.Dropout(0.2), "b": inner, "c": nn.ModuleList([nn.Dropout(0.0)])})
     inner.eval()
-    streams = DropoutStreams([generator()])
-    use_own_dropout(model, streams)
+    masks = Masks()
+    use_own_dropout(model, masks)
     found = [module for module in model.modules() if isinstance(module, Dropout)]
     assert [(drop.p, drop.training) for drop in found] == [(0.2, True), (0.3, False), (0.0, True)]
-    assert all(drop.streams is streams for drop in found)
+    assert all(drop.masks is masks for drop in found) and len({drop.site for drop in found}) == 3
 
 
 @pytest.mark.parametrize("method", ["lora", "symlora", "full", "head"])
@@ -142,14 +221,14 @@ def test_a_built_model_has_no_other_dropout(kind: str, method: str, tiny: TinyFa
     modules = dict(run_model.encoder.named_modules())
     assert not [name for name, module in modules.items() if isinstance(module, nn.Dropout)]
     own = {name: module for name, module in modules.items() if isinstance(module, Dropout)}
-    assert len({id(drop.streams) for drop in own.values()}) == 1
+    assert len({id(drop.masks) for drop in own.values()}) == 1
     assert sum(drop.p == 0.25 for drop in own.values()) == (4 if config.method.peft_type else 0)  # q and v, two layers
 
 
 @pytest.mark.parametrize("kind", [*sorted(FLAT_MODEL_TYPES), "mpnet", "deberta-v2"])
 @pytest.mark.parametrize("where", ["attention", "hidden"])
 def test_each_dropout_of_the_model_is_at_work(kind: str, where: str, tiny: TinyFactory) -> None:
-    """In training, attention probabilities and hidden states are each dropped, by the run's own generator."""
+    """In training, attention probabilities and hidden states are each dropped; step by step anew."""
     names = ("attention_dropout", "dropout") if kind == "distilbert" else (
         "attention_probs_dropout_prob", "hidden_dropout_prob"
     )  # fmt: skip
@@ -157,14 +236,12 @@ def test_each_dropout_of_the_model_is_at_work(kind: str, where: str, tiny: TinyF
     config = run_config(tiny(kind, classifier_dropout=0.0, seq_classif_dropout=0.0, pooler_dropout=0.0, **rates))
     run_model = build(config, CPU, "fp32")
     batch = gather(made_up([9, 4, 9]), np.arange(3))
-    state = run_model.streams.generators[0].get_state()
     with torch.no_grad():
-        torch.manual_seed(0)
         run_model.encoder.train()
-        first, second = run_model.encoder(batch), run_model.encoder(batch)
-        assert float((first - second).abs().max()) > 1e-4
-        run_model.streams.generators[0].set_state(state)
-        torch.manual_seed(1)
+        first = run_model.encoder(batch)
+        run_model.encoder.masks.steps = (step_key(0, 1),)
+        assert float((first - run_model.encoder(batch)).abs().max()) > 1e-4
+        run_model.encoder.masks.steps = (0,)
         assert torch.equal(run_model.encoder(batch), first)
         run_model.encoder.eval()
         assert torch.equal(run_model.encoder(batch), run_model.encoder(batch))
@@ -179,3 +256,14 @@ def test_model_dropout_sets_all_but_the_adapters(kind: str, tiny: TinyFactory) -
     rates = {name: module.p for name, module in modules if isinstance(module, Dropout)}
     assert set(rates.values()) == {0.25, 0.4}
     assert {name for name, p in rates.items() if p == 0.25} == {name for name in rates if name.endswith(".default")}
+
+
+def test_padding_does_not_change_the_masks(tiny: TinyFactory) -> None:
+    """A flat batch and Hugging Face's own padded pass give the same logits in training (attention: test_encoder)."""
+    config = run_config(tiny("bert", hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.0), "head")
+    encoder = build(config, CPU, "fp32").encoder.train()
+    batch = gather(made_up([9, 4, 19, 1]), np.arange(4))
+    flat = encoder(batch)
+    encoder.flat = False
+    encoder.model.set_attn_implementation("eager")
+    torch.testing.assert_close(encoder(batch), flat, rtol=1e-4, atol=1e-5)

@@ -22,11 +22,12 @@ from transformers import AutoModelForSequenceClassification
 from symlora.data.batches import Batch, gather, padded
 from symlora.errors import SymloraError
 from symlora.model import attention
-from symlora.model.attention import SDPA_FROM, FlatLayout, flat_attention
+from symlora.model.attention import STEP, FlatLayout, flat_attention, grouped
 from symlora.model.build import build
+from symlora.model.dropout import Dropout, Masks
 from symlora.model.encoder import FLAT_MODEL_TYPES, head_modules
 from symlora.model.run_model import RunModel
-from symlora.training.loop import loss_of
+from symlora.training.loop import losses_of
 
 CPU = torch.device("cpu")
 FLAT = sorted(FLAT_MODEL_TYPES)
@@ -99,7 +100,7 @@ def test_all_weights_equal_stock_padded_forward(kind: str, lengths: list[int], t
     actual = run_model.encoder(batch)
     assert actual.dtype == torch.float32 and actual.shape == (len(lengths), 2)
     close(actual, expected)
-    loss = loss_of(actual, batch.labels)
+    loss = losses_of(actual, batch.labels).mean()
     close(loss, expected_loss)
     wanted, found = gradients(reference, expected_loss), gradients(run_model.encoder.model, loss)
     assert wanted.keys() <= found.keys() and len(wanted) > 10
@@ -121,7 +122,7 @@ def test_adapter_gradients_equal_peft_on_stock_model(kind: str, method: str, tin
     wanted = gradients(reference, torch.nn.functional.cross_entropy(expected, batch.labels))
     actual = run_model.encoder(batch)
     close(actual, expected)
-    found = gradients(run_model.peft, loss_of(actual, batch.labels))
+    found = gradients(run_model.peft, losses_of(actual, batch.labels).mean())
     assert found.keys() == wanted.keys() == {n for n, p in run_model.peft.named_parameters() if p.requires_grad}  # type: ignore[union-attr]
     assert {name.split(".")[-2] for name in found} >= ({"symlora_Q", "symlora_diag"} if method == "symlora" else set())
     for name, gradient in found.items():
@@ -215,46 +216,70 @@ def test_token_types_matter_and_default_to_zero(bert: RunModel) -> None:
 
 
 @relaxed
-@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=12))
-def test_flat_layout_is_a_padded_regrouping(lengths: list[int]) -> None:
-    layout = FlatLayout.of(torch.tensor(lengths), torch.float32, CPU)
-    tokens = torch.arange(sum(lengths))
-    assert torch.equal(layout.gather[layout.scatter], tokens)  # there and back
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=12), heads=st.integers(1, 3), extra=st.integers(0, 2))
+def test_flat_layout_is_a_padded_regrouping(lengths: list[int], heads: int, extra: int) -> None:
+    tokens = sum(lengths)
+    layout = FlatLayout.of(torch.tensor(lengths), heads, tokens + extra, CPU)
+    rows = torch.arange(tokens * heads)
+    assert torch.equal(layout.gather[layout.scatter[: len(rows)]], rows)  # there and back
+    assert layout.scatter[len(rows) :].tolist() == [len(layout.gather)] * (extra * heads)  # tokens of no sentence
     real = torch.ones(len(layout.gather), dtype=torch.bool)
     real[layout.padding] = False
-    assert int(real.sum()) == len(tokens)  # padding is exactly what no token comes back from
-    assert torch.equal(layout.scatter.sort().values, real.nonzero().flatten())
-    starts = torch.cumsum(torch.tensor(lengths), 0) - torch.tensor(lengths)
+    assert torch.equal(layout.scatter[: len(rows)].sort().values, real.nonzero().flatten())
     found: list[list[int]] = []
     start = 0
     for group in layout.groups:
-        stop = start + group.sentences * group.length
-        rows = layout.gather[start:stop].view(group.sentences, group.length)
-        keep = real[start:stop].view(group.sentences, group.length)
+        assert group.rows.start == start
+        start = group.rows.stop
+        gathered, keep = (t[group.rows].view(group.shape) for t in (layout.gather, real))
         assert (group.mask is None) == bool(keep.all())
-        if group.mask is not None:
-            assert group.mask.shape == (group.sentences, 1, 1, group.length)
-            assert torch.equal(group.mask[:, 0, 0] == 0, keep) and bool(group.mask[:, 0, 0][~keep].isneginf().all())
-        found += [row[mask].tolist() for row, mask in zip(rows, keep, strict=True)]
-        start = stop
+        hidden = ~keep[:, :1, None, group.shortest :]
+        assert bool(keep[..., : group.shortest].all())
+        assert group.mask is None or torch.equal(group.mask.isneginf(), hidden) and not group.mask[~hidden].any()
+        for places, kept in zip(gathered.flatten(0, 1), keep.flatten(0, 1), strict=True):
+            assert set(places[~kept].tolist()) <= set(places[:1].tolist())  # padding is the sentence's own first token
+            found.append(places[kept].tolist())
     assert start == len(layout.gather)
-    wanted = [list(range(s, s + n)) for s, n in zip(starts.tolist(), lengths, strict=True)]
-    assert sorted(found) == wanted  # every sentence whole, in order, once
+    starts = np.cumsum(lengths) - lengths
+    spans = [range(s, s + n) for s, n in zip(starts.tolist(), lengths, strict=True)]
+    wanted = [[token * heads + head for token in span] for span in spans for head in range(heads)]
+    assert sorted(found) == sorted(wanted)  # every sentence whole, in order, once for each head
 
 
-@pytest.mark.parametrize("longest", [SDPA_FROM - 40, SDPA_FROM + 20])  # plain matmuls, torch's fused attention
-def test_attention_and_its_gradients_equal_a_sentence_at_a_time(longest: int) -> None:
-    lengths = torch.tensor([longest, 3, longest - 7, 1, longest])
+@relaxed
+@given(lengths=st.lists(st.integers(1, 128), min_size=1, max_size=300), cost=st.floats(0, 1e6))
+def test_groups_are_as_few_as_their_padding_is_cheap(lengths: list[int], cost: float) -> None:
+    """No more groups than multiples of STEP, whatever the number of sentences; padding within each costs no more."""
+    groups = grouped(np.array(lengths), cost)
+    assert sorted(np.concatenate(groups).tolist()) == list(range(len(lengths)))
+    assert len(groups) <= -(-max(lengths) // STEP)
+    for members in groups:
+        rounded = -(-np.array(lengths)[members] // STEP) * STEP
+        assert float((rounded.max() ** 2 - rounded**2).sum()) <= cost
+    assert len(grouped(np.array(lengths), 1e12)) == 1
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_attention_and_its_gradients_equal_a_sentence_at_a_time(p: float) -> None:
+    """With dropout of the probabilities too, whose masks are drawn sentence by sentence here."""
+    lengths, heads = torch.tensor([60, 3, 53, 1, 60, 18]), 2
     generator = torch.Generator().manual_seed(0)
-    shape = (1, 2, int(lengths.sum()), 4)
+    shape = (1, heads, int(lengths.sum()), 4)
     inputs = [torch.randn(shape, generator=generator, requires_grad=True) for _ in range(3)]
     weights = torch.randn(1, shape[2], 2, 4, generator=generator)
-    layout = FlatLayout.of(lengths, torch.float32, CPU)
-    out, _ = flat_attention(torch.nn.Module(), inputs[0], inputs[1], inputs[2], None, scaling=0.7, flat_layout=layout)
+    keys = torch.randint(1 << 60, (shape[2],), generator=generator)
+    module = torch.nn.Module()
+    module.dropout = Dropout(p, Masks(), site=5)
+    layout = FlatLayout.of(lengths, heads, shape[2], CPU, Masks().of_heads(keys, heads))
+    q, k, v = inputs
+    out, _ = flat_attention(module, q, k, v, None, scaling=0.7, dropout=p, flat_layout=layout)
     grads = torch.autograd.grad((out * weights).sum(), inputs)
     parts = []
-    for q, k, v in zip(*(torch.split(t, lengths.tolist(), dim=2) for t in inputs), strict=True):
-        parts.append((torch.softmax(0.7 * q @ k.mT, -1) @ v).transpose(1, 2))
+    own = [torch.split(t, lengths.tolist(), -1 if t is keys else 2) for t in (*inputs, keys)]
+    for q, k, v, tokens in zip(*own, strict=True):
+        masks = Masks()
+        masks.draw_for(tokens[None], tokens[:1])
+        parts.append((Dropout(p, masks, site=5)(torch.softmax(0.7 * q @ k.mT, -1)) @ v).transpose(1, 2))
     expected = torch.cat(parts, dim=1)
     close(out, expected)
     for found, wanted in zip(grads, torch.autograd.grad((expected * weights).sum(), inputs), strict=True):
@@ -265,7 +290,7 @@ def test_flat_attention_without_layout_or_with_a_mask_raises(tiny: TinyFactory) 
     x = torch.zeros(1, 2, 3, 4)
     with pytest.raises(ValueError, match="flat_layout"):
         flat_attention(torch.nn.Module(), x, x, x, None)
-    layout = FlatLayout.of(torch.tensor([3]), torch.float32, CPU)
+    layout = FlatLayout.of(torch.tensor([3]), 2, 3, CPU)
     with pytest.raises(ValueError, match="attention_mask"):
         flat_attention(torch.nn.Module(), x, x, x, torch.zeros(3), flat_layout=layout)
     with pytest.raises(ValueError, match="use_own_dropout"):
@@ -310,7 +335,7 @@ def test_bf16_follows_fp32_on_a_real_encoder(method: str, minilm_dir: Path) -> N
         out = run_model.encoder(batch)
         assert out.dtype == torch.float32
         logits[precision] = out.detach()
-        grads[precision] = gradients(run_model.encoder, loss_of(out, batch.labels))
+        grads[precision] = gradients(run_model.encoder, losses_of(out, batch.labels).mean())
     assert float((logits["bf16"] - logits["fp32"]).abs().max()) < 0.02 < float(logits["fp32"].abs().max())
     kinds = {"symlora": ("symlora_Q", "symlora_diag", "symlora_lambda"), "lora": ("lora_A", "lora_B")}[method]
     for kind in (*kinds, "classifier", "pooler"):

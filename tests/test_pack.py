@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,14 @@ import pytest
 import torch
 from conftest import TinyFactory, made_up, run_config
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from symlora.config.schema import Config
 from symlora.data.batches import eval_batches, gather, pack_batch
 from symlora.data.tokens import TokenizedSplit
 from symlora.model.build import build, build_pack
 from symlora.model.pack import Packed, PackedModel
-from symlora.training.loop import fit, fit_pack, loss_of, predict, predict_pack
+from symlora.training.loop import fit, fit_pack, losses_of, predict, predict_pack
 from symlora.training.result import Diverged, Fit
 
 CPU = torch.device("cpu")
@@ -131,11 +133,10 @@ def gradients(pack: PackedModel, data: TokenizedSplit, poisoned: int | None) -> 
         with torch.no_grad():
             value.view(-1)[0] = float("nan")
     pack.encoder.train()
+    pack.encoder.masks.steps = (1, 2, 3)
     order = np.arange(len(data))
     batch = pack_batch(data, [order, order[::-1].copy(), np.roll(order, 3)], 4, 0)
-    sizes = list(batch.sizes)
-    parts = zip(torch.split(pack.encoder(batch), sizes), torch.split(batch.labels, sizes), strict=True)
-    torch.stack([loss_of(logits, labels) for logits, labels in parts]).sum().backward()  # type: ignore[no-untyped-call]
+    losses_of(pack.encoder(batch), batch.labels).sum().backward()  # type: ignore[no-untyped-call]
     found = []
     for run in pack.runs:
         found.append({name: value.grad.clone() for name, value in run.trainable() if value.grad is not None})
@@ -155,6 +156,48 @@ def test_a_nan_stays_in_its_run(method: str, precision: str, poisoned: int, tiny
         assert bool(bad) == (number == poisoned), (number, bad)
         if number == poisoned:
             assert any(bool(value.isnan().any()) for value in found.values())
+
+
+VIEWS = ("view", "t", "transpose", "slice", "select", "expand", "detach", "unsqueeze", "squeeze", "split",
+         "split_with_sizes", "alias", "unbind", "permute", "as_strided", "reshape")  # fmt: skip
+
+
+class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operators that would be kernels on a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__.strip("_")
+        self.count[name] += name.removeprefix("unsafe_") not in VIEWS
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("method", "precision"), [("symlora", "bf16"), ("lora", "bf16"), ("symlora", "fp32")])
+def test_a_steps_operators_do_not_grow_with_the_runs(method: str, precision: str, tiny: TinyFactory) -> None:
+    """Forward and backward pass of 2, 8 and 32 runs, with dropout everywhere: two groups of lengths, as for one run."""
+    found: dict[int, Counter[str]] = {}
+    data = made_up([5, 20, 7, 9, 3, 17, 12, 8], seed=3)
+    for runs in (1, 2, 8, 32):
+        pack = build_pack(configs(tiny("bert"), method, runs, model_dropout=0.1), CPU, precision)
+        pack.encoder.train().masks.steps = tuple(range(runs))
+        orders = [np.roll(np.arange(8), run) for run in range(runs)]
+        with Operators() as counted:
+            losses = losses_of(pack.encoder(pack_batch(data, orders, 8, 0)), torch.zeros(8 * runs, dtype=torch.int64))
+            losses.sum().backward()  # type: ignore[no-untyped-call]
+        found[runs] = counted.count
+        # What autograd hands to each run's own parameters.
+        handed = counted.count.pop("copy"), counted.count.pop("new_empty_strided", 0)
+        assert max(handed) <= 60 + runs * len(list(pack.runs[0].trainable()))
+        if method == "symlora" and precision == "bf16" and runs > 1:
+            for name in ("addmm", "add", "to_copy"):  # a CPU applies λ run by run: 4 times forward, 2 backward
+                counted.count[name] -= runs * 4
+            for name in ("mm", "addcmul", "ones_like", "to_copy"):
+                counted.count[name] -= runs * 2
+    assert found[2] == found[8] == found[32]
+    assert found[32].total() < 1.5 * found[1].total()
 
 
 @pytest.mark.parametrize("diverging", [0, 1, 2])
@@ -281,7 +324,7 @@ def test_a_packed_module_fills_up_with_the_runs_own_rows(tiny: TinyFactory) -> N
     """Unequal numbers of tokens: [1, 3 + 5, n], the shorter run filled with its first token, no other run's."""
     pack = build_pack(configs(tiny("bert"), "symlora", 2), CPU, "fp32")
     packed = next(module for module in pack.encoder.modules() if isinstance(module, Packed))
-    pack.encoder.streams.share((1, 1), (3, 5))
+    pack.encoder.masks.begin((1, 1), (3, 5))
     x = torch.randn(1, 8, 32)
     wanted = torch.cat([packed.members[0](x[:, :3]), packed.members[1](x[:, 3:])], 1)
     torch.testing.assert_close(packed(x), wanted)

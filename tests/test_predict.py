@@ -135,6 +135,22 @@ def test_predictions_of_every_form_agree(
     assert [line.split("\t")[-3] for line in words.splitlines()[1:]] == list(whole["prediction"])
 
 
+def test_runs_without_their_adapter_are_left_out(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (0, 1):
+        folder = next(runs.rglob(f"symlora/rte/*/seed-{seed}"))
+        shutil.copytree(folder, tmp_path / "runs" / folder.relative_to(runs))
+    record = json.loads((copy := tmp_path / "runs" / folder.relative_to(runs) / "run.json").read_text())
+    shutil.rmtree(copy.parent / "adapter")
+    main(["evaluate", str(tmp_path / "runs"), "--device", "cpu"])
+    printed = capsys.readouterr()
+    assert "1 runs in" in printed.err and printed.out.count("accuracy") == 1
+    copy.write_text(json.dumps({key: value for key, value in record.items() if key not in ("files", "sha256")}))
+    with pytest.raises(SystemExit, match="seed-1 has no adapter folder"):
+        main(["evaluate", str(copy.parent), "--device", "cpu"])
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

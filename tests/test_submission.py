@@ -285,7 +285,6 @@ NAN = "predictions.parquet, split test: the prediction of row 17 is nan"
         ("stsb", broken_parquet, r"stsb/.*/seed-0: predictions.parquet cannot be read .* train that run again"),
         ("stsb", nan_in_test, NAN),
         ("rte", nan_in_test, NAN),  # pandas makes floats of the classes of all splits
-        ("rte", lambda folder: change(folder, lambda record: record["config"]["data"].update(source="demo")), "not on"),
         ("rte", lambda folder: (folder / "run.json").unlink(), "it has no run.json"),
     ],
 )

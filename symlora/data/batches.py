@@ -30,19 +30,22 @@ class Batch:
     starts: Tensor  # [B] place of each row's first token (the one that classifiers read) in input_ids
     labels: Tensor  # [B]
     rows: Tensor  # [B] row numbers in the TokenizedSplit
+    places: Tensor  # [B] place of each row in its run's batch, over all processes
     sizes: tuple[int, ...]  # rows of each run of a pack, one run's after the other's; they sum to B
 
     def tokens(self) -> tuple[int, ...]:
         """Count the tokens of each run; they sum to T."""
-        return tuple(int(part.sum()) for part in torch.split(self.lengths, list(self.sizes)))
+        return tuple(int(part.sum()) for part in np.split(self.lengths.numpy(), np.cumsum(self.sizes)[:-1]))
 
 
-def gather(data: TokenizedSplit, rows: Rows, sizes: tuple[int, ...] | None = None) -> Batch:
+def gather(data: TokenizedSplit, rows: Rows, sizes: tuple[int, ...] | None = None, share: slice = slice(None)) -> Batch:
     """Gather the given rows, in order, into one flat batch.
 
     A row may occur more than once (packed runs share the data). `sizes` says how many of the rows belong to each run of
-    a pack; None: all to one.
+    a pack; None: all to one. `share` says which of a run's whole batch they are.
     """
+    sizes = (len(rows),) if sizes is None else sizes
+    first, apart = share.start or 0, share.step or 1
     lengths = data.offsets[rows + 1] - data.offsets[rows]
     ends = np.cumsum(lengths)
     starts = ends - lengths
@@ -55,7 +58,8 @@ def gather(data: TokenizedSplit, rows: Rows, sizes: tuple[int, ...] | None = Non
         starts=torch.from_numpy(starts),
         labels=torch.from_numpy(data.labels[rows]),
         rows=torch.from_numpy(np.array(rows, dtype=np.int64)),
-        sizes=(len(rows),) if sizes is None else sizes,
+        places=torch.from_numpy(np.concatenate([np.arange(size) * apart + first for size in sizes])),
+        sizes=sizes,
     )
 
 
@@ -68,7 +72,7 @@ def pack_batch(
     may be empty.
     """
     parts = [order[step * batch_size : (step + 1) * batch_size][share] for order in orders]
-    return gather(data, np.concatenate(parts), tuple(len(part) for part in parts))
+    return gather(data, np.concatenate(parts), tuple(len(part) for part in parts), share)
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:

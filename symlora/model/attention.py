@@ -6,115 +6,169 @@ A flat batch is one row that holds all sentences end to end.
 
 The encoder stays Hugging Face's own: this function is registered with `transformers.AttentionInterface` under the
 name "flat" and receives its `FlatLayout` through the model's keyword arguments (`flat_layout=...`), as their flash
-attention receives sequence lengths. Sentences of like length are gathered into a few padded groups; each group is
-plain matmul-softmax-matmul, because scaled_dot_product_attention in bf16 on a CPU is 3 to 8 times slower (measured,
-torch 2.13). On a GPU, and in float32 at 100 tokens and more, scaled_dot_product_attention is used where no dropout
-mask of ours is due.
+attention receives sequence lengths. Sentences of like length, of whichever run, are gathered into a few padded groups,
+straight into the layout of batched matmuls; each group is plain matmul-softmax-matmul, because
+scaled_dot_product_attention in bf16 on a CPU is 3 to 8 times slower (measured, torch 2.13).
 """
 
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
-from symlora.model.dropout import Dropout, scaled_mask
+from symlora.model.dropout import Dropout
 
 NAME = "flat"
-GROUPS = 3  # with 16 sentences a batch, more groups save less padding than their operators cost
-GROUP_TOKENS = 48  # one more group for each so many tokens of the longest sentence: short ones are cheap to pad
-SDPA_FROM = 100  # tokens; below it plain matmuls are faster in float32 on a CPU
+STEP = 16  # groups are as long as a multiple of so many tokens: fewer shapes, and a whole vector of float32 numbers
+# A sentence joins a longer group where its scores grow by less than what a further group costs (in scores).
+GROUP_COST = {"cpu": 20_000, "cuda": 10_000_000}
 
 
 @dataclass(frozen=True)
 class Group:
     """Sentences attended to together."""
 
-    sentences: int  # number g of sentences
-    length: int  # tokens S of the longest
-    mask: Tensor | None  # added to the scores, 0 or -inf: [g, 1, 1, S]; None when all are of one length
-    run: int = 0  # number in the pack of the run that all of them belong to; 0 where groups are not kept apart by run
+    rows: slice  # their gathered rows
+    shape: tuple[int, int, int]  # number of sentences g, heads h, tokens S of the longest
+    shortest: int  # tokens of the shortest
+    mask: Tensor | None  # 0 or -inf, added to the scores of keys from `shortest` on: float32 [g, 1, 1, S - shortest]
 
 
 @dataclass(frozen=True)
 class FlatLayout:
-    """Map each token of a flat batch to attention and back."""
+    """Map tokens and heads of a flat batch to groups and back.
 
-    groups: tuple[Group, ...]  # the padded groups, one after the other among the P gathered rows
-    # Token of each gathered row: int64 [P]; padding points at its sentence's first token, so that no sentence meets
+    Rows of a [tokens, heads · d] matrix are meant as rows of [tokens · heads, d].
+    """
+
+    groups: tuple[Group, ...]  # one after the other among the P gathered rows, each in order (sentence, head, token)
+    # Row of each gathered row: int64 [P]; padding points at its sentence's first token, so that no sentence meets
     # another's values, be they NaN
     gather: Tensor
-    scatter: Tensor  # gathered row of each token: int64 [T]
+    scatter: Tensor  # gathered row of each row: int64 [T · h]; P for tokens of no sentence
     padding: Tensor  # gathered rows that are padding: int64
+    keys: Tensor | None = None  # of the gathered rows, for dropout: int64 [P]
 
     @staticmethod
     def of(
-        lengths: Int[Tensor, "sentences"],
-        dtype: torch.dtype,
-        device: torch.device,
-        sizes: tuple[int, ...] | None = None,
+        lengths: Int[Tensor, "sentences"], heads: int, tokens: int, device: torch.device, keys: Tensor | None = None
     ) -> "FlatLayout":
-        """Lays out sentences of the given lengths (int64 [B], on the CPU).
+        """Lay out sentences of the given lengths.
 
-        No group holds sentences of two of the runs that have `sizes` sentences each; None: groups as if all were one's.
+        Lengths are int64 [B], on the CPU; `tokens` counts those of no sentence too; `keys` are of tokens and heads.
         """
-        starts = torch.cumsum(lengths, 0) - lengths
+        size = lengths.numpy()
+        starts = np.cumsum(size) - size
+        head = np.arange(heads)[:, None]
         groups: list[Group] = []
-        gather: list[Tensor] = []
-        reals: list[Tensor] = []
-        for run, own in enumerate(torch.split(torch.arange(len(lengths)), list(sizes or (len(lengths),)))):
-            order = own[torch.argsort(lengths[own], stable=True)]
-            most = GROUPS + (len(own) - 1) // 32
-            wanted = min(most, 1 + int(lengths[own].max()) // GROUP_TOKENS, len(own))
-            for members in torch.tensor_split(order, wanted):
-                size = int(lengths[members].max())
-                column = torch.arange(size)
-                real = column < lengths[members, None]
-                gather.append((starts[members, None] + torch.where(real, column, 0)).flatten())
-                reals.append(real.flatten())
-                mask = None
-                if not bool(real.all()):
-                    mask = torch.zeros(real.shape, dtype=dtype).masked_fill_(~real, float("-inf"))[:, None, None, :]
-                    mask = mask.to(device)
-                groups.append(Group(len(members), size, mask, run))
-        rows, real_rows = torch.cat(gather), torch.cat(reals)
-        scatter = torch.empty(int(lengths.sum()), dtype=torch.int64)
-        scatter[rows[real_rows]] = real_rows.nonzero().flatten()
-        padding = (~real_rows).nonzero().flatten()
-        return FlatLayout(tuple(groups), rows.to(device), scatter.to(device), padding.to(device))
+        gather: list[npt.NDArray[np.int64]] = []
+        reals: list[npt.NDArray[np.bool_]] = []
+        end = 0
+        for members in grouped(size, GROUP_COST.get(device.type, GROUP_COST["cuda"]) / heads):
+            shape = (len(members), heads, -(-int(size[members].max()) // STEP) * STEP)
+            column, shortest = np.arange(shape[2]), int(size[members].min())
+            real = column < size[members, None]
+            token = starts[members, None] + np.where(real, column, 0)
+            gather.append((token[:, None] * heads + head).reshape(-1))
+            reals.append(np.broadcast_to(real[:, None], shape).reshape(-1))
+            mask = None
+            if shortest < shape[2]:
+                hidden = torch.from_numpy(~real[:, None, None, shortest:])
+                mask = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf")).to(device)
+            groups.append(Group(slice(end, end := end + int(np.prod(shape))), shape, shortest, mask))
+        rows, real_rows = np.concatenate(gather), np.concatenate(reals)
+        scatter = np.full(tokens * heads, end)
+        scatter[rows[real_rows]] = np.flatnonzero(real_rows)
+        tables = (torch.from_numpy(table).to(device) for table in (rows, scatter, np.flatnonzero(~real_rows)))
+        layout = FlatLayout(tuple(groups), *tables)
+        return layout if keys is None else FlatLayout(**vars(layout) | {"keys": keys.flatten()[layout.gather]})
 
 
-class Gather(torch.autograd.Function):
-    """Gather rows of x by `index`.
+def grouped(lengths: npt.NDArray[np.int64], cost: float) -> list[npt.NDArray[np.int64]]:
+    """Share sentences out into groups of like length, the longest first."""
+    rounded = -(-lengths // STEP) * STEP
+    sizes, counts = np.unique(rounded, return_counts=True)
+    firsts, waste = [int(sizes[-1])], 0.0  # the length of each group, and the scores that padding adds to the last
+    for size, count in zip(sizes[-2::-1].tolist(), counts[-2::-1].tolist(), strict=True):
+        waste += count * (firsts[-1] ** 2 - size**2)
+        if waste > cost:
+            firsts.append(size)
+            waste = 0.0
+    ends = [*firsts[1:], 0]
+    return [np.flatnonzero((rounded <= first) & (rounded > end)) for first, end in zip(firsts, ends, strict=True)]
 
-    The backward pass gathers by the inverse index, where torch's would add row by row.
+
+class _Attention(torch.autograd.Function):
+    """Attention of all groups; q, k, v: [T · h, d].
+
+    With P the probabilities, M the scaled mask of dropout and O = (P ∘ M) V,
+
+        dV = (P ∘ M)ᵀ dO,   dS = (P ∘ M) ∘ (dO Vᵀ) - P ∘ rowsum(dO ∘ O),   dQ = scale · dS K,   dK = scale · dSᵀ Q
+
+    since each row of P ∘ M ∘ (dO Vᵀ) sums up to dO · O.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(inverse)
-        return x.index_select(0, index)
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        layout: FlatLayout,
+        drop: Dropout | None,
+        queries: slice,
+    ) -> Tensor:
+        q, k, v = (t.index_select(0, layout.gather) for t in (q * scale, k, v))
+        out = q.new_zeros(len(q) + 1, q.shape[1])  # the last row is for tokens of no sentence
+        kept = []
+        columns = None if drop is None else drop.columns(layout.groups[0].shape[2], q.device)
+        for group in layout.groups:
+            query, key, value, target = _of_group(group, q, k, v, out)
+            query = query[:, queries]
+            scores = torch.bmm(query, key.mT).float()
+            if group.mask is not None:
+                scores.view(*group.shape[:2], -1, group.shape[2])[..., group.shortest :] += group.mask
+            probabilities = torch.softmax(scores, -1).to(q.dtype)
+            dropped = probabilities
+            if drop is not None and columns is not None and layout.keys is not None:
+                keys, length = layout.keys[group.rows].view(target.shape[:2])[:, queries], group.shape[2]
+                dropped = probabilities * drop.mask(keys, columns[: length // 4], length, q.dtype)
+            target[:, queries] = torch.bmm(dropped, value)
+            kept += [probabilities, dropped]
+        ctx.save_for_backward(q, k, v, out, *kept)
+        ctx.scale, ctx.layout, ctx.queries = scale, layout, queries
+        return out.index_select(0, layout.scatter)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (inverse,) = ctx.saved_tensors
-        return grads[0].index_select(0, inverse), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out, *kept = ctx.saved_tensors
+        layout, needs_k = ctx.layout, ctx.needs_input_grad[1]
+        d_out = grads[0].index_select(0, layout.gather).index_fill_(0, layout.padding, 0.0)
+        sums = (d_out * out[:-1]).sum(-1, keepdim=True, dtype=torch.float32).to(q.dtype)
+        d_q, d_k, d_v = (torch.zeros_like(out) for _ in range(3))
+        for group, probabilities, dropped in zip(layout.groups, kept[::2], kept[1::2], strict=True):
+            query, key, value, d_target, row_sums = _of_group(group, q, k, v, d_out, sums)
+            query, d_target, row_sums = (t[:, ctx.queries] for t in (query, d_target, row_sums))
+            to_query, to_key, to_value = _of_group(group, d_q, d_k, d_v)
+            torch.bmm(dropped.mT, d_target, out=to_value)
+            d_scores = torch.bmm(d_target, value.mT).mul_(dropped).sub_(probabilities * row_sums)
+            to_query[:, ctx.queries] = torch.bmm(d_scores, key)
+            if needs_k:
+                torch.bmm(d_scores.mT, query, out=to_key)
+        found = [d.index_select(0, layout.scatter) for d in ((d_q, d_k, d_v) if needs_k else (d_q, d_v))]
+        found[0].mul_(ctx.scale)
+        return found[0], found[1] if needs_k else None, found[-1], None, None, None, None
 
 
-class Scatter(torch.autograd.Function):
-    """Scatter real rows to their tokens; padding gets gradient 0."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scatter: Tensor, gather: Tensor, padding: Tensor) -> Tensor:
-        ctx.save_for_backward(gather, padding)
-        return x.index_select(0, scatter)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        gather, padding = ctx.saved_tensors
-        return grads[0].index_select(0, gather).index_fill_(0, padding, 0.0), None, None, None
+def _of_group(group: Group, *rows: Tensor) -> list[Tensor]:
+    """Return a group's part of gathered rows: [g · h, S, …]."""
+    sentences, heads, length = group.shape
+    return [part[group.rows].view(sentences * heads, length, -1) for part in rows]
 
 
 def flat_attention(
@@ -134,7 +188,8 @@ def flat_attention(
     The signature is that of `transformers.AttentionInterface`.
 
     Args:
-        module: The attention module; its Dropout (ours) draws the mask of the attention probabilities.
+        module: The attention module; its Dropout (ours) draws the mask of the attention probabilities. Where its
+            `first_only` is True, only sentences' first tokens attend, and the others get 0.
         query, key, value: [1, heads, T, d].
         attention_mask: Must be None: the layout says which tokens belong together.
         scaling: Factor on the scores; d**-0.5 when None.
@@ -153,23 +208,12 @@ def flat_attention(
             "flat attention takes flat_layout=... and no attention_mask; use symlora.model.Encoder to call it"
         )
     heads, tokens, size = query.shape[1:]
-    scale = size**-0.5 if scaling is None else scaling
-    rows = (t[0].transpose(0, 1).reshape(tokens, heads * size) for t in (query * scale, key, value))
-    gathered: list[Tensor] = [Gather.apply(t, flat_layout.gather, flat_layout.scatter) for t in rows]  # type: ignore[no-untyped-call]
+    rows = (t[0].transpose(0, 1).reshape(tokens * heads, size) for t in (query, key, value))
     drop = _dropout_of(module) if dropout > 0.0 else None
-    # split and not slices: its backward pass is one concatenation, theirs a tensor of zeros for each slice
-    counts = [group.sentences * group.length for group in flat_layout.groups]
-    outputs = []
-    for group, parts in zip(
-        flat_layout.groups, zip(*(torch.split(t, counts) for t in gathered), strict=True), strict=True
-    ):
-        shape = (group.sentences, group.length, heads, size)
-        q, k, v = (part.view(shape).transpose(1, 2) for part in parts)
-        outputs.append(_attend(q, k, v, group, drop).transpose(1, 2).reshape(-1, heads * size))
-    joined: Tensor = Scatter.apply(  # type: ignore[no-untyped-call]
-        torch.cat(outputs), flat_layout.scatter, flat_layout.gather, flat_layout.padding
-    )
-    return joined.view(1, tokens, heads, size), None
+    scale = size**-0.5 if scaling is None else scaling
+    queries = slice(0, 1 if getattr(module, "first_only", False) else None)
+    out: Tensor = _Attention.apply(*rows, scale, flat_layout, drop, queries)  # type: ignore[no-untyped-call]
+    return out.view(1, tokens, heads, size), None
 
 
 def _dropout_of(module: nn.Module) -> Dropout:
@@ -179,22 +223,6 @@ def _dropout_of(module: nn.Module) -> Dropout:
         if isinstance(child, Dropout):
             return child
     raise ValueError(f"{type(module).__name__} has no Dropout of ours: call use_own_dropout on the model first")
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, group: Group, drop: Dropout | None) -> Tensor:
-    mask = group.mask
-    fused = q.is_cuda or (q.dtype == torch.float32 and q.shape[2] >= SDPA_FROM)
-    if fused and drop is None:
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
-    scores = torch.matmul(q, k.transpose(-1, -2))
-    if mask is not None:
-        scores = scores + mask
-    probabilities = torch.softmax(scores, dim=-1)
-    if drop is not None:
-        generators = drop.streams.generators
-        run = group.run if len(generators) > 1 else 0
-        probabilities = probabilities * scaled_mask(probabilities, drop.p, generators[run])
-    return torch.matmul(probabilities, v)
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

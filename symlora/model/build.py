@@ -12,10 +12,11 @@ from symlora.config.schema import Config, MethodConfig
 from symlora.errors import SymloraError
 from symlora.model import attention
 from symlora.model.adapter import add_adapter
-from symlora.model.dropout import DropoutStreams, set_dropout, use_own_dropout
+from symlora.model.dropout import Masks, set_dropout, use_own_dropout
 from symlora.model.encoder import FLAT_MODEL_TYPES, Encoder, head_modules
 from symlora.model.pack import PackedModel
 from symlora.model.packable import check_packable
+from symlora.model.projection import use_projection
 from symlora.model.quantization import four_bits, keep_trainable
 from symlora.model.run_model import RunModel, output_layer
 from symlora.model.source import ModelSource, find, load_failure, wrong_shape
@@ -56,10 +57,11 @@ def build_pack(
     model, drawn = load_classifier(source, first, "eager" if slow_sdpa else None)
     if encoder_is_frozen(first.method) and precision == "bf16":
         _encoder_to(model, torch.bfloat16)
+    masks = Masks()
     loads: Sequence[Load | None] = trained or [None] * len(configs)
     each = zip(configs[:-1], loads[:-1], strict=True)
-    runs = [run_model(_with_shared_encoder(model), drawn, config, device, load) for config, load in each]
-    runs.append(run_model(model, drawn, configs[-1], device, loads[-1]))
+    runs = [run_model(_with_shared_encoder(model), drawn, config, masks, load) for config, load in each]
+    runs.append(run_model(model, drawn, configs[-1], masks, loads[-1]))
     for run in runs:  # after every start was drawn, on the CPU: equal seeds give other numbers on other devices
         run.encoder.to(device)
     return PackedModel(runs)
@@ -80,9 +82,7 @@ def _with_shared_encoder(model: Any) -> Any:
     return copy.deepcopy(model, shared)
 
 
-def run_model(
-    model: Any, drawn: list[str], config: Config, device: torch.device, trained: Load | None = None
-) -> RunModel:
+def run_model(model: Any, drawn: list[str], config: Config, masks: Masks, trained: Load | None = None) -> RunModel:
     """Add one run's head, adapter and dropout to a loaded classifier."""
     _draw(model, drawn, torch_generator(config.seed, "head"))
     if config.train.model_dropout is not None:
@@ -96,15 +96,15 @@ def run_model(
             peft_model.peft_config["default"].revision = config.model.revision
     elif config.method.trains == "head":
         _train_head(model, config.method.base_parameters)
-    streams = DropoutStreams([torch_generator(config.seed, "dropout", device=device)])
-    use_own_dropout(model, streams)
-    encoder = Encoder(model, model.config.pad_token_id or 0, streams)
+    use_own_dropout(model, masks)
+    use_projection(model, masks)
+    encoder = Encoder(model, model.config.pad_token_id or 0, masks)
     if encoder.max_length is not None and config.data.max_length > encoder.max_length:
         raise SymloraError(
             f"data.max_length={config.data.max_length}, but {config.model.name} has positions for "
             f"{encoder.max_length} tokens."
         )
-    run_model = RunModel(encoder, peft_model, config.method, streams)
+    run_model = RunModel(encoder, peft_model, config.method)
     if config.init_from is not None:
         initialise_from(run_model, Path(config.init_from))
     return run_model

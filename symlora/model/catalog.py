@@ -21,6 +21,7 @@ from symlora.config.formatting import text_table
 from symlora.config.schema import Config, MethodConfig
 from symlora.errors import SymloraError
 from symlora.model.build import run_model
+from symlora.model.dropout import Masks
 from symlora.model.packable import check_packable
 from symlora.model.quantization import four_bits
 from symlora.model.run_model import ParameterCounts, RunModel
@@ -136,7 +137,7 @@ def _run(method: MethodConfig, device: str) -> RunModel:
     config = Config(method=copy.deepcopy(method))
     config.model.name = "roberta-base"
     with torch.device(device):  # made there, and not moved: PEFT makes what it moves trainable (AdaLoRA's ranknum)
-        return run_model(copy.deepcopy(_classifier(device)), [], config, torch.device("cpu"))
+        return run_model(copy.deepcopy(_classifier(device)), [], config, Masks())
 
 
 @functools.cache

@@ -1,45 +1,133 @@
-"""Dropout whose masks come from generators of the runs' own.
+"""Draw dropout masks from seed, step, site and place alone.
 
-Two reasons for not using torch's: its masks come from the one global generator, so that what a run draws depends on
-what else drew before it, above all on the other runs of its pack; and on a CPU it costs 16 ns an element, a quarter of
-a training step of MiniLM, where 16-bit masks cost 6 (measured, torch 2.13). The probability is rounded to a multiple
-of 2^-16 (0.1 becomes 0.1000061), and kept values are scaled by the inverse of the rounded one, so that the expectation
-is exact.
+    mask = scale · [draw(seed, step, sentence, token, site, column) ≥ p]
 
-What a run draws depends on its seed and its own batches alone: each run's rows are masked from its own generator, in
-the order in which the model calls its dropouts. Dropout on attention probabilities draws for sentences padded to the
-longest of their group; so where it is on, no group holds sentences of two runs (symlora.model.attention).
+A mask is a pure function of these: it does not depend on what drew before, the other runs of a pack, padding, device or
+the number of processes, and a checkpoint holds nothing of it. A 64-bit key for each token (`token_keys`: seed, step,
+place of the sentence in its run's batch, place of the token) meets a key for each four columns of a site in one integer
+hash, whose 64 bits are four draws. The probability is rounded to a multiple of 2^-16 (0.1 becomes 0.1000061), and kept
+values are scaled by the inverse of the rounded one, so that the expectation is exact.
 """
 
+import zlib
+from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from symlora.data.batches import Batch
+from symlora.seeds import seed_sequence
+
 _LEVELS = 1 << 16
+_GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # of SplitMix64
+_ODD = _FIRST - (1 << 64)  # as torch's signed integers write it
+_HEADS = zlib.crc32(b"heads of an attention layer")
 
 
-class DropoutStreams:
-    """The dropout generators of runs, and whose rows a batch holds.
+def mixed(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Scramble 64-bit words: SplitMix64's output function, a bijection."""
+    with np.errstate(over="ignore"):
+        words = (words ^ (words >> np.uint64(30))) * np.uint64(_FIRST)
+        words = (words ^ (words >> np.uint64(27))) * np.uint64(_SECOND)
+    return words ^ (words >> np.uint64(31))
+
+
+def sequence(start: int, count: int) -> npt.NDArray[np.uint64]:
+    """Return the first `count` words of SplitMix64 from this start."""
+    with np.errstate(over="ignore"):
+        return mixed(np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(start % (1 << 64)))
+
+
+@lru_cache(maxsize=1024)
+def _seed_word(seed: int) -> int:
+    return int(seed_sequence(seed, "dropout").generate_state(1, np.uint64)[0])
+
+
+def step_key(seed: int, step: int) -> int:
+    """Return the 64-bit key of one step of one run."""
+    return int(sequence(_seed_word(seed) + step * _SECOND, 1)[0])
+
+
+def token_keys(steps: Sequence[int], batch: Batch) -> Int[Tensor, "tokens"]:
+    """Return a key for each token, from the runs' step keys.
+
+    Raises:
+        ValueError: There is not one step key for each run.
+    """
+    if len(steps) != len(batch.sizes):
+        raise ValueError(f"the batch holds rows of {len(batch.sizes)} runs, and there are {len(steps)} step keys")
+    lengths, starts = batch.lengths.numpy(), batch.starts.numpy()
+    places = np.repeat((batch.places.numpy() << 32) - starts, lengths) + np.arange(lengths.sum())
+    runs = np.repeat(np.array(steps, dtype=np.uint64), batch.tokens())
+    with np.errstate(over="ignore"):
+        return torch.from_numpy(mixed(runs + places.astype(np.uint64) * np.uint64(_GOLDEN)).view(np.int64))
+
+
+def _hash(keys: Tensor, columns: Tensor) -> Tensor:
+    """Combine keys (...) and columns (w) to words (..., w)."""
+    words = keys[..., None] ^ columns
+    words *= _ODD
+    words += words >> 32  # so that the low draws depend on all bits too
+    return words
+
+
+class _Mask(torch.autograd.Function):
+    """A mask as an operator, so that vmap need not look inside."""
+
+    @staticmethod
+    def forward(keys: Tensor, columns: Tensor, size: int, p: float, dtype: torch.dtype) -> Tensor:
+        dropped = round(p * _LEVELS)
+        if dropped >= _LEVELS:
+            return torch.zeros((*keys.shape, size), dtype=dtype, device=keys.device)
+        draws = _hash(keys, columns).view(torch.int16)[..., :size]
+        mask = torch.empty(draws.shape, dtype=dtype, device=keys.device)
+        torch.ge(draws, dropped - _LEVELS // 2, out=mask)  # 0 or 1 in the dtype at once, without a pass over booleans
+        return mask.mul_(_LEVELS / (_LEVELS - dropped))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, keys: Tensor, *others: Any) -> tuple[Any, int]:
+        return _Mask.apply(keys.movedim(in_dims[0], 0), *others), 0  # type: ignore[no-untyped-call]
+
+
+class Masks:
+    """Hold the keys of a batch, for all Dropouts of a pack.
 
     Attributes:
-        generators: One for each run, on the model's device.
-        sentences, tokens: How many of the batch's each run has, one run's after the other's (`share`).
-        calls: While it is a list, no mask is drawn; probability, shape and dtype of each call are noted instead.
-        given: While it is a list, masks are taken from it, in order (symlora.model.pack draws them beforehand).
+        steps: The step key of each run (`step_key`).
+        sentences, tokens: How many of the batch's each run has, one run's after the other's.
+        given: The keys of the rows that a module works on now, where it sees one run's alone (symlora.model.pack).
     """
 
-    def __init__(self, generators: Sequence[torch.Generator]) -> None:
-        self.generators = list(generators)
+    def __init__(self) -> None:
+        self.steps: tuple[int, ...] = (0,)
         self.sentences: tuple[int, ...] = ()
         self.tokens: tuple[int, ...] = ()
-        self.calls: list[tuple[float, tuple[int, ...], torch.dtype]] | None = None
-        self.given: list[Tensor] | None = None
+        self.given: Tensor | None = None
+        self._keys = self._firsts = torch.empty(0, dtype=torch.int64)
+        self._calls: Counter[int] = Counter()
+        self._cached: dict[tuple[Any, ...], Tensor] = {}
 
-    def share(self, sentences: tuple[int, ...], tokens: tuple[int, ...]) -> None:
-        """Says whose rows the next batch holds."""
-        self.sentences, self.tokens = sentences, tokens
+    def begin(self, sentences: tuple[int, ...], tokens: tuple[int, ...], extra: int = 0) -> None:
+        """Say how many rows of the next batch each run has.
+
+        `extra` tokens of no sentence follow the last run's.
+        """
+        self.sentences, self.tokens = sentences, (*tokens[:-1], tokens[-1] + extra)
+        self._calls.clear()
+
+    def draw_for(self, keys: Tensor, firsts: Tensor) -> None:
+        """Take the keys of a batch's tokens and of its sentences."""
+        self._keys, self._firsts = keys, firsts
 
     def counts(self, x: Tensor) -> tuple[int, tuple[int, ...]]:
         """Return the dimension of x that runs share, and their shares.
@@ -57,18 +145,39 @@ class DropoutStreams:
             f"{tuple(x.shape)} holds neither {sum(self.tokens)} tokens nor {sum(self.sentences)} sentences"
         )
 
-    def mask(self, x: Tensor, p: float) -> Tensor:
-        """Draw a mask of x's shape, each run's part from its generator."""
-        if self.calls is not None:
-            self.calls.append((p, tuple(x.shape), x.dtype))
-            return x.new_ones(())
-        if self.given is not None:
-            return self.given.pop(0)
-        if len(self.generators) == 1:
-            return scaled_mask(x, p, self.generators[0])
-        dim, counts = self.counts(x)
-        parts = zip(torch.split(x, list(counts), dim), self.generators, strict=True)
-        return torch.cat([scaled_mask(part, p, generator) for part, generator in parts], dim)
+    def rows(self, shape: torch.Size) -> Tensor:
+        """Return the keys of rows of this shape.
+
+        They are tokens, sentences, or else single rows that all sentences share. With three dimensions of which the
+        second is not the tokens', they are of (sentences, heads, tokens).
+        """
+        if len(shape) == 3 and self._keys.shape == (shape[0], shape[2]):
+            return self.of_heads(self._keys, shape[1]).transpose(1, 2)
+        for keys in (self.given,) if self.given is not None else (self._keys, self._firsts):
+            if keys.numel() == shape.numel():
+                return keys.reshape(shape)
+        if len(self.steps) > 1:
+            raise ValueError(f"{tuple(shape)} are neither the batch's tokens nor its sentences")
+        return torch.from_numpy(sequence(self.steps[0], shape.numel()).view(np.int64)).to(self._keys.device).view(shape)
+
+    def of_heads(self, keys: Int[Tensor, "*tokens"], heads: int) -> Int[Tensor, "*tokens heads"]:
+        """Return the keys of tokens within each of so many attention heads."""
+        return _hash(keys, self._words(_HEADS, heads, keys.device))
+
+    def columns(self, site: int, size: int, device: torch.device) -> Int[Tensor, "words"]:
+        """Return keys of a site's columns, one for each four.
+
+        A module that several layers share has other ones in each of them.
+        """
+        self._calls[site] += 1
+        return self._words(site + (self._calls[site] << 32), -(-size // 4), device)
+
+    def _words(self, start: int, count: int, device: torch.device) -> Tensor:
+        key = (start, count, device)
+        if key not in self._cached:
+            words = sequence(int(sequence(start, 1)[0]), count)
+            self._cached[key] = torch.from_numpy(words.view(np.int64)).to(device)
+        return self._cached[key]
 
 
 class Dropout(nn.Module):
@@ -78,40 +187,34 @@ class Dropout(nn.Module):
 
     Args:
         p: Probability of a zero.
-        streams: Draws the masks; shared by all Dropouts of a model.
+        masks: Where the keys of rows are found.
+        site: A number of this module's own.
     """
 
-    def __init__(self, p: float, streams: DropoutStreams) -> None:
+    def __init__(self, p: float, masks: Masks, site: int) -> None:
         super().__init__()
-        self.p = p
-        self.streams = streams
+        self.p, self.masks, self.site = p, masks, site
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drops elements of x (any shape)."""
+        """Drop elements of a batch's tokens, sentences or attention probabilities."""
         if not self.training or self.p == 0.0:
             return x
-        return x * self.streams.mask(x, self.p)
+        return x * self.mask(self.masks.rows(x.shape[:-1]), self.columns(x.shape[-1], x.device), x.shape[-1], x.dtype)
+
+    def columns(self, size: int, device: torch.device) -> Int[Tensor, "words"]:
+        """Return keys of the columns, one for each four."""
+        return self.masks.columns(self.site, size, device)
+
+    def mask(
+        self, keys: Int[Tensor, "*rows"], columns: Int[Tensor, "words"], size: int, dtype: torch.dtype
+    ) -> Float[Tensor, "*rows size"]:
+        """Draw a mask: 0 with probability p, else 1 / (1 - p)."""
+        mask: Tensor = _Mask.apply(keys, columns, size, self.p, dtype)  # type: ignore[no-untyped-call]
+        return mask
 
     def extra_repr(self) -> str:
         """Shown by print(model)."""
         return f"p={self.p}"
-
-
-def scaled_mask(x: Float[Tensor, "*shape"], p: float, generator: torch.Generator) -> Float[Tensor, "*shape"]:
-    """Draw a mask of x's shape, dtype and device.
-
-    0 with probability p (a multiple of 2^-16), else 1 / (1 - p).
-    """
-    dropped = round(p * _LEVELS)
-    if dropped >= _LEVELS:
-        return torch.zeros_like(x)
-    words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device)
-    # random_() alone would leave the sign bit 0, and with it every fourth draw's highest bit.
-    words.random_(-(1 << 63), None, generator=generator)
-    draws = words.view(torch.int16)[: x.numel()].view(x.shape)
-    mask = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    torch.ge(draws, dropped - _LEVELS // 2, out=mask)  # 0 or 1 in x's dtype at once, without a pass over booleans
-    return mask.mul_(_LEVELS / (_LEVELS - dropped))
 
 
 def set_dropout(model: nn.Module, p: float) -> None:
@@ -121,16 +224,20 @@ def set_dropout(model: nn.Module, p: float) -> None:
             module.p = p
 
 
-def use_own_dropout(model: nn.Module, streams: DropoutStreams) -> None:
-    """Replace every `nn.Dropout` of a model by ours, in place."""
-    for module in list(model.modules()):
+def use_own_dropout(model: nn.Module, masks: Masks) -> None:
+    """Replace every `nn.Dropout` of a model by ours, in place.
+
+    A site is numbered by its name, so that an adapter beside it does not change the encoder's masks.
+    """
+    for parent, module in list(model.named_modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Dropout:
-                replacement = Dropout(child.p, streams)
+                path = f"{parent}.{name}".replace(".modules_to_save.default", "").replace(".original_module", "")
+                replacement = Dropout(child.p, masks, zlib.crc32(path.encode()))
                 replacement.train(child.training)
                 setattr(module, name, replacement)
 
 
 def drops(model: nn.Module) -> bool:
     """Tell whether the model's next forward pass draws masks."""
-    return model.training and any(isinstance(module, Dropout) and module.p > 0 for module in model.modules())
+    return any(isinstance(module, Dropout) and module.training and module.p > 0 for module in model.modules())

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from symlora.data.batches import Batch, padded
 from symlora.model.attention import NAME as FLAT
 from symlora.model.attention import FlatLayout
-from symlora.model.dropout import DropoutStreams, drops
+from symlora.model.dropout import Masks, drops, token_keys
 
 # Encoders with transformers' attention interface, absolute positions and a head on the first token.
 FLAT_MODEL_TYPES = frozenset({"albert", "bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"})
@@ -47,14 +48,14 @@ class Encoder(nn.Module):
     Args:
         model: A `...ForSequenceClassification` of transformers, loaded with `attn_implementation="flat"` to run flat.
         pad_id: The token that fills padded batches.
-        streams: The dropout streams that the model's Dropouts draw from.
+        masks: Where the model's Dropouts find the keys of a batch's rows.
     """
 
-    def __init__(self, model: Any, pad_id: int, streams: DropoutStreams) -> None:
+    def __init__(self, model: Any, pad_id: int, masks: Masks) -> None:
         super().__init__()
         self.model = model
         self.pad_id = pad_id
-        self.streams = streams
+        self.masks = masks
         self.flat = model.config._attn_implementation == FLAT
         self._first: Tensor | None = None
         base = getattr(model, model.base_model_prefix)
@@ -71,6 +72,7 @@ class Encoder(nn.Module):
             last: Any = stack.layer[-1] if hasattr(stack, "layer") else None
             if last is not None and hasattr(last.attention, "output"):
                 last.attention.output.register_forward_pre_hook(self._first_rows)
+                last.attention.self.first_only = True
         for name in head_modules(model):
             # BERT's pooler is in the encoder, DeBERTa's beside it.
             getattr(model if hasattr(model, name) else base, name).register_forward_pre_hook(_to_float32)
@@ -92,25 +94,30 @@ class Encoder(nn.Module):
 
         [B, 1] for regression.
         """
-        self.streams.share(batch.sizes, batch.tokens())
         return (self._flat(batch) if self.flat else self._padded(batch)).float()
 
     def _flat(self, batch: Batch) -> Tensor:
-        device, lengths = self.device, batch.lengths
-        positions = (
-            torch.arange(len(batch.input_ids)) - torch.repeat_interleave(batch.starts, lengths) + self._first_position
-        )
-        inputs = {"input_ids": batch.input_ids[None], "position_ids": positions[None]}
+        device, tokens = self.device, len(batch.input_ids)
+        # Tokens of no sentence fill the batch up, so that few numbers of tokens occur: oneDNN compiles for each.
+        extra = -tokens % _granule(tokens) if self.dtype == torch.bfloat16 else 0
+        positions = torch.arange(tokens) - torch.repeat_interleave(batch.starts, batch.lengths) + self._first_position
+        inputs = {"input_ids": batch.input_ids, "position_ids": positions}
         if self._takes_token_types:
             # Zeros must be explicit: the models' own default is a buffer no longer than max_position_embeddings.
             types = torch.zeros_like(batch.input_ids) if batch.token_type_ids is None else batch.token_type_ids
-            inputs["token_type_ids"] = types[None]
+            inputs["token_type_ids"] = types
+        inputs = {name: pad(value, (0, extra))[None].to(device) for name, value in inputs.items()}
+        self.masks.begin(batch.sizes, batch.tokens(), extra)
+        keys, heads = None, self.model.config.num_attention_heads
+        if drops(self.model):
+            tokens_keys = token_keys(self.masks.steps, batch)
+            given = pad(tokens_keys, (0, extra)).to(device)
+            self.masks.draw_for(given, tokens_keys[batch.starts].to(device))
+            keys = self.masks.of_heads(given, heads)
+        layout = FlatLayout.of(batch.lengths, heads, tokens + extra, device, keys)
         self._first = batch.starts.to(device)
         try:
-            # Masks of attention probabilities are drawn for whole groups, so no two runs may share one.
-            apart = batch.sizes if len(batch.sizes) > 1 and drops(self.model) else None
-            layout = FlatLayout.of(lengths, self.dtype, device, apart)
-            return self._logits(**{name: value.to(device) for name, value in inputs.items()}, flat_layout=layout)
+            return self._logits(**inputs, flat_layout=layout)
         finally:
             self._first = None
 
@@ -118,6 +125,11 @@ class Encoder(nn.Module):
         inputs = padded(batch, self.pad_id)
         if not self._takes_token_types:
             inputs.pop("token_type_ids", None)
+        self.masks.begin(batch.sizes, batch.tokens())
+        if drops(self.model):
+            keys = token_keys(self.masks.steps, batch)
+            spread = torch.zeros_like(inputs["input_ids"]).masked_scatter_(inputs["attention_mask"].bool(), keys)
+            self.masks.draw_for(spread.to(self.device), spread[:, 0].to(self.device))
         return self._logits(**{name: value.to(self.device) for name, value in inputs.items()})
 
     def _logits(self, **inputs: Any) -> Tensor:
@@ -139,6 +151,11 @@ class Encoder(nn.Module):
             output.last_hidden_state = first
             return output
         return (first, *output[1:])
+
+
+def _granule(tokens: int) -> int:
+    """Return a power of 2: about 1/16 to 1/32 of the tokens."""
+    return 1 << max(4, tokens.bit_length() - 5)
 
 
 def _to_float32(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

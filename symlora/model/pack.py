@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from symlora.model.attention import Gather, Scatter
-from symlora.model.dropout import Dropout, DropoutStreams, scaled_mask
+from symlora.model.dropout import Masks, drops
 from symlora.model.encoder import Encoder, head_modules
 from symlora.model.packable import CannotPack
+from symlora.model.projection import fits, projected
 from symlora.model.run_model import RunModel
 
 
@@ -34,19 +34,14 @@ class Packed(nn.Module):
 
     Args:
         members: The module as each run has it: of one structure, on shared frozen weights.
-        own_streams: The dropout streams of each member's own run.
-        streams: Those of the pack: they know whose rows a batch holds.
+        masks: The pack's: they know whose rows a batch holds.
     """
 
-    def __init__(
-        self, members: Sequence[nn.Module], own_streams: Sequence[DropoutStreams], streams: DropoutStreams
-    ) -> None:
+    def __init__(self, members: Sequence[nn.Module], masks: Masks) -> None:
         super().__init__()
-        self.streams = streams
+        self.masks = masks
         self.members = list(members)  # a list and no ModuleList: the parameters belong to the runs
-        self.own_streams = list(own_streams)
         self.leaves = _leaves(members)
-        self._calls: list[tuple[float, tuple[int, ...], torch.dtype]] | None = None
 
     def train(self, mode: bool = True) -> "Packed":
         """Training or evaluation, for the runs' modules too."""
@@ -56,76 +51,44 @@ class Packed(nn.Module):
 
     def drop(self, position: int) -> None:
         """Take a run out; the others keep their order."""
-        del self.members[position], self.own_streams[position]
+        del self.members[position]
         for tensors in self.leaves.values():
             del tensors[position]
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply each run's module: [1, T, n] tokens or [B, …] sentences."""
         if len(self.members) == 1:
-            return self._alone(x)
-        dim, counts = self.streams.counts(x)
+            out: Tensor = self.members[0](x)
+            return out
+        if fits(self.members):
+            return projected(self.members, x, self.masks)
+        dim, counts = self.masks.counts(x)
         rows, most = (x[0] if dim else x), max(counts)
         fill = None if min(counts) == most else Fill.of(counts, x.device)
         stacked = rows if fill is None else fill.fill(rows)
         stacked = stacked.view(len(counts), *((1,) if dim else ()), most, *rows.shape[1:])
-        out = self._together(stacked, counts, dim).flatten(0, 2 if dim else 1)
+        keys = torch.zeros(len(rows), dtype=torch.int64, device=x.device)
+        if drops(self.members[0]):
+            keys = self.masks.rows(rows.shape[:1])
+        keys = (keys if fill is None else keys[fill.index]).view(len(counts), most)
+        out = self._together(stacked, keys).flatten(0, 2 if dim else 1)
         if fill is not None:
             out = fill.take_back(out)
         return out[None] if dim else out
 
-    def _alone(self, x: Tensor) -> Tensor:
-        # The member's Dropouts draw from its own run's generator; they need no shares.
-        out: Tensor = self.members[0](x)
-        return out
-
-    def _together(self, stacked: Tensor, counts: tuple[int, ...], dim: int) -> Tensor:
-        template, streams = self.members[0], self.own_streams[0]
+    def _together(self, stacked: Tensor, keys: Tensor) -> Tensor:
         parameters = {name: torch.stack(tensors) for name, tensors in self.leaves.items()}
-        masks = self._masks(stacked, counts, dim)
 
-        def one(values: dict[str, Tensor], x: Tensor, given: list[Tensor]) -> Tensor:
-            streams.given = list(given)
-            out: Tensor = functional_call(template, values, (x,))
+        def one(values: dict[str, Tensor], x: Tensor, given: Tensor) -> Tensor:
+            self.masks.given = given
+            out: Tensor = functional_call(self.members[0], values, (x,))
             return out
 
         try:
-            out: Tensor = torch.vmap(one)(parameters, stacked, masks)
+            out: Tensor = torch.vmap(one)(parameters, stacked, keys)
         finally:
-            streams.given = None
+            self.masks.given = None
         return out
-
-    def _masks(self, stacked: Tensor, counts: tuple[int, ...], dim: int) -> list[Tensor]:
-        """Draw the masks of every Dropout in the module, [K, …] each.
-
-        In the order of the calls.
-
-        Random numbers cannot be drawn under vmap from generators of ours. So the calls are listed in a dry run first;
-        then each run draws for its own rows, as it would alone.
-        """
-        if not self.training or not any(isinstance(m, Dropout) and m.p for m in self.members[0].modules()):
-            return []
-        if self._calls is None:
-            self._calls = self._dry_run(stacked[0])
-        most, found = max(counts), []
-        for p, shape, dtype in self._calls:
-            before, after = shape[:dim], shape[dim + 1 :]
-            parts = []
-            for generator, count in zip(self.streams.generators, counts, strict=True):
-                mask = scaled_mask(stacked.new_empty((*before, count, *after), dtype=dtype), p, generator)
-                parts.append(torch.cat([mask, mask.new_zeros((*before, most - count, *after))], dim))
-            found.append(torch.stack(parts))
-        return found
-
-    def _dry_run(self, x: Tensor) -> list[tuple[float, tuple[int, ...], torch.dtype]]:
-        streams = self.own_streams[0]
-        streams.calls = []
-        try:
-            with torch.no_grad():
-                self.members[0](x)
-            return streams.calls
-        finally:
-            streams.calls = None
 
 
 def _leaves(members: Sequence[nn.Module]) -> dict[str, list[Tensor]]:
@@ -147,6 +110,37 @@ def _leaves(members: Sequence[nn.Module]) -> dict[str, list[Tensor]]:
         if moves or not (shared or all(torch.equal(t, first) for t in tensors)):
             found[name] = tensors
     return found
+
+
+class Gather(torch.autograd.Function):
+    """Gather rows of x by `index`.
+
+    The backward pass gathers by the inverse index, where torch's would add row by row.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return grads[0].index_select(0, inverse), None, None
+
+
+class Scatter(torch.autograd.Function):
+    """Scatter real rows to their tokens; padding gets gradient 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scatter: Tensor, gather: Tensor, padding: Tensor) -> Tensor:
+        ctx.save_for_backward(gather, padding)
+        return x.index_select(0, scatter)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        gather, padding = ctx.saved_tensors
+        return grads[0].index_select(0, gather).index_fill_(0, padding, 0.0), None, None, None
 
 
 @dataclass(frozen=True)
@@ -206,19 +200,16 @@ class PackedModel:
     def drop(self, position: int) -> None:
         """Take a run out; the others keep their order."""
         del self.runs[position]
-        if self._packed:
-            del self.encoder.streams.generators[position]
-            for packed in self._packed:
-                packed.drop(position)
+        for packed in self._packed:
+            packed.drop(position)
 
     def _host(self) -> Encoder:
         """Copy the first run's encoder, with `Packed` where something is trained."""
         first = self.runs[0].encoder
         if not first.flat:
             raise CannotPack("this encoder does not run on flat batches, so its runs train one at a time")
-        streams = DropoutStreams([run.streams.generators[0] for run in self.runs])
         shared: dict[int, Any] = {id(p): p for p in first.parameters()}
-        shared[id(first.streams)] = streams
+        shared[id(first.masks)] = first.masks
         host = copy.deepcopy(first, shared)
         names = [name for name, _ in trained_modules(self.runs[0])]
         loose = [n for n, _ in self.runs[0].trainable() if not any(n.startswith(f"{name}.") for name in names)]
@@ -231,7 +222,7 @@ class PackedModel:
                     raise CannotPack(f"{name} is trained and belongs to the shared encoder: such runs train alone")
         for name in names:
             members = [run.encoder.get_submodule(name) for run in self.runs]
-            packed = Packed(members, [run.streams for run in self.runs], streams)
+            packed = Packed(members, first.masks)
             self._packed.append(packed)
             parent, _, child = name.rpartition(".")
             setattr(host.get_submodule(parent), child, packed)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from symlora.config.schema import MethodConfig
-from symlora.model.dropout import DropoutStreams
 from symlora.model.encoder import Encoder, head_modules
 
 HEAD_FILE = "head.safetensors"
@@ -45,14 +44,12 @@ class RunModel:
     Attributes:
         encoder: Takes batches, returns logits.
         peft: The PEFT model around it, None for methods without an adapter.
-        streams: The run's dropout generator.
     """
 
-    def __init__(self, encoder: Encoder, peft: Any | None, method: MethodConfig, streams: DropoutStreams):
+    def __init__(self, encoder: Encoder, peft: Any | None, method: MethodConfig):
         self.encoder = encoder
         self.peft = peft
         self.method = method
-        self.streams = streams
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Iterate over names and values of what is trained."""

@@ -18,6 +18,7 @@ from symlora.errors import SymloraError
 from symlora.metrics.functions import chance_level
 from symlora.report.predictions import checked_labels
 from symlora.store.folder import RUN_FILE, UnusableRun, find_damage, load_run, run_folders
+from symlora.store.listing import section_of
 from symlora.store.selection import criterion
 
 RULES = ("best", "last", HELD_OUT)  # how an epoch is chosen, symlora.training.result
@@ -72,6 +73,7 @@ def collect(results_dir: Path) -> Collected:
             "results/demo (then --results-dir results/demo)."
         )
     rows, repeated = _without_repeats(rows, results_dir)
+    rows = [row | {"protocol": row["section"]} for row in rows]
     return Collected(frame_of(rows), tuple(bad + repeated), found)
 
 
@@ -99,6 +101,7 @@ def _described(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     parameters, cost = record.get("parameters") or {}, record.get("cost") or {}
     return {
         **{key: config[key]["name"] for key in ("protocol", "model", "method", "task")},
+        "section": section_of(config),  # the protocol's name, and what is unlike in its data
         "configuration": record["config_hash"],  # of everything but the seed that decides what a run computes
         "grid": _grid(config, record.get("data", {})),  # runs alike in it belong to one grid
         "seed": int(config["seed"]),

@@ -28,7 +28,8 @@ def checked_labels(folder: Path, record: dict[str, Any], metric: str, deciding: 
         UnusableRun: A split has not as many predictions as rows, or they do not give the recorded score.
     """
     table, published = _predictions(folder), record["config"]["task"]["splits"]
-    real = record["config"]["data"]["source"] == "glue"
+    data = record["config"]["data"]
+    real = data["source"] == "glue" and not data.get("allow_subset")
     labels: npt.NDArray[Any] | None = None
     missing = table[table["prediction"].isna()] if record["config"]["task"].get("labels") else table[:0]
     if len(missing):  # one of them makes every split's classes floats

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,7 +62,11 @@ def runs_below(source: Path) -> list[Path]:
     """Return the finished runs of a results folder, or the source itself."""
     if source.is_file() or any((source / name).exists() for name in (RUN_FILE, CONFIG)):
         return [source]
-    return [folder for folder in run_folders(source) if is_finished(folder)] or [source]
+    runs = [folder for folder in run_folders(source) if is_finished(folder)]
+    kept = [folder for folder in runs if (folder / "adapter").is_dir()]
+    if left_out := len(runs) - len(kept):
+        print(f"warning: {left_out} runs in {source} have no adapter folder: left out", file=sys.stderr)
+    return kept or [source]
 
 
 @contextmanager
@@ -98,6 +103,8 @@ def found(
                 raise SymloraError(f"--alpha goes with a checkpoint file of loralib; {source} is none.")
             folder = Path(place) / "lora"
             loralib_to_lora(files[0], folder, alpha)
+        elif files and not any((source / part / CONFIG).is_file() for part in ("", "adapter")):
+            raise SymloraError(f"{source} has no {CONFIG}. A checkpoint of LoRA's own code needs --alpha (its α).")
         adapter = read_adapter(folder)
         if task is None:
             raise SymloraError(f"{source} is no run folder, and does not say its task: give --task.")
@@ -134,6 +141,8 @@ def of_run(source: Path, base: str | None = None, config: Config | None = None) 
         config.model.path = base or config.model.path
     config = dataclasses.replace(config, init_from=None, precision=record["precision"])
     folder = source / "adapter"
+    if not folder.is_dir():
+        raise SymloraError(f"{source} has no adapter folder: the trained values were not kept.")
     return Trained(source, config, folder, read_adapter(source) if (folder / CONFIG).is_file() else None, record)
 
 

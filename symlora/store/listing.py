@@ -3,12 +3,16 @@
 This is an overview, not a report: it tests and compares nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import yaml
+
+from symlora.config.compose import CONFIG_DIR
 from symlora.config.formatting import text_table
 from symlora.errors import SymloraError
 from symlora.store.folder import scan
@@ -35,20 +39,43 @@ def table(records: Iterable[dict[str, Any]]) -> str:
     selects, and mean seconds of a run. Failed runs are counted but not averaged.
     """
     blocks = []
-    for (protocol, model), runs in groupby(sorted(records, key=_place), key=lambda run: _place(run)[:2]):
+    for (section, model), runs in groupby(sorted(records, key=_place), key=lambda run: _place(run)[:2]):
         own = list(runs)
         rows = [_row(list(group)) for _, group in groupby(own, key=_place)]
         note = own[-1]["config"]["model"]["note"]
-        lines = [f"protocol {protocol}, model {model}", text_table(HEADER, rows, "lll" + "r" * 9 + "l")]
+        lines = [f"protocol {section}, model {model}", text_table(HEADER, rows, "lll" + "r" * 9 + "l")]
         blocks.append("\n".join([*lines, note] if note else lines))
     return "\n\n".join(blocks)
+
+
+def section_of(config: Mapping[str, Any]) -> str:
+    """Name a run's protocol, and its data where they are not the protocol's.
+
+    Runs on other data stand apart: their scores are not compared.
+    """
+    name, data, own = config["protocol"]["name"], config["data"], _own_data(config["protocol"]["name"])
+    limit = data.get("train_limit")
+    parts = {
+        "demo sentences": data["source"] == "demo" != own.get("source"),
+        f"{limit} training rows": limit is not None and limit != own.get("train_limit"),
+        "a subset": data.get("allow_subset", False),
+    }
+    told = ", ".join(text for text, holds in parts.items() if holds)
+    return f"{name} ({told})" if told else name
+
+
+@cache
+def _own_data(protocol: str) -> dict[str, Any]:
+    """Read what a protocol says of its data."""
+    path = CONFIG_DIR / "protocol" / f"{protocol}.yaml"
+    return (yaml.safe_load(path.read_text()) or {}).get("data", {}) if path.is_file() else {}
 
 
 def _place(record: dict[str, Any]) -> tuple[Any, ...]:
     """Sort key: block, task, method, learning rate, configuration."""
     config = record["config"]
-    names = (config[group]["name"] for group in ("protocol", "model", "task", "method"))
-    return (*names, config["train"]["lr"], record["config_hash"])
+    names = (config[group]["name"] for group in ("model", "task", "method"))
+    return (section_of(config), *names, config["train"]["lr"], record["config_hash"])
 
 
 def _row(runs: list[dict[str, Any]]) -> tuple[str, ...]:

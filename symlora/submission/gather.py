@@ -21,7 +21,7 @@ from symlora.report.choice import Chosen, choose, measure, read_best
 from symlora.report.collect import collect
 from symlora.report.predictions import PREDICTIONS_FILE, load_predictions
 from symlora.report.write import BEST
-from symlora.store.folder import read_run, run_folders
+from symlora.store.folder import load_run, run_folders
 from symlora.submission.files import MAJORITY, File, files
 
 DEFAULT_RESULTS = Path("results/runs")
@@ -77,9 +77,7 @@ def _part(file: File, chosen: Chosen | None, results_dir: Path) -> Part:
         failed = f" ({chosen.failed} failed)" if chosen and chosen.failed else ""
         return Part(file, (), f"no finished run of {file.task}{failed}")
     folder: Path = row["folder"]
-    record = read_run(folder)
-    if record is None or record["config"]["data"]["source"] != "glue":
-        raise SymloraError(f"{folder}: a run on the demo's sentences, not on GLUE. It cannot be submitted.")
+    record = load_run(folder)
     table = load_predictions(folder, row["selection"], file.split)
     if table.empty:
         return Part(file, (), f"{folder} has no predictions on {file.split}: {_command(row, record, results_dir)}")

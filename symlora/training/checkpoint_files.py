@@ -19,7 +19,7 @@ from symlora.store.folder import is_settled, read_run
 from symlora.store.locks import holder
 
 FOLDER = ".checkpoints"
-FORMAT = 1
+FORMAT = 2  # 1 held the states of random generators
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ and head have gradients, so what is exchanged each step is small (1.2 MB for Sym
 head on RoBERTa-base) and one sum after the backward pass serves; torch's DistributedDataParallel would divide by the
 number of processes, which is not the mean when shares are unequal.
 
-Without dropout the run equals that of one process up to the order of sums. With dropout it is another, equally valid
-draw: every process has masks of its own. Scores are computed by every process alike, and written by the first.
+The run equals that of one process up to the order of sums: the masks of dropout belong to the rows
+(symlora.model.dropout). Scores are computed by every process alike, and written by the first.
 """
 
 import os

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from symlora.config.schema import Config
 from symlora.data.batches import Batch, epoch_order, eval_batches, pack_batch, steps_per_epoch
 from symlora.data.tokens import TokenizedSplit
+from symlora.model.dropout import step_key
 from symlora.model.encoder import Encoder
 from symlora.model.pack import PackedModel
 from symlora.model.run_model import RunModel
@@ -148,11 +149,12 @@ def train_step(
     device = pack.encoder.device
     for run in runs:
         run.hook.before_step(run.steps_done + 1, run.steps)
+    pack.encoder.masks.steps = tuple(step_key(run.config.seed, run.steps_done) for run in runs)
     losses, tokens = torch.zeros(len(runs), device=device), torch.tensor(batch.tokens(), device=device)
     if len(batch.rows):
-        labels, sizes = batch.labels.to(device), list(batch.sizes)
-        parts = zip(torch.split(pack.encoder(batch), sizes), torch.split(labels, sizes), strict=True)
-        losses = torch.stack([loss_of(logits, own) * (len(own) / whole) for logits, own in parts])
+        rows = losses_of(pack.encoder(batch), batch.labels.to(device)) / whole
+        run_of_row = torch.repeat_interleave(torch.tensor(batch.sizes)).to(device)
+        losses = losses.index_add(0, run_of_row, rows)
         at_first = runs if processes.rank == 0 else []  # gradients are summed over the processes
         penalties = [penalty for run in at_first if (penalty := run.hook.penalty()) is not None]
         sum(penalties, losses.sum()).backward()  # type: ignore[no-untyped-call]
@@ -182,16 +184,16 @@ def _leave_out(runs: list[RunState], pack: PackedModel, diverged: list[RunState]
     return runs
 
 
-def loss_of(
+def losses_of(
     logits: Float[Tensor, "batch classes"], labels: Int[Tensor, "batch"] | Float[Tensor, "batch"]
-) -> Float[Tensor, ""]:
-    """Return mean cross-entropy, or mean squared error for real labels.
+) -> Float[Tensor, "batch"]:
+    """Return each row's cross-entropy, or squared error for real labels.
 
     [B, classes] against int64 [B], or [B, 1] against float32 [B].
     """
     if labels.is_floating_point():
-        return mse_loss(logits[:, 0], labels)
-    return cross_entropy(logits, labels)
+        return mse_loss(logits[:, 0], labels, reduction="none")
+    return cross_entropy(logits, labels, reduction="none")
 
 
 def predict(encoder: Encoder, data: TokenizedSplit, max_tokens: int = EVAL_TOKENS) -> Logits:

@@ -58,7 +58,6 @@ class RunState:
             "model": self.model.state(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "dropout": [generator.get_state() for generator in self.model.streams.generators],
             "hook": self.hook.state(),
             "steps_done": self.steps_done,
             "losses": self.losses,
@@ -79,8 +78,6 @@ class RunState:
         optimizer["state"] = {int(number): state for number, state in optimizer["state"].items()}
         self.optimizer.load_state_dict(optimizer)
         self.schedule.load_state_dict(saved["schedule"])
-        for generator, state in zip(self.model.streams.generators, saved["dropout"], strict=True):
-            generator.set_state(state)
         self.hook.load_state(saved["hook"])
         self.steps_done, self.losses, self.score = saved["steps_done"], saved["losses"], saved["score"]
 

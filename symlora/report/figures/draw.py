@@ -1,5 +1,6 @@
 """Draw all figures of a results folder, as PNG, PDF and CSV."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -65,7 +66,7 @@ def draw_all(
         }
         notes = runs.loc[(runs["model"] == model) & (runs["protocol"] == protocol), "note"]
         note = " ".join(dict.fromkeys(text for text in notes if text))
-        folder = out / f"{protocol}-{model}"
+        folder = out / re.sub(r"[^\w.]+", "-", f"{protocol}-{model}")
         try:
             written += _draw_section(folder, sources, section_name(model, protocol), note)
         except OSError as error:
