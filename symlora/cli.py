@@ -166,8 +166,7 @@ def _export_options(made: argparse.ArgumentParser) -> None:
 def _demo(chosen: argparse.Namespace) -> int:
     """Train SymLoRA, LoRA and the bare head on three demo tasks.
 
-    Sentences come from our own grammar in the shape of GLUE's tasks: these are not GLUE scores. Finished runs are not
-    trained again.
+    Sentences come from our own grammar, so these are not GLUE scores. Finished runs are not trained again.
     """
     from symlora.sweep.demo import run
 
@@ -273,9 +272,8 @@ def _submission(chosen: argparse.Namespace) -> int:
     """Make the zip that the GLUE server takes, or check one.
 
     From the runs of one protocol, model and method, one run a task: of the configuration that the report shows, the
-    seed with the best score on the held-out slice where the protocol has one, else on validation. Runs need
-    predict_test=true. WNLI gets the majority class of its training rows, AX is predicted by the MNLI run. Exit status:
-    0 it can be uploaded; 3 files are missing, and ...-partial.zip is for looking only; 1 nothing was written.
+    seed with the best score (held-out slice, else validation). Runs need predict_test=true. WNLI gets its majority
+    class, the MNLI run predicts AX. Exit status: 0 upload it; 3 files are missing (-partial.zip); 1 nothing written.
     """
     from symlora.submission.write import check_zip, make_zip
 
@@ -287,8 +285,7 @@ def _submission(chosen: argparse.Namespace) -> int:
 def _export(chosen: argparse.Namespace) -> int:
     """Write an adapter in another form.
 
-    SOURCE is a run folder, an adapter's folder as PEFT saves it, or a checkpoint file of LoRA's own code (loralib:
-    .safetensors, .bin), which also needs --alpha.
+    SOURCE is a run folder, a PEFT adapter's folder, or a checkpoint file of loralib (which also needs --alpha).
 
       --to adapter   a copy of the adapter as it is, for --push
       --to merged    a plain transformers model with the adapter in its weights
