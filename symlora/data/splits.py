@@ -104,8 +104,6 @@ def load_splits(task: TaskConfig, data: DataConfig, names: Iterable[str]) -> dic
                 file=sys.stderr,
             )
         if name == "train" and data.train_limit is not None:
-            if data.train_limit < 1:
-                raise SymloraError(f"data.train_limit is {data.train_limit}. Set 1 or more, or null for all rows.")
             split = split.take(choose_rows(split.labels, min(data.train_limit, len(split)), 0, SLICE_SEED))
         splits[name] = split
     return splits
