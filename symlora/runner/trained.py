@@ -41,21 +41,13 @@ TOGETHER = 64  # runs in one pass
 
 @dataclass
 class Trained:
-    """A trained model on disk.
+    """A trained model on disk."""
 
-    Attributes:
-        source: Where it was found.
-        config: What it computes: encoder, task, length, method.
-        folder: Its files.
-        adapter: The PEFT adapter; None of the head alone and of full fine-tuning.
-        record: The content of run.json; None of an adapter's folder.
-    """
-
-    source: Path
-    config: Config
-    folder: Path
-    adapter: StoredAdapter | None
-    record: dict[str, Any] | None = None
+    source: Path  # where it was found
+    config: Config  # what it computes: encoder, task, length, method
+    folder: Path  # its files
+    adapter: StoredAdapter | None  # None of the head alone and of full fine-tuning
+    record: dict[str, Any] | None = None  # the content of run.json; None of an adapter's folder
 
 
 def runs_below(source: Path) -> list[Path]:
