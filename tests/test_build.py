@@ -25,7 +25,8 @@ from symlora.errors import SymloraError
 from symlora.model.build import build
 from symlora.model.device import pick_device, pick_precision
 from symlora.model.encoder import FLAT_MODEL_TYPES
-from symlora.model.run_model import HEAD_FILE, RunModel, output_layer
+from symlora.model.head import output_layer
+from symlora.model.run_model import HEAD_FILE, RunModel
 from symlora.model.source import ModelSource, find, load_failure, load_tokenizer, weights_sha256, wrong_shape
 
 CPU = torch.device("cpu")

@@ -25,7 +25,8 @@ from symlora.model import attention
 from symlora.model.attention import STEP, FlatLayout, flat_attention, grouped
 from symlora.model.build import build
 from symlora.model.dropout import Dropout, Masks
-from symlora.model.encoder import FLAT_MODEL_TYPES, head_modules
+from symlora.model.encoder import FLAT_MODEL_TYPES
+from symlora.model.head import head_modules
 from symlora.model.run_model import RunModel
 from symlora.training.loop import losses_of
 

@@ -160,7 +160,7 @@ def test_runs_without_their_adapter_are_left_out(
         (["evaluate", "RUN", "--split", "nope"], "has no split 'nope'"),
         (["evaluate", "RUN", "--split", "test"], "labels of test are hidden"),
         (["evaluate", "RUN/adapter"], "give --task"),
-        (["evaluate", "RUN/nowhere"], "adapter_config.json"),
+        (["evaluate", "RUN/nowhere"], "nowhere does not exist"),
         (["evaluate", "RUN/adapter", "--task", "mnli", "--base", "BASE", "--file", "ROWS"], "lacks the column premise"),
         (["predict", "RUN", "a\tb", "--out", "x.txt"], "must end in"),
     ],

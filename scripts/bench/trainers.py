@@ -22,7 +22,7 @@ from symlora.adapters.config import QUERY_VALUE
 from symlora.config.schema import Config
 from symlora.data.batches import pack_batch
 from symlora.model.build import build_pack
-from symlora.model.encoder import head_modules
+from symlora.model.head import head_modules
 from symlora.model.source import find, load_tokenizer
 from symlora.training.loop import train_step
 from symlora.training.run_state import RunState

@@ -14,7 +14,7 @@ from peft.utils import get_peft_model_state_dict
 from symlora.errors import SymloraError
 from symlora.interchange.base_scale import apply_base_scale
 from symlora.interchange.write import new_folder
-from symlora.model.run_model import output_layer
+from symlora.model.head import output_layer
 from symlora.model.source import ModelSource, find_recorded, in_folder, load_failure, load_tokenizer
 from symlora.store.adapter_folder import PREFIX, StoredAdapter
 

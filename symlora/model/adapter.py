@@ -18,7 +18,7 @@ from symlora.adapters.config import QUERY_VALUE, WHOLE, number
 from symlora.adapters.tuner import AdapterModel
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
-from symlora.model.encoder import head_modules
+from symlora.model.head import head_modules
 from symlora.seeds import torch_generator
 
 _ABOVE_0 = number("a number above 0", lambda value: value > 0)

@@ -13,12 +13,13 @@ from symlora.errors import SymloraError
 from symlora.model import attention
 from symlora.model.adapter import add_adapter
 from symlora.model.dropout import Masks, set_dropout, use_own_dropout
-from symlora.model.encoder import FLAT_MODEL_TYPES, Encoder, head_modules
+from symlora.model.encoder import FLAT_MODEL_TYPES, Encoder
+from symlora.model.head import head_modules, output_layer
 from symlora.model.pack import PackedModel
 from symlora.model.packable import check_packable
 from symlora.model.projection import use_projection
 from symlora.model.quantization import four_bits, keep_trainable
-from symlora.model.run_model import RunModel, output_layer
+from symlora.model.run_model import RunModel
 from symlora.model.source import ModelSource, find, load_failure, wrong_shape
 from symlora.model.start_from import initialise_from
 from symlora.seeds import torch_generator

@@ -22,24 +22,10 @@ from symlora.data.batches import Batch, padded
 from symlora.model.attention import NAME as FLAT
 from symlora.model.attention import FlatLayout
 from symlora.model.dropout import Masks, drops, token_keys
+from symlora.model.head import head_modules
 
 # Encoders with transformers' attention interface, absolute positions and a head on the first token.
 FLAT_MODEL_TYPES = frozenset({"albert", "bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"})
-
-
-def head_modules(model: Any) -> list[str]:
-    """Name the modules trained beside an adapter.
-
-    All outside the encoder, and the encoder's pooler if it has one.
-
-    LoRA's GLUE scripts train every parameter outside the `roberta.` prefix: RoBERTa's dense and output layers.
-    BERT's dense layer is its pooler, inside the encoder; it is trained too, so that heads are alike.
-    """
-    prefix = model.base_model_prefix
-    names = [name for name, child in model.named_children() if name != prefix and any(True for _ in child.parameters())]
-    if getattr(getattr(model, prefix), "pooler", None) is not None:
-        names.append("pooler")
-    return names
 
 
 class Encoder(nn.Module):

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from symlora.model.dropout import Masks, drops
-from symlora.model.encoder import Encoder, head_modules
+from symlora.model.encoder import Encoder
+from symlora.model.head import head_modules
 from symlora.model.packable import CannotPack
 from symlora.model.projection import fits, projected
 from symlora.model.run_model import RunModel

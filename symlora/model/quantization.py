@@ -5,7 +5,7 @@ from typing import Any
 
 from symlora.errors import SymloraError
 
-# Heads under the names that transformers gives them, and BERT's pooler: they are trained (encoder.head_modules).
+# Heads under the names that transformers gives them, and BERT's pooler: they are trained (head.head_modules).
 _HEADS = ["classifier", "pooler", "pre_classifier", "score", "head", "summary"]
 
 

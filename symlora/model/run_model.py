@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from symlora.config.schema import MethodConfig
-from symlora.model.encoder import Encoder, head_modules
+from symlora.model.encoder import Encoder
+from symlora.model.head import head_modules
 
 HEAD_FILE = "head.safetensors"
 
@@ -136,18 +137,3 @@ def set_rank_pattern(wrapped: Any) -> None:
     }
     flags = [flag for rows in left.values() for flag in rows]
     config.rank_pattern = left if any(flags) and not all(flags) else None  # all 0: not trained yet
-
-
-def output_layer(model: Any) -> str:
-    """Name the head's last linear layer.
-
-    `classifier.out_proj` in RoBERTa, `classifier` in BERT.
-    """
-    names: list[str] = [
-        name.replace(".modules_to_save.default", "")
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        and module.out_features == model.config.num_labels
-        and "original_module" not in name
-    ]
-    return names[-1]

@@ -8,7 +8,8 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
 from symlora.errors import SymloraError
-from symlora.model.run_model import RunModel, output_layer
+from symlora.model.head import output_layer
+from symlora.model.run_model import RunModel
 from symlora.store.adapter_folder import PREFIX, StoredAdapter, read_adapter
 
 # Fields of a PEFT configuration that leave alone what given weights compute. Targets and ranks show in the weights'
