@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
 
     demo = _add(commands, "demo", _demo, "train SymLoRA, LoRA and the head on demo tasks, and print the table")
     demo.add_argument("--results-dir", type=Path, default=Path("results/demo"), help="default: %(default)s")
-    demo.add_argument("overrides", nargs="*", metavar="key=value", help="as given to `symlora train`")
+    demo.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.train_limit=256, which is faster")
 
     study = _add(commands, "study", _study, "train a grid, choose its best points, then train their seeds; resumable")
     _study_options(study)
