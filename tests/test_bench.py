@@ -197,7 +197,8 @@ def made_up_record() -> dict[str, Any]:
     ]
     data = {"rte": {"source": "demo", "mean_tokens": 60.0, "measured_mean_tokens": 61.0}}
     settings = {"tasks": ["rte"], "rounds": 3}
-    return {**RECORD, "measurements": measurements, "peaks": peaks, "data": data, "settings": settings}
+    busy = {"load_average": 2.6, "provenance": {**RECORD["provenance"], "dirty": True}}
+    return {**RECORD, **busy, "measurements": measurements, "peaks": peaks, "data": data, "settings": settings}
 
 
 def test_ratios_are_medians_of_the_rounds_own_ratios_and_shares_of_the_same_rounds_fastest_matmul() -> None:

@@ -303,7 +303,7 @@ def test_init_from_errors(tiny: TinyFactory, tmp_path: Path) -> None:
             "symlora export .*pytorch_model.bin FOLDER --to lora",
             lambda: started(folder, tmp_path / "pytorch_model.bin"),
         ),
-        ("there is no adapter_config.json", lambda: started(folder, tmp_path / "nowhere")),
+        ("nowhere does not exist", lambda: started(folder, tmp_path / "nowhere")),
         ("method=head has no adapter", lambda: started(folder, source, "head")),
     ]
     for message, attempt in cases:

@@ -48,7 +48,7 @@ def initialise_from(run_model: RunModel, source: Path) -> None:
     try:
         adapter = read_adapter(source)
     except SymloraError as error:
-        raise SymloraError(f"init_from: {error}") from error
+        raise SymloraError(f"init_from={error}") from error
     _check_method(run_model.peft.peft_config["default"], adapter)
     model, own = run_model.encoder.model, get_peft_model_state_dict(run_model.peft, save_embedding_layers=False)
     encoder = f"{PREFIX}{model.base_model_prefix}."
