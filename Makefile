@@ -32,7 +32,7 @@ help: ## Print this list
 
 setup: .venv/.ready ## Build .venv (Python 3.11 to 3.13; PYTHON=<path> chooses)
 
-demo: .venv/.ready ## Train SymLoRA, LoRA and the head on three demo tasks, 3 seeds: 2 to 3 minutes, needs no hub and no data
+demo: .venv/.ready ## Train SymLoRA, LoRA and the head on three demo tasks, 3 seeds: about 2 minutes, needs no hub and no data
 	@$(SYMLORA) demo $(ARGS)
 
 glue: .venv/.ready ## Fine-tune on one GLUE task: TASK= METHOD= MODEL= SEED= ARGS=
@@ -68,7 +68,7 @@ status: .venv/.ready ## Count the study's finished, running, failed and missing 
 paper: .venv/.ready ## Reproduce the paper's Table 1 on RoBERTa-base: days on one GPU (ARGS=--estimate says how many); resumable
 	@$(SYMLORA) paper --model $(MODEL) --seeds $(N) --tasks "$(STUDY_TASKS)" $(ARGS)
 
-bench: .venv/.ready ## Compare speed and memory with Hugging Face's Trainer + PEFT: about 20 minutes (ARGS=--quick: under 2)
+bench: .venv/.ready ## Compare speed and memory with Hugging Face's Trainer + PEFT: about 10 minutes (ARGS=--quick: under 2)
 	@$(PY) scripts/bench $(ARGS)
 
 runs: .venv/.ready ## List the runs in results/runs, with mean and spread over the seeds
@@ -95,7 +95,7 @@ submission: .venv/.ready ## Zip test predictions for the GLUE server: METHOD= MO
 config: .venv/.ready ## Print the configuration that the same `make glue` would use
 	@$(SYMLORA) train task=$(TASK) method=$(METHOD) model=$(MODEL) protocol=$(PROTOCOL) seed=$(SEED) $(ARGS) --cfg job --resolve
 
-test: .venv/.ready ## Run the tests: 8 to 9 minutes on 2 cores
+test: .venv/.ready ## Run the tests: 8 minutes on 2 cores
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist worksteal
 
 contract: .venv/.ready ## Run PEFT's own test suite on every method in every configuration
@@ -104,7 +104,7 @@ contract: .venv/.ready ## Run PEFT's own test suite on every method in every con
 cluster-test: .venv/.ready ## Start Slurm and Ray on this machine and run sweeps on both: about 8 minutes
 	@bash tests/cluster/run.sh $(ARGS)
 
-install-test: .venv/.ready ## Test the wheel in fresh environments, base and full: about 3 minutes
+install-test: .venv/.ready ## Test the wheel in fresh environments, base and full: about 2 minutes
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -m install tests/test_install.py
 
 faults: .venv/.ready ## Test kills, full disks, damaged files and wrong settings: about 20 minutes (ARGS="--kills 20 --bad 40": fewer)
