@@ -21,7 +21,7 @@ from symlora.errors import SymloraError
 from symlora.metrics import GLUE
 from symlora.model.source import find, load_tokenizer
 from symlora.runner.model_card import score_interval
-from symlora.runner.trained import Trained, found, logits_of, runs_below
+from symlora.runner.trained import Trained, logits_of, open_trained, runs_below
 from symlora.training.result import Logits, predictions_of
 
 WRITERS = {".parquet": "to_parquet", ".csv": "to_csv", ".jsonl": "to_json"}
@@ -61,7 +61,7 @@ def _chosen(chosen: argparse.Namespace, sources: Sequence[Path]) -> Iterator[lis
     options = (chosen.task, chosen.base, chosen.alpha, chosen.data)
     with ExitStack() as stack:
         places = [place for source in sources for place in runs_below(source)]
-        yield [stack.enter_context(found(place, *options)) for place in places]
+        yield [stack.enter_context(open_trained(place, *options)) for place in places]
 
 
 def evaluate(models: Sequence[Trained], names: Sequence[str], file: Path | None, device: str) -> list[dict[str, Any]]:

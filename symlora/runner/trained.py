@@ -62,14 +62,14 @@ def runs_below(source: Path) -> list[Path]:
 
 
 @contextmanager
-def found(
+def open_trained(
     source: Path,
     task: str | None = None,
     base: str | None = None,
     alpha: float | None = None,
     data: str | None = None,
 ) -> Iterator[Trained]:
-    """Find a run folder, an adapter's folder, or a checkpoint of loralib.
+    """Open a run folder, an adapter's folder, or a checkpoint of loralib.
 
     Args:
         source: Folder, or (with `alpha`) the checkpoint's file.
