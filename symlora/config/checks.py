@@ -49,6 +49,7 @@ def check(config: Config) -> None:
     train, protocol = config.train, config.protocol
     if not 0.0 < train.lr < float("inf"):
         raise SymloraError(f"train.lr={train.lr}: give a learning rate above 0, for example 4e-4.")
+    _one_of("train.compile", train.compile, ("auto", "on", "off"))
     if train.head_lr is not None and not 0.0 < train.head_lr < float("inf"):
         raise SymloraError(f"train.head_lr={train.head_lr}: give a learning rate above 0, or null for train.lr.")
     _at_least("train.batch_size", train.batch_size, 1)

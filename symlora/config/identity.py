@@ -16,6 +16,7 @@ from symlora.config.tables import find_tables
 _NOT_IDENTITY = ("seed", "logger", "checkpoint", "device", "results_dir", "force", "progress", "predict_test")
 _NOT_IDENTITY_DATA = ("dir", "cache_dir")
 _NOT_IDENTITY_MODEL = ("package", "note", "shape", "recipe")
+_NOT_IDENTITY_TRAIN = ("compile",)
 _NOT_IDENTITY_METHOD = ("equation", "source")
 # What an encoder's folder holds beside its weights that changes the numbers.
 _BESIDE_WEIGHTS = (
@@ -47,6 +48,8 @@ def identity(config: Config) -> dict[str, Any]:
         del content["data"][key]
     for key in _NOT_IDENTITY_MODEL:
         del content["model"][key]
+    for key in _NOT_IDENTITY_TRAIN:
+        del content["train"][key]
     for key in _NOT_IDENTITY_METHOD:
         del content["method"][key]
     for (group, key), default in _LATER.items():

@@ -105,6 +105,8 @@ class TrainConfig:
     model_dropout: float | None = None
     # That of the head; unset, `lr` (as LoRA's scripts have it; FourierFT and VeRA give the head its own)
     head_lr: float | None = None
+    # Elementwise parts of bf16 steps by torch.compile: `on`, `off`, or `auto` (in long training on a CPU, if it works)
+    compile: str = "auto"
 
 
 @dataclass

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from symlora.model.dropout import Dropout
+from symlora.model.fused import fuses, softmax_back, softmax_drop
 
 NAME = "flat"
 STEP = 16  # groups are as long as a multiple of so many tokens: fewer shapes, and a whole vector of float32 numbers
@@ -124,21 +125,26 @@ class _Attention(torch.autograd.Function):
         queries: slice,
     ) -> Tensor:
         q, k, v = (t.index_select(0, layout.gather) for t in (q * scale, k, v))
-        out = q.new_zeros(len(q) + 1, q.shape[1])  # the last row is for tokens of no sentence
+        out = _rows_for(q, queries)
         kept = []
         columns = None if drop is None else drop.columns(layout.groups[0].shape[2], q.device)
         for group in layout.groups:
             query, key, value, target = _of_group(group, q, k, v, out)
             query = query[:, queries]
-            scores = torch.bmm(query, key.mT).float()
-            if group.mask is not None:
-                scores.view(*group.shape[:2], -1, group.shape[2])[..., group.shortest :] += group.mask
-            probabilities = torch.softmax(scores, -1).to(q.dtype)
-            dropped = probabilities
+            scores = torch.bmm(query, key.mT)
+            if group.mask is not None:  # in one dtype: adding float32 would copy the scores
+                scores.view(*group.shape[:2], -1, group.shape[2])[..., group.shortest :] += group.mask.to(q.dtype)
+            mask = None
             if drop is not None and columns is not None and layout.keys is not None:
                 keys, length = layout.keys[group.rows].view(target.shape[:2])[:, queries], group.shape[2]
-                dropped = probabilities * drop.mask(keys, columns[: length // 4], length, q.dtype)
-            target[:, queries] = torch.bmm(dropped, value)
+                mask = drop.mask(keys, columns[: length // 4], length, q.dtype)
+            if mask is not None and fuses(q.dtype, scores.numel()):
+                pair = softmax_drop(scores.flatten(0, 1), mask.flatten(0, 1))
+                probabilities, dropped = (part.view(scores.shape) for part in pair)
+            else:
+                probabilities = torch.softmax(scores.float(), -1).to(q.dtype)
+                dropped = probabilities if mask is None else probabilities * mask
+            torch.bmm(dropped, value, out=target[:, queries])
             kept += [probabilities, dropped]
         ctx.save_for_backward(q, k, v, out, *kept)
         ctx.scale, ctx.layout, ctx.queries = scale, layout, queries
@@ -149,20 +155,35 @@ class _Attention(torch.autograd.Function):
         q, k, v, out, *kept = ctx.saved_tensors
         layout, needs_k = ctx.layout, ctx.needs_input_grad[1]
         d_out = grads[0].index_select(0, layout.gather).index_fill_(0, layout.padding, 0.0)
-        sums = (d_out * out[:-1]).sum(-1, keepdim=True, dtype=torch.float32).to(q.dtype)
-        d_q, d_k, d_v = (torch.zeros_like(out) for _ in range(3))
+        sums = (d_out * out[:-1]).sum(-1, keepdim=True)
+        d_q, d_k, d_v = _rows_for(q, ctx.queries), _rows_for(q), _rows_for(q)
         for group, probabilities, dropped in zip(layout.groups, kept[::2], kept[1::2], strict=True):
             query, key, value, d_target, row_sums = _of_group(group, q, k, v, d_out, sums)
             query, d_target, row_sums = (t[:, ctx.queries] for t in (query, d_target, row_sums))
             to_query, to_key, to_value = _of_group(group, d_q, d_k, d_v)
             torch.bmm(dropped.mT, d_target, out=to_value)
-            d_scores = torch.bmm(d_target, value.mT).mul_(dropped).sub_(probabilities * row_sums)
-            to_query[:, ctx.queries] = torch.bmm(d_scores, key)
+            d_scores = torch.bmm(d_target, value.mT)
+            if fuses(q.dtype, d_scores.numel()):
+                parts = (part.flatten(0, 1) for part in (d_scores, dropped, probabilities, row_sums))
+                d_scores = softmax_back(*parts).view(d_scores.shape)
+            else:
+                d_scores.mul_(dropped).sub_(probabilities * row_sums)
+            torch.bmm(d_scores, key, out=to_query[:, ctx.queries])
             if needs_k:
                 torch.bmm(d_scores.mT, query, out=to_key)
         found = [d.index_select(0, layout.scatter) for d in ((d_q, d_k, d_v) if needs_k else (d_q, d_v))]
         found[0].mul_(ctx.scale)
         return found[0], found[1] if needs_k else None, found[-1], None, None, None, None
+
+
+def _rows_for(rows: Tensor, queries: slice = slice(None)) -> Tensor:
+    """Make a place for results of gathered rows.
+
+    One row more, of 0, is for tokens of no sentence. Where only some queries attend, the other rows are 0 too.
+    """
+    made = rows.new_empty(len(rows) + 1, rows.shape[1])
+    (made if queries.stop is not None else made[-1]).zero_()
+    return made
 
 
 def _of_group(group: Group, *rows: Tensor) -> list[Tensor]:
@@ -208,7 +229,7 @@ def flat_attention(
             "flat attention takes flat_layout=... and no attention_mask; use symlora.model.Encoder to call it"
         )
     heads, tokens, size = query.shape[1:]
-    rows = (t[0].transpose(0, 1).reshape(tokens * heads, size) for t in (query, key, value))
+    rows = (t.transpose(1, 2).reshape(tokens * heads, size) for t in (query, key, value))
     drop = _dropout_of(module) if dropout > 0.0 else None
     scale = size**-0.5 if scaling is None else scaling
     queries = slice(0, 1 if getattr(module, "first_only", False) else None)

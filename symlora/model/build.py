@@ -14,6 +14,7 @@ from symlora.model import attention
 from symlora.model.adapter import add_adapter
 from symlora.model.dropout import Masks, set_dropout, use_own_dropout
 from symlora.model.encoder import FLAT_MODEL_TYPES, Encoder
+from symlora.model.fused import use_fused_output
 from symlora.model.head import head_modules, output_layer
 from symlora.model.pack import PackedModel
 from symlora.model.packable import check_packable
@@ -99,6 +100,7 @@ def run_model(model: Any, drawn: list[str], config: Config, masks: Masks, traine
         _train_head(model, config.method.base_parameters)
     use_own_dropout(model, masks)
     use_projection(model, masks)
+    use_fused_output(model)
     encoder = Encoder(model, model.config.pad_token_id or 0, masks)
     if encoder.max_length is not None and config.data.max_length > encoder.max_length:
         raise SymloraError(

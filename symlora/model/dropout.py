@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from symlora.data.batches import Batch
+from symlora.model import fused
 from symlora.seeds import seed_sequence
 
 _LEVELS = 1 << 16
@@ -85,10 +86,15 @@ class _Mask(torch.autograd.Function):
         dropped = round(p * _LEVELS)
         if dropped >= _LEVELS:
             return torch.zeros((*keys.shape, size), dtype=dtype, device=keys.device)
+        scale, least = _LEVELS / (_LEVELS - dropped), dropped - _LEVELS // 2
+        if fused.fuses(dtype, keys.numel() * size):
+            kept = int(torch.tensor(scale, dtype=dtype).view(torch.int16))
+            words: Tensor = fused.packed_mask(keys.reshape(-1, 1), columns, _ODD, least, kept)
+            return words.view(dtype).view(*keys.shape, -1)[..., :size]
         draws = _hash(keys, columns).view(torch.int16)[..., :size]
         mask = torch.empty(draws.shape, dtype=dtype, device=keys.device)
-        torch.ge(draws, dropped - _LEVELS // 2, out=mask)  # 0 or 1 in the dtype at once, without a pass over booleans
-        return mask.mul_(_LEVELS / (_LEVELS - dropped))
+        torch.ge(draws, least, out=mask)  # 0 or 1 in the dtype at once, without a pass over booleans
+        return mask.mul_(scale)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
@@ -199,7 +205,11 @@ class Dropout(nn.Module):
         """Drop elements of a batch's tokens, sentences or attention probabilities."""
         if not self.training or self.p == 0.0:
             return x
-        return x * self.mask(self.masks.rows(x.shape[:-1]), self.columns(x.shape[-1], x.device), x.shape[-1], x.dtype)
+        return x * self.mask_of(x)
+
+    def mask_of(self, x: Tensor) -> Tensor:
+        """Draw the mask of a batch's tokens, sentences or attention probabilities."""
+        return self.mask(self.masks.rows(x.shape[:-1]), self.columns(x.shape[-1], x.device), x.shape[-1], x.dtype)
 
     def columns(self, size: int, device: torch.device) -> Int[Tensor, "words"]:
         """Return keys of the columns, one for each four."""

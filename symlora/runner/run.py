@@ -21,6 +21,7 @@ from symlora.config.identity import pack_key
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.model.build import build_pack
+from symlora.model.fused import fusing, pick_compile
 from symlora.model.packable import CannotPack
 from symlora.model.run_model import RunModel
 from symlora.runner.prepare import check_model, prepare_pack
@@ -101,7 +102,9 @@ def run_pack(configs: Sequence[Config], reporters: Sequence[Reporter], began: fl
                     pack = build_pack(own, prepared.device, prepared.precision)
                     models += pack.runs  # a run that diverges leaves the pack
                     check_model(prepared, models)
-                    with _training(processes, prepared.device):
+                    sentences = sum(len(prepared.scored["train"]) * config.train.epochs for config in own)
+                    compiles = pick_compile(own[0].train.compile, prepared.device, prepared.precision, sentences)
+                    with _training(processes, prepared.device), fusing(compiles):
                         fits += fit_pack(
                             own,
                             prepared.scored,
