@@ -26,6 +26,7 @@ from symlora.report.choice import choose
 from symlora.report.collect import collect, frame_of
 from symlora.report.comparison import Paired, compare_all
 from symlora.report.criteria import Criteria
+from symlora.report.figures.curves import curve_panel, curves
 from symlora.report.figures.differences import difference_plot, differences, limit
 from symlora.report.figures.draw import draw_all, read_drawn
 from symlora.report.figures.grid import grid_panel, grid_points, table
@@ -390,9 +391,9 @@ def test_the_same_runs_give_the_same_bytes_and_what_the_csv_says(tmp_path: Path)
     folder.mkdir(parents=True)
     (folder / "grid.png").write_bytes(b"of an earlier call")
     written, bad = drawn(root, out)
-    stems = ("figure1-query", "figure1-value", "companion", "differences", "cost")
+    stems = ("figure1-query", "figure1-value", "companion", "differences", "curves", "cost")
     wanted = {f"{stem}.{kind}" for stem in stems for kind in ("png", "pdf")}
-    wanted |= {"figure1.csv", "companion.csv", "differences.csv", "cost.csv"}
+    wanted |= {"figure1.csv", "companion.csv", "differences.csv", "curves.csv", "cost.csv"}
     assert {path.name for path in folder.iterdir()} == {path.name for path in written} == wanted
     assert {path.parent for path in written} == {folder} and bad == ()
     frame = read_drawn(folder / "figure1.csv")
@@ -459,3 +460,18 @@ def test_text_stands_out() -> None:
     assert text_colour((1.0, 1.0, 1.0)) == text_colour((1.0, 1.0, 0.0)) == "black"
     assert text_colour((0.0, 0.0, 0.0)) == text_colour((0.0, 0.0, 0.6)) == "white"
     assert minus("-1e-3") == "−1e−3"
+
+
+def test_curves_are_the_epochs_of_the_chosen_runs(tmp_path: Path) -> None:
+    root = copy_runs(tmp_path, "rte")
+    points = curves(choose(collect(root).runs, {}), *SECTION)
+    assert set(points["method"]) == {"lora", "symlora"} and set(points["on"]) == {"validation"}
+    for (method, seed), own in points.groupby(["method", "seed"]):
+        (path,) = root.glob(f"*/*/{method}/rte/*/seed-{seed}/run.json")
+        epochs = json.loads(path.read_text())["epochs"]
+        assert own["epoch"].to_list() == [epoch["number"] for epoch in epochs]
+        assert own["score"].to_list() == [100 * epoch["metrics"]["validation"]["accuracy"] for epoch in epochs]
+    (axes,) = curve_panel(points, "MiniLM").axes
+    drawn = {line.get_label(): np.asarray(line.get_ydata(), np.float64) for line in axes.lines}
+    lora = points[points["method"] == "lora"].groupby("epoch")["score"].mean()
+    np.testing.assert_allclose(drawn["LoRA"], lora)

@@ -15,6 +15,7 @@ from symlora.report.collect import Problem
 from symlora.report.comparison import Paired
 from symlora.report.criteria import Criteria
 from symlora.report.figures.cost import cost_panel, cost_points
+from symlora.report.figures.curves import curve_panel, curves
 from symlora.report.figures.differences import difference_plot, differences
 from symlora.report.figures.grid import grid_panel, grid_points
 from symlora.report.figures.norms import AS_PAPER, DECAYS, FROBENIUS, LAMBDA, RATIO, companion, figure1
@@ -62,6 +63,7 @@ def draw_all(
             "companion": (_columns(found, _COMPANION), {"companion": companion}),
             "differences": (compared, {"differences": difference_plot}),
             "grid": (grid_points(chosen, model, protocol), {"grid": grid_panel}),
+            "curves": (curves(chosen, model, protocol), {"curves": curve_panel}),
             "cost": (cost_points(chosen, model, protocol), {"cost": cost_panel}),
         }
         notes = runs.loc[(runs["model"] == model) & (runs["protocol"] == protocol), "note"]
