@@ -120,7 +120,7 @@ lint: .venv/.ready ## Run ruff, codespell, mypy --strict on package, scripts and
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/codespell *.md docs configs symlora scripts
-	@$(PY) scripts/docs/readability.py *.md docs/*.md results/README.md
+	@$(PY) scripts/docs/readability.py $(wildcard *.md docs/*.md) results/README.md
 	@.venv/bin/mypy
 
 format: .venv/.ready ## Let ruff fix what it can

@@ -33,6 +33,7 @@ from symlora.sweep.grid import expand
 README, *OTHERS = [
     *(ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))),
     *(ROOT / "results" / name / "README.md" for name in (".", "leaderboard")),  # adapters' cards are runs' own
+    *(ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"),
 ]
 MAKE = ("make", "--no-print-directory", "--old-file=.venv/.ready")  # a check must not build an environment
 PROGRAM = re.compile(r"([A-Z_]+=\S+ )*(make|\S*python|\S*symlora|torchrun|accelerate|pip|uv|git|cd) ")

@@ -1,4 +1,4 @@
-"""Draw all figures of a results folder, as PNG, PDF, SVG and CSV."""
+"""Draw all figures of a results folder, each with its CSV."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
