@@ -111,7 +111,7 @@ faults: .venv/.ready ## Test kills, full disks, damaged files and wrong settings
 	@PYTHONPATH=tests $(PY) -m faults $(ARGS)
 
 docs: .venv/.ready ## Build these pages and the API reference as a site: .cache/site/index.html
-	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet -f scripts/docs/mkdocs.yml $(ARGS)
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict -f scripts/docs/mkdocs.yml $(ARGS)
 
 docs-check: .venv/.ready ## Check every link and command of the pages, run the cheap commands and the notebooks, build the site: about 2 minutes
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist worksteal -m "" tests/test_docs.py tests/test_docs_tables.py tests/test_notebooks.py $(ARGS)
