@@ -1,4 +1,4 @@
-"""Draw all figures of a results folder, as PNG, PDF and CSV."""
+"""Draw all figures of a results folder, each with its CSV."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -88,9 +88,10 @@ def _draw_section(folder: Path, sources: Mapping[str, Source], whose: str, note:
         files.append(path)
         drawn = read_drawn(path)  # what is drawn is what the file says
         for name, draw in pictures.items():
-            files += save(draw(drawn, whose=whose, note=note), folder / name)
+            kinds = ("png", "pdf", "svg") if name == "differences" else ("png", "pdf")  # README shows the SVG
+            files += save(draw(drawn, whose=whose, note=note), folder / name, kinds)
     for stem in ("figure1", *FIGURES):
-        for kind in ("csv", "png", "pdf"):
+        for kind in ("csv", "png", "pdf", "svg"):
             if (old := folder / f"{stem}.{kind}") not in files:
                 old.unlink(missing_ok=True)
     return files

@@ -31,10 +31,12 @@ _STYLE: dict[Any, Any] = {
     "hatch.linewidth": 0.4,
     "hatch.color": "0.6",
     "pdf.fonttype": 42,  # TrueType, which journals ask for; matplotlib's default is Type 3
+    "svg.hashsalt": "symlora",  # the same names of parts in every file
 }
 _METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Creator": "symlora", "Producer": None},
+    "svg": {"Date": None, "Creator": None},
 }
 
 
@@ -58,14 +60,15 @@ def new_figure(width: float, height: float, title: str, caption: str) -> Figure:
     return figure
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write <stem>.png and <stem>.pdf: one figure, the same bytes."""
+def save(figure: Figure, stem: Path, kinds: Sequence[str] = ("png", "pdf")) -> list[Path]:
+    """Write <stem>.<kind> for each kind: one figure, the same bytes."""
     written = []
     stem.parent.mkdir(parents=True, exist_ok=True)
-    for kind, metadata in _METADATA.items():
+    for kind in kinds:
         written.append(stem.with_name(f"{stem.name}.{kind}"))
         with plot_style(), atomic_write(written[-1]) as temporary:
-            figure.savefig(temporary, format=kind, dpi=200, metadata=metadata, bbox_inches="tight", pad_inches=0.15)
+            shown: dict[str, Any] = {"dpi": 200, "bbox_inches": "tight", "pad_inches": 0.15}
+            figure.savefig(temporary, format=kind, metadata=_METADATA[kind], **shown)
     return written
 
 
