@@ -232,6 +232,40 @@ def test_a_run_that_leaves_at_the_end_of_an_epoch(tiny: TinyFactory) -> None:
         assert all(found.error is not None and "after epoch" in str(found.error) for found in fits)
 
 
+def still(some: list[Config], epochs: int) -> list[Config]:
+    """The first run hardly learns, so that its patience of 1 ends after epoch 2."""
+    for config in some:
+        config.train.epochs, config.protocol.selection = epochs, "best"
+    some[0].train.lr, some[0].train.head_lr, some[0].train.patience = 1e-12, 1e-12, 1
+    return some
+
+
+def test_a_run_out_of_patience_leaves_and_the_others_go_on(tiny: TinyFactory) -> None:
+    some, data = still(configs(tiny("bert"), "lora", model_dropout=0.1), 4), data_of(UNEQUAL)
+    pack, sizes = build_pack(some, CPU, "fp32"), []
+    pack.encoder.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0].sizes)))
+    first, *others = fit_pack(some, data, pack)
+    assert (first.stopped_epoch, [e.number for e in first.epochs], first.chosen) == (2, [1, 2], {"best": 1, "last": 2})
+    assert sizes == [3] * sizes.index(2) + [2] * sizes.count(2) and sizes.count(2) == sizes.count(3)
+    for config, found in zip(some[1:], others, strict=True):
+        assert found.stopped_epoch is None and len(found.epochs) == 4
+        alike(found, trained_alone(config, data)[0])
+    alike(first, trained_alone(some[0], data)[0])
+    some[0].train.patience = None  # the rate goes down as if all epochs were trained
+    assert [e.train_loss for e in trained_alone(some[0], data)[0].epochs[:2]] == pytest.approx(
+        [e.train_loss for e in first.epochs], rel=1e-5
+    )
+
+
+def test_parts_of_a_packs_batch(tiny: TinyFactory) -> None:
+    some, data = configs(tiny("bert"), "symlora", model_dropout=0.1, batch_size=6), data_of(UNEQUAL)
+    wanted = [trained_alone(config, data)[0] for config in some]
+    for config in some:
+        config.train.gradient_accumulation_steps = 4
+    for found, alone in zip(trained_together(some, data)[0], wanted, strict=True):
+        alike(found, alone)
+
+
 def test_frozen_weights_are_held_once(tiny: TinyFactory) -> None:
     pack = build_pack(configs(tiny("bert"), "symlora"), CPU, "bf16")
     trained = {id(value) for run in pack.runs for _, value in run.trainable()}

@@ -105,6 +105,12 @@ class TrainConfig:
     model_dropout: float | None = None
     # That of the head; unset, `lr` (as LoRA's scripts have it; FourierFT and VeRA give the head its own)
     head_lr: float | None = None
+    # Epochs without a better score on the split that chooses (`protocol.selection`: best or held_out) after which
+    # training ends; unset, it never ends early. The schedule stays that of `epochs`
+    patience: int | None = None
+    # Parts that a batch is cut into, to need less memory; their gradients are summed, and `batch_size` stays the rows
+    # of a step. (Hugging Face's option of this name multiplies the batch instead.)
+    gradient_accumulation_steps: int = 1
 
 
 @dataclass

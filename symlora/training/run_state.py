@@ -41,7 +41,8 @@ class RunState:
         """Return all that the rest of the run depends on."""
         result = self.result
         # The last epoch's is replaced at the end of the next one: it is needed once all are done.
-        rules = [rule for rule in result.state if trained or rule != "last"] if result.error is None else []
+        done = trained or result.ended
+        rules = [rule for rule in result.state if done or rule != "last"] if result.error is None else []
         kept = {
             "epochs": [vars(epoch) for epoch in result.epochs],
             "chosen": result.chosen,
@@ -49,9 +50,10 @@ class RunState:
             "state": {rule: result.state[rule] for rule in rules},
             "tokens": result.tokens,
             "train_seconds": result.train_seconds,
+            "stopped_epoch": result.stopped_epoch,
             "error": None if result.error is None else str(result.error),
         }
-        if result.error is not None or trained:
+        if done:
             return {"result": kept}
         return {
             "result": kept,
@@ -69,7 +71,7 @@ class RunState:
         kept, result = saved["result"], self.result
         result.epochs = [Epoch(**epoch) for epoch in kept["epochs"]]
         result.error = None if kept["error"] is None else Diverged(kept["error"])
-        for name in ("chosen", "logits", "state", "tokens", "train_seconds"):
+        for name in ("chosen", "logits", "state", "tokens", "train_seconds", "stopped_epoch"):
             setattr(result, name, kept[name])
         if "model" not in saved:
             return
