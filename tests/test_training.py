@@ -265,6 +265,34 @@ def test_parts_of_a_batch_give_its_gradients(
     assert part < 0.4 * whole  # a quarter, and the transposed weights
 
 
+@pytest.mark.parametrize("method", ["symlora", "lora"])
+def test_fp16_keeps_gradients_that_it_could_not_hold(
+    method: str, tiny: TinyFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head this small hands back gradients of activations that are near 1e-8, where fp16 has nothing left."""
+    found: dict[str, tuple[float, Tensor]] = {}
+    for precision in ("fp32", "fp16"):
+        config = run_config(tiny("bert"), method, model_dropout=0.1)
+        run_model = build(config, CPU, precision)
+        with torch.no_grad():
+            run_model.encoder.model.classifier.weight.mul_(1e-6)
+        gradients: list[Tensor] = []
+
+        def note(run: RunState, gradients: list[Tensor] = gradients) -> None:
+            named = run.model.trainable()
+            own = [value.grad.flatten() for name, value in named if value.grad is not None and "attention" in name]
+            gradients.append(torch.cat(own) / run.scaler.get_scale())
+
+        monkeypatch.setattr(RunState, "update", note)
+        result = fit(config, data_of(), run_model)
+        assert {value.dtype for _, value in run_model.trainable()} == {torch.float32}
+        found[precision] = result.epochs[0].train_loss, gradients[0]
+    assert found["fp16"][0] == pytest.approx(found["fp32"][0], rel=1e-2)
+    wanted = found["fp32"][1]
+    assert float(wanted.abs().max()) < 1e-6
+    assert float((found["fp16"][1] - wanted).norm() / wanted.norm()) < 0.02
+
+
 def epoch(number: int, **scores: float) -> Epoch:
     return Epoch(number, 0.0, {split: {"accuracy": score} for split, score in scores.items()}, 0.0)
 

@@ -11,7 +11,7 @@ NAMED = ("task", "method", "model", "protocol")  # groups whose name is a part o
 SCORES = ("matthews_correlation", "accuracy", "f1", "macro_f1", "balanced_accuracy", "pearson", "spearmanr")
 METRICS = (*SCORES, "auroc", "mae")  # these two choose nothing: they are not of predictions, or lower is better
 SELECTIONS = ("best", "last", "held_out")
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 LAMBDA_DECAYS = ("none", "zero", "one")
 
 

@@ -162,9 +162,9 @@ class Config:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     seed: int = 0  # of head start, adapter start, order of the data and dropout (a generator each, symlora.seeds)
-    device: str = "auto"  # `auto`, `cpu`, `cuda`, or `cuda:<number>`
-    # `fp32`, `bf16`, or `auto` (bf16 where the device has fast bf16). Only frozen weights and activations are bf16;
-    # adapters, λ and head are always float32.
+    device: str = "auto"  # `cpu`, `mps`, `cuda`, `cuda:<number>`, or `auto` (the first there of cuda, mps and cpu)
+    # `fp32`, `bf16`, `fp16`, or `auto` (bf16 where it is fast, else fp16 on CUDA, else fp32). Only frozen weights and
+    # activations have 16 bits; adapters, λ and head are always float32.
     precision: str = "auto"
     # A run folder or a PEFT adapter folder to start from (RTE, MRPC and STS-B from MNLI in LoRA's recipe); the output
     # layer of its head is not carried over

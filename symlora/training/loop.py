@@ -168,8 +168,9 @@ def train_step(
         rows = losses_of(pack.encoder(batch), batch.labels.to(device)) / whole
         run_of_row = torch.repeat_interleave(torch.tensor(batch.sizes)).to(device)
         own = torch.zeros_like(losses).index_add(0, run_of_row, rows)
-        penalties = [penalty for run in at_first if (penalty := run.hook.penalty()) is not None]
-        sum(penalties, own.sum()).backward()  # type: ignore[no-untyped-call]
+        scaled = [run.scaler.scale(loss) for run, loss in zip(runs, own.unbind(), strict=True)]
+        scaled += [run.scaler.scale(penalty) for run in at_first if (penalty := run.hook.penalty()) is not None]
+        torch.stack(scaled).sum().backward()  # type: ignore[no-untyped-call]
         at_first = []
         losses += own.detach()
         tokens += np.array(batch.tokens(), np.float32)
