@@ -125,6 +125,9 @@ class Reporter:
         if record["status"] == "failed":
             self._say(f"  FAILED: {record['error']}")
             return
+        if (stopped := record.get("stopped_epoch")) is not None:
+            train = self.config.train
+            self._say(f"  stopped after epoch {stopped} of {train.epochs}: no better score for {train.patience} epochs")
         for rule, chosen in record["selections"].items():
             values = "  ".join(
                 f"{split}: " + ", ".join(f"{name} {_number(value)}" for name, value in metrics.items())

@@ -85,6 +85,7 @@ def _row(runs: list[dict[str, Any]]) -> tuple[str, ...]:
     counts = {
         "failed": len(runs) - len(finished),
         "without a score": len(finished) - len(scores),
+        "stopped early": sum("stopped_epoch" in run for run in finished),
         "at chance": sum(run["score"].get("at_chance", False) for run in finished),
     }
     return (
