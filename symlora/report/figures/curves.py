@@ -41,7 +41,7 @@ def curves(chosen: Mapping[Key, Chosen], model: str, protocol: str) -> pd.DataFr
 
 
 def curve_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
-    """Draw a plot a task: a thin line a seed, a thick one for their mean.
+    """Draw each task's curves: thin for seeds, thick for the mean.
 
     The points are those of `curves`; `whose` is for the title, and `note` must stand beside this model's scores.
     """
