@@ -392,8 +392,8 @@ def test_the_same_runs_give_the_same_bytes_and_what_the_csv_says(tmp_path: Path)
     (folder / "grid.png").write_bytes(b"of an earlier call")
     written, bad = drawn(root, out)
     stems = ("figure1-query", "figure1-value", "companion", "differences", "curves", "cost")
-    wanted = {f"{stem}.{kind}" for stem in stems for kind in ("png", "pdf")}
-    wanted |= {"figure1.csv", "companion.csv", "differences.csv", "differences.svg", "curves.csv", "cost.csv"}
+    wanted = {f"{stem}.{kind}" for stem in stems for kind in ("png", "pdf", "svg")}
+    wanted |= {"differences-narrow.svg", "figure1.csv", "companion.csv", "differences.csv", "curves.csv", "cost.csv"}
     assert {path.name for path in folder.iterdir()} == {path.name for path in written} == wanted
     assert {path.parent for path in written} == {folder} and bad == ()
     frame = read_drawn(folder / "figure1.csv")
@@ -406,8 +406,10 @@ def test_the_same_runs_give_the_same_bytes_and_what_the_csv_says(tmp_path: Path)
         "companion": companion(read_drawn(folder / "companion.csv"), "MiniLM, protocol short", note),
     }
     for stem, picture in pictures.items():
-        for path in save(picture, tmp_path / stem, ("png", "pdf", "svg") if stem == "differences" else ("png", "pdf")):
+        for path in save(picture, tmp_path / stem):
             assert path.read_bytes() == (folder / path.name).read_bytes()
+    svg = (folder / "differences.svg").read_text()
+    assert ">RTE, accuracy</text>" in svg and f"{note}</dc:description>" in svg
     pdf = (folder / "figure1-query.pdf").read_bytes()
     assert b"CreationDate" not in pdf and b"/Type3" not in pdf and b"CIDFontType2" in pdf
     assert str(Path.home()).encode() not in pdf
@@ -416,7 +418,7 @@ def test_the_same_runs_give_the_same_bytes_and_what_the_csv_says(tmp_path: Path)
 def test_as_paper_is_written_beside_and_every_section_has_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("symlora.report.figures.draw.save", lambda figure, stem, kinds: [stem.with_suffix(".png")])
+    monkeypatch.setattr("symlora.report.figures.draw.save", lambda figure, stem: [stem.with_suffix(".png")])
     root = copy_runs(tmp_path / "runs", "mrpc")
     for path in list(root.rglob("run.json")):
         target = Path(str(path.parent).replace("/short/", "/other/"))

@@ -17,10 +17,10 @@ import pandas as pd
 from symlora.config.compose import CONFIG_DIR
 from symlora.data.splits import SCORE_RANGE
 from symlora.errors import SymloraError
+from symlora.report.build import BEST
 from symlora.report.choice import Chosen, choose, measure, read_best
 from symlora.report.collect import collect
 from symlora.report.predictions import PREDICTIONS_FILE, load_predictions
-from symlora.report.write import BEST
 from symlora.store.folder import load_run, run_folders
 from symlora.submission.files import MAJORITY, File, files
 

@@ -1,6 +1,5 @@
 """Draw all figures of a results folder, each with its CSV."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from symlora.audit.names import section_name, section_order
+from symlora.audit.names import section_folder, section_name, section_order
 from symlora.report.captions import FIGURES
 from symlora.report.choice import Chosen, Key
 from symlora.report.collect import Problem
@@ -20,7 +19,7 @@ from symlora.report.figures.differences import difference_plot, differences
 from symlora.report.figures.grid import grid_panel, grid_points
 from symlora.report.figures.norms import AS_PAPER, DECAYS, FROBENIUS, LAMBDA, RATIO, companion, figure1
 from symlora.report.figures.norms_frame import cells, read_norms
-from symlora.report.figures.style import save
+from symlora.report.figures.style import save, save_svg
 from symlora.store.files import atomic_write, unwritable
 
 _CELL = ("task", "method", "projection", "layer", "configuration", "why", "seeds", "failed")
@@ -68,7 +67,7 @@ def draw_all(
         }
         notes = runs.loc[(runs["model"] == model) & (runs["protocol"] == protocol), "note"]
         note = " ".join(dict.fromkeys(text for text in notes if text))
-        folder = out / re.sub(r"[^\w.]+", "-", f"{protocol}-{model}")
+        folder = out / section_folder(model, protocol)
         try:
             written += _draw_section(folder, sources, section_name(model, protocol), note)
         except OSError as error:
@@ -88,9 +87,10 @@ def _draw_section(folder: Path, sources: Mapping[str, Source], whose: str, note:
         files.append(path)
         drawn = read_drawn(path)  # what is drawn is what the file says
         for name, draw in pictures.items():
-            kinds = ("png", "pdf", "svg") if name == "differences" else ("png", "pdf")  # README shows the SVG
-            files += save(draw(drawn, whose=whose, note=note), folder / name, kinds)
-    for stem in ("figure1", *FIGURES):
+            files += save(draw(drawn, whose=whose, note=note), folder / name)
+        if stem == "differences":  # for a page on a phone
+            files.append(save_svg(difference_plot(drawn, whose, note, width=3.8), folder / f"{stem}-narrow"))
+    for stem in ("figure1", "differences-narrow", *FIGURES):
         for kind in ("csv", "png", "pdf", "svg"):
             if (old := folder / f"{stem}.{kind}") not in files:
                 old.unlink(missing_ok=True)
