@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import json
 import math
 import re
@@ -69,6 +70,21 @@ def test_protocols_have_these_values() -> None:
 def names(group: str) -> set[str]:
     """List the files of a folder of configs/."""
     return {path.stem for path in (CONFIG_DIR / group).glob("*.yaml")}
+
+
+def test_findings_are_those_of_table_2() -> None:
+    lines = csv.DictReader((ROOT / "results" / "tables" / "table2.csv").read_text().splitlines())
+    printed = {(line["Section"], line["Task"], line["Method"]): line for line in lines}
+    for page in ("findings.md", "../README.md"):
+        found = re.findall(r"^\| (task, (.+?)) \|", (DOCS / page).read_text(), re.MULTILINE)
+        assert found
+        for head, section in found:
+            for row in table(page, head):
+                task = re.split("[, ]", row[head.strip("`")])[0]
+                own = {name: printed[f"Ours: {section.replace('`', '')}", task, name] for name in ("SymLoRA", "LoRA")}
+                for name, line in own.items():
+                    assert row[name] == line["Mean, as shown"].split()[0], (page, row)
+                assert row["difference, 95 %"] == own["SymLoRA"]["95 %, paired"], (page, row)
 
 
 def shown_table(page: str, head: str) -> list[str]:

@@ -8,7 +8,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[2]
 # What the pages link to; the site holds it at the same place.
 SHOWN = (
-    *("*.md", "CITATION.cff", "docs/*", "configs/report.yaml"),
+    *("*.md", "CITATION.cff", "docs/*", "configs/**/*.yaml"),
     *("results/*.md", "results/leaderboard/*.md", "results/tables/*.md", "results/figures/*/differences.svg"),
 )
 REFERENCE = {
