@@ -9,7 +9,7 @@ import pandas as pd
 
 from symlora.audit import audit_markdown, read_published
 from symlora.audit.names import CLAIMED, REFERENCE, TASKS, section_name
-from symlora.config.compose import CONFIG_DIR
+from symlora.config.compose import BEST_DIR, CONFIG_DIR
 from symlora.config.typed import read_yaml
 from symlora.errors import SymloraError
 from symlora.report.captions import FIGURES
@@ -27,7 +27,7 @@ from symlora.report.tables import table1, table2, table3, table4
 from symlora.store.files import atomic_write, unwritable
 
 ROOT = CONFIG_DIR.parent
-PUBLISHED, BEST = ROOT / "results" / "published", CONFIG_DIR / "best"
+PUBLISHED = ROOT / "results" / "published"
 Files = tuple[list[Path], tuple[Problem, ...]]
 """What was written, and what was left out."""
 
@@ -49,7 +49,7 @@ def build(
     tasks: Sequence[str] = tuple(TASKS),
     *,
     leaderboard: Path = ROOT / "results" / "leaderboard",
-    best: Path = BEST,
+    best: Path = BEST_DIR,
     criteria_file: Path = CONFIG_DIR / "report.yaml",
 ) -> Report:
     """Read the runs and make the tables; write nothing.
