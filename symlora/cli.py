@@ -130,7 +130,7 @@ def _model_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--base", help="folder or hub name of the encoder (default: the one the source names)")
     made.add_argument("--task", help="of an adapter that is no run: a name in configs/task")
     made.add_argument("--alpha", type=float, help="of a checkpoint file of loralib")
-    made.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    made.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
 
 
 def _report_options(made: argparse.ArgumentParser) -> None:
@@ -214,10 +214,11 @@ def _status(chosen: argparse.Namespace) -> int:
 
 
 def _runs(chosen: argparse.Namespace) -> int:
-    """List run folders: mean and spread of the score over seeds."""
+    """List scores with their spread over seeds, then unfinished runs."""
     from symlora.store.listing import command
+    from symlora.training.checkpoint_files import unfinished
 
-    return command(chosen.results_dir)
+    return command(chosen.results_dir, unfinished(chosen.results_dir))
 
 
 def _verify(chosen: argparse.Namespace) -> int:

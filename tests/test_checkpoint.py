@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -20,10 +21,12 @@ from symlora.config.schema import Config
 from symlora.data.tokens import TokenizedSplit
 from symlora.model.build import build_pack
 from symlora.model.run_model import RunModel
+from symlora.store.listing import command
+from symlora.store.locks import locked
 from symlora.training import checkpoint as module
 from symlora.training import interrupt as signals
 from symlora.training.checkpoint import Checkpoint
-from symlora.training.checkpoint_files import FOLDER, headers
+from symlora.training.checkpoint_files import FOLDER, headers, unfinished
 from symlora.training.hooks import AdaLora
 from symlora.training.interrupt import Stopped
 from symlora.training.loop import fit_pack
@@ -134,13 +137,19 @@ def test_a_method_that_acts_between_steps_goes_on_with_what_it_holds(
 
 
 def test_a_run_that_diverged_before_the_stop_stays_diverged(
-    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Until its folder is written, `make runs` lists it with the others."""
     some, data = configs(tiny("bert"), "lora", model_dropout=0.1), data_of(UNEQUAL)
     some[1].train.lr = 1e30
     wanted = trained(some, data)
     assert wanted[1].error is not None
     stopped_at(9, some, data, checkpoint_of(tmp_path, some), monkeypatch)
+    with locked(tmp_path, tmp_path / "run/seed-2"):
+        states = dict.fromkeys(("run/seed-0", "run/seed-1"), "stopped") | {"run/seed-2": "running"}
+        assert unfinished(tmp_path) == [(run, state, "9") for run, state in states.items()]
+        assert command(tmp_path, unfinished(tmp_path)) == 0
+    assert re.search(r"^run/seed-0 +stopped +9$", capsys.readouterr().out, re.MULTILINE)
     same(trained(some, data, checkpoint_of(tmp_path, some)), wanted)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from symlora.audit import read_published
 from symlora.audit.names import TASKS
-from symlora.config.compose import CONFIG_DIR
+from symlora.config.compose import BEST_DIR, CONFIG_DIR
 from symlora.config.typed import read_yaml
 from symlora.errors import SymloraError
 from symlora.report.choice import Chosen, Key, choose, read_best
@@ -19,7 +19,7 @@ from symlora.report.table import Table
 from symlora.report.tables import table1, table2, table3, table4
 
 ROOT = CONFIG_DIR.parent
-PUBLISHED, BEST = ROOT / "results" / "published", CONFIG_DIR / "best"
+PUBLISHED = ROOT / "results" / "published"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def build(
     tasks: Sequence[str] = tuple(TASKS),
     *,
     leaderboard: Path = ROOT / "results" / "leaderboard",
-    best: Path = BEST,
+    best: Path = BEST_DIR,
     criteria_file: Path = CONFIG_DIR / "report.yaml",
 ) -> Report:
     """Read the runs and make the tables; write nothing.

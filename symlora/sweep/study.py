@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from symlora.config.compose import BEST_DIR
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.store.folder import read_run, run_folder, scan
 from symlora.store.selection import AXES
-from symlora.sweep.grid import BEST_DIR, best_file, expand, tasks_of
+from symlora.sweep.grid import best_file, expand, tasks_of
 from symlora.sweep.select import GridSearch, grid_search, unequal, write
 from symlora.sweep.select import table as select_table
 from symlora.sweep.status import RunStatus, costs, run_status
