@@ -5,13 +5,11 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from symlora.audit.names import CLAIMED, METHODS, METRICS, REFERENCE, TASKS
+from symlora.audit.names import METHODS, METRICS, TASKS
 from symlora.config.schema import HELD_OUT
 from symlora.report.choice import Chosen, Key
-from symlora.report.figures.style import new_figure, plot_style
+from symlora.report.figures.style import COLOURS, new_figure, plot_style
 from symlora.store.folder import read_run
-
-COLOURS = {CLAIMED: "#0b5fa5", REFERENCE: "#c4570a"}
 
 
 def curves(chosen: Mapping[Key, Chosen], model: str, protocol: str) -> pd.DataFrame:

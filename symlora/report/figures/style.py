@@ -16,8 +16,10 @@ from matplotlib.colors import CenteredNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from symlora.audit.names import CLAIMED, REFERENCE
 from symlora.store.files import atomic_write
 
+COLOURS = {CLAIMED: "#2a7ab8", REFERENCE: "#d0661a"}  # seen on white and on black
 CELL = 0.34  # inches: a number of four characters stays legible in it
 Matrix = npt.NDArray[np.float64]
 
