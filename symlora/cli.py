@@ -73,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     _study_options(status)
     _seeds_option(status)
     status.add_argument("--workers", type=_positive, help="runs at a time (default: one a core)")
+    status.add_argument("--watch", action="store_true", help="show it live, until all is done or Ctrl-C")
 
     runs = _add(commands, "runs", _runs, "list run folders: mean and spread of the score over the seeds")
     verify = _add(commands, "verify", _verify, "hash every file of every run again, and compare with its record")
@@ -206,11 +207,9 @@ def _select(chosen: argparse.Namespace) -> int:
 
 def _status(chosen: argparse.Namespace) -> int:
     """Count a study's runs and estimate the time left."""
-    from symlora.sweep.launchers import cores
-    from symlora.sweep.study import Study
+    from symlora.sweep.study import show_status
 
-    print(Study.of(chosen).status(chosen.workers or cores()))
-    return 0
+    return show_status(chosen)
 
 
 def _runs(chosen: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The pages: one file each, nothing from outside; and opened in a browser, wide and narrow, light and dark."""
+"""Check the pages, and open them in a browser."""
 
 import io
 import re
@@ -29,7 +29,7 @@ PAGES = ("report.html", "audit.html", *(f"tables/table{number}.html" for number 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
-    """A whole report with awkward names and errors, and few figures, since drawing takes seconds."""
+    """Build a report with awkward names and errors, and few figures."""
     root = tmp_path_factory.mktemp("site")
     runs, out = root / "runs", root / "out"
     for seed in range(3):
@@ -180,7 +180,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Open a page; what it says on the console is in its `said`."""
+    """Open pages; `said` of each is its console."""
     contexts = []
 
     def open_page(path: Path, width: int = 1280, scheme: str = "light") -> Any:

@@ -53,7 +53,7 @@ def _points(entry: Chosen) -> pd.DataFrame:
 
 
 def grid_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
-    """Draw a line of scores over the learning rate for each batch size.
+    """Draw scores over the learning rate, a line a batch size.
 
     The points are those of `grid_points`, not empty; `whose` is for the title, and `note` must stand beside this
     model's scores.
