@@ -75,7 +75,8 @@ def answer(report: Report, model: str, protocol: str) -> str:
             at_chance = any(
                 report.chosen[(*key[:3], name)].finished["at_chance"].any() for name in (CLAIMED, REFERENCE)
             )
-            tasks.setdefault("chance" if at_chance else pair.decision.verdict, []).append(TASKS.get(key[2], key[2]))
+            name = TASKS.get(key[2], key[2]) + " (no spread)" * (pair.difference.half_width == 0)
+            tasks.setdefault("chance" if at_chance else pair.decision.verdict, []).append(name)
             seeds.add(len(pair.seeds))
     what = f"{METHODS[CLAIMED]} against {METHODS[REFERENCE]} on {section_name(model, protocol)}"
     if not tasks:

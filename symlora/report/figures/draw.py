@@ -89,7 +89,7 @@ def _draw_section(folder: Path, sources: Mapping[str, Source], whose: str, note:
         for name, draw in pictures.items():
             files += save(draw(drawn, whose=whose, note=note), folder / name)
         if stem == "differences":  # for a page on a phone
-            files.append(save_svg(difference_plot(drawn, whose, note, width=3.8), folder / f"{stem}-narrow"))
+            files.append(save_svg(difference_plot(drawn, whose, note, width=3.3), folder / f"{stem}-narrow"))
     for stem in ("figure1", "differences-narrow", *FIGURES):
         for kind in ("csv", "png", "pdf", "svg"):
             if (old := folder / f"{stem}.{kind}") not in files:
