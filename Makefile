@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo glue evaluate methods bench runs verify-results table1 figure1 audit report sweep select seeds study status paper submission docs-check config test contract cluster-test install-test faults lint format lock
+.PHONY: help setup demo glue evaluate methods bench runs verify-results table1 figure1 audit report sweep select seeds study status paper submission docs docs-check config test contract cluster-test install-test faults lint format lock
 
 help: ## Print this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -110,19 +110,23 @@ install-test: .venv/.ready ## Test the wheel in fresh environments, base and ful
 faults: .venv/.ready ## Test kills, full disks, damaged files and wrong settings: about 20 minutes (ARGS="--kills 20 --bad 40": fewer)
 	@PYTHONPATH=tests $(PY) -m faults $(ARGS)
 
-docs-check: .venv/.ready ## Check every link and command of the pages, run the cheap commands and the notebooks: about 2 minutes
+docs: .venv/.ready ## Build these pages and the API reference as a site: .cache/site/index.html
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict -f scripts/docs/mkdocs.yml $(ARGS)
+
+docs-check: .venv/.ready ## Check every link and command of the pages, run the cheap commands and the notebooks, build the site: about 2 minutes
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist worksteal -m "" tests/test_docs.py tests/test_docs_tables.py tests/test_notebooks.py $(ARGS)
 
-lint: .venv/.ready ## Run ruff, codespell, and mypy --strict on package, scripts and tests
+lint: .venv/.ready ## Run ruff, codespell, mypy --strict on package, scripts and tests, and a check of the pages' sentences
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/codespell *.md docs configs symlora scripts
+	@$(PY) scripts/docs/readability.py $(wildcard *.md docs/*.md) results/README.md
 	@.venv/bin/mypy
 
 format: .venv/.ready ## Let ruff fix what it can
 	@.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
 
 lock: .venv/.ready ## Renew requirements.lock (torch's own metadata pins its CUDA packages)
-	@env -u UV_FIND_LINKS .venv/bin/uv pip compile pyproject.toml --extra glue --extra minilm --extra launchers --extra optuna --group dev --universal --python-version 3.11 \
+	@env -u UV_FIND_LINKS .venv/bin/uv pip compile pyproject.toml --extra glue --extra minilm --extra launchers --extra optuna --extra docs --group dev --universal --python-version 3.11 \
 	  --no-annotate --no-header --quiet | grep -vE '^(nvidia|cuda|triton)' > requirements.lock.new
 	@mv requirements.lock.new requirements.lock

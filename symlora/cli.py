@@ -73,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     _study_options(status)
     _seeds_option(status)
     status.add_argument("--workers", type=_positive, help="runs at a time (default: one a core)")
+    status.add_argument("--watch", action="store_true", help="show it live, until all is done or Ctrl-C")
 
     runs = _add(commands, "runs", _runs, "list run folders: mean and spread of the score over the seeds")
     verify = _add(commands, "verify", _verify, "hash every file of every run again, and compare with its record")
@@ -130,7 +131,7 @@ def _model_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--base", help="folder or hub name of the encoder (default: the one the source names)")
     made.add_argument("--task", help="of an adapter that is no run: a name in configs/task")
     made.add_argument("--alpha", type=float, help="of a checkpoint file of loralib")
-    made.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    made.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
 
 
 def _report_options(made: argparse.ArgumentParser) -> None:
@@ -206,18 +207,17 @@ def _select(chosen: argparse.Namespace) -> int:
 
 def _status(chosen: argparse.Namespace) -> int:
     """Count a study's runs and estimate the time left."""
-    from symlora.sweep.launchers import cores
-    from symlora.sweep.study import Study
+    from symlora.sweep.study import show_status
 
-    print(Study.of(chosen).status(chosen.workers or cores()))
-    return 0
+    return show_status(chosen)
 
 
 def _runs(chosen: argparse.Namespace) -> int:
-    """List run folders: mean and spread of the score over seeds."""
+    """List scores with their spread over seeds, then unfinished runs."""
     from symlora.store.listing import command
+    from symlora.training.checkpoint_files import unfinished
 
-    return command(chosen.results_dir)
+    return command(chosen.results_dir, unfinished(chosen.results_dir))
 
 
 def _verify(chosen: argparse.Namespace) -> int:

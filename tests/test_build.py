@@ -481,5 +481,27 @@ def test_devices_and_precisions() -> None:
     for name in ("no-such", "meta", *(() if torch.cuda.is_available() else ("cuda", "cuda:1"))):
         with pytest.raises(SymloraError, match=f"device={name}"):
             pick_device(name)
-    assert [pick_precision(name, CPU) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
+    assert [pick_precision(name, CPU) for name in ("fp32", "bf16", "fp16")] == ["fp32", "bf16", "fp16"]
     assert pick_precision("auto", CPU) in ("fp32", "bf16")
+
+
+@pytest.mark.parametrize("mps", [True, False])
+@pytest.mark.parametrize("cuda", [True, False])
+def test_auto_takes_cuda_then_mps_then_the_cpu(cuda: bool, mps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    found = pick_device("auto")
+    assert found.type == ("cuda" if cuda else "mps" if mps else "cpu")
+    for name, there in (("cuda", cuda), ("mps", mps)):
+        if there:
+            assert pick_device(name).type == name
+        else:
+            with pytest.raises(SymloraError, match=f"device={name}: torch .* sees no {name.upper()}"):
+                pick_device(name)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert pick_device("auto") == (torch.device("cuda", 1) if cuda else CPU)
+    for bf16 in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, bf16=bf16: bf16)
+        assert pick_precision("auto", torch.device("cuda")) == ("bf16" if bf16 else "fp16")
+    assert pick_precision("auto", torch.device("mps")) == "fp32"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -13,17 +14,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import TinyFactory, made_up
-from test_pack import UNEQUAL, configs, data_of
+from test_pack import UNEQUAL, configs, data_of, still
 from torch import Tensor
 
 from symlora.config.schema import Config
 from symlora.data.tokens import TokenizedSplit
 from symlora.model.build import build_pack
 from symlora.model.run_model import RunModel
+from symlora.store.listing import command
+from symlora.store.locks import locked
 from symlora.training import checkpoint as module
 from symlora.training import interrupt as signals
 from symlora.training.checkpoint import Checkpoint
-from symlora.training.checkpoint_files import FOLDER, headers
+from symlora.training.checkpoint_files import FOLDER, headers, unfinished
 from symlora.training.hooks import AdaLora
 from symlora.training.interrupt import Stopped
 from symlora.training.loop import fit_pack
@@ -61,7 +64,8 @@ def stopped_at(
 
 def same(found: list[Fit], wanted: list[Fit]) -> None:
     for one, other in zip(found, wanted, strict=True):
-        assert str(one.error) == str(other.error) and one.tokens == other.tokens and one.chosen == other.chosen
+        assert str(one.error) == str(other.error) and one.stopped_epoch == other.stopped_epoch
+        assert one.tokens == other.tokens and one.chosen == other.chosen
         assert [(e.train_loss, e.metrics) for e in one.epochs] == [(e.train_loss, e.metrics) for e in other.epochs]
         if other.error is not None:
             continue
@@ -133,14 +137,37 @@ def test_a_method_that_acts_between_steps_goes_on_with_what_it_holds(
 
 
 def test_a_run_that_diverged_before_the_stop_stays_diverged(
-    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Until its folder is written, `make runs` lists it with the others."""
     some, data = configs(tiny("bert"), "lora", model_dropout=0.1), data_of(UNEQUAL)
     some[1].train.lr = 1e30
     wanted = trained(some, data)
     assert wanted[1].error is not None
     stopped_at(9, some, data, checkpoint_of(tmp_path, some), monkeypatch)
+    with locked(tmp_path, tmp_path / "run/seed-2"):
+        states = dict.fromkeys(("run/seed-0", "run/seed-1"), "stopped") | {"run/seed-2": "running"}
+        assert unfinished(tmp_path) == [(run, state, "9") for run, state in states.items()]
+        assert command(tmp_path, unfinished(tmp_path)) == 0
+    assert re.search(r"^run/seed-0 +stopped +9$", capsys.readouterr().out, re.MULTILINE)
     same(trained(some, data, checkpoint_of(tmp_path, some)), wanted)
+
+
+def test_a_pack_goes_on_without_the_run_whose_patience_is_over(
+    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in epoch 3, after the first run has left: bit for bit, also as the second run does from there alone."""
+    some, data = still(configs(tiny("bert"), "symlora", 2, model_dropout=0.1), 4), data_of(UNEQUAL)
+    wanted = trained(some, data)
+    assert [one.stopped_epoch for one in wanted] == [2, None]
+    stopped_at(27, some, data, checkpoint_of(tmp_path, some), monkeypatch)
+    assert headers(tmp_path)[0].steps > 20
+    alone, saved = checkpoint_of(tmp_path / "alone", some[1:]), checkpoint_of(tmp_path, some).load()
+    assert saved is not None and "model" not in saved["runs"]["run/seed-0"]
+    monkeypatch.setattr(alone, "load", lambda: saved)
+    same(trained(some[1:], data, alone), wanted[1:])
+    same(trained(some, data, checkpoint_of(tmp_path, some)), wanted)
+    same(trained(some[:1], data, checkpoint_of(tmp_path, some[:1])), wanted[:1])  # once all are trained
 
 
 def test_any_run_of_a_trained_pack_is_taken_from_the_checkpoint(

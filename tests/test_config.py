@@ -76,7 +76,8 @@ def test_the_paper_protocol_is_loras_recipe_at_length_128(task: str, protocol: s
 def test_identity_leaves_out_seed_and_machine_and_nothing_else() -> None:
     base = compose("task=rte")
     same = compose(
-        "task=rte", "seed=3", "results_dir=/elsewhere", "data.dir=/data", "device=cpu", "logger=wandb", "force=true"
+        *("task=rte", "seed=3", "results_dir=/elsewhere", "data.dir=/data", "device=cpu", "logger=wandb", "force=true"),
+        "train.gradient_accumulation_steps=4",
     )
     assert config_hash(base) == config_hash(same)
     for other in (
@@ -85,6 +86,7 @@ def test_identity_leaves_out_seed_and_machine_and_nothing_else() -> None:
         "protocol.held_out=0.1",
         "data.max_length=64",
         "precision=fp32",
+        "train.patience=3",
     ):
         assert config_hash(base) != config_hash(compose("task=rte", other)), other
     assert "seed" not in identity(base) and "lr" in identity(base)["train"]
@@ -147,7 +149,9 @@ def test_run_folder_is_a_function_of_the_configuration() -> None:
         ("protocol.selection=median", "protocol.selection=median"),
         ("protocol.selection=held_out", "protocol.held_out"),
         ("protocol.held_out=1", "protocol.held_out=1.0"),
-        ("precision=fp16", "precision=fp16"),
+        ("precision=fp8", "precision=fp8"),
+        ("train.patience=0", "train.patience=0"),
+        ("train.gradient_accumulation_steps=33", "train.batch_size=32"),
         ("seed=-1", "seed=-1"),
         ("data.max_length=2", "data.max_length=2"),
         ("data.source=web", "data.source=web"),
@@ -171,6 +175,11 @@ def test_a_bad_value_is_named(override: str, says: str) -> None:
     with pytest.raises(SymloraError) as caught:
         compose("task=rte", override)
     assert says in str(caught.value)
+
+
+def test_patience_needs_a_score_that_chooses() -> None:
+    with pytest.raises(SymloraError, match=r"train\.patience=2 with protocol\.selection=last"):
+        compose("task=rte", "train.patience=2", "protocol.selection=last")
 
 
 def test_resolve_gives_plain_dataclasses() -> None:

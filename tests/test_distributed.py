@@ -39,7 +39,7 @@ def test_two_processes_train_the_same_run(minilm_dir: Path, tmp_path: Path) -> N
     alone, record = run(config, Reporter(config, quiet=True))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     finished = subprocess.run(
-        [*command, "scripts/train.py", *SMALL, *places["2"]],
+        [*command, "scripts/train.py", *SMALL, *places["2"], "train.gradient_accumulation_steps=2"],
         cwd=CONFIG_DIR.parent,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -33,6 +33,7 @@ from symlora.sweep.grid import expand
 README, *OTHERS = [
     *(ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))),
     *(ROOT / "results" / name / "README.md" for name in (".", "leaderboard")),  # adapters' cards are runs' own
+    *(ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"),
 ]
 MAKE = ("make", "--no-print-directory", "--old-file=.venv/.ready")  # a check must not build an environment
 PROGRAM = re.compile(r"([A-Z_]+=\S+ )*(make|\S*python|\S*symlora|torchrun|accelerate|pip|uv|git|cd) ")
@@ -207,6 +208,34 @@ def test_cheap_commands_run(command: str) -> None:
     start = {"make": [*MAKE], "symlora": [sys.executable, "-m", "symlora"]}.get(Path(program).name, [sys.executable])
     done = subprocess.run([*start, *rest], cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr or done.stdout
+
+
+@pytest.mark.docs
+def test_the_site_builds_and_needs_no_network(tmp_path: Path) -> None:
+    config = str(ROOT / "scripts" / "docs" / "mkdocs.yml")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", config, "-d", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    built = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*.html")}
+    wanted = {page.relative_to(ROOT).with_suffix("") for page in OTHERS if page.name != "README.md"}
+    assert wanted <= {path.parent for path in built}
+    loads = re.compile(r'<(?:script|img|iframe)[^>]* src="?(?:https?:)?//|<link[^>]* href="?(?:https?:)?//')
+    assert [path for path, text in built.items() if loads.search(text)] == []
+    assert "two_level_bootstrap" in built[Path("reference/statistics/index.html")]
+
+
+def test_sentences_are_measured(tmp_path: Path) -> None:
+    page, script = tmp_path / "page.md", runpy.run_path(str(ROOT / "scripts" / "docs" / "readability.py"))
+    page.write_text("# One\n\nOne `two three` 4.5.  Five,\nsix? (Seven.)\n\n* eight\n\n| nine |\n| --- |\n\n    ten\n")
+    assert [*script["sentences"](page.read_text())] == [3, 2, 1, 1]
+    assert script["main"]([str(page)]) == 0
+    page.write_text("word " * 15)
+    assert script["main"]([str(page)]) == 1
+
+
+@pages
+def test_pages_are_short(page: Path) -> None:
+    assert len(page.read_text().splitlines()) <= (120 if page == README else 119)
 
 
 WRONG = {

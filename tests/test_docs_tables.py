@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import json
 import math
 import re
@@ -71,21 +72,36 @@ def names(group: str) -> set[str]:
     return {path.stem for path in (CONFIG_DIR / group).glob("*.yaml")}
 
 
-def readme_table(head: str) -> list[str]:
-    """Read the table of runs that README shows under this head."""
-    blocks = re.findall(rf"^    {head}\n(?:    .+\n)+", (ROOT / "README.md").read_text(), re.MULTILINE)
+def test_findings_are_those_of_table_2() -> None:
+    lines = csv.DictReader((ROOT / "results" / "tables" / "table2.csv").read_text().splitlines())
+    printed = {(line["Section"], line["Task"], line["Method"]): line for line in lines}
+    for page in ("findings.md", "../README.md"):
+        found = re.findall(r"^\| (task, (.+?)) \|", (DOCS / page).read_text(), re.MULTILINE)
+        assert found
+        for head, section in found:
+            for row in table(page, head):
+                task = re.split("[, ]", row[head.strip("`")])[0]
+                own = {name: printed[f"Ours: {section.replace('`', '')}", task, name] for name in ("SymLoRA", "LoRA")}
+                for name, line in own.items():
+                    assert row[name] == line["Mean, as shown"].split()[0], (page, row)
+                assert row["difference, 95 %"] == own["SymLoRA"]["95 %, paired"], (page, row)
+
+
+def shown_table(page: str, head: str) -> list[str]:
+    """Read the table of runs that a page shows under this head."""
+    blocks = re.findall(rf"^    {head}\n(?:    .+\n)+", (DOCS / page).read_text(), re.MULTILINE)
     return [line[4:] for line in blocks[0].splitlines()]
 
 
-def test_readme_shows_the_committed_runs() -> None:
+def test_findings_show_the_committed_runs() -> None:
     printed = runs_table(record for _, record in scan(ROOT / "results" / "runs")).splitlines()
-    shown = readme_table("protocol short, model minilm")
+    shown = shown_table("findings.md", "protocol short, model minilm")
     assert shown == printed[: len(shown)]
 
 
-def test_readme_shows_the_demos_columns_and_configurations() -> None:
-    shown = [line.split() for line in readme_table("protocol demo, model minilm")[1:]]
-    assert shown[0] == readme_table("protocol short, model minilm")[1].split()
+def test_the_demos_columns_and_configurations_are_shown() -> None:
+    shown = [line.split() for line in shown_table("get-started.md", "protocol demo, model minilm")[1:]]
+    assert shown[0] == shown_table("findings.md", "protocol short, model minilm")[1].split()
     runs = expand("sweep=demo", "results_dir=nowhere")
     expected = {(run.task.name, run.method.name, run_folder(run).parent.name.rpartition("_")[2]) for run in runs}
     assert {(row[0], row[2], row[-1]) for row in shown[1:]} == expected

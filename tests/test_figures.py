@@ -15,6 +15,7 @@ import pytest
 import torch
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import nn
 
 from symlora import stats
@@ -26,12 +27,13 @@ from symlora.report.choice import choose
 from symlora.report.collect import collect, frame_of
 from symlora.report.comparison import Paired, compare_all
 from symlora.report.criteria import Criteria
+from symlora.report.figures.curves import curve_panel, curves
 from symlora.report.figures.differences import difference_plot, differences, limit
 from symlora.report.figures.draw import draw_all, read_drawn
-from symlora.report.figures.grid import grid_panel, grid_points, table
+from symlora.report.figures.grid import grid_panel, grid_points
 from symlora.report.figures.norms import companion, figure1, matrix
 from symlora.report.figures.norms_frame import QUANTITIES, cells, decay_to_zero, read_norms
-from symlora.report.figures.style import compact, minus, save, scale_of, text_colour
+from symlora.report.figures.style import COLOURS, compact, minus, save, scale_of, text_colour
 from symlora.store.folder import seal
 from symlora.training.optimizer import AdamW, linear_schedule
 
@@ -337,6 +339,10 @@ def test_the_plot_of_differences_shows_margin_verdicts_and_cut_intervals() -> No
 # --- the grid -----------------------------------------------------------------------------------------------------
 
 
+def at_of(line: Line2D) -> list[float]:
+    return [float(at) for at in np.asarray(line.get_xdata(), np.float64)]
+
+
 def test_the_grid_has_its_optimum_its_edges_and_its_gaps() -> None:
     rows = [run_row("symlora", lr, 16, score) for lr, score in ((1e-3, 0.5), (2e-3, 0.6), (4e-3, 0.7))]
     rows += [run_row("symlora", 1e-3, 32, 0.55)]
@@ -348,20 +354,28 @@ def test_the_grid_has_its_optimum_its_edges_and_its_gaps() -> None:
     assert list(best["lr"]) == [4e-3, 2e-3] and list(best["value"]) == pytest.approx([70.0, 80.0])
     assert list(best["edge"]) == ["edge: lr highest of 3", "lr inside 3"]
     assert list(points.loc[points["chosen"], "lr"]) == [4e-3, 4e-3]  # LoRA's, by its two seeds, is not its optimum
-    assert set(points["seed"]) == {0} and set(points["on"]) == {"held-out slice"}
-    values = table(points[points["method"] == "lora"], [1e-3, 2e-3, 4e-3], [32, 16])
-    assert np.isnan(values[0]).all()  # two never run, one failed
-    assert list(values[1]) == pytest.approx([50.0, 80.0, 60.0])
-    figure = grid_panel(points, "Model, protocol p", "A note.")
-    assert missing(figure) == 2 + 3
-    assert {"edge: lr highest of 3", "lr inside 3"} <= set(texts(figure))
-    drawn = [axes for axes, _ in maps(figure)]
-    assert [axes.get_title("left") for axes in drawn] == ["SymLoRA", "LoRA"]
-    assert [axes.get_xlabel() for axes in drawn] == ["learning rate"] * 2
-    red = [line for axes in figure.axes for line in axes.lines if line.get_color() == "#d6002a"]
-    assert len(red) == 1 and np.asarray(red[0].get_xdata()).tolist() == [3, 3]
-    diamonds = [line for axes in figure.axes for line in axes.lines if line.get_marker() == "D"]
-    assert len(diamonds) == 1
+    assert set(points["seeds"]) == {"0"} and set(points["on"]) == {"held-out slice"}
+    (axes,) = grid_panel(points, "Model, protocol p", "A note.").axes
+    scores = {
+        (line.get_color(), line.get_linestyle()): np.asarray(line.get_ydata(), np.float64)
+        for line in axes.lines
+        if line.get_marker() == "."
+    }
+    np.testing.assert_allclose(scores[COLOURS["lora"], "-"], [50.0, 80.0, 60.0])
+    np.testing.assert_allclose(scores[COLOURS["symlora"], "--"], [55.0])
+    marks = {
+        kind: [
+            (at, line.get_markeredgecolor()) for line in axes.lines if line.get_marker() == kind for at in at_of(line)
+        ]
+        for kind in "xoD"
+    }
+    assert [at for at, _ in marks["x"]] == [4e-3]  # LoRA's failed point
+    assert marks["o"] == [(4e-3, "#d6002a"), (2e-3, "black")]
+    assert [at for at, _ in marks["D"]] == [4e-3]
+    legend = axes.get_legend()
+    assert legend is not None
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["SymLoRA: edge: lr highest of 3", "LoRA: lr inside 3"]
 
 
 def test_of_equal_points_the_chosen_one_is_the_optimum_and_one_point_is_no_grid() -> None:
@@ -372,7 +386,7 @@ def test_of_equal_points_the_chosen_one_is_the_optimum_and_one_point_is_no_grid(
     rows = [run_row("lora", lr, 16, lr * 100, criterion=math.nan) for lr in (1e-3, 2e-3)]  # no held-out slice
     points = grid_points(choose(frame_of(rows), {}), "m", "p")
     assert set(points["on"]) == {"validation"} and list(points["value"]) == pytest.approx([10.0, 20.0])
-    assert "Score in points on the validation, seed 0." in texts(grid_panel(points, ""))[1]
+    assert "Score in points on the validation, seed 0 (several: their mean)." in texts(grid_panel(points, ""))[1]
 
 
 # --- files --------------------------------------------------------------------------------------------------------
@@ -390,9 +404,9 @@ def test_the_same_runs_give_the_same_bytes_and_what_the_csv_says(tmp_path: Path)
     folder.mkdir(parents=True)
     (folder / "grid.png").write_bytes(b"of an earlier call")
     written, bad = drawn(root, out)
-    stems = ("figure1-query", "figure1-value", "companion", "differences", "cost")
-    wanted = {f"{stem}.{kind}" for stem in stems for kind in ("png", "pdf")}
-    wanted |= {"figure1.csv", "companion.csv", "differences.csv", "cost.csv"}
+    stems = ("figure1-query", "figure1-value", "companion", "differences", "curves", "cost")
+    wanted = {f"{stem}.{kind}" for stem in stems for kind in ("png", "pdf", "svg")}
+    wanted |= {"differences-narrow.svg", "figure1.csv", "companion.csv", "differences.csv", "curves.csv", "cost.csv"}
     assert {path.name for path in folder.iterdir()} == {path.name for path in written} == wanted
     assert {path.parent for path in written} == {folder} and bad == ()
     frame = read_drawn(folder / "figure1.csv")
@@ -407,6 +421,8 @@ def test_the_same_runs_give_the_same_bytes_and_what_the_csv_says(tmp_path: Path)
     for stem, picture in pictures.items():
         for path in save(picture, tmp_path / stem):
             assert path.read_bytes() == (folder / path.name).read_bytes()
+    svg = (folder / "differences.svg").read_text()
+    assert ">RTE, accuracy</text>" in svg and f"{note}</dc:description>" in svg
     pdf = (folder / "figure1-query.pdf").read_bytes()
     assert b"CreationDate" not in pdf and b"/Type3" not in pdf and b"CIDFontType2" in pdf
     assert str(Path.home()).encode() not in pdf
@@ -459,3 +475,18 @@ def test_text_stands_out() -> None:
     assert text_colour((1.0, 1.0, 1.0)) == text_colour((1.0, 1.0, 0.0)) == "black"
     assert text_colour((0.0, 0.0, 0.0)) == text_colour((0.0, 0.0, 0.6)) == "white"
     assert minus("-1e-3") == "−1e−3"
+
+
+def test_curves_are_the_epochs_of_the_chosen_runs(tmp_path: Path) -> None:
+    root = copy_runs(tmp_path, "rte")
+    points = curves(choose(collect(root).runs, {}), *SECTION)
+    assert set(points["method"]) == {"lora", "symlora"} and set(points["on"]) == {"validation"}
+    for (method, seed), own in points.groupby(["method", "seed"]):
+        (path,) = root.glob(f"*/*/{method}/rte/*/seed-{seed}/run.json")
+        epochs = json.loads(path.read_text())["epochs"]
+        assert own["epoch"].to_list() == [epoch["number"] for epoch in epochs]
+        assert own["score"].to_list() == [100 * epoch["metrics"]["validation"]["accuracy"] for epoch in epochs]
+    (axes,) = curve_panel(points, "MiniLM").axes
+    drawn = {line.get_label(): np.asarray(line.get_ydata(), np.float64) for line in axes.lines}
+    lora = points[points["method"] == "lora"].groupby("epoch")["score"].mean()
+    np.testing.assert_allclose(drawn["LoRA"], lora)

@@ -1,19 +1,26 @@
-"""The pages: one file each, nothing from outside; and opened in Debian's chromium at two widths."""
+"""Check the pages, and open them in a browser."""
 
+import io
 import re
 import shutil
-import subprocess
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
-import matplotlib.image
 import numpy as np
 import pytest
+from PIL import Image
 from report_runs import read_record, write_run
 
 from symlora.report import write
+from symlora.report.build import Report, build
 from symlora.report.collect import Problem
-from symlora.report.pages import markdown_page
+from symlora.report.figures.differences import difference_plot, differences
+from symlora.report.figures.style import new_figure, save, save_svg
+from symlora.report.pages import markdown_html, page, section_html
+from symlora.report.report_page import answer
+from symlora.report.table import EMPTY, Cell, Section, Table, gap
 from symlora.store.folder import seal
 
 LONG = "short_holdout_with_a_very_long_name_without_any_place_at_which_it_could_break"
@@ -21,30 +28,39 @@ PAGES = ("report.html", "audit.html", *(f"tables/table{number}.html" for number 
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole report with awkward names and errors; its figure is one wide picture, since drawing takes seconds."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
+    """Build a report with awkward names and errors, and few figures."""
     root = tmp_path_factory.mktemp("site")
     runs, out = root / "runs", root / "out"
     for seed in range(3):
         for method in ("lora", "symlora"):
-            for protocol in ("short", LONG):
-                write_run(runs, method, seed=seed, right=70 + seed, protocol=protocol, held_out=0.5)
+            for protocol in ("short", "study", LONG):
+                right = {"lora": 70, "symlora": 70 if protocol == "short" else 80}[method]
+                write_run(runs, method, seed=seed, right=right + seed, protocol=protocol, held_out=0.5)
     failed = write_run(runs, "lora", "mrpc", status="failed")
     seal(failed, read_record(failed) | {"error": "<script>console.error('injected')</script>" + "x" * 300})
     (write_run(runs, "lora", "cola") / "run.json").write_text("{}")
 
-    def draw(report: write.Report, out: Path, as_paper: bool = False) -> write.Files:
-        folder = out / "figures" / "short-minilm"
-        folder.mkdir(parents=True)
-        matplotlib.image.imsave(folder / "figure1-query.png", np.zeros((60, 2400, 3)))
-        for name in ("figure1.csv", "figure1-query.pdf"):
+    def draw(report: Report, out: Path, as_paper: bool = False) -> write.Files:
+        folder = out / "figures" / "study-minilm"
+        frame = differences(report.pairs, report.chosen, "minilm", "study", 1.0, 0.05)
+        save(difference_plot(frame, "MiniLM & others"), folder / "differences")
+        save_svg(difference_plot(frame, "MiniLM & others", width=3.3), folder / "differences-narrow")
+        save(new_figure(20, 1, "Wide", "A caption."), folder / "figure1-query")
+        for name in ("figure1.csv", "differences.csv"):
             (folder / name).write_text("a\n")
-        return [folder / "figure1-query.png"], (Problem("y" * 300, "norms.parquet is gone"),)
+        return list(folder.iterdir()), (Problem("y" * 300, "norms.parquet is gone"),)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(write, "write_figures", draw)
-        write.write_report(write.build(runs), out)
-    return out
+        report = build(runs)
+        write.write_report(report, out)
+    return report, out
+
+
+@pytest.fixture(scope="module")
+def site(built: tuple[Report, Path]) -> Path:
+    return built[1]
 
 
 VOID = ("meta", "link", "img")
@@ -59,11 +75,11 @@ class _Reader(HTMLParser):
         self.anchors: list[str] = []
         self.ids: list[str] = []
         self.loaded: list[str] = []
-        self.tags: set[str] = set()
+        self.tags: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = {key: value or "" for key, value in attrs}
-        self.tags.add(tag)
+        self.tags.append(tag)
         self.ids += [found["id"]] if "id" in found else []
         if tag == "a":
             self.anchors.append(found["href"])
@@ -87,86 +103,170 @@ def _read(path: Path) -> _Reader:
 def test_a_page_is_well_formed_and_loads_nothing(site: Path, name: str) -> None:
     reader, text = _read(site / name), (site / name).read_text()
     assert all(address.startswith("data:") for address in reader.loaded)
-    assert "script" not in reader.tags and not re.search(r"@import|url\(|@font-face", text)
+    assert reader.tags.count("script") == 1 and not re.search(r"@import|url\((?!#)|@font-face", text)
     assert len(set(reader.ids)) == len(reader.ids)
     for address in reader.anchors:
         assert address[1:] in reader.ids if address.startswith("#") else (site / address).is_file(), address
 
 
-def test_the_report_holds_tables_figures_symmetry_and_what_was_left_out(site: Path) -> None:
+def test_the_report_opens_with_the_answer_and_names_what_was_left_out(site: Path) -> None:
     reader, text = _read(site / "report.html"), (site / "report.html").read_text()
-    assert {"table1", "table2", "table3", "table4", "figures", "symmetry"} <= set(reader.ids)
-    assert {"audit.html", "figures/short-minilm/figure1.csv", "#table2"} <= set(reader.anchors)
-    assert text.count("data:image/png;base64,") == 1 and 'width="1600"' in text and text.count("schema version") == 1
-    assert "norms.parquet is gone" in text and '<h2 id="symmetry">How symmetric are the updates?</h2>' in text
-    assert "&lt;script&gt;console.error" in text and "schema version None" in text
-    assert "SymLoRA against LoRA, margin ±1 points: RTE equivalent" in text
+    assert {"table1", "table2", "table3", "table4", "figures", "others", "symmetry", "made-from"} <= set(reader.ids)
+    assert {"audit.html", "figures/study-minilm/figure1.csv", "#table2"} <= set(reader.anchors)
+    said = "SymLoRA against LoRA on MiniLM, protocol study: better on RTE (no spread) (3 paired seeds; equivalent"
+    assert said in text and text.index(said) < text.index("<svg") < text.index('id="table1"')
+    assert text.index('id="others"') < text.index(f">MiniLM, protocol {LONG}<") < text.index('id="symmetry"')
+    assert "no run yet of the paper's own setting: RoBERTa-base" in text.replace("&#39;", "'")
+    assert "Without numbers: 7 tasks and 2 columns" in text and ">reference<" not in text
+    assert text.count("<svg") == 3 and "SymLoRA less LoRA: MiniLM &amp; others" in text
+    assert "norms.parquet is gone" in text and text.count("schema version None") == 1
+    assert "&lt;script&gt;console.error" in text
     assert (site / "symmetry.md").is_file() and (site / "audit.md").is_file()
 
 
-def test_markdown_becomes_a_page(tmp_path: Path) -> None:
-    matplotlib.image.imsave(tmp_path / "wide one.png", np.zeros((6, 24, 3)))
-    text = '# A < B\n\n<a id="here"></a>\n\n## The `code`\n\n<script>x</script> ![seen](<wide one.png>)\n\n'
-    table = f"| a | b |\n| --- | ---: |\n| x\\|y | 1 |\n| {'z' * 25} | 2 |\n"
-    got = markdown_page("A < B", text + table, tmp_path)
-    assert "<title>A &lt; B</title>" in got and "<h1>A &lt; B</h1>" in got
-    assert '<h2 id="here">The <code>code</code></h2>' in got and "&lt;script&gt;x" in got
-    assert '<img src="data:image/png;base64,' in got and 'alt="seen" width="16"' in got
-    assert '<td>x|y</td>\n<td style="text-align:right">1</td>' in got and f'<td class="text">{"z" * 25}</td>' in got
-    assert got.count('<div class="scroll" tabindex="0" role="region" aria-label="The `code`">') == 1
+def test_the_answer_is_honest_where_there_is_none(built: tuple[Report, Path], tmp_path: Path) -> None:
+    report, _ = built
+    assert answer(report, "minilm", "short").startswith("SymLoRA against LoRA on MiniLM, protocol short: equivalent on")
+    assert answer(report, "roberta-base", "paper").endswith("no answer yet, as no task has two seeds of both.")
+    for seed in range(2):
+        for method, right in (("lora", 70), ("symlora", 60)):
+            write_run(tmp_path / "runs", method, "rte", seed=seed, right=right, majority=65)
+    said = answer(build(tmp_path / "runs"), "minilm", "short")
+    assert "no verdict on RTE (no spread), where runs are at chance (2 paired seeds" in said
 
 
-# In a browser. A window of chromium's is at least 500 wide, so the page is shown in a frame of the width to be tested.
+def test_markdown_becomes_a_page() -> None:
+    table = f"| a | `b` |\n| --- | ---: |\n| x\\|y | 1 |\n| {'z' * 25} | 2 |\n"
+    got = page("A < B", markdown_html('# A < B\n\n<a id="here"></a>\n\n## C\n\n<script>x</script>\n\n' + table))
+    assert (
+        "<title>A &lt; B</title>" in got
+        and "<h1>A &lt; B</h1>" in got
+        and "&lt;script&gt;x" in got
+        and '<h2 id="here">C' in got
+    )
+    assert '<td data-label="a">x|y</td>' in got and f'<td data-label="a" class="text">{"z" * 25}</td>' in got
+    assert '<th scope="col" style="text-align:right">' in got or 'style="text-align:right" scope="col"' in got
 
-FRAME = """<!doctype html><title>waiting</title>
-<iframe id="f" src="{page}" style="width:{width}px;height:900px;border:0"></iframe>
-<script>f.onload = () => {{ const root = f.contentDocument.documentElement;
-document.title = f.contentWindow.innerWidth + " " + Math.max(root.scrollWidth, f.contentDocument.body.scrollWidth) }}
-</script>"""
+
+def test_a_wide_table_is_split_and_what_is_empty_is_named() -> None:
+    row = (Cell("RTE"), Cell("LoRA"), Cell("1", 1.0), gap("no score"), Cell("2", 2.0), Cell("3", 3.0))
+    only = (Cell("RTE"), Cell("SymLoRA"), Cell("1", 1.0), EMPTY, Cell("reference"), EMPTY)
+    none = (Cell("QNLI"), gap("no run"), EMPTY, EMPTY, EMPTY, EMPTY)
+    section = Section("Ours", ("A < note.",), (row, only, none))
+    html = section_html(Table("t", "T", "", tuple("abcdef"), (section,), breaks=(4,)), section)
+    assert html.count("<table>") == 2 and html.count("<tr>") == 2 + 3 and ">reference<" not in html
+    assert "Without numbers: 1 task and 1 column</summary>QNLI; d</details>" in html and "A &lt; note." in html
+
+
+# In a browser, driven by playwright: the `browser` extra and a chromium on PATH.
 
 
 @pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The command, once it has shown a page; skips where it is not there or cannot start."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
+def browser() -> Iterator[Any]:
+    sync = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install 'symlora[browser]')")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
         pytest.skip("no chromium on PATH (Debian: apt-get install chromium)")
-    profile = tmp_path_factory.mktemp("profile")
-    command = [found, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--no-first-run"]
-    command += ["--allow-file-access-from-files", f"--user-data-dir={profile}", "--window-size=1400,900", "--dump-dom"]
-    blank = profile / "blank.html"
-    blank.write_text("<!doctype html><p>shown")
-    try:
-        tried = subprocess.run([*command, blank.as_uri()], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        pytest.skip(f"{found} does not start: {error}")
-    if "shown" not in tried.stdout:
-        pytest.skip(f"{found} does not start: {tried.stderr[-300:]}")
-    return command
+    with sync.sync_playwright() as playwright:
+        try:
+            started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        except sync.Error as error:
+            pytest.skip(f"{found} does not start: {error}")
+        yield started
+        started.close()
 
 
-def _shown(chromium: list[str], folder: Path, name: str, width: int) -> tuple[int, int, list[str]]:
-    """Width of the view, width of what is in it, and what the page said on the console."""
-    frame = folder / f"frame-{width}-{name.replace('/', '-')}"
-    frame.write_text(FRAME.format(page=(folder / name).as_uri(), width=width))
-    done = subprocess.run([*chromium, frame.as_uri()], capture_output=True, text=True, timeout=60)
-    title = re.search(r"<title>(\d+) (\d+)</title>", done.stdout)
-    assert title, done.stderr[-500:]
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return int(title[1]), int(title[2]), console
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Open pages; `said` of each is its console."""
+    contexts = []
+
+    def open_page(path: Path, width: int = 1280, scheme: str = "light") -> Any:
+        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme))
+        opened = contexts[-1].new_page()
+        opened.said = []
+        opened.on("console", lambda message: opened.said.append(message.text))
+        opened.on("pageerror", lambda error: opened.said.append(str(error)))
+        opened.goto(path.as_uri())
+        opened.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
+        return opened
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+WIDER = "[document.scrollingElement, ...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth)"
 
 
 @pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("name", ["report.html", "audit.html"])
-def test_no_horizontal_scroll_and_nothing_on_the_console(
-    site: Path, chromium: list[str], name: str, width: int
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_scrolls_sideways_and_nothing_is_on_the_console(
+    site: Path, visit: Callable[..., Any], name: str, width: int
 ) -> None:
-    inner, needed, console = _shown(chromium, site, name, width)
-    assert inner == width and needed <= inner and console == []
+    opened = visit(site / name, width)
+    whole, *boxes = opened.evaluate(WIDER)
+    assert whole <= 0 and opened.said == []
+    wide = 1 if name == "report.html" and width == 400 else 0  # a map of layers, in a box of its own
+    assert sum(box > 0 for box in boxes) <= wide or name == "audit.html"
 
 
-def test_the_browser_test_sees_what_it_looks_for(tmp_path: Path, chromium: list[str]) -> None:
-    body = "<div style='width:500px'>wide</div><script>console.error('boom')</script>"
-    (tmp_path / "bad.html").write_text(markdown_page("Bad", "").replace("<main>", f"<main>{body}"))
-    inner, needed, console = _shown(chromium, tmp_path, "bad.html", 400)
-    assert inner == 400 and needed > 500 and any("boom" in line for line in console)
+def test_a_column_sorts_by_mouse_and_by_key(site: Path, visit: Callable[..., Any]) -> None:
+    opened = visit(site / "report.html")
+    table = opened.locator("#table1 table").first
+    button = table.get_by_role("button", name="LoRA, validation", exact=True)
+
+    def column(number: int) -> list[str]:
+        texts: list[str] = table.locator(f"tbody tr td:nth-child({number})").all_inner_texts()
+        return texts
+
+    before = column(3)
+    button.click()
+    assert (
+        column(3) == sorted(before) != before and table.locator("th").nth(2).get_attribute("aria-sort") == "ascending"
+    )
+    button.focus()
+    opened.keyboard.press("Enter")
+    assert column(3) == sorted(before, reverse=True)
+    table.get_by_role("button", name="Task").click()
+    assert column(1) == sorted(column(1), key=str.lower) and table.locator("th[aria-sort]").count() == 1
+
+
+CONTRAST = """() => {
+  const rgb = text => text.match(/[\\d.]+/g).map(Number);
+  const light = text => rgb(text).slice(0, 3).map(c => c / 255)
+    .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = element => {
+    const found = getComputedStyle(element).backgroundColor;
+    return rgb(found)[3] === 0 ? behind(element.parentElement) : found;
+  };
+  const words = [...document.querySelectorAll("main *:not(svg *)")].filter(
+    e => [...e.childNodes].some(node => node.nodeType === 3 && node.data.trim()));
+  return Math.min(...words.map(e => {
+    const pair = [light(getComputedStyle(e).color), light(behind(e))].sort((a, b) => b - a);
+    return (pair[0] + 0.05) / (pair[1] + 0.05);
+  }));
+}"""
+
+
+def test_light_and_dark_differ_and_both_are_legible(site: Path, visit: Callable[..., Any]) -> None:
+    papers = []
+    for scheme in ("light", "dark"):
+        opened = visit(site / "report.html", scheme=scheme)
+        assert opened.evaluate(CONTRAST) >= 4.5
+        papers.append(opened.evaluate("getComputedStyle(document.body).backgroundColor"))
+        paper = [int(number) for number in re.findall(r"\d+", papers[-1])]
+        shot = np.asarray(Image.open(io.BytesIO(opened.locator("figure svg").first.screenshot())).convert("RGB"))
+        assert np.abs(shot[2, 2].astype(int) - paper).max() <= 2  # the figure has the page's paper
+        assert opened.locator("figure svg text", has_text="RTE, accuracy").first.is_visible()
+        assert shot.min() < 60 and shot.max() > 200
+    assert papers[0] != papers[1]
+
+
+def test_the_browser_test_sees_what_it_looks_for(tmp_path: Path, visit: Callable[..., Any]) -> None:
+    body = "<p style='width:500px;color:#999'>wide</p><script>console.error('boom')</script>"
+    (tmp_path / "bad.html").write_text(page("Bad", body))
+    opened = visit(tmp_path / "bad.html", 400)
+    assert opened.evaluate(WIDER)[0] > 100 and opened.said == ["boom"] and opened.evaluate(CONTRAST) < 4.5

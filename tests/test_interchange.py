@@ -633,7 +633,7 @@ def test_help_is_light() -> None:
 def test_the_documented_commands_run(
     base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = (ROOT / "docs" / "peft.md").read_text()
+    page = (ROOT / "docs" / "predict.md").read_text()
     commands = [line.split()[1:] for line in page.splitlines() if line.startswith("    symlora ")]
     assert len(commands) == 6
     monkeypatch.chdir(tmp_path)

@@ -18,8 +18,9 @@ from symlora.data.batches import eval_batches, gather, pack_batch
 from symlora.data.tokens import TokenizedSplit
 from symlora.model.build import build, build_pack
 from symlora.model.pack import Packed, PackedModel
-from symlora.training.loop import fit, fit_pack, losses_of, predict, predict_pack
+from symlora.training.loop import fit, fit_pack, losses_of, predict, predict_pack, train_step
 from symlora.training.result import Diverged, Fit
+from symlora.training.run_state import RunState
 
 CPU = torch.device("cpu")
 UNEQUAL = [5, 3, 12, 4, 8, 8, 3, 15, 7, 3, 4, 9, 5, 5, 14, 3, 3, 6, 11, 10] * 2  # 40 rows: 10 batches of 4
@@ -230,6 +231,64 @@ def test_a_run_that_leaves_at_the_end_of_an_epoch(tiny: TinyFactory) -> None:
     for together in (some, some[:1]):
         fits, _ = trained_together(together, data)
         assert all(found.error is not None and "after epoch" in str(found.error) for found in fits)
+
+
+def still(some: list[Config], epochs: int) -> list[Config]:
+    """The first run hardly learns, so that its patience of 1 ends after epoch 2."""
+    for config in some:
+        config.train.epochs, config.protocol.selection = epochs, "best"
+    some[0].train.lr, some[0].train.head_lr, some[0].train.patience = 1e-12, 1e-12, 1
+    return some
+
+
+def test_a_run_out_of_patience_leaves_and_the_others_go_on(tiny: TinyFactory) -> None:
+    some, data = still(configs(tiny("bert"), "lora", model_dropout=0.1), 4), data_of(UNEQUAL)
+    pack, sizes = build_pack(some, CPU, "fp32"), []
+    pack.encoder.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0].sizes)))
+    first, *others = fit_pack(some, data, pack)
+    assert (first.stopped_epoch, [e.number for e in first.epochs], first.chosen) == (2, [1, 2], {"best": 1, "last": 2})
+    assert sizes == [3] * sizes.index(2) + [2] * sizes.count(2) and sizes.count(2) == sizes.count(3)
+    for config, found in zip(some[1:], others, strict=True):
+        assert found.stopped_epoch is None and len(found.epochs) == 4
+        alike(found, trained_alone(config, data)[0])
+    alike(first, trained_alone(some[0], data)[0])
+    some[0].train.patience = None  # the rate goes down as if all epochs were trained
+    assert [e.train_loss for e in trained_alone(some[0], data)[0].epochs[:2]] == pytest.approx(
+        [e.train_loss for e in first.epochs], rel=1e-5
+    )
+
+
+def test_a_run_whose_scaled_gradients_overflow_leaves_out_a_step(tiny: TinyFactory) -> None:
+    """In fp16: not one of its values moves, λ on its way to 1 included; its neighbour's do."""
+    some, data = configs(tiny("bert"), "symlora", 2, warmup_ratio=0.0, weight_decay=0.1), made_up(UNEQUAL)
+    for config in some:
+        config.method.lambda_decay = "one"
+    pack = build_pack(some, CPU, "fp16")
+    pack.encoder.train()
+    runs = [RunState(k, config, model, 10) for k, (config, model) in enumerate(zip(some, pack.runs, strict=True))]
+    runs[0].scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    with torch.no_grad():
+        for name, value in [pair for run in runs for pair in run.model.trainable()]:
+            value.fill_(0.5) if "lambda" in name else value
+    before = [run.model.state() for run in runs]
+    train_step(runs, [pack_batch(data, [np.arange(40)] * 2, 4, 0)], pack, 1, 4)
+    for number, run in enumerate(runs):
+        moved = [name for name, value in run.model.state().items() if not torch.equal(value, before[number][name])]
+        assert bool(moved) == (number == 1), moved
+        assert run.schedule.get_last_lr()[0] == pytest.approx(0.95 * run.schedule.base_lrs[0])  # of 20 steps
+    assert [run.scaler.get_scale() for run in runs] == [2.0**59, 2.0**16]
+    resumed = RunState(0, some[0], pack.runs[0], 10)
+    resumed.load(runs[0].save(trained=False))
+    assert resumed.scaler.get_scale() == 2.0**59
+
+
+def test_parts_of_a_packs_batch(tiny: TinyFactory) -> None:
+    some, data = configs(tiny("bert"), "symlora", model_dropout=0.1, batch_size=6), data_of(UNEQUAL)
+    wanted = [trained_alone(config, data)[0] for config in some]
+    for config in some:
+        config.train.gradient_accumulation_steps = 4
+    for found, alone in zip(trained_together(some, data)[0], wanted, strict=True):
+        alike(found, alone)
 
 
 def test_frozen_weights_are_held_once(tiny: TinyFactory) -> None:

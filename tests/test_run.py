@@ -27,6 +27,7 @@ from symlora.metrics.functions import compute
 from symlora.runner.reporter import Reporter
 from symlora.runner.run import run, run_pack
 from symlora.store import folder as results
+from symlora.store import listing
 from symlora.store import publish as publishing
 from symlora.training.checkpoint_files import headers
 
@@ -97,6 +98,17 @@ def test_same_seed_same_run_bit_for_bit_and_finished_runs_are_kept(minilm_dir: P
     assert (first / "run.json").stat().st_mtime_ns == before
     train(small(tmp_path / "a", "task=rte", "force=true"))
     assert (first / "run.json").stat().st_mtime_ns != before
+
+
+def test_a_run_out_of_patience_says_where_it_stopped(
+    minilm_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small(tmp_path, "task=rte", "train.lr=1e-12", "train.head_lr=null", "train.epochs=5", "train.patience=2")
+    folder, record = run(config, Reporter(config))
+    assert record["stopped_epoch"] == len(record["epochs"]) == record["selections"]["last"]["epoch"] == 3
+    assert record["selections"]["best"]["epoch"] == 1 and (folder / "adapter").is_dir()
+    assert "stopped after epoch 3 of 5: no better score for 2 epochs" in capsys.readouterr().err
+    assert "(1 stopped early)" in listing.table([results.read_run(folder) or {}])
 
 
 def test_a_diverged_run_is_kept_as_failed_and_tried_again(minilm_dir: Path, tmp_path: Path) -> None:

@@ -285,10 +285,10 @@ def test_packs_that_never_began_keep_their_runs(
     points = [*BASIC, "method=lora", "seed=0,1,2,3", "hydra.launcher.max_tokens=300"]  # two runs a pack
     trained = worker.PackTask._train
 
-    def second_is_lost(self: Any, number: int, pack: Any) -> Any:
-        if number == 1:
+    def second_is_lost(self: Any, pack: Any) -> Any:
+        if pack is self.packs[1]:
             raise MemoryError("killed")
-        return trained(self, number, pack)
+        return trained(self, pack)
 
     with monkeypatch.context() as patched:
         patched.setattr(worker.PackTask, "_train", second_is_lost)

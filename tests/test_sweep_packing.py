@@ -17,6 +17,8 @@ from symlora.config.identity import pack_key
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.runner.reporter import format_duration
+from symlora.store.folder import run_folder
+from symlora.store.locks import locked, write_progress
 from symlora.sweep import launchers
 from symlora.sweep.launchers import cuda_device, visible_devices
 from symlora.sweep.packing import Job, PackPlan, plan
@@ -160,16 +162,20 @@ def test_wrong_settings_of_the_inner_launcher_are_named() -> None:
 
 def test_progress_is_told_over_all_packs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configs = [run_config(TINY, seed=seed) for seed in range(3)]
+    for config in configs:
+        config.results_dir = str(tmp_path)
     packs = plan(jobs(*configs), 1e9, 2)
     path = tmp_path / "progress.jsonl"
     workers = [ProgressLog(path), ProgressLog(path)]
     with Watcher(packs, path) as watcher:
         workers[0].say(0, "started")
-        workers[0].share(0, 0.5)
         workers[1].say(1, "started")
         workers[1].say(1, "finished", failed=1)
         watcher.read()
-        assert watcher.share == pytest.approx((2 * 0.5 + 1) / 3)
+        with locked(tmp_path, folder := run_folder(packs[0].jobs[1].config)):
+            write_progress(tmp_path, folder, {"share": 0.5})
+            assert watcher.share == pytest.approx((2 * 0.5 + 1) / 3)
+        assert watcher.share == pytest.approx(1 / 3)
         workers[0].say(0, "finished", failed=0)
     printed = capsys.readouterr().err.splitlines()
     assert len(printed) == 4 and not path.exists()

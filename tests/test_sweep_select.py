@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import runpy
 import sys
 import time
 from collections.abc import Mapping
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 
 from symlora.config.compose import CONFIG_DIR, compose
 from symlora.config.identity import config_hash
@@ -230,6 +233,20 @@ def multirun_config(*overrides: str) -> Any:
         cfg = hydra_compose("config", fixed, return_hydra_config=True)
     cfg.hydra.overrides.task = [text for text in overrides if not text.startswith("hydra")]
     return cfg
+
+
+def test_an_installed_package_keeps_its_selections_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come before the selections that were shipped with it."""
+    plugin = runpy.run_path(str(ROOT / "scripts/hydra_plugins/symlora_packed_launcher.py"))["SymloraSelected"]
+    Plugins.instance().register(plugin)  # an installed copy may be an older one
+    seeds, place = ("sweep=seeds", *COMMON, "method=lora", "seed=1"), tmp_path / "größe" / "best"
+    (shipped,) = expand(*seeds)
+    monkeypatch.setattr("symlora.config.compose.BEST_DIR", place)
+    assert expand(*seeds) == [shipped]
+    write(grid({(1e-3, 16): 0.5, (7e-3, 16): 0.7}), best_file("short_holdout", "minilm", "lora", "rte", place))
+    assert shipped.train.lr != 7e-3 == expand(*seeds)[0].train.lr
 
 
 def test_grid_and_seeds_are_never_multiplied() -> None:

@@ -14,10 +14,11 @@ from scipy import stats as scipy_stats
 from symlora.cli import main
 from symlora.config.compose import CONFIG_DIR
 from symlora.report import cost
+from symlora.report.build import Report, build
 from symlora.report.figures.cost import cost_panel, cost_points
 from symlora.report.formats import to_csv, to_latex, to_markdown
 from symlora.report.table import Cell, Section, Table, gap
-from symlora.report.write import Report, build, write_tables
+from symlora.report.write import write_tables
 from symlora.store.folder import seal
 
 ROOT = CONFIG_DIR.parent

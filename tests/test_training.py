@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,18 @@ from conftest import TinyFactory, epoch_batches, made_up, run_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from transformers import EarlyStoppingCallback, TrainerControl, TrainerState
 
 from symlora.config.schema import Config, MethodConfig, TrainConfig
 from symlora.data.tokens import TokenizedSplit
 from symlora.model.build import build
+from symlora.model.encoder import Encoder
 from symlora.model.run_model import RunModel
 from symlora.runner.norms import adapter_norms
 from symlora.training.loop import StepProgress, fit, losses_of, predict
 from symlora.training.optimizer import AdamW, linear_schedule
-from symlora.training.result import Diverged, Epoch, Fit, metrics_of, predictions_of, rules_met
+from symlora.training.result import Diverged, Epoch, Fit, metrics_of, out_of_patience, predictions_of, rules_met
+from symlora.training.run_state import RunState
 
 CPU = torch.device("cpu")
 relaxed = settings(deadline=None, max_examples=60)
@@ -228,6 +232,67 @@ def test_two_steps_by_hand(tiny: TinyFactory) -> None:
     assert result.tokens == sum(LENGTHS)
 
 
+@pytest.mark.parametrize(("kind", "method"), [("bert", "symlora"), ("bert", "lora2"), ("deberta-v2", "lora")])
+def test_parts_of_a_batch_give_its_gradients(
+    kind: str, method: str, tiny: TinyFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In less memory, with the same dropout and one penalty; the last batch has fewer rows than there are parts."""
+    update, forward, data = RunState.update, Encoder.forward, {"train": made_up([9] * 19), "validation": made_up([5])}
+    found: list[tuple[list[float], list[dict[str, Tensor]], int]] = []
+    for parts in (1, 4):
+        config = run_config(tiny(kind), method, batch_size=16, model_dropout=0.1, gradient_accumulation_steps=parts)
+        gradients: list[dict[str, Tensor]] = []
+        held = [0]  # bytes that each forward pass keeps for its backward pass
+
+        def note(run: RunState, gradients: list[dict[str, Tensor]] = gradients) -> None:
+            named = run.model.trainable()
+            gradients.append({name: value.grad.clone() for name, value in named if value.grad is not None})
+            update(run)
+
+        def keep(tensor: Tensor, held: list[int] = held) -> Tensor:
+            held[-1] += 0 if isinstance(tensor, nn.Parameter) else tensor.nbytes
+            return tensor
+
+        monkeypatch.setattr(RunState, "update", note)
+        monkeypatch.setattr(Encoder, "forward", lambda *args, held=held: held.append(0) or forward(*args))
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            _, _, _, losses = trained(config, data)
+        found.append((losses, gradients, max(held)))
+    (losses, wanted, whole), (others, gradients, part) = found
+    np.testing.assert_allclose(others, losses, rtol=1e-5)
+    for name, value in wanted[0].items():
+        torch.testing.assert_close(gradients[0][name], value, rtol=1e-4, atol=1e-6 * float(value.abs().max()) + 1e-9)
+    assert part < 0.4 * whole  # a quarter, and the transposed weights
+
+
+@pytest.mark.parametrize("method", ["symlora", "lora"])
+def test_fp16_keeps_gradients_that_it_could_not_hold(
+    method: str, tiny: TinyFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head this small hands back gradients of activations that are near 1e-8, where fp16 has nothing left."""
+    found: dict[str, tuple[float, Tensor]] = {}
+    for precision in ("fp32", "fp16"):
+        config = run_config(tiny("bert"), method, model_dropout=0.1)
+        run_model = build(config, CPU, precision)
+        with torch.no_grad():
+            run_model.encoder.model.classifier.weight.mul_(1e-6)
+        gradients: list[Tensor] = []
+
+        def note(run: RunState, gradients: list[Tensor] = gradients) -> None:
+            named = run.model.trainable()
+            own = [value.grad.flatten() for name, value in named if value.grad is not None and "attention" in name]
+            gradients.append(torch.cat(own) / run.scaler.get_scale())
+
+        monkeypatch.setattr(RunState, "update", note)
+        result = fit(config, data_of(), run_model)
+        assert {value.dtype for _, value in run_model.trainable()} == {torch.float32}
+        found[precision] = result.epochs[0].train_loss, gradients[0]
+    assert found["fp16"][0] == pytest.approx(found["fp32"][0], rel=1e-2)
+    wanted = found["fp32"][1]
+    assert float(wanted.abs().max()) < 1e-6
+    assert float((found["fp16"][1] - wanted).norm() / wanted.norm()) < 0.02
+
+
 def epoch(number: int, **scores: float) -> Epoch:
     return Epoch(number, 0.0, {split: {"accuracy": score} for split, score in scores.items()}, 0.0)
 
@@ -254,6 +319,23 @@ def test_rules_take_the_first_best_epoch(rte: Config, scores: list[tuple[float, 
         column = np.array([score[place] for score in scores])
         wanted[rule] = 1 if np.isnan(column).all() else int(np.nanargmax(column)) + 1
     assert chosen == wanted
+
+
+@relaxed
+@given(scores=st.lists(st.sampled_from([0.2, 0.5, 0.7, 0.9]), min_size=1, max_size=12), patience=st.integers(1, 4))
+def test_patience_ends_where_transformers_would(rte: Config, scores: list[float], patience: int) -> None:
+    config = replace(rte, train=replace(rte.train, epochs=len(scores), patience=patience))
+    callback, control = EarlyStoppingCallback(patience), TrainerControl()
+    state, arguments = TrainerState(), SimpleNamespace(metric_for_best_model="accuracy", greater_is_better=True)
+    found = Fit()
+    for number, score in enumerate(scores, 1):
+        found.epochs.append(epoch(number, validation=score))
+        found.chosen |= dict.fromkeys(rules_met(found.epochs, config), number)
+        callback.on_evaluate(arguments, state, control, {"eval_accuracy": score})
+        state.best_metric = max(scores[:number])
+        assert out_of_patience(found, config) == (control.should_training_stop and number < len(scores))
+        if control.should_training_stop:
+            break
 
 
 def test_without_a_slice_there_is_no_held_out_rule(rte: Config) -> None:

@@ -1,5 +1,6 @@
 """Order and name tasks, methods, models and metrics for print."""
 
+import re
 from collections.abc import Iterable
 
 TASKS = {
@@ -39,6 +40,11 @@ def section_order(found: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 def section_name(model: str, protocol: str) -> str:
     """Head the part of a table that holds these runs."""
     return f"{MODELS.get(model, model)}, protocol {protocol}"
+
+
+def section_folder(model: str, protocol: str) -> str:
+    """Name the folder of these runs' figures."""
+    return re.sub(r"[^\w.]+", "-", f"{protocol}-{model}")
 
 
 def _known_first(known: Iterable[str], found: Iterable[str]) -> list[str]:

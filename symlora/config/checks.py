@@ -11,7 +11,7 @@ NAMED = ("task", "method", "model", "protocol")  # groups whose name is a part o
 SCORES = ("matthews_correlation", "accuracy", "f1", "macro_f1", "balanced_accuracy", "pearson", "spearmanr")
 METRICS = (*SCORES, "auroc", "mae")  # these two choose nothing: they are not of predictions, or lower is better
 SELECTIONS = ("best", "last", "held_out")
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 LAMBDA_DECAYS = ("none", "zero", "one")
 
 
@@ -54,6 +54,18 @@ def check(config: Config) -> None:
         raise SymloraError(f"train.head_lr={train.head_lr}: give a learning rate above 0, or null for train.lr.")
     _at_least("train.batch_size", train.batch_size, 1)
     _at_least("train.epochs", train.epochs, 1)
+    if train.patience is not None:
+        _at_least("train.patience", train.patience, 1)
+        if protocol.selection == "last":
+            raise SymloraError(
+                f"train.patience={train.patience} with protocol.selection=last: early stopping watches the score that "
+                "chooses the epoch. Take best or held_out, or leave train.patience=null."
+            )
+    if not 1 <= train.gradient_accumulation_steps <= train.batch_size:
+        raise SymloraError(
+            f"train.gradient_accumulation_steps={train.gradient_accumulation_steps}: cuts a batch into parts, so give "
+            f"a number from 1 to train.batch_size={train.batch_size}."
+        )
     _at_least("train.weight_decay", train.weight_decay, 0.0)
     _at_least("train.max_grad_norm", train.max_grad_norm, 0.0)
     if train.model_dropout is not None and not 0.0 <= train.model_dropout < 1.0:

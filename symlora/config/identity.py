@@ -18,6 +18,7 @@ _NOT_IDENTITY_DATA = ("dir", "cache_dir")
 _NOT_IDENTITY_MODEL = ("package", "note", "shape", "recipe")
 _NOT_IDENTITY_TRAIN = ("compile",)
 _NOT_IDENTITY_METHOD = ("equation", "source")
+_NOT_IDENTITY_TRAIN = ("gradient_accumulation_steps",)  # the same sums, in another order
 # What an encoder's folder holds beside its weights that changes the numbers.
 _BESIDE_WEIGHTS = (
     *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -27,11 +28,12 @@ _ADAPTERS = tuple(f"{folder}adapter_model.{kind}" for folder in ("adapter/", "")
 SAFE_WEIGHTS, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 # What the runs of a pack may differ in: it concerns the trained modules alone.
 _FREE = ("seed",)
-_FREE_TRAIN = ("lr", "head_lr", "weight_decay", "warmup_ratio", "max_grad_norm")
+_FREE_TRAIN = ("lr", "head_lr", "weight_decay", "warmup_ratio", "max_grad_norm", "patience")
 _FREE_METHOD = ("lambda_decay",)
 # Keys that came later name a run only when they are set: older runs keep their names.
 _LATER: dict[tuple[str, str], Any] = {
     ("train", "head_lr"): None,
+    ("train", "patience"): None,
     ("method", "load_in_4bit"): False,
     ("method", "lr_ratio"): {},
     ("method", "base_parameters"): [],
@@ -52,6 +54,8 @@ def identity(config: Config) -> dict[str, Any]:
         del content["train"][key]
     for key in _NOT_IDENTITY_METHOD:
         del content["method"][key]
+    for key in _NOT_IDENTITY_TRAIN:
+        del content["train"][key]
     for (group, key), default in _LATER.items():
         if content[group][key] == default:
             del content[group][key]

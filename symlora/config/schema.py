@@ -105,6 +105,12 @@ class TrainConfig:
     model_dropout: float | None = None
     # That of the head; unset, `lr` (as LoRA's scripts have it; FourierFT and VeRA give the head its own)
     head_lr: float | None = None
+    # Epochs without a better score on the split that chooses (`protocol.selection`: best or held_out) after which
+    # training ends; unset, it never ends early. The schedule stays that of `epochs`
+    patience: int | None = None
+    # Parts that a batch is cut into, to need less memory; their gradients are summed, and `batch_size` stays the rows
+    # of a step. (Hugging Face's option of this name multiplies the batch instead.)
+    gradient_accumulation_steps: int = 1
     # Elementwise parts of bf16 steps by torch.compile: `on`, `off`, or `auto` (in long training on a CPU, if it works)
     compile: str = "auto"
 
@@ -158,9 +164,9 @@ class Config:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     seed: int = 0  # of head start, adapter start, order of the data and dropout (a generator each, symlora.seeds)
-    device: str = "auto"  # `auto`, `cpu`, `cuda`, or `cuda:<number>`
-    # `fp32`, `bf16`, or `auto` (bf16 where the device has fast bf16). Only frozen weights and activations are bf16;
-    # adapters, λ and head are always float32.
+    device: str = "auto"  # `cpu`, `mps`, `cuda`, `cuda:<number>`, or `auto` (the first there of cuda, mps and cpu)
+    # `fp32`, `bf16`, `fp16`, or `auto` (bf16 where it is fast, else fp16 on CUDA, else fp32). Only frozen weights and
+    # activations have 16 bits; adapters, λ and head are always float32.
     precision: str = "auto"
     # A run folder or a PEFT adapter folder to start from (RTE, MRPC and STS-B from MNLI in LoRA's recipe); the output
     # layer of its head is not carried over

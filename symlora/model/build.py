@@ -12,6 +12,7 @@ from symlora.config.schema import Config, MethodConfig
 from symlora.errors import SymloraError
 from symlora.model import attention
 from symlora.model.adapter import add_adapter
+from symlora.model.device import DTYPES
 from symlora.model.dropout import Masks, set_dropout, use_own_dropout
 from symlora.model.encoder import FLAT_MODEL_TYPES, Encoder
 from symlora.model.fused import use_fused_output
@@ -43,7 +44,7 @@ def build_pack(
     Args:
         configs: The runs; they share encoder, task and method, and differ in seed and hyper-parameters.
         device: Where to train.
-        precision: `fp32` or `bf16` (of frozen weights and activations; an encoder that trains is always fp32).
+        precision: A key of DTYPES, of frozen weights and activations; an encoder that trains is always fp32.
         trained: For each run, what puts its trained values on the classifier and returns PEFT's model, if any.
 
     Raises:
@@ -55,10 +56,10 @@ def build_pack(
         check_packable(first.method)
     source = find(first.model)
     # For encoders that do not run flat: bf16 sdpa is slow on a CPU (symlora.model.attention).
-    slow_sdpa = device.type == "cpu" and precision == "bf16"
+    slow_sdpa = device.type == "cpu" and precision != "fp32"
     model, drawn = load_classifier(source, first, "eager" if slow_sdpa else None)
-    if encoder_is_frozen(first.method) and precision == "bf16":
-        _encoder_to(model, torch.bfloat16)
+    if encoder_is_frozen(first.method) and precision != "fp32":
+        _encoder_to(model, DTYPES[precision])
     masks = Masks()
     loads: Sequence[Load | None] = trained or [None] * len(configs)
     each = zip(configs[:-1], loads[:-1], strict=True)
@@ -70,7 +71,7 @@ def build_pack(
 
 
 def encoder_is_frozen(method: MethodConfig) -> bool:
-    """Tell whether nothing of the encoder trains, so it may be bfloat16.
+    """Tell whether nothing of the encoder trains: it may have 16 bits.
 
     Full fine-tuning and BitFit train it.
     """

@@ -6,39 +6,43 @@ import torch
 
 from symlora.errors import SymloraError
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Of frozen weights and activations, by `precision`."""
+
 
 def pick_device(name: str) -> torch.device:
-    """Return the device that `auto`, `cpu`, `cuda` or `cuda:<number>` names.
+    """Return the device of this name, for example `cuda:1`.
 
-    `auto` follows torchrun's LOCAL_RANK.
+    `auto` is the first that is there of cuda, mps and cpu. It follows torchrun's LOCAL_RANK.
 
     Raises:
         SymloraError: It does not exist here.
     """
-    if name == "auto":
-        gpu = (
-            torch.device("cuda", int(os.environ["LOCAL_RANK"])) if "LOCAL_RANK" in os.environ else torch.device("cuda")
-        )
-        return gpu if torch.cuda.is_available() else torch.device("cpu")
+    rank = os.environ.get("LOCAL_RANK")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto" and there["cuda"]:
+        return torch.device("cuda") if rank is None else torch.device("cuda", int(rank))
+    if name == "auto":  # several processes cannot share an Apple GPU
+        return torch.device("mps" if there["mps"] and rank is None else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise SymloraError(f"device={name}: give auto, cpu, cuda or cuda:<number>.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SymloraError(f"device={name}: torch {torch.__version__} sees no CUDA device here.")
-    if device.type not in ("cpu", "cuda"):
-        raise SymloraError(f"device={name}: only cpu and cuda are supported.")
+        raise SymloraError(f"device={name}: give auto, cpu, mps, cuda or cuda:<number>.") from error
+    if device.type not in there:
+        raise SymloraError(f"device={name}: only cpu, cuda and mps are supported.")
+    if not there[device.type]:
+        raise SymloraError(f"device={name}: torch {torch.__version__} sees no {device.type.upper()} device here.")
     return device
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """Resolve `auto`: bf16 where it is fast, else fp32.
+    """Resolve `auto`: bf16 where fast, else fp16 on CUDA, else fp32.
 
-    Fast on GPUs that have it, and on CPUs with AMX tiles (3x, measured).
+    It is fast on GPUs that have it, and on CPUs with AMX tiles (3x, measured).
     """
     if name != "auto":
         return name
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return "bf16" if has_amx is not None and has_amx() else "fp32"
+    return "bf16" if device.type == "cpu" and has_amx is not None and has_amx() else "fp32"

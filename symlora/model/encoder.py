@@ -72,7 +72,7 @@ class Encoder(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Return the dtype of frozen weights and activations."""
-        weights: Tensor = getattr(self.model, self.model.base_model_prefix).embeddings.word_embeddings.weight
+        weights: Tensor = self.model.get_input_embeddings().weight
         return weights.dtype
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch classes"]:

@@ -88,7 +88,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def packed_mask(keys: Tensor, columns: Tensor, odd: int, least: int, kept: int) -> Tensor:
     """Draw a mask, four 16-bit numbers in each word.
 
-    Keys [R, 1] and columns [w] become words [R, w]. `kept` are the bits of a number that is not dropped: the draw is `least` or more.
+    Keys [R, 1] and columns [w] become words [R, w]. `kept` are the bits of a number whose draw is `least` or more.
     """
     words = (keys ^ columns) * odd
     words = words + (words >> 32)

@@ -60,6 +60,8 @@ def _fits(layer: Any, runs: int) -> bool:
     base, names = layer.get_base_layer(), layer.active_adapters
     if type(base) is not nn.Linear or base.weight.dtype != torch.bfloat16 or base.weight.requires_grad:
         return False
+    if base.weight.is_mps:  # it has no grouped_mm
+        return False
     if len(names) != 1 or names[0] not in layer.r or (runs > 1 and layer.r[names[0]] % 8):  # grouped_mm: 16 bytes a row
         return False
     if type(layer) is SymLoraLinear:
@@ -147,7 +149,8 @@ class _Projection(torch.autograd.Function):
 def _by_run(x: Tensor, factors: Tensor, rows: Rows | None) -> Tensor:
     """Multiply each run's rows by its factor.
 
-    Factors are [K, n, r] or [K, r, n]. A product from the low rank is taken of all runs at once only where nothing in it is NaN or infinite.
+    Factors are [K, n, r] or [K, r, n]. A product from the low rank is taken of all runs at once only where nothing in
+    it is NaN or infinite.
     """
     if rows is None:
         return x @ factors[0]

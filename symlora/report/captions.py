@@ -11,6 +11,7 @@ FIGURES = {
     "companion": "λ, and the size of the update relative to the pre-trained weight",
     "differences": "SymLoRA less LoRA per task, with the margin",
     "grid": "Learning rate and batch size",
+    "curves": "Score after each epoch",
     "cost": "Score over cost",
 }
 """Caption of each figure on the report's page, by the stem of its files."""

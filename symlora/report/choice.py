@@ -105,7 +105,8 @@ def _chosen(key: Key, runs: pd.DataFrame, best: Mapping[str, Any] | None) -> Cho
     tried = alike[chose if chose.any() else alike["seed"] == own["seed"].min()]
     # The mean over the seeds that chose; nothing where one failed.
     means = tried.groupby("configuration")[list(NUMBERS)].transform(lambda values: values.mean(skipna=False))
-    points = tried.assign(**means).sort_values("status").drop_duplicates("configuration")
+    seeds = tried.groupby("configuration")["seed"].transform(lambda own: ", ".join(map(str, sorted(own))))
+    points = tried.assign(**means, seeds=seeds).sort_values("status").drop_duplicates("configuration")
     return Chosen(key, own, (), why, points.sort_values(list(AXES), ignore_index=True))
 
 

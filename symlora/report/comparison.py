@@ -61,7 +61,7 @@ def compare(method: Chosen, reference: Chosen, criteria: Criteria) -> Paired | N
 def compare_all(chosen: dict[Key, Chosen], criteria: Criteria) -> dict[Key, Paired]:
     """Compare every method with LoRA, and judge it over a section's tasks.
 
-    What a verdict means stands in docs/protocols.md. A task with a single seed has no p value, and is in no family.
+    What a verdict means stands in docs/statistics.md. A task with a single seed has no p value, and is in no family.
     """
     pairs: dict[Key, Paired] = {}
     families: dict[tuple[str, str, str], list[Paired]] = {}

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from symlora.report.table import Cell, Table
 
@@ -23,12 +23,16 @@ def to_markdown(table: Table) -> str:
         lines += [f"### {escape(section.title)}", ""]
         for note in section.notes:
             lines += [escape(note), ""]
-        rule = ["---"] * table.labels + ["---:"] * (len(table.header) - table.labels)
-        rows = [[escape(name) for name in table.header], rule]
-        rows += [[_marked(cell) for cell in row] for row in section.rows]
-        lines += ["| " + " | ".join(row) + " |" for row in rows] + [""]
+        lines += [*markdown_rows(table.header, section.rows, table.labels), ""]
     lines += [f"- {escape(text)}" for text in table.footers]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def markdown_rows(header: Sequence[str], rows: Iterable[Sequence[Cell]], labels: int) -> list[str]:
+    """Write one table of Markdown; columns after the `labels` are aligned right."""
+    rule = ["---"] * labels + ["---:"] * (len(header) - labels)
+    lines = [[escape(name) for name in header], rule, *([_marked(cell) for cell in row] for row in rows)]
+    return ["| " + " | ".join(line) + " |" for line in lines]
 
 
 def to_latex(table: Table) -> str:
@@ -65,7 +69,7 @@ def to_csv(table: Table) -> str:
     halves = [any(cell.half is not None for cell in column) for column in columns]
     texts = [any(_says_more(cell) for cell in column) for column in columns]
     header = ["Section"]
-    for i, name in enumerate(_unique(table.header)):
+    for i, name in enumerate(unique(table.header)):
         header += [name, *[f"{name} ±"] * halves[i], *[f"{name}, as shown"] * texts[i]]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -96,7 +100,7 @@ def _says_more(cell: Cell) -> bool:
     return cell.value is not None and re.fullmatch(r"<?-?[\d.,]+(e-?\d+)?( ± [\d.]+)?", cell.text) is None
 
 
-def _unique(names: Iterable[str]) -> list[str]:
+def unique(names: Iterable[str]) -> list[str]:
     """Tell two columns called Holm apart by the column before."""
     found: list[str] = []
     before = ""

@@ -1,98 +1,138 @@
-"""Render Markdown as a page in one file, without scripts."""
+"""Make HTML pages, in one file each, from Markdown, tables and figures."""
 
-import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
-from urllib.parse import unquote
+from typing import Any
+from xml.etree import ElementTree
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markdown_it.rules_core import StateCore
-from markdown_it.token import Token
 
+from symlora.report.captions import FIGURES
+from symlora.report.formats import escape as escape_markdown
+from symlora.report.formats import markdown_rows, unique
+from symlora.report.table import Cell, Section, Table
+
+PAGES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, undefined=StrictUndefined
+)
 _ANCHOR = re.compile(r'<a id="([\w-]+)"></a>')
 _WRAP_FROM = 25  # characters: longer cells may break over lines
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --paper: #ffffff; --band: #f3f5f7; --line: #d5dae0;
-  --link: #0b57d0; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --ink: #e6e9ed; --soft: #a0a9b4; --paper: #14171b; --band: #1e2329;
-  --line: #363d46; --link: #8ab4f8; }} }}
-* {{ box-sizing: border-box; }}
-body {{ margin: 0 auto; max-width: 82rem; padding: 1.2rem; color: var(--ink); background: var(--paper);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }}
-h1 {{ font-size: 1.6rem; line-height: 1.25; }} h2 {{ font-size: 1.25rem; margin-top: 2.5rem; }}
-h3 {{ font-size: 1.05rem; }} p, ul {{ max-width: 60rem; }} a {{ color: var(--link); }} code {{ font-size: 0.9em; }}
-img {{ max-width: 100%; height: auto; background: #ffffff; border: 1px solid var(--line); }}
-.scroll {{ overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; position: relative; }}
-table {{ border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; min-width: 100%; }}
-th, td {{ padding: 0.35rem 0.7rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line);
-  overflow-wrap: normal; }}
-th {{ vertical-align: bottom; background: var(--band); }} td.text {{ white-space: normal; min-width: 7rem; }}
-td:first-child, th:first-child {{ position: sticky; left: 0; }} td:first-child {{ background: var(--paper); }}
-@media print {{ .scroll {{ overflow: visible; }} }}
-</style>
-</head>
-<body>
-<main>
-{body}</main>
-</body>
-</html>
-"""
+_ZOOM = 1.8  # pixels of a screen to a point of a figure, whose letters have 5 to 9 points
+_SVG, _LINK, _DC = (
+    f"{{http://{name}}}" for name in ("www.w3.org/2000/svg", "www.w3.org/1999/xlink", "purl.org/dc/elements/1.1/")
+)
+ElementTree.register_namespace("", _SVG[1:-1])
+ElementTree.register_namespace("xlink", _LINK[1:-1])
 
 
-def markdown_page(title: str, markdown: str, pictures: Path | None = None) -> str:
-    """Render GitHub-flavored Markdown as an HTML page.
+def page(title: str, body: str) -> str:
+    """Put a body of HTML into a page."""
+    return PAGES.get_template("page.html.j2").render(title=title, body=body)
+
+
+def markdown_html(markdown: str) -> str:
+    """Render GitHub-flavored Markdown.
 
     HTML inside the Markdown is shown as text, so that messages of others cannot add markup. The one exception is
-    `<a id="name"></a>` in a paragraph of its own before a heading: it becomes the heading's id. Tables scroll in a
-    box of their own. The PNG files that the Markdown names are read from the folder `pictures`, and put into the page.
+    `<a id="name"></a>` in a paragraph of its own before a heading: it becomes the heading's id.
     """
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
-    reader.core.ruler.push("page", _page_tokens)
-    body = reader.render(markdown, {"pictures": pictures})
-    return _PAGE.format(title=escape(title), body=body)
+    reader.core.ruler.push("page", _mark)
+    html: str = reader.render(markdown)
+    scroll = '<div class="scroll" tabindex="0" role="region" aria-label="Table">\n<table>'
+    return html.replace("<table>", scroll).replace("</table>", "</table>\n</div>")
 
 
-def _page_tokens(state: StateCore) -> None:
-    tokens: list[Token] = []
-    heading = ""
-    for i, token in enumerate(state.tokens):
-        anchor = _ANCHOR.fullmatch(state.tokens[i - 2].content) if token.type == "heading_open" and i > 2 else None
-        if anchor:
-            del tokens[-3:]
-            token.attrSet("id", anchor[1])
-        if token.type == "heading_open":
-            heading = state.tokens[i + 1].content
+def table_html(table: Table) -> str:
+    """Write a table and what belongs to it."""
+    parts = [f"<h1>{escape(table.title)}</h1>", markdown_html(escape_markdown(table.caption))]
+    parts += [section_html(table, section) for section in table.sections]
+    return "\n".join([*parts, markdown_html("\n".join(f"- {escape_markdown(text)}" for text in table.footers))])
+
+
+def section_html(table: Table, section: Section) -> str:
+    """Write a section, split in parts, without empty rows and columns.
+
+    The table says where to split. What was left out is counted in one line, and named behind it.
+    """
+    labels, columns = range(table.labels), range(table.labels, len(table.header))
+    told = [row for row in section.rows if any(_is_told(row[i]) for i in columns)]
+    shown = [i for i in columns if any(_is_told(row[i]) for row in told)]
+    header, parts = unique(table.header), [f"### {escape_markdown(section.title)}"]
+    for start, end in zip((0, *table.breaks), (*table.breaks, len(header)), strict=True):
+        here = [*labels, *(i for i in shown if start <= i < end)]
+        least = table.labels + (2 if start else 1)  # "reference" alone is said above already
+        rows = [[row[i] for i in here] for row in told if sum(_is_told(row[i]) for i in here) >= least]
+        if rows:
+            parts.append("\n".join(markdown_rows([header[i] for i in here], rows, len(labels))))
+    html = markdown_html("\n\n".join([*parts, *map(escape_markdown, section.notes)]))
+    tasks = [row[0].text for row in told]
+    missing = {
+        "task": list(dict.fromkeys(row[0].text for row in section.rows if row[0].text not in tasks)),
+        "column": [header[i] for i in columns if told and i not in shown],
+    }
+    counts = [f"{len(found)} {name}{'s' * (len(found) > 1)}" for name, found in missing.items() if found]
+    if not counts:
+        return html
+    listed = "; ".join(", ".join(found) for found in missing.values() if found)
+    return f"{html}<details><summary>Without numbers: {' and '.join(counts)}</summary>{escape(listed)}</details>"
+
+
+def figure_html(folder: Path, stem: str, out: Path) -> dict[str, Any]:
+    """Read a figure's SVG for the page, and name its other files."""
+    csv = "figure1" if stem.startswith("figure1") else stem
+    files = {"PDF": folder / f"{stem}.pdf", "PNG": folder / f"{stem}.png", "CSV": folder / f"{csv}.csv"}
+    found = {"what": FIGURES[stem], "files": {kind: path.relative_to(out).as_posix() for kind, path in files.items()}}
+    for kind, path in {"wide": folder / f"{stem}.svg", "narrow": folder / f"{stem}-narrow.svg"}.items():
+        if path.is_file():
+            found |= {kind: "", **_read_svg(path, kind)}
+    return found
+
+
+def _read_svg(path: Path, kind: str) -> Mapping[str, str]:
+    """Read title, caption and drawing; it keeps the ids it refers to."""
+    root = ElementTree.parse(path).getroot()
+    title, caption = (next(root.iter(f"{_DC}{name}")).text or "" for name in ("title", "description"))
+    for name in ("title", "metadata", "defs"):
+        root.remove(root.find(f"{_SVG}{name}"))  # type: ignore[arg-type]  # matplotlib writes them
+    for group in root.iter(f"{_SVG}g"):
+        group.attrib.pop("id", None)
+    width = float(root.attrib.pop("width").removesuffix("pt"))
+    root.attrib.pop("height")
+    root.set("style", f"width: {_ZOOM * width:.0f}px")
+    return {kind: ElementTree.tostring(root, encoding="unicode"), "title": title, "caption": caption}
+
+
+def _is_told(cell: Cell) -> bool:
+    return bool(cell.text) and cell.kind != "gap"
+
+
+def _mark(state: StateCore) -> None:
+    """Name each cell's column, and make anchors the ids of headings."""
+    names: list[str] = []
+    place, tokens = 0, list(state.tokens)
+    for i, token in enumerate(tokens):
+        if token.type == "table_open":
+            names = []
+        elif token.type == "tr_open":
+            place = 0
         elif token.type == "th_open":
             token.attrSet("scope", "col")
-        elif token.type == "td_open" and len(state.tokens[i + 1].content) >= _WRAP_FROM:
-            token.attrSet("class", "text")
-        elif token.type == "inline":
-            _embed(token.children or (), state.env["pictures"])
-        if token.type == "table_open":
-            tokens.append(_raw(f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(heading)}">\n'))
-        tokens.append(token)
-        if token.type == "table_close":
-            tokens.append(_raw("</div>\n"))
-    state.tokens = tokens
+            names.append(_plain(tokens[i + 1].content))
+        elif token.type == "td_open":
+            token.attrSet("data-label", names[place])
+            place += 1
+            if len(tokens[i + 1].content) >= _WRAP_FROM:
+                token.attrSet("class", "text")
+        elif token.type == "heading_open" and i > 2 and (anchor := _ANCHOR.fullmatch(tokens[i - 2].content)):
+            token.attrSet("id", anchor[1])
+            for hidden in tokens[i - 3 : i]:
+                state.tokens.remove(hidden)
 
 
-def _embed(children: Sequence[Token], folder: Path | None) -> None:
-    for token in children:
-        if token.type == "image" and folder is not None:
-            content = (folder / unquote(str(token.attrs["src"]))).read_bytes()
-            token.attrSet("src", f"data:image/png;base64,{base64.b64encode(content).decode()}")
-            # The width is in a PNG's first block. Pictures are drawn finer than a screen's dots.
-            token.attrSet("width", str(int.from_bytes(content[16:20], "big") * 2 // 3))
-
-
-def _raw(content: str) -> Token:
-    return Token("html_block", "", 0, content=content)
+def _plain(markdown: str) -> str:
+    return re.sub(r"\\(.)", r"\1", markdown).replace("&lt;", "<")

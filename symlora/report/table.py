@@ -42,6 +42,7 @@ class Table:
     sections: tuple[Section, ...]
     footers: tuple[str, ...] = ()  # what holds for all sections: counts, what was left out, provenance
     labels: int = 2  # how many columns, from the left, hold words; the others are aligned right
+    breaks: tuple[int, ...] = ()  # columns before which a page goes on in a table below
 
     def __post_init__(self) -> None:
         for section in self.sections:

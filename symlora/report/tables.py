@@ -44,6 +44,7 @@ from symlora.report.table import (
     probability,
 )
 
+OURS = "Ours: "
 _NO_RUN = "no run"
 _EVALUATED = (REFERENCE, CLAIMED)
 Cells = dict[Key, Chosen]
@@ -75,22 +76,28 @@ def table2(chosen: Mapping[Key, Chosen], pairs: Mapping[Key, Paired], criteria: 
         compared = _compared(cell, chosen[(*cell.key[:3], REFERENCE)], pairs.get(cell.key))
         return (*_seeds(cell, criteria), *_place(cell), *compared)
 
-    return _by_method("table2", captions.table2(criteria), chosen, row, unequal_grids)
+    return _by_method("table2", captions.table2(criteria), (9,), chosen, row, unequal_grids)
 
 
 def table3(chosen: Mapping[Key, Chosen]) -> Table:
     """Average the cost of the chosen configurations over their finished runs."""
-    return _by_method("table3", captions.table3(), chosen, lambda cell: _cost(cell, chosen))
+    return _by_method("table3", captions.table3(), (8,), chosen, lambda cell: _cost(cell, chosen))
 
 
 def table4(chosen: Mapping[Key, Chosen], criteria: Criteria) -> Table:
     """Show what looking at validation adds: best, last, held-out epoch."""
-    return _by_method("table4", captions.table4(criteria), chosen, lambda cell: _epochs(cell, criteria))
+    return _by_method("table4", captions.table4(criteria), (13,), chosen, lambda cell: _epochs(cell, criteria))
+
+
+def ours(model: str, protocol: str) -> str:
+    """Head our section of these runs."""
+    return f"{OURS}{section_name(model, protocol)}"
 
 
 def _by_method(
     name: str,
     caption: captions.Caption,
+    breaks: tuple[int, ...],
     chosen: Mapping[Key, Chosen],
     row: Callable[[Chosen], Row],
     remarks: Callable[[Cells], list[str]] = lambda cells: [],
@@ -112,7 +119,7 @@ def _by_method(
                 rows.append((label, gap(_NO_RUN)))
         filled = tuple((*cells_of, *[EMPTY] * (width - len(cells_of))) for cells_of in rows)
         sections.append(Section(_title(cells), (*_notes(cells), *remarks(cells)), filled))
-    return Table(name, *caption, tuple(sections))
+    return Table(name, *caption, tuple(sections), breaks=breaks)
 
 
 def _sections(chosen: Mapping[Key, Chosen]) -> list[Cells]:
@@ -125,7 +132,7 @@ def _any_run(cells: Iterable[Chosen]) -> bool:
 
 
 def _title(cells: Cells) -> str:
-    return f"Ours: {section_name(*next(iter(cells))[:2])}"
+    return ours(*next(iter(cells))[:2])
 
 
 def _notes(cells: Cells) -> list[str]:

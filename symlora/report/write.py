@@ -1,81 +1,24 @@
 """Write the files of `symlora report` from a results folder."""
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from symlora.audit import audit_markdown, read_published
 from symlora.audit.names import CLAIMED, REFERENCE, TASKS, section_name
-from symlora.config.compose import CONFIG_DIR
-from symlora.config.typed import read_yaml
 from symlora.errors import SymloraError
-from symlora.report.captions import FIGURES
-from symlora.report.choice import Chosen, Key, choose, read_best
-from symlora.report.collect import Collected, Problem, collect
-from symlora.report.comparison import Paired, compare_all
-from symlora.report.criteria import Criteria
-from symlora.report.footers import Tally, footers, tally
-from symlora.report.formats import FORMATS, escape, to_markdown
-from symlora.report.leaderboard import load_leaderboard, unshown
-from symlora.report.pages import markdown_page
+from symlora.report.build import PUBLISHED, Report, build
+from symlora.report.collect import Problem
+from symlora.report.formats import FORMATS
+from symlora.report.pages import markdown_html, page, table_html
+from symlora.report.report_page import report_page
 from symlora.report.symmetry import RELEASED, symmetry_markdown, symmetry_of_checkpoint, symmetry_of_runs
-from symlora.report.table import Table
-from symlora.report.tables import table1, table2, table3, table4
 from symlora.store.files import atomic_write, unwritable
 
-ROOT = CONFIG_DIR.parent
-PUBLISHED, BEST = ROOT / "results" / "published", CONFIG_DIR / "best"
 Files = tuple[list[Path], tuple[Problem, ...]]
 """What was written, and what was left out."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """The tables of a results folder, and what they were made from."""
-
-    collected: Collected
-    chosen: dict[Key, Chosen]
-    pairs: dict[Key, Paired]
-    criteria: Criteria
-    tally: Tally
-    tables: tuple[Table, ...]
-
-
-def build(
-    results_dir: Path,
-    tasks: Sequence[str] = tuple(TASKS),
-    *,
-    leaderboard: Path = ROOT / "results" / "leaderboard",
-    best: Path = BEST,
-    criteria_file: Path = CONFIG_DIR / "report.yaml",
-) -> Report:
-    """Read the runs and make the tables; write nothing.
-
-    Run folders are found below `results_dir`. Of Table 1's eight tasks, `tasks` are expected in our sections.
-
-    Raises:
-        SymloraError: There is no run folder; or a file of the project's own (published numbers, criteria) is wrong.
-    """
-    if unknown := set(tasks) - set(TASKS):
-        raise SymloraError(f"--tasks: {', '.join(sorted(unknown))} unknown. Table 1 has {', '.join(TASKS)}.")
-    criteria = read_yaml(criteria_file, Criteria)
-    collected = collect(results_dir)
-    test, problems = load_leaderboard(leaderboard)
-    chosen = choose(collected.runs, read_best(best), tuple(tasks))
-    pairs = compare_all(chosen, criteria)
-    counted = tally(collected, chosen, (*problems, *unshown(test, chosen, tasks)))
-    below = footers(counted, collected.runs, criteria)
-    made = (
-        table1(read_published(PUBLISHED), chosen, test, criteria),
-        table2(chosen, pairs, criteria),
-        table3(chosen),
-        table4(chosen, criteria),
-    )
-    tables = tuple(replace(table, footers=below) for table in made)
-    return Report(collected, chosen, pairs, criteria, counted, tables)
 
 
 def write_tables(report: Report, out: Path) -> list[Path]:
@@ -84,16 +27,15 @@ def write_tables(report: Report, out: Path) -> list[Path]:
     for table in report.tables:
         for suffix, convert in FORMATS.items():
             written.append(write_text(out / "tables" / f"{table.name}.{suffix}", convert(table)))
-        page = markdown_page(table.title, to_markdown(table).removeprefix("#"))
-        written.append(write_text(out / "tables" / f"{table.name}.html", page))
+        written.append(write_text(out / "tables" / f"{table.name}.html", page(table.title, table_html(table))))
     return written
 
 
 def write_audit(out: Path) -> list[Path]:
     """Write <out>/audit.md and audit.html; they need no run."""
     text = audit_markdown(read_published(PUBLISHED))
-    page = markdown_page("What the paper printed", text)
-    return [write_text(out / "audit.md", text), write_text(out / "audit.html", page)]
+    html = page("What the paper printed", markdown_html(text))
+    return [write_text(out / "audit.md", text), write_text(out / "audit.html", html)]
 
 
 def write_figures(report: Report, out: Path, as_paper: bool = False) -> Files:
@@ -127,18 +69,9 @@ def write_report(report: Report, out: Path, as_paper: bool = False, checkpoint: 
     symmetry, bad_adapters = write_symmetry(report, out, checkpoint)
     audit = write_audit(out)
     problems = (*bad_norms, *bad_adapters)
-    sections = {table.name: to_markdown(replace(table, footers=())) for table in report.tables}  # footers: once, below
-    pictures = [_picture(png, out) for png in figures if png.suffix == ".png"]
-    sections["figures"] = "\n\n".join(["## Figures", *pictures])
-    sections["symmetry"] = f"#{symmetry[0].read_text(encoding='utf-8')}"
     below = [*report.tables[0].footers, *(f"Left out: {problem.place}: {problem.reason}" for problem in problems)]
-    sections["made-from"] = "\n".join(["## What this was made from", "", *(f"- {escape(line)}" for line in below)])
-    title = "SymLoRA and LoRA on GLUE, from logged runs"
-    contents = [f"- [{text.splitlines()[0].strip('# ')}](#{name})" for name, text in sections.items()]
-    parts = [f"# {title}", escape(summary_line(report)), "\n".join([*contents, "- [Audit](audit.html)"])]
-    parts += [f'<a id="{name}"></a>\n\n{text}' for name, text in sections.items()]
-    page = markdown_page(title, "\n\n".join(parts), out)
-    return [*written, *figures, *symmetry, *audit, write_text(out / "report.html", page)], problems
+    html = report_page(report, out, symmetry[0].read_text(encoding="utf-8"), below)
+    return [*written, *figures, *symmetry, *audit, write_text(out / "report.html", html)], problems
 
 
 def summary_line(report: Report) -> str:
@@ -166,14 +99,6 @@ def write_text(path: Path, text: str) -> Path:
     except OSError as error:
         raise unwritable(path, error) from error
     return path
-
-
-def _picture(png: Path, out: Path) -> str:
-    """Show a figure, with links to its other files."""
-    csv = png.with_name("figure1.csv") if png.stem.startswith("figure1") else png.with_suffix(".csv")
-    caption = escape(f"{FIGURES.get(png.stem, png.stem)} ({png.parent.name}).")
-    below = [path.relative_to(out).as_posix() for path in (png, png.with_suffix(".pdf"), csv)]
-    return f"![{caption}](<{below[0]}>)\n\n{caption} [PDF](<{below[1]}>) · [CSV](<{below[2]}>)"
 
 
 def command(chosen: argparse.Namespace) -> int:

@@ -211,6 +211,7 @@ def _checkpoint(
         "threads": origin["threads"],
         "packages": origin["packages"],
         "code": code_sha256(),
+        "accumulation": configs[0].train.gradient_accumulation_steps,  # no part of a configuration's hash
         "force": configs[0].force,  # a forced repeat takes up its own checkpoint alone
     }
     return Checkpoint(root, runs, fingerprint, configs[0].checkpoint.seconds, resume=configs[0].checkpoint.resume)

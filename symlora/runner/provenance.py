@@ -61,11 +61,11 @@ def device_name(device: torch.device) -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        return (platform.processor() or platform.machine()) + (" GPU (MPS)" if device.type == "mps" else "")
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return peak memory: tensors' on a GPU, the process's on a CPU."""
+    """Return peak memory: tensors' on CUDA, else the process's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource

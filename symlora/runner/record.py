@@ -165,6 +165,7 @@ def _scores(config: Config, result: Fit, labels: npt.NDArray[Any]) -> dict[str, 
     value, chance = selections[rule]["metrics"][decisive][config.task.score], chance_level(config.task.score, labels)
     return {
         "epochs": epochs,
+        **({} if result.stopped_epoch is None else {"stopped_epoch": result.stopped_epoch}),
         "selections": selections,
         "score": {
             "metric": config.task.score,

@@ -5,17 +5,21 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from symlora.config.identity import config_hash, file_sha256, slug
 from symlora.config.schema import Config
 from symlora.store.folder import RUN_FILE, recorded_config, run_folder
+from symlora.store.locks import write_progress
 
 if TYPE_CHECKING:  # torch and transformers take seconds, and a finished run is reported without them
     from symlora.training.loop import StepProgress
     from symlora.training.result import Epoch
 
 PLAIN_EVERY = 30.0  # seconds between two lines within an epoch where there is no terminal
+SHARE_EVERY = 3.0  # seconds between two versions of the file that `symlora status --watch` reads
+BINS = 32  # losses in that file, over the whole course
 
 
 class Reporter:
@@ -33,6 +37,10 @@ class Reporter:
         self._bar: Any = None
         self._last_line = 0.0
         self._steps = 0  # of this process
+        self._shares = mirror  # one process of several does
+        self._last_share = 0.0
+        self._losses: dict[int, list[float]] = {}
+        self._scores: list[float | None] = []
         self._mirror = _Wandb(config, self._say) if mirror and config.logger.name == "wandb" else None
         self._wants_bar = config.progress and sys.stderr.isatty() and not quiet
 
@@ -71,11 +79,15 @@ class Reporter:
             from tqdm import tqdm
 
             self._bar = tqdm(unit="step", dynamic_ncols=True, leave=False)
-        self._started = self._last_line = time.perf_counter()
+        self._started = self._last_line = self._last_share = time.perf_counter()
 
     def step(self, progress: "StepProgress") -> None:
         """Report a step."""
         self._steps += 1
+        self._losses.setdefault(progress.step * BINS // progress.steps, []).append(progress.loss)
+        if self._shares and time.perf_counter() - self._last_share > SHARE_EVERY:
+            self._last_share = time.perf_counter()
+            self._share(progress)
         if self._mirror is not None:
             self._mirror.log({"train/loss": progress.loss, "epoch": progress.epoch}, progress.step)
         if self._bar is not None:
@@ -90,12 +102,13 @@ class Reporter:
             self._bar.update()
         elif time.perf_counter() - self._last_line > PLAIN_EVERY:
             self._last_line = time.perf_counter()
-            left = (self._last_line - self._started) / self._steps * (progress.steps - progress.step)
+            left = self._left(progress)
             at = f"step {progress.step:,}/{progress.steps:,}"
             self._say(f"  {at}  loss {progress.loss:.3f}  about {format_duration(left)} left")
 
     def epoch(self, epoch: "Epoch") -> None:
         """Report an epoch."""
+        self._scores.append(next(iter(epoch.metrics.values())).get(self.config.task.score))
         scores = "  ".join(
             f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
             for split, metrics in epoch.metrics.items()
@@ -109,6 +122,21 @@ class Reporter:
                 f"{split}/{name}": value for split, metrics in epoch.metrics.items() for name, value in metrics.items()
             }
             self._mirror.log({"epoch": epoch.number, "train/epoch_loss": epoch.train_loss, **flat})
+
+    def _left(self, progress: "StepProgress") -> float:
+        return (time.perf_counter() - self._started) / self._steps * (progress.steps - progress.step)
+
+    def _share(self, progress: "StepProgress") -> None:
+        shared = {
+            "epoch": progress.epoch,
+            "epochs": self.config.train.epochs,
+            "share": progress.step / progress.steps,
+            "left": self._left(progress),
+            "losses": [fmean(losses) for losses in self._losses.values()],
+            "metric": self.config.task.score,
+            "scores": self._scores,
+        }
+        write_progress(Path(self.config.results_dir), run_folder(self.config), shared)
 
     def skipped(self, folder: Path, record: dict[str, Any]) -> None:
         """Say that the run's record stands there already."""
@@ -125,6 +153,9 @@ class Reporter:
         if record["status"] == "failed":
             self._say(f"  FAILED: {record['error']}")
             return
+        if (stopped := record.get("stopped_epoch")) is not None:
+            train = self.config.train
+            self._say(f"  stopped after epoch {stopped} of {train.epochs}: no better score for {train.patience} epochs")
         for rule, chosen in record["selections"].items():
             values = "  ".join(
                 f"{split}: " + ", ".join(f"{name} {_number(value)}" for name, value in metrics.items())

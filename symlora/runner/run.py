@@ -58,7 +58,7 @@ def run_pack(configs: Sequence[Config], reporters: Sequence[Reporter], began: fl
 
     Args:
         configs: The runs: of one encoder, task, data, protocol, method and batch size; they may differ in seed,
-            learning rates, decay, warm-up and clipping.
+            learning rates, decay, warm-up, clipping and patience.
         reporters: One a run. They tell the user, and W&B where it is on.
         began: When the sweep began, in seconds since the epoch: what another process has trained since then, and
             failed or was forced to train again, is not trained once more.
@@ -81,7 +81,7 @@ def run_pack(configs: Sequence[Config], reporters: Sequence[Reporter], began: fl
         raise SymloraError("several processes (torchrun, accelerate launch) train one run, not a pack: leave -m out.")
     if len({pack_key(config) for config in configs}) > 1:
         raise ValueError(
-            "these runs differ in more than seed, rates, decay, warm-up and clipping: they cannot share a pass"
+            "runs that differ in more than seed, rates, decay, warm-up, clipping and patience cannot share a pass"
         )
     with ExitStack() as locks:
         ended = {

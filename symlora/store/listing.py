@@ -3,7 +3,7 @@
 This is an overview, not a report: it tests and compares nothing.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -21,14 +21,18 @@ HEADER = ("task", "metric", "method", "lr", "batch", "epochs", "adapter", "train
           "configuration")  # fmt: skip
 
 
-def command(results_dir: Path) -> int:
-    """Run `symlora runs`."""
+def command(results_dir: Path, unfinished: Sequence[Sequence[str]] = ()) -> int:
+    """Run `symlora runs`; `unfinished` holds folders, states and steps."""
     records = [record for _, record in scan(results_dir)]
-    if not records:
+    if not records and not unfinished:
         raise SymloraError(
             f"no run folders in {results_dir}. `make glue TASK=rte` writes one; `make demo` writes to results/demo."
         )
-    print(table(records))
+    blocks = [table(records)] if records else []
+    if unfinished:
+        rows = text_table(("run", "state", "steps"), unfinished, "llr")
+        blocks.append(f"not finished: the command that began a stopped run goes on with it\n{rows}")
+    print("\n\n".join(blocks))
     return 0
 
 
@@ -85,6 +89,7 @@ def _row(runs: list[dict[str, Any]]) -> tuple[str, ...]:
     counts = {
         "failed": len(runs) - len(finished),
         "without a score": len(finished) - len(scores),
+        "stopped early": sum("stopped_epoch" in run for run in finished),
         "at chance": sum(run["score"].get("at_chance", False) for run in finished),
     }
     return (

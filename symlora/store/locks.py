@@ -9,8 +9,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,31 @@ def locked(results_dir: Path, folder: Path, wait: float = WAIT) -> Iterator[None
             f"{path} cannot be locked: {error.strerror or error}. Set results_dir=<a writable folder>, on a file "
             "system that has locks."
         ) from error
+    progress = _progress_file(path)
+    progress.unlink(missing_ok=True)  # of a process that was killed
     try:
         yield
     finally:
+        progress.unlink(missing_ok=True)
         lock.release()
+
+
+def write_progress(results_dir: Path, folder: Path, content: Mapping[str, Any]) -> None:
+    """Say how far a locked run is; ignore a full disk."""
+    path = _progress_file(_lock_file(results_dir, folder))
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    with suppress(OSError):
+        temporary.write_text(json.dumps(content))
+        os.replace(temporary, path)
+
+
+def read_progress(results_dir: Path, folder: Path) -> dict[str, Any]:
+    """Read how far a run is; empty where it has not said."""
+    try:
+        found: dict[str, Any] = json.loads(_progress_file(_lock_file(results_dir, folder)).read_text())
+        return found
+    except (OSError, ValueError):
+        return {}
 
 
 def holder(results_dir: Path, folder: Path) -> dict[str, Any] | None:
@@ -73,6 +94,10 @@ def holder(results_dir: Path, folder: Path) -> dict[str, Any] | None:
 def _lock_file(results_dir: Path, folder: Path) -> Path:
     name = "__".join(folder.relative_to(results_dir).parts)
     return results_dir / FOLDER / f"{name}.lock"
+
+
+def _progress_file(lock_file: Path) -> Path:
+    return lock_file.with_suffix(".progress")
 
 
 def _said(path: Path) -> dict[str, Any]:

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from symlora.config.compose import CONFIG_DIR
+from symlora.config.compose import BEST_DIR, CONFIG_DIR
 from symlora.data.splits import SCORE_RANGE
 from symlora.errors import SymloraError
 from symlora.report.choice import Chosen, choose, measure, read_best
 from symlora.report.collect import collect
 from symlora.report.predictions import PREDICTIONS_FILE, load_predictions
-from symlora.report.write import BEST
 from symlora.store.folder import load_run, run_folders
 from symlora.submission.files import MAJORITY, File, files
 
@@ -37,7 +36,7 @@ class Part:
     run: dict[str, Any] | None = None  # its folder, configuration, seed and the score that chose it
 
 
-def gather(results_dir: Path, protocol: str, model: str, method: str, best: Path = BEST) -> list[Part]:
+def gather(results_dir: Path, protocol: str, model: str, method: str, best: Path = BEST_DIR) -> list[Part]:
     """Gather all eleven files, those that are missing among them.
 
     Run folders are found below <results_dir>/<protocol>/<model>/<method>; `best` is the folder of what `make select`

@@ -12,12 +12,10 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 import symlora.sweep.launchers  # noqa: F401  # registers the schema of hydra/launcher=packed
-from symlora.config.compose import CONFIG_DIR, check_files, quote_paths, resolve
+from symlora.config.compose import BEST_DIR, CONFIG_DIR, check_files, quote_paths, resolve
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.sweep.preflight import GROUPS, swept
-
-BEST_DIR = CONFIG_DIR / "best"
 
 
 def expand(*overrides: str) -> list[Config]:

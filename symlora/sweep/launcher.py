@@ -128,8 +128,9 @@ class PackedLauncher(Launcher):
         from symlora.model.device import pick_device
 
         given = self.settings
-        on_gpu = pick_device(jobs[0].config.device).type != "cpu"
-        devices = launchers.visible_devices() if on_gpu else []
+        kind = pick_device(jobs[0].config.device).type
+        on_gpu = kind != "cpu"
+        devices = launchers.visible_devices() if kind == "cuda" else ["mps"] * on_gpu
         # By all runs that the command names, finished or not: the last of a stopped sweep trains as the others did.
         inner = given.inner if given.inner != "auto" else _auto(self._asked, devices)
         settings = launchers.launcher_node(inner, given.inner_config)

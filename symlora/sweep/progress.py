@@ -1,7 +1,8 @@
-"""Report the progress of all packs through one file.
+"""Report the progress of all packs through files.
 
-Workers append to it and the launching process prints. A file is what processes, Slurm jobs and Ray tasks on a shared
-disk have in common. If it cannot be written, nothing is printed between start and end, and training goes on.
+Workers append to one when a pack starts or ends, and the launching process prints; how far a run is stands beside its
+lock. Files are what processes, Slurm jobs and Ray tasks on a shared disk have in common. If they cannot be written,
+nothing is printed between start and end, and training goes on.
 """
 
 import contextlib
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from symlora.runner.reporter import format_duration
+from symlora.store.folder import run_folder
+from symlora.store.locks import read_progress
 from symlora.sweep.packing import PackPlan
 
-SHARE_EVERY = 5.0  # seconds between two lines of a worker
 PRINT_EVERY = 60.0  # seconds between two lines of the launching process while no pack starts or ends
 POLL = 0.5
 
@@ -26,18 +28,11 @@ class ProgressLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        self._last = 0.0
 
     def say(self, pack: int, event: str, **more: Any) -> None:
         """Append one line in one write: workers' lines do not mix."""
         with contextlib.suppress(OSError), open(self.path, "a") as file:
             file.write(json.dumps({"pack": pack, "event": event, "at": time.time(), **more}) + "\n")
-
-    def share(self, pack: int, share: float) -> None:
-        """Write the share of a pack's steps done, every few seconds."""
-        if time.monotonic() - self._last >= SHARE_EVERY:
-            self._last = time.monotonic()
-            self.say(pack, "share", share=share)
 
 
 class Watcher:
@@ -53,7 +48,7 @@ class Watcher:
         self._path = path
         self._offset = 0
         self._started: dict[int, float] = {}
-        self._done = [0.0] * len(packs)
+        self._ended: set[int] = set()
         self._last_line = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -88,14 +83,12 @@ class Watcher:
     def _take(self, said: dict[str, Any]) -> None:
         number, pack = said["pack"], self._packs[said["pack"]]
         name = f"pack {number + 1}/{len(self._packs)}"
-        if said["event"] == "share":
-            self._done[number] = said["share"]
-        elif said["event"] == "started":
+        if said["event"] == "started":
             self._started[number] = said["at"]
             runs = f"{len(pack.jobs)} run{'s' * (len(pack.jobs) > 1)}"
             self._print(f"{name} started: {pack.title}: {runs}, about {pack.step_tokens:,.0f} tokens a step")
         else:
-            self._done[number] = 1.0
+            self._ended.add(number)
             failed = f", {said['failed']} failed" if said["failed"] else ""
             took = said["at"] - self._started.setdefault(number, said["at"])
             self._print(f"{name} finished in {format_duration(took)}{failed}")
@@ -104,12 +97,19 @@ class Watcher:
     def share(self) -> float:
         """Return the share of all packs that is done, by tokens."""
         total = sum(pack.cost for pack in self._packs)
-        return sum(done * pack.cost for done, pack in zip(self._done, self._packs, strict=True)) / total
+        return sum(self._done(number) * pack.cost for number, pack in enumerate(self._packs)) / total
+
+    def _done(self, number: int) -> float:
+        """Return the done share of a pack, whose runs keep pace."""
+        if number in self._ended or number not in self._started:
+            return float(number in self._ended)
+        configs = [job.config for job in self._packs[number].jobs]
+        return max(float(read_progress(Path(c.results_dir), run_folder(c)).get("share", 0.0)) for c in configs)
 
     def _print(self, text: str) -> None:
         self._last_line = time.monotonic()
         left = ""
-        if 0 < self.share < 1:
-            seconds = (time.time() - min(self._started.values())) * (1 / self.share - 1)
+        if 0 < (share := self.share) < 1:
+            seconds = (time.time() - min(self._started.values())) * (1 / share - 1)
             left = f"; about {format_duration(seconds)} left over all packs"
         print(text + left, file=sys.stderr, flush=True)

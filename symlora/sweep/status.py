@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,7 +11,7 @@ from symlora.config.formatting import text_table
 from symlora.config.schema import Config
 from symlora.runner.reporter import format_duration
 from symlora.store.folder import find_damage, read_run, run_folder
-from symlora.store.locks import holder
+from symlora.store.locks import holder, read_progress
 
 STATES = ("finished", "running", "failed", "missing")
 Costs = Mapping[tuple[str, str], Sequence[float]]  # seconds of finished runs, by task and method
@@ -27,6 +27,10 @@ class RunStatus:
     folder: Path | None  # None where the seeds wait for `make select`
     state: str = "missing"  # one of STATES
     elapsed: float = 0.0  # seconds since it started, if it is running
+    seed: int | None = None
+    by: str = ""  # host and process that train it; the runs of one are a pack
+    progress: Mapping[str, Any] = field(default_factory=dict)  # symlora.runner.reporter.Reporter
+    error: str = ""  # of a failed one
 
 
 def run_status(stage: str, config: Config, now: float) -> RunStatus:
@@ -39,14 +43,16 @@ def run_status(stage: str, config: Config, now: float) -> RunStatus:
     """
     folder = run_folder(config)
     record = read_run(folder)
-    state, elapsed = "missing", 0.0
+    state, more = "missing", dict[str, Any]()
     if record is not None and record["status"] == "finished" and not find_damage(folder, record, sizes_only=True):
         state = "finished"
     elif (running := holder(Path(config.results_dir), folder)) is not None:
-        state, elapsed = "running", max(0.0, now - running["since"])
+        state = "running"
+        more = {"elapsed": max(0.0, now - running["since"]), "by": f"{running['host']} {running['process']}"}
+        more["progress"] = read_progress(Path(config.results_dir), folder)
     elif record is not None or folder.exists():  # a damaged one: `scan` says which
-        state = "failed"
-    return RunStatus(stage, config.task.name, config.method.name, folder, state, elapsed)
+        state, more = "failed", {"error": (record or {}).get("error") or "damaged: `symlora verify` says how"}
+    return RunStatus(stage, config.task.name, config.method.name, folder, state, seed=config.seed, **more)
 
 
 def costs(records: Iterable[Mapping[str, Any]]) -> Costs:
@@ -73,9 +79,17 @@ def time_left(runs: Iterable[RunStatus], costs: Costs, workers: int) -> tuple[fl
     """
     # Seed 0 of the best point is in the grid and in the seeds, and counts once.
     left = {run.folder or number: run for number, run in enumerate(runs) if run.state in ("running", "missing")}
-    means = [(expected(run, costs), run.elapsed) for run in left.values()]
-    known = [max(0.0, mean - elapsed) for mean, elapsed in means if mean is not None]
-    return sum(known) / workers, len(means) - len(known)
+    seconds = [seconds_left(run, costs) for run in left.values()]
+    known = [found for found in seconds if found is not None]
+    return sum(known) / workers, len(seconds) - len(known)
+
+
+def seconds_left(run: RunStatus, costs: Costs) -> float | None:
+    """Estimate a run's seconds left by its steps, else its like."""
+    if "left" in run.progress:
+        return float(run.progress["left"])
+    mean = expected(run, costs)
+    return None if mean is None else max(0.0, mean - run.elapsed)
 
 
 def table(runs: Sequence[RunStatus], costs: Costs, workers: int) -> str:
@@ -94,13 +108,20 @@ def table(runs: Sequence[RunStatus], costs: Costs, workers: int) -> str:
     ]
     rows.append(("all", "", "", *(total[state] for state in STATES), ""))
     lines = text_table(("task", "method", "stage", *STATES, ""), rows, "lllrrrrl")
-    if not total["running"] + total["missing"]:
-        return f"{lines}\nNothing is left to do."
-    if not costs:
+    return f"{lines}\n{forecast(runs, costs, workers)}"
+
+
+def forecast(runs: Sequence[RunStatus], costs: Costs, workers: int) -> str:
+    """Say how long the runs will take, as far as is known."""
+    states = {run.state for run in runs}
+    if not states & {"running", "missing"}:
+        return "Nothing is left to do."
+    seconds, unknown = time_left(runs, costs, workers)
+    if not costs and not seconds:
         left = "How long they take is not known before a run is finished."
     else:
-        seconds, unknown = time_left(runs, costs, workers)
         at_once = f"{workers} worker{'s' * (workers > 1)}"
-        left = f"About {format_duration(seconds)} left with {at_once}, by finished runs of the same tasks."
+        known_by = "finished runs of the same tasks" if costs else "the steps of those in training"
+        left = f"About {format_duration(seconds)} left with {at_once}, by {known_by}."
         left += f" Not counted: {unknown} runs of tasks without a finished run." if unknown else ""
-    return f"{lines}\n{left}{' Failed runs are trained again by the next sweep.' if total['failed'] else ''}"
+    return f"{left}{' Failed runs are trained again by the next sweep.' if 'failed' in states else ''}"

@@ -6,16 +6,19 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
+from symlora.config.compose import BEST_DIR
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.store.folder import read_run, run_folder, scan
 from symlora.store.selection import AXES
-from symlora.sweep.grid import BEST_DIR, best_file, expand, tasks_of
+from symlora.sweep.grid import best_file, expand, tasks_of
+from symlora.sweep.launchers import cores
 from symlora.sweep.select import GridSearch, grid_search, unequal, write
 from symlora.sweep.select import table as select_table
-from symlora.sweep.status import RunStatus, costs, run_status
+from symlora.sweep.status import Costs, RunStatus, costs, run_status
 from symlora.sweep.status import table as status_table
 from symlora.training.interrupt import forward_signals
 
@@ -118,21 +121,41 @@ class Study:
     def runs(self, now: float | None = None) -> list[RunStatus]:
         """List every run of the study with its state."""
         now = time.time() if now is None else now
-        found = [run_status("grid", config, now) for config in expand(*self.grid())]
+        found = [run_status("grid", config, now) for config in _expanded(0, *self.grid())]
         for task in self.tasks:
             for method in self.methods:
-                if best_file(self.protocol, self.model, method, task, self.best_dir).is_file():
+                best = best_file(self.protocol, self.model, method, task, self.best_dir)
+                if best.is_file():
                     only = replace(self, tasks=[task], methods=[method])
-                    found += [run_status("seeds", config, now) for config in expand(*only.repeats())]
+                    configs = _expanded(best.stat().st_mtime_ns, *only.repeats())
+                    found += [run_status("seeds", config, now) for config in configs]
                 else:
                     found += [RunStatus("seeds", task, method, None)] * self.seeds
         return found
 
-    def status(self, workers: int) -> str:
-        """Return the table of `symlora status` for a number of workers."""
-        config = expand(*self.settings)[0]
+    def costs(self) -> Costs:
+        """Gather the seconds of finished runs of this model and protocol."""
+        config = _expanded(0, *self.settings)[0]
         folder = Path(config.results_dir) / config.protocol.name / config.model.name
-        return status_table(self.runs(), costs(record for _, record in scan(folder)), workers)
+        return costs(record for _, record in scan(folder))
+
+
+def show_status(chosen: argparse.Namespace) -> int:
+    """Run `symlora status`: print the table, or show it live."""
+    study, workers = Study.of(chosen), chosen.workers or cores()
+    if chosen.watch and sys.stdout.isatty():
+        from symlora.sweep.watch import watch
+
+        watch(lambda: (study.runs(), study.costs()), workers)
+    else:
+        print(status_table(study.runs(), study.costs(), workers))
+    return 0
+
+
+@lru_cache
+def _expanded(written: int, *overrides: str) -> Sequence[Config]:
+    """Expand once for many looks; `written` is a selection's time."""
+    return expand(*overrides)
 
 
 def run_study(study: Study) -> int:

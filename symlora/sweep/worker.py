@@ -9,11 +9,10 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.model.hub import go_offline_if_unreachable
 from symlora.runner.reporter import Reporter
@@ -23,9 +22,6 @@ from symlora.sweep.launchers import VARIABLE
 from symlora.sweep.packing import PackPlan
 from symlora.sweep.progress import ProgressLog
 from symlora.training.interrupt import Stopped, cluster_job, graceful_stop, raise_if_stopped
-
-if TYPE_CHECKING:
-    from symlora.training.loop import StepProgress
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ class PackTask:
             with cluster_job(), graceful_stop(self.stop_file):
                 raise_if_stopped()
                 self.progress.say(number, "started")
-                outcomes = self._train(number, pack)
+                outcomes = self._train(pack)
         except Stopped:
             return [Outcome(job.index, error="stopped") for job in pack.jobs]
         except Exception as error:  # bad data, no disk left, a fault of ours
@@ -83,7 +79,7 @@ class PackTask:
         self.progress.say(number, "finished", failed=failed)
         return outcomes
 
-    def _train(self, number: int, pack: PackPlan) -> list[Outcome]:
+    def _train(self, pack: PackPlan) -> list[Outcome]:
         go_offline_if_unreachable()
         import torch
 
@@ -92,7 +88,7 @@ class PackTask:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         configs = [job.config for job in pack.jobs]
-        reporters = [PackReporter(config, self.progress, number) for config in configs]
+        reporters = [Reporter(config, quiet=True) for config in configs]
         try:
             trained = run_pack(configs, reporters, self.began)
         except ValueError:  # a method whose modules cannot be stacked (symlora.model.pack): one run after another
@@ -108,17 +104,3 @@ def _end_with(launcher: int) -> None:
     while os.getppid() == launcher:
         time.sleep(1.0)
     os._exit(1)
-
-
-class PackReporter(Reporter):
-    """Report the pack's progress, and print nothing."""
-
-    def __init__(self, config: Config, progress: ProgressLog, number: int) -> None:
-        super().__init__(config, quiet=True)
-        self._progress = progress
-        self._number = number
-
-    def step(self, progress: "StepProgress") -> None:
-        """Report a step."""
-        super().step(progress)
-        self._progress.share(self._number, progress.step / progress.steps)

@@ -58,6 +58,17 @@ def headers(results_dir: Path) -> list[Header]:
     return sorted(found, key=lambda header: -header.steps)
 
 
+def unfinished(results_dir: Path) -> list[tuple[str, str, str]]:
+    """List runs with a checkpoint and no result: folder, state, steps done."""
+    found: dict[str, tuple[str, str, str]] = {}
+    for header in headers(results_dir):
+        for run in header.runs:
+            if run not in found and not is_settled(read_run(results_dir / run)):
+                state = "running" if holder(results_dir, results_dir / run) else "stopped"
+                found[run] = (run, state, f"{header.steps:,}")
+    return sorted(found.values())
+
+
 def plans(results_dir: Path) -> list[tuple[str, ...]]:
     """List the unfinished packs that a sweep planned."""
     found = []

@@ -39,6 +39,12 @@ class Processes:
         for tensor, total in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
             tensor.copy_(total.view_as(tensor))
 
+    def agree(self, value: bool, device: torch.device) -> bool:
+        """Return what the first process says."""
+        said = torch.tensor(float(value and self.rank == 0), device=device)
+        self.add_up([said])
+        return bool(said)
+
     def add_up_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Sum gradients over the processes; a missing one counts as 0."""
         if self.size == 1:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from symlora.model.run_model import RunModel
 from symlora.training.checkpoint import Checkpoint
 from symlora.training.distributed import ALONE, Processes
 from symlora.training.interrupt import raise_if_stopped
-from symlora.training.result import Diverged, Epoch, Fit, Logits
+from symlora.training.result import Diverged, Epoch, Fit, Logits, out_of_patience
 from symlora.training.run_state import CheckpointWriter, RunState
 
 EVAL_TOKENS = 4096  # a batch this size keeps a CPU's matmuls near their peak and its activations in cache
@@ -69,13 +69,14 @@ def fit_pack(
 ) -> list[Fit]:
     """Train K runs at once on `data["train"]`; score every epoch.
 
-    Every run has its own batches, optimizer, schedule and clipping. One that diverges is taken out of the pack, and
-    the others go on.
+    Every run has its own batches, optimizer, schedule and clipping. One that diverges or whose patience is over leaves
+    the pack, and the others go on.
 
     Args:
         configs: The runs: of one task, batch size and number of epochs. A run's seed alone decides its batches.
         data: `train`, the task's validation splits, and `held_out` where the protocol sets a slice aside.
-        pack: Trained in place; afterwards its models hold the last epoch's parameters. Diverged runs have left it.
+        pack: Trained in place; afterwards its models hold the last epoch's parameters. Runs that ended early have left
+            it.
         on_step: Called for each run (by its number in `configs`) after every step.
         on_epoch: Called for each run after every epoch.
         processes: Which part of every batch this process takes, where several train together.
@@ -96,7 +97,7 @@ def fit_pack(
     ]
     keeper = CheckpointWriter(everyone, checkpoint, per_epoch)
     results = [run.result for run in everyone]
-    runs = _leave_out(everyone, pack, [run for run in everyone if run.result.error is not None])
+    runs = _going_on(everyone, pack)
     for epoch in range(keeper.epoch, first.train.epochs + 1):
         if not runs:
             break
@@ -105,12 +106,15 @@ def fit_pack(
         orders = {run.number: epoch_order(len(train), run.config.seed, epoch - 1) for run in runs}
         for step in range(keeper.step, per_epoch):
             rows = [orders[run.number] for run in runs]
-            batch = pack_batch(train, rows, first.train.batch_size, step, slice(processes.rank, None, processes.size))
-            whole = min(first.train.batch_size, len(train) - step * first.train.batch_size)
-            values = train_step(runs, batch, pack, epoch, whole, processes)
+            size, shares = first.train.batch_size, processes.size * first.train.gradient_accumulation_steps
+            parts = (
+                pack_batch(train, rows, size, step, slice(share, None, shares))
+                for share in range(processes.rank, shares, processes.size)
+            )
+            values = train_step(runs, parts, pack, epoch, min(size, len(train) - step * size), processes)
             for run, value in zip(runs, values, strict=True):
                 on_step(run.number, StepProgress(epoch, run.steps_done, run.steps, value, run.score))
-            runs = _leave_out(runs, pack, [run for run in runs if run.result.error is not None])
+            runs = _going_on(runs, pack)
             if not runs:
                 break
             keeper.after_step(epoch, step + 1, time.perf_counter() - started)
@@ -130,7 +134,9 @@ def fit_pack(
                 continue
             run.end_epoch(epoch, by_split, data, len(train), (time.perf_counter() - started) / shared)
             on_epoch(run.number, run.result.epochs[-1])
-        runs = _leave_out(runs, pack, [run for run in runs if run.result.error is not None])
+            if processes.agree(out_of_patience(run.result, run.config), pack.encoder.device):
+                run.result.stopped_epoch = epoch
+        runs = _going_on(runs, pack)
         keeper.step, keeper.seconds = 0, 0.0
     keeper.trained(first.train.epochs + 1)
     raise_if_stopped()
@@ -138,50 +144,60 @@ def fit_pack(
 
 
 def train_step(
-    runs: list[RunState], batch: Batch, pack: PackedModel, epoch: int, whole: int, processes: Processes = ALONE
+    runs: list[RunState],
+    parts: Iterable[Batch],
+    pack: PackedModel,
+    epoch: int,
+    whole: int,
+    processes: Processes = ALONE,
 ) -> list[float]:
     """Take one optimizer step of every run; return their losses.
 
-    Each loss reaches its own run's parameters alone.
-
-    `whole` is the number of rows of a run's batch over all processes.
+    Each loss reaches its own run's parameters alone. The gradients of `parts` add up to those of the batch, which has
+    `whole` rows of each run over all parts and processes.
     """
     device = pack.encoder.device
     for run in runs:
         run.hook.before_step(run.steps_done + 1, run.steps)
     pack.encoder.masks.steps = tuple(step_key(run.config.seed, run.steps_done) for run in runs)
-    losses, tokens = torch.zeros(len(runs), device=device), torch.tensor(batch.tokens(), device=device)
-    if len(batch.rows):
+    losses, tokens = torch.zeros(len(runs), device=device), np.zeros(len(runs), np.float32)
+    at_first = runs if processes.rank == 0 else []  # gradients are summed over processes and parts
+    for batch in parts:
+        if not len(batch.rows):
+            continue
         rows = losses_of(pack.encoder(batch), batch.labels.to(device)) / whole
         run_of_row = torch.repeat_interleave(torch.tensor(batch.sizes)).to(device)
-        losses = losses.index_add(0, run_of_row, rows)
-        at_first = runs if processes.rank == 0 else []  # gradients are summed over the processes
-        penalties = [penalty for run in at_first if (penalty := run.hook.penalty()) is not None]
-        sum(penalties, losses.sum()).backward()  # type: ignore[no-untyped-call]
-    losses = losses.detach()
-    processes.add_up([losses, tokens])
-    values: list[float] = losses.tolist()
-    for run, value, count in zip(runs, values, tokens.tolist(), strict=True):
+        own = torch.zeros_like(losses).index_add(0, run_of_row, rows)
+        scaled = [run.scaler.scale(loss) for run, loss in zip(runs, own.unbind(), strict=True)]
+        scaled += [run.scaler.scale(penalty) for run in at_first if (penalty := run.hook.penalty()) is not None]
+        torch.stack(scaled).sum().backward()  # type: ignore[no-untyped-call]
+        at_first = []
+        losses += own.detach()
+        tokens += np.array(batch.tokens(), np.float32)
+    sums = torch.stack([losses, torch.from_numpy(tokens).to(device)])
+    processes.add_up([sums])
+    values, counts = sums.tolist()
+    for run, value, count in zip(runs, values, counts, strict=True):
         run.steps_done += 1
         if math.isfinite(value):
             processes.add_up_gradients(run.parameters)
             run.update()
             run.losses += value * whole
-            run.result.tokens += count
+            run.result.tokens += int(count)
         else:
             run.result.error = Diverged(
                 f"the loss is {value} at step {run.steps_done} of {run.steps} (epoch {epoch}); try a smaller train.lr"
             )
         run.optimizer.zero_grad(set_to_none=True)
-    return values
+    return list(values)
 
 
-def _leave_out(runs: list[RunState], pack: PackedModel, diverged: list[RunState]) -> list[RunState]:
-    for run in diverged:
-        if len(runs) > 1:
-            pack.drop(runs.index(run))
-        runs = [other for other in runs if other is not run]
-    return runs
+def _going_on(runs: list[RunState], pack: PackedModel) -> list[RunState]:
+    """Let the runs that have ended leave the pack; return the others."""
+    for run in runs:
+        if run.result.ended and len(pack.runs) > 1:
+            pack.drop(pack.runs.index(run.model))
+    return [run for run in runs if not run.result.ended]
 
 
 def losses_of(

@@ -58,10 +58,14 @@ class AdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Take one step; λ is pulled toward 1 before it."""
+        """Take one step; λ is pulled toward 1 before it.
+
+        Nothing moves where GradScaler found an overflow.
+        """
+        taken = 1.0 - getattr(self, "found_inf", 0.0)  # torch's own step asks it too
         for group in self.param_groups:
             for parameter in group["params"] if group["toward_one"] else []:
-                parameter.lerp_(torch.ones_like(parameter), group["lr"] * group["toward_one"])
+                parameter.lerp_(torch.ones_like(parameter), group["lr"] * group["toward_one"] * taken)
         super().step(closure)
 
 

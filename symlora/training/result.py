@@ -40,7 +40,13 @@ class Fit:
     state: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # trained parameters by rule
     tokens: int = 0  # tokens trained on, padding not counted
     train_seconds: float = 0.0  # wall clock of the training steps alone; of a pack's, this run's share
-    error: Diverged | None = None  # why the run ended before its time; None if it did not
+    stopped_epoch: int | None = None  # the epoch after which patience ended the run; None if it did not
+    error: Diverged | None = None  # why the run failed; None if it did not
+
+    @property
+    def ended(self) -> bool:
+        """Tell whether the run trains no further, though others may."""
+        return self.error is not None or self.stopped_epoch is not None
 
 
 def rules_met(epochs: list[Epoch], config: Config) -> list[str]:
@@ -58,6 +64,14 @@ def rules_met(epochs: list[Epoch], config: Config) -> list[str]:
         if len(ranked) == 1 or ranked[-1] > max(ranked[:-1]):
             rules.append(rule)
     return rules
+
+
+def out_of_patience(result: Fit, config: Config) -> bool:
+    """Tell whether the score that chooses has not risen for too long."""
+    patience, done = config.train.patience, len(result.epochs)
+    if patience is None or done >= config.train.epochs:
+        return False
+    return done - result.chosen[config.protocol.selection] >= patience
 
 
 def predictions_of(logits: Logits, *, regression: bool) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:

@@ -24,16 +24,27 @@ class RunState:
         self.parameters = [parameter for _, parameter in model.trainable()]
         self.optimizer = AdamW(model.trainable(), config.train, config.method, model.in_head)
         self.schedule = linear_schedule(self.optimizer, config.train, self.steps)
+        # In fp16, gradients of activations would round to 0 unscaled. A run of a pack has a scale of its own.
+        in_fp16 = model.encoder.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(model.encoder.device.type, enabled=in_fp16)
         self.hook = step_hook(model, config.seed, self.steps)
         self.result = Fit()
         self.losses = 0.0  # of the epoch so far, summed over sentences
         self.score: float | None = None
 
     def update(self) -> None:
-        """Clip, step the optimizer and the schedule, and call the hook."""
+        """Clip, step the optimizer and the schedule, and call the hook.
+
+        A step whose scaled gradients overflow changes the scale alone.
+        """
+        self.scaler.unscale_(self.optimizer)
         if self.config.train.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.config.train.max_grad_norm)
-        self.optimizer.step()
+        before = self.scaler.get_scale()  # waits for the device, in fp16 alone
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.scaler.get_scale() < before:
+            self.optimizer.zero_grad(set_to_none=False)  # so that the hook sees no infinite ones
         self.schedule.step()
         self.hook.after_step(self.steps_done, self.steps, self.optimizer)
 
@@ -41,7 +52,8 @@ class RunState:
         """Return all that the rest of the run depends on."""
         result = self.result
         # The last epoch's is replaced at the end of the next one: it is needed once all are done.
-        rules = [rule for rule in result.state if trained or rule != "last"] if result.error is None else []
+        done = trained or result.ended
+        rules = [rule for rule in result.state if done or rule != "last"] if result.error is None else []
         kept = {
             "epochs": [vars(epoch) for epoch in result.epochs],
             "chosen": result.chosen,
@@ -49,15 +61,17 @@ class RunState:
             "state": {rule: result.state[rule] for rule in rules},
             "tokens": result.tokens,
             "train_seconds": result.train_seconds,
+            "stopped_epoch": result.stopped_epoch,
             "error": None if result.error is None else str(result.error),
         }
-        if result.error is not None or trained:
+        if done:
             return {"result": kept}
         return {
             "result": kept,
             "model": self.model.state(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "hook": self.hook.state(),
             "steps_done": self.steps_done,
             "losses": self.losses,
@@ -69,7 +83,7 @@ class RunState:
         kept, result = saved["result"], self.result
         result.epochs = [Epoch(**epoch) for epoch in kept["epochs"]]
         result.error = None if kept["error"] is None else Diverged(kept["error"])
-        for name in ("chosen", "logits", "state", "tokens", "train_seconds"):
+        for name in ("chosen", "logits", "state", "tokens", "train_seconds", "stopped_epoch"):
             setattr(result, name, kept[name])
         if "model" not in saved:
             return
@@ -78,6 +92,7 @@ class RunState:
         optimizer["state"] = {int(number): state for number, state in optimizer["state"].items()}
         self.optimizer.load_state_dict(optimizer)
         self.schedule.load_state_dict(saved["schedule"])
+        self.scaler.load_state_dict(saved["scaler"])
         self.hook.load_state(saved["hook"])
         self.steps_done, self.losses, self.score = saved["steps_done"], saved["losses"], saved["score"]
 

@@ -1,1 +1,1 @@
-"""Draw the figures: norms and λ, paired differences, grids and costs."""
+"""Draw the figures: norms and λ, paired differences, grids, curves and costs."""

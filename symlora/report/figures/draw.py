@@ -1,6 +1,5 @@
-"""Draw all figures of a results folder, as PNG, PDF and CSV."""
+"""Draw all figures of a results folder, each with its CSV."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -8,18 +7,19 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from symlora.audit.names import section_name, section_order
+from symlora.audit.names import section_folder, section_name, section_order
 from symlora.report.captions import FIGURES
 from symlora.report.choice import Chosen, Key
 from symlora.report.collect import Problem
 from symlora.report.comparison import Paired
 from symlora.report.criteria import Criteria
 from symlora.report.figures.cost import cost_panel, cost_points
+from symlora.report.figures.curves import curve_panel, curves
 from symlora.report.figures.differences import difference_plot, differences
 from symlora.report.figures.grid import grid_panel, grid_points
 from symlora.report.figures.norms import AS_PAPER, DECAYS, FROBENIUS, LAMBDA, RATIO, companion, figure1
 from symlora.report.figures.norms_frame import cells, read_norms
-from symlora.report.figures.style import save
+from symlora.report.figures.style import save, save_svg
 from symlora.store.files import atomic_write, unwritable
 
 _CELL = ("task", "method", "projection", "layer", "configuration", "why", "seeds", "failed")
@@ -62,11 +62,12 @@ def draw_all(
             "companion": (_columns(found, _COMPANION), {"companion": companion}),
             "differences": (compared, {"differences": difference_plot}),
             "grid": (grid_points(chosen, model, protocol), {"grid": grid_panel}),
+            "curves": (curves(chosen, model, protocol), {"curves": curve_panel}),
             "cost": (cost_points(chosen, model, protocol), {"cost": cost_panel}),
         }
         notes = runs.loc[(runs["model"] == model) & (runs["protocol"] == protocol), "note"]
         note = " ".join(dict.fromkeys(text for text in notes if text))
-        folder = out / re.sub(r"[^\w.]+", "-", f"{protocol}-{model}")
+        folder = out / section_folder(model, protocol)
         try:
             written += _draw_section(folder, sources, section_name(model, protocol), note)
         except OSError as error:
@@ -87,8 +88,10 @@ def _draw_section(folder: Path, sources: Mapping[str, Source], whose: str, note:
         drawn = read_drawn(path)  # what is drawn is what the file says
         for name, draw in pictures.items():
             files += save(draw(drawn, whose=whose, note=note), folder / name)
-    for stem in ("figure1", *FIGURES):
-        for kind in ("csv", "png", "pdf"):
+        if stem == "differences":  # for a page on a phone
+            files.append(save_svg(difference_plot(drawn, whose, note, width=3.3), folder / f"{stem}-narrow"))
+    for stem in ("figure1", "differences-narrow", *FIGURES):
+        for kind in ("csv", "png", "pdf", "svg"):
             if (old := folder / f"{stem}.{kind}") not in files:
                 old.unlink(missing_ok=True)
     return files

@@ -16,8 +16,10 @@ from matplotlib.colors import CenteredNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from symlora.audit.names import CLAIMED, REFERENCE
 from symlora.store.files import atomic_write
 
+COLOURS = {CLAIMED: "#2a7ab8", REFERENCE: "#d0661a"}  # seen on white and on black
 CELL = 0.34  # inches: a number of four characters stays legible in it
 Matrix = npt.NDArray[np.float64]
 
@@ -31,17 +33,20 @@ _STYLE: dict[Any, Any] = {
     "hatch.linewidth": 0.4,
     "hatch.color": "0.6",
     "pdf.fonttype": 42,  # TrueType, which journals ask for; matplotlib's default is Type 3
+    "svg.fonttype": "none",  # text that can be selected
 }
 _METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Creator": "symlora", "Producer": None},
 }
+_TITLE, _LINE = 0.35, 0.12  # inches
 
 
 @contextmanager
 def plot_style() -> Iterator[None]:
     """Set the style, whatever matplotlibrc says; draw and save within it."""
-    with mpl_style.context("default"), matplotlib.rc_context(_STYLE):
+    salt = {"svg.hashsalt": matplotlib.rcParams["svg.hashsalt"]}
+    with mpl_style.context("default"), matplotlib.rc_context(_STYLE | salt):
         yield
 
 
@@ -52,21 +57,38 @@ def new_figure(width: float, height: float, title: str, caption: str) -> Figure:
     """
     lines = textwrap.wrap(caption, int(20 * width))  # about 20 characters of the caption's size to an inch
     layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.07)
-    figure = Figure((width, height + 0.35 + 0.12 * len(lines)), layout=layout)
+    figure = Figure((width, height + _TITLE + _LINE * len(lines)), layout=layout)
     figure.suptitle(title, x=0.01, ha="left", size=9, weight="bold")
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", size=6.5, color="0.25", linespacing=1.35)
     return figure
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write <stem>.png and <stem>.pdf: one figure, the same bytes."""
-    written = []
+    """Write <stem>.png, .pdf and .svg: one figure, the same bytes."""
+    return [*(_save(figure, stem, kind, metadata) for kind, metadata in _METADATA.items()), save_svg(figure, stem)]
+
+
+def save_svg(figure: Figure, stem: Path) -> Path:
+    """Write <stem>.svg, with title and caption as metadata.
+
+    A page shows these in its own letters. The figure loses them.
+    """
+    title, caption = figure.get_suptitle(), figure.get_supxlabel()
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height - _TITLE - _LINE * (caption.count("\n") + 1))
+    figure.suptitle("")
+    figure.supxlabel("")
+    metadata = {"Title": title, "Description": caption.replace("\n", " "), "Creator": None, "Date": None}
+    with matplotlib.rc_context({"svg.hashsalt": f"{title} {stem.name}"}):  # several on one page share no names
+        return _save(figure, stem, "svg", metadata)
+
+
+def _save(figure: Figure, stem: Path, kind: str, metadata: dict[str, Any]) -> Path:
     stem.parent.mkdir(parents=True, exist_ok=True)
-    for kind, metadata in _METADATA.items():
-        written.append(stem.with_name(f"{stem.name}.{kind}"))
-        with plot_style(), atomic_write(written[-1]) as temporary:
-            figure.savefig(temporary, format=kind, dpi=200, metadata=metadata, bbox_inches="tight", pad_inches=0.15)
-    return written
+    path = stem.with_name(f"{stem.name}.{kind}")
+    with plot_style(), atomic_write(path) as temporary:
+        figure.savefig(temporary, format=kind, dpi=200, metadata=metadata, bbox_inches="tight", pad_inches=0.15)
+    return path
 
 
 def scale_of(values: Matrix, centre: float | None = None) -> Normalize:

@@ -1,0 +1,115 @@
+"""Compose the report's page, which begins with the answer."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from symlora.audit.names import (
+    CLAIMED,
+    METHODS,
+    PAPER_MODEL,
+    PAPER_PROTOCOL,
+    REFERENCE,
+    TASKS,
+    section_folder,
+    section_name,
+)
+from symlora.report.build import Report
+from symlora.report.captions import FIGURES
+from symlora.report.pages import PAGES, figure_html, markdown_html, section_html
+from symlora.report.tables import OURS, ours
+
+LEADING = "study"  # the protocol whose runs answer the question; others explored it
+TITLE = "SymLoRA and LoRA on GLUE, from logged runs"
+VERDICTS = ("equivalent", "better", "worse", "inconclusive")
+Place = tuple[str, str]
+"""model, protocol"""
+
+
+def report_page(report: Report, out: Path, symmetry: str, below: Sequence[str]) -> str:
+    """Write the page; figures are read from <out>/figures.
+
+    Args:
+        report: Its tables and verdicts.
+        out: Where the figures lie, and the page will.
+        symmetry: Markdown on the symmetry of the updates.
+        below: Lines on what this was made from.
+    """
+    places = _places(report)
+    sections = [_section(report, place, out) for place in places]
+    lead = sections[0] if sections else None
+    tables: list[dict[str, Any]] = [
+        {
+            "name": table.name,
+            "title": table.title,
+            "caption": table.caption,
+            "paper": [section_html(table, part) for part in table.sections if not part.title.startswith(OURS)],
+            "ours": lead["tables"][table.name] if lead else "",
+        }
+        for table in report.tables
+    ]
+    contents = {table["name"]: table["title"].partition(".")[0] for table in tables}
+    contents |= {"figures": "Figures"} if lead and lead["figures"] else {}
+    contents |= {"others": "Other protocols"} if sections[1:] else {}
+    remark = f"There is no run yet of the paper's own setting: {section_name(PAPER_MODEL, PAPER_PROTOCOL)}."
+    return PAGES.get_template("report.html.j2").render(
+        title=TITLE,
+        answer=lead["answer"] if lead else "There is no answer yet: no run is finished.",
+        remarks=[] if (PAPER_MODEL, PAPER_PROTOCOL) in places else [remark],
+        contents=contents | {"symmetry": "Symmetry", "made-from": "What this was made from"},
+        lead=lead,
+        others=sections[1:],
+        tables=tables,
+        symmetry=markdown_html(symmetry.partition("\n\n")[2]),
+        below=below,
+    )
+
+
+def answer(report: Report, model: str, protocol: str) -> str:
+    """Say the verdicts of one section in a sentence or two."""
+    tasks: dict[str, list[str]] = {}
+    seeds = set()
+    for key, pair in report.pairs.items():
+        if key[:2] == (model, protocol) and key[3] == CLAIMED and pair.decision is not None:
+            at_chance = any(
+                report.chosen[(*key[:3], name)].finished["at_chance"].any() for name in (CLAIMED, REFERENCE)
+            )
+            name = TASKS.get(key[2], key[2]) + " (no spread)" * (pair.difference.half_width == 0)
+            tasks.setdefault("chance" if at_chance else pair.decision.verdict, []).append(name)
+            seeds.add(len(pair.seeds))
+    what = f"{METHODS[CLAIMED]} against {METHODS[REFERENCE]} on {section_name(model, protocol)}"
+    if not tasks:
+        return f"{what}: no answer yet, as no task has two seeds of both."
+    clauses = [f"{verdict} on {_join(tasks[verdict])}" for verdict in VERDICTS if verdict in tasks]
+    if "chance" in tasks:
+        clauses.append(f"no verdict on {_join(tasks['chance'])}, where runs are at chance")
+    span = " to ".join(str(count) for count in sorted({min(seeds), max(seeds)}))
+    margin = f"equivalent means within ±{report.criteria.margin:g} points"
+    return f"{what}: {'; '.join(clauses)} ({span} paired seeds; {margin})."
+
+
+def _places(report: Report) -> list[Place]:
+    """List sections with runs: the study, then those with most verdicts."""
+    places = list(dict.fromkeys(key[:2] for key, cell in report.chosen.items() if len(cell.runs)))
+    judged = Counter(key[:2] for key, pair in report.pairs.items() if key[3] == CLAIMED and pair.decision is not None)
+    return sorted(places, key=lambda place: (place[1] != LEADING, -judged[place]))
+
+
+def _section(report: Report, place: Place, out: Path) -> dict[str, Any]:
+    folder = out / "figures" / section_folder(*place)
+    figures = {stem: figure_html(folder, stem, out) for stem in FIGURES if (folder / f"{stem}.svg").is_file()}
+    sections = {table.name: [part for part in table.sections if part.title == ours(*place)] for table in report.tables}
+    return {
+        "name": section_name(*place),
+        "answer": answer(report, *place),
+        "differences": figures.pop("differences", None),
+        "figures": list(figures.values()),
+        "tables": {
+            table.name: "".join(section_html(table, part) for part in sections[table.name]) for table in report.tables
+        },
+    }
+
+
+def _join(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
