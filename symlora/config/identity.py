@@ -16,9 +16,8 @@ from symlora.config.tables import find_tables
 _NOT_IDENTITY = ("seed", "logger", "checkpoint", "device", "results_dir", "force", "progress", "predict_test")
 _NOT_IDENTITY_DATA = ("dir", "cache_dir")
 _NOT_IDENTITY_MODEL = ("package", "note", "shape", "recipe")
-_NOT_IDENTITY_TRAIN = ("compile",)
 _NOT_IDENTITY_METHOD = ("equation", "source")
-_NOT_IDENTITY_TRAIN = ("gradient_accumulation_steps",)  # the same sums, in another order
+_NOT_IDENTITY_TRAIN = ("gradient_accumulation_steps", "compile")  # the same sums, otherwise rounded
 # What an encoder's folder holds beside its weights that changes the numbers.
 _BESIDE_WEIGHTS = (
     *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -50,8 +49,6 @@ def identity(config: Config) -> dict[str, Any]:
         del content["data"][key]
     for key in _NOT_IDENTITY_MODEL:
         del content["model"][key]
-    for key in _NOT_IDENTITY_TRAIN:
-        del content["train"][key]
     for key in _NOT_IDENTITY_METHOD:
         del content["method"][key]
     for key in _NOT_IDENTITY_TRAIN:
