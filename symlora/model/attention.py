@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from symlora.model.device import to_device
 from symlora.model.dropout import Dropout
 
 NAME = "flat"
@@ -78,12 +79,13 @@ class FlatLayout:
             mask = None
             if shortest < shape[2]:
                 hidden = torch.from_numpy(~real[:, None, None, shortest:])
-                mask = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf")).to(device)
+                mask = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
+                mask = to_device(mask, device)
             groups.append(Group(slice(end, end := end + int(np.prod(shape))), shape, shortest, mask))
         rows, real_rows = np.concatenate(gather), np.concatenate(reals)
         scatter = np.full(tokens * heads, end)
         scatter[rows[real_rows]] = np.flatnonzero(real_rows)
-        tables = (torch.from_numpy(table).to(device) for table in (rows, scatter, np.flatnonzero(~real_rows)))
+        tables = (to_device(torch.from_numpy(table), device) for table in (rows, scatter, np.flatnonzero(~real_rows)))
         layout = FlatLayout(tuple(groups), *tables)
         return layout if keys is None else FlatLayout(**vars(layout) | {"keys": keys.flatten()[layout.gather]})
 

@@ -21,6 +21,7 @@ from torch.nn.functional import pad
 from symlora.data.batches import Batch, padded
 from symlora.model.attention import NAME as FLAT
 from symlora.model.attention import FlatLayout
+from symlora.model.device import to_device
 from symlora.model.dropout import Masks, drops, token_keys
 from symlora.model.head import head_modules
 
@@ -92,16 +93,16 @@ class Encoder(nn.Module):
             # Zeros must be explicit: the models' own default is a buffer no longer than max_position_embeddings.
             types = torch.zeros_like(batch.input_ids) if batch.token_type_ids is None else batch.token_type_ids
             inputs["token_type_ids"] = types
-        inputs = {name: pad(value, (0, extra))[None].to(device) for name, value in inputs.items()}
+        inputs = {name: to_device(pad(value, (0, extra))[None], device) for name, value in inputs.items()}
         self.masks.begin(batch.sizes, batch.tokens(), extra)
         keys, heads = None, self.model.config.num_attention_heads
         if drops(self.model):
             tokens_keys = token_keys(self.masks.steps, batch)
-            given = pad(tokens_keys, (0, extra)).to(device)
-            self.masks.draw_for(given, tokens_keys[batch.starts].to(device))
+            given = to_device(pad(tokens_keys, (0, extra)), device)
+            self.masks.draw_for(given, to_device(tokens_keys[batch.starts], device))
             keys = self.masks.of_heads(given, heads)
         layout = FlatLayout.of(batch.lengths, heads, tokens + extra, device, keys)
-        self._first = batch.starts.to(device)
+        self._first = to_device(batch.starts, device)
         try:
             return self._logits(**inputs, flat_layout=layout)
         finally:
@@ -115,8 +116,8 @@ class Encoder(nn.Module):
         if drops(self.model):
             keys = token_keys(self.masks.steps, batch)
             spread = torch.zeros_like(inputs["input_ids"]).masked_scatter_(inputs["attention_mask"].bool(), keys)
-            self.masks.draw_for(spread.to(self.device), spread[:, 0].to(self.device))
-        return self._logits(**{name: value.to(self.device) for name, value in inputs.items()})
+            self.masks.draw_for(*(to_device(part, self.device) for part in (spread, spread[:, 0])))
+        return self._logits(**{name: to_device(value, self.device) for name, value in inputs.items()})
 
     def _logits(self, **inputs: Any) -> Tensor:
         logits: Tensor = self.model(**inputs).logits

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grouped_mm
 
 from symlora.adapters.symlora import SymLoraLinear
+from symlora.model.device import to_device
 from symlora.model.dropout import Masks, drops
 
 
@@ -82,7 +83,7 @@ def projected(layers: Sequence[Any], x: Tensor, masks: Masks) -> Tensor:
     V = layers[0].scaling[name] * V
     ends = None
     if len(layers) > 1:
-        ends = torch.tensor(masks.counts(x)[1]).cumsum(0).to(x.device, torch.int32)
+        ends = to_device(torch.tensor(masks.counts(x)[1]).cumsum(0).to(torch.int32), x.device)
     out: Tensor = _Projection.apply(x.flatten(0, -2), base.weight, base.bias, U, V, lam, ends)  # type: ignore[no-untyped-call]
     return out.view(*x.shape[:-1], -1)
 
@@ -137,7 +138,7 @@ def _combined(
         return out.addmm_(low, factors[0]) if ends is None else out.add_(grouped_mm(low, factors, offs=ends))
     shift = torch.zeros(1, device=out.device) if bias is None else bias.float()
     shifts = (1 - lam[:, None]) * shift
-    if out.is_cuda:
+    if not out.is_cpu:  # without a number of λ on the host
         runs = torch.zeros(len(out), device=out.device, dtype=torch.int64) if ends is None else _runs(out, ends)
         added = low @ factors[0] if ends is None else grouped_mm(low, factors, offs=ends)
         return (added + shifts[runs] + lam[runs][:, None] * out).to(out.dtype)
