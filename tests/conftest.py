@@ -75,6 +75,14 @@ def minilm_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def mpnet_dir() -> Path:
+    """The real all-mpnet-base-v2, 12 layers of width 768, in the folder that MPNET_DIR names."""
+    if not os.environ.get("MPNET_DIR"):
+        pytest.skip("MPNET_DIR is unset: a folder with all-mpnet-base-v2's config.json and model.safetensors")
+    return Path(os.environ["MPNET_DIR"])
+
+
+@pytest.fixture(scope="session")
 def glue_dir() -> Path:
     """Real GLUE files, laid out as the hub dataset."""
     folder = Path(os.environ.get("GLUE_DIR") or SHARED / "glue")

@@ -32,7 +32,7 @@ from symlora.training.loop import losses_of
 
 CPU = torch.device("cpu")
 FLAT = sorted(FLAT_MODEL_TYPES)
-PADDED = ("deberta-v2", "modernbert", "mpnet")
+PADDED = ("deberta-v2", "modernbert")
 WITH_TYPES = ("albert", "bert", "electra", "deberta-v2")  # kinds whose second token type is a row of its own
 CLASSIFIER: Any = AutoModelForSequenceClassification
 relaxed = settings(deadline=None, max_examples=25)
@@ -107,6 +107,23 @@ def test_all_weights_equal_stock_padded_forward(kind: str, lengths: list[int], t
     assert wanted.keys() <= found.keys() and len(wanted) > 10
     for name, gradient in found.items():
         close(gradient, wanted.get(name, torch.zeros_like(gradient)))
+
+
+def test_real_mpnet_equals_stock_padded_forward(mpnet_dir: Path) -> None:
+    """Lengths beyond the first bucket of the relative positions, in several groups."""
+    config = run_config(mpnet_dir, "full")
+    run_model = build(config, CPU, "fp32")
+    run_model.encoder.eval()
+    reference, batch = stock(run_model, mpnet_dir), batch_of([200, 7, 31, 64, 150, 16, 8], "mpnet")
+    expected, actual = stock_logits(reference, batch), run_model.encoder(batch)
+    close(actual, expected)
+    names = "mpnet.encoder.relative_attention_bias.weight", "mpnet.encoder.layer.5.attention.attn.k.weight"
+    for name in names:
+        wanted, found = (
+            torch.autograd.grad(logits.logsumexp(-1).sum(), model.get_parameter(name), retain_graph=True)[0]
+            for logits, model in ((expected, reference), (actual, run_model.encoder.model))
+        )
+        close(found, wanted)
 
 
 @pytest.mark.parametrize("method", ["symlora", "lora"])
@@ -260,9 +277,10 @@ def test_groups_are_as_few_as_their_padding_is_cheap(lengths: list[int], cost: f
     assert len(grouped(np.array(lengths), 1e12)) == 1
 
 
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("p", [0.0, 0.3])
-def test_attention_and_its_gradients_equal_a_sentence_at_a_time(p: float) -> None:
-    """With dropout of the probabilities too, whose masks are drawn sentence by sentence here."""
+def test_attention_and_its_gradients_equal_a_sentence_at_a_time(p: float, biased: bool) -> None:
+    """With dropout of the probabilities too, whose masks are drawn sentence by sentence here, and with a bias."""
     lengths, heads = torch.tensor([60, 3, 53, 1, 60, 18]), 2
     generator = torch.Generator().manual_seed(0)
     shape = (1, heads, int(lengths.sum()), 4)
@@ -272,15 +290,19 @@ def test_attention_and_its_gradients_equal_a_sentence_at_a_time(p: float) -> Non
     module = torch.nn.Module()
     module.dropout = Dropout(p, Masks(), site=5)
     layout = FlatLayout.of(lengths, heads, shape[2], CPU, Masks().of_heads(keys, heads))
+    assert len(layout.groups) > 1
     q, k, v = inputs
-    out, _ = flat_attention(module, q, k, v, None, scaling=0.7, dropout=p, flat_layout=layout)
+    bias = torch.randn(heads, 64, 64, generator=generator, requires_grad=True) if biased else None
+    out, _ = flat_attention(module, q, k, v, None, scaling=0.7, dropout=p, flat_layout=layout, bias=bias)
+    inputs += [] if bias is None else [bias]
     grads = torch.autograd.grad((out * weights).sum(), inputs)
     parts = []
-    own = [torch.split(t, lengths.tolist(), -1 if t is keys else 2) for t in (*inputs, keys)]
+    own = [torch.split(t, lengths.tolist(), -1 if t is keys else 2) for t in (*inputs[:3], keys)]
     for q, k, v, tokens in zip(*own, strict=True):
         masks = Masks()
         masks.draw_for(tokens[None], tokens[:1])
-        parts.append((Dropout(p, masks, site=5)(torch.softmax(0.7 * q @ k.mT, -1)) @ v).transpose(1, 2))
+        added = 0.0 if bias is None else bias[:, : len(tokens), : len(tokens)]
+        parts.append((Dropout(p, masks, site=5)(torch.softmax(0.7 * q @ k.mT + added, -1)) @ v).transpose(1, 2))
     expected = torch.cat(parts, dim=1)
     close(out, expected)
     for found, wanted in zip(grads, torch.autograd.grad((expected * weights).sum(), inputs), strict=True):

@@ -109,7 +109,7 @@ def test_packed_equals_alone(method: str, lengths: list[int], dropout: float, ti
         alike(found, wanted)
 
 
-@pytest.mark.parametrize("kind", ["bert", "electra", "distilbert", "albert"])
+@pytest.mark.parametrize("kind", ["bert", "electra", "distilbert", "albert", "mpnet"])
 @pytest.mark.parametrize("method", ["symlora", "head"])
 def test_packed_equals_alone_for_every_flat_encoder(kind: str, method: str, tiny: TinyFactory) -> None:
     some, data = configs(tiny(kind), method, epochs=1), data_of(UNEQUAL)
@@ -176,13 +176,16 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("method", "precision"), [("symlora", "bf16"), ("lora", "bf16"), ("symlora", "fp32")])
-def test_a_steps_operators_do_not_grow_with_the_runs(method: str, precision: str, tiny: TinyFactory) -> None:
+@pytest.mark.parametrize(
+    ("kind", "method", "precision"),
+    [("bert", "symlora", "bf16"), ("bert", "lora", "bf16"), ("bert", "symlora", "fp32"), ("mpnet", "lora", "bf16")],
+)
+def test_a_steps_operators_do_not_grow_with_the_runs(kind: str, method: str, precision: str, tiny: TinyFactory) -> None:
     """Forward and backward pass of 2, 8 and 32 runs, with dropout everywhere: two groups of lengths, as for one run."""
     found: dict[int, Counter[str]] = {}
     data = made_up([5, 20, 7, 9, 3, 17, 12, 8], seed=3)
     for runs in (1, 2, 8, 32):
-        pack = build_pack(configs(tiny("bert"), method, runs, model_dropout=0.1), CPU, precision)
+        pack = build_pack(configs(tiny(kind), method, runs, model_dropout=0.1), CPU, precision)
         pack.encoder.train().masks.steps = tuple(range(runs))
         orders = [np.roll(np.arange(8), run) for run in range(runs)]
         with Operators() as counted:
@@ -199,6 +202,49 @@ def test_a_steps_operators_do_not_grow_with_the_runs(method: str, precision: str
                 counted.count[name] -= runs * 2
     assert found[2] == found[8] == found[32]
     assert found[32].total() < 1.5 * found[1].total()
+
+
+class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes copies that would wait for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, name = kwargs or {}, func.overloadpacket.__name__
+        places = {arg.device.type for arg in args if isinstance(arg, Tensor)} | {str(kwargs.get("device"))}
+        blocks = not (kwargs.get("non_blocking") or (name == "copy_" and args[2:] == (True,)))
+        if name in ("_to_copy", "copy_") and {"cpu", "meta"} <= places and blocks:
+            self.found.append(name)
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "precision", "runs"),
+    [("bert", "symlora", "bf16", 2), ("bert", "lora", "fp32", 3), ("bert", "symlora", "bf16", 1)]
+    + [("deberta-v2", "symlora", "fp32", 1)],
+)
+def test_a_step_waits_for_its_device_once(
+    kind: str, method: str, precision: str, runs: int, tiny: TinyFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To read losses and tokens. The meta device stands for a GPU: it has no values, so nothing else can be read."""
+    some, data = configs(tiny(kind), method, runs, model_dropout=0.1), made_up(UNEQUAL)
+    pack = build_pack(some, torch.device("meta"), precision)
+    pack.encoder.train()
+    states = [RunState(k, config, model, 10) for k, (config, model) in enumerate(zip(some, pack.runs, strict=True))]
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_: None)  # has no fused kernel there
+    reads: list[tuple[int, ...]] = []
+
+    def read(sums: Tensor) -> Any:
+        reads.append(tuple(sums.shape))
+        return np.ones(sums.shape).tolist()
+
+    monkeypatch.setattr(Tensor, "tolist", read)
+    with Waits() as waits:
+        train_step(states, [pack_batch(data, [np.arange(40)] * runs, 4, 0)], pack, 1, 4)
+    assert reads == [(2, runs)] and waits.found == []
+    assert [run.steps_done for run in states] == [1] * runs
 
 
 @pytest.mark.parametrize("diverging", [0, 1, 2])
@@ -340,7 +386,7 @@ def test_batches_of_a_pack(tiny: TinyFactory) -> None:
 @pytest.mark.parametrize(
     ("kind", "method", "arguments", "message"),
     [
-        ("mpnet", "lora", {}, "flat"),
+        ("deberta-v2", "lora", {}, "flat"),
         ("bert", "lora", {"bias": "all"}, "bias=all"),
         ("bert", "symlora", {"bias": "symlora_only"}, "bias=symlora_only"),
         ("bert", "lora", {"init_lora_weights": "olora"}, "rewrites"),

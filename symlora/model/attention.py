@@ -2,7 +2,7 @@
 
 A flat batch is one row that holds all sentences end to end.
 
-    out_i = softmax(scale · q_i K_s(i)ᵀ) V_s(i),    s(i): the sentence that token i belongs to
+    out_i = softmax(scale · q_i K_s(i)ᵀ + bias_i) V_s(i),    s(i): the sentence that token i belongs to
 
 The encoder stays Hugging Face's own: this function is registered with `transformers.AttentionInterface` under the
 name "flat" and receives its `FlatLayout` through the model's keyword arguments (`flat_layout=...`), as their flash
@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from symlora.model.device import to_device
 from symlora.model.dropout import Dropout
 from symlora.model.fused import fuses, softmax_back, softmax_drop
 
@@ -52,6 +53,7 @@ class FlatLayout:
     gather: Tensor
     scatter: Tensor  # gathered row of each row: int64 [T · h]; P for tokens of no sentence
     padding: Tensor  # gathered rows that are padding: int64
+    first: Tensor  # token that each sentence begins with: int64 [B]
     keys: Tensor | None = None  # of the gathered rows, for dropout: int64 [P]
 
     @staticmethod
@@ -79,12 +81,14 @@ class FlatLayout:
             mask = None
             if shortest < shape[2]:
                 hidden = torch.from_numpy(~real[:, None, None, shortest:])
-                mask = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf")).to(device)
+                mask = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
+                mask = to_device(mask, device)
             groups.append(Group(slice(end, end := end + int(np.prod(shape))), shape, shortest, mask))
         rows, real_rows = np.concatenate(gather), np.concatenate(reals)
         scatter = np.full(tokens * heads, end)
         scatter[rows[real_rows]] = np.flatnonzero(real_rows)
-        tables = (torch.from_numpy(table).to(device) for table in (rows, scatter, np.flatnonzero(~real_rows)))
+        found = (rows, scatter, np.flatnonzero(~real_rows), starts)
+        tables = (to_device(torch.from_numpy(table), device) for table in found)
         layout = FlatLayout(tuple(groups), *tables)
         return layout if keys is None else FlatLayout(**vars(layout) | {"keys": keys.flatten()[layout.gather]})
 
@@ -123,6 +127,7 @@ class _Attention(torch.autograd.Function):
         layout: FlatLayout,
         drop: Dropout | None,
         queries: slice,
+        bias: Tensor | None,
     ) -> Tensor:
         q, k, v = (t.index_select(0, layout.gather) for t in (q * scale, k, v))
         out = _rows_for(q, queries)
@@ -132,13 +137,16 @@ class _Attention(torch.autograd.Function):
             query, key, value, target = _of_group(group, q, k, v, out)
             query = query[:, queries]
             scores = torch.bmm(query, key.mT)
-            if group.mask is not None:  # in one dtype: adding float32 would copy the scores
-                scores.view(*group.shape[:2], -1, group.shape[2])[..., group.shortest :] += group.mask.to(q.dtype)
+            if bias is not None:
+                scores = scores.float()
+                scores.view(*group.shape[:2], -1, group.shape[2]).add_(_cut(bias, group, queries))
+            if group.mask is not None:  # in one dtype: adding float32 to bfloat16 would copy the scores
+                scores.view(*group.shape[:2], -1, group.shape[2])[..., group.shortest :] += group.mask.to(scores.dtype)
             mask = None
             if drop is not None and columns is not None and layout.keys is not None:
                 keys, length = layout.keys[group.rows].view(target.shape[:2])[:, queries], group.shape[2]
                 mask = drop.mask(keys, columns[: length // 4], length, q.dtype)
-            if mask is not None and fuses(q.dtype, scores.numel()):
+            if mask is not None and fuses(scores.dtype, scores.numel()):
                 pair = softmax_drop(scores.flatten(0, 1), mask.flatten(0, 1))
                 probabilities, dropped = (part.view(scores.shape) for part in pair)
             else:
@@ -148,6 +156,7 @@ class _Attention(torch.autograd.Function):
             kept += [probabilities, dropped]
         ctx.save_for_backward(q, k, v, out, *kept)
         ctx.scale, ctx.layout, ctx.queries = scale, layout, queries
+        ctx.bias_shape = None if bias is None else bias.shape
         return out.index_select(0, layout.scatter)
 
     @staticmethod
@@ -157,6 +166,7 @@ class _Attention(torch.autograd.Function):
         d_out = grads[0].index_select(0, layout.gather).index_fill_(0, layout.padding, 0.0)
         sums = (d_out * out[:-1]).sum(-1, keepdim=True)
         d_q, d_k, d_v = _rows_for(q, ctx.queries), _rows_for(q), _rows_for(q)
+        d_bias = torch.zeros(ctx.bias_shape, device=out.device) if ctx.needs_input_grad[7] else None
         for group, probabilities, dropped in zip(layout.groups, kept[::2], kept[1::2], strict=True):
             query, key, value, d_target, row_sums = _of_group(group, q, k, v, d_out, sums)
             query, d_target, row_sums = (t[:, ctx.queries] for t in (query, d_target, row_sums))
@@ -169,11 +179,14 @@ class _Attention(torch.autograd.Function):
             else:
                 d_scores.mul_(dropped).sub_(probabilities * row_sums)
             torch.bmm(d_scores, key, out=to_query[:, ctx.queries])
+            if d_bias is not None:
+                summed = d_scores.view(*group.shape[:2], -1, group.shape[2]).sum(0, dtype=torch.float32)
+                _cut(d_bias, group, ctx.queries).add_(summed)
             if needs_k:
                 torch.bmm(d_scores.mT, query, out=to_key)
         found = [d.index_select(0, layout.scatter) for d in ((d_q, d_k, d_v) if needs_k else (d_q, d_v))]
         found[0].mul_(ctx.scale)
-        return found[0], found[1] if needs_k else None, found[-1], None, None, None, None
+        return found[0], found[1] if needs_k else None, found[-1], None, None, None, None, d_bias
 
 
 def _rows_for(rows: Tensor, queries: slice = slice(None)) -> Tensor:
@@ -192,6 +205,12 @@ def _of_group(group: Group, *rows: Tensor) -> list[Tensor]:
     return [part[group.rows].view(sentences * heads, length, -1) for part in rows]
 
 
+def _cut(bias: Tensor, group: Group, queries: slice) -> Tensor:
+    """Cut a bias, [h, L, L], to a group's length and queries."""
+    length = group.shape[2]
+    return bias[:, :length, :length][:, queries]
+
+
 def flat_attention(
     module: nn.Module,
     query: Float[Tensor, "1 heads tokens size"],
@@ -202,6 +221,7 @@ def flat_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     flat_layout: FlatLayout | None = None,
+    bias: Float[Tensor, "heads longest longest"] | None = None,
     **others: Any,
 ) -> tuple[Float[Tensor, "1 tokens heads size"], None]:
     """Attend within each sentence of a flat batch.
@@ -216,6 +236,7 @@ def flat_attention(
         scaling: Factor on the scores; d**-0.5 when None.
         dropout: Probability at which attention probabilities are dropped.
         flat_layout: The layout of this batch.
+        bias: Added to the scores of every sentence: float32 [heads, L, L], L at least the length of every group.
         others: What models pass to every attention function; not used here.
 
     Returns:
@@ -233,7 +254,7 @@ def flat_attention(
     drop = _dropout_of(module) if dropout > 0.0 else None
     scale = size**-0.5 if scaling is None else scaling
     queries = slice(0, 1 if getattr(module, "first_only", False) else None)
-    out: Tensor = _Attention.apply(*rows, scale, flat_layout, drop, queries)  # type: ignore[no-untyped-call]
+    out: Tensor = _Attention.apply(*rows, scale, flat_layout, drop, queries, bias)  # type: ignore[no-untyped-call]
     return out.view(1, tokens, heads, size), None
 
 

@@ -35,6 +35,11 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor to the device without waiting for it."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
 def pick_precision(name: str, device: torch.device) -> str:
     """Resolve `auto`: bf16 where fast, else fp16 on CUDA, else fp32.
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from symlora.data.batches import Batch
 from symlora.model import fused
+from symlora.model.device import to_device
 from symlora.seeds import seed_sequence
 
 _LEVELS = 1 << 16
@@ -182,7 +183,7 @@ class Masks:
         key = (start, count, device)
         if key not in self._cached:
             words = sequence(int(sequence(start, 1)[0]), count)
-            self._cached[key] = torch.from_numpy(words.view(np.int64)).to(device)
+            self._cached[key] = to_device(torch.from_numpy(words.view(np.int64)), device)
         return self._cached[key]
 
 

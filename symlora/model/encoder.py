@@ -6,8 +6,8 @@ The model's own forward does all the work. Hooks adapt it: after the last layer,
 taken ([1, T, n] becomes [B, 1, n], which is what every head that reads `[:, 0]` expects), and what enters the head is
 cast to float32. Where the last layer is built as BERT's, the first tokens are taken within it already, right after its
 attention: output projection and feed-forward of the other tokens reach no head (exact; 1/8 of MiniLM's work).
-Encoders whose attention cannot be exchanged, or whose positions are not absolute, run on batches padded to their
-longest sentence; members and order of the batches are the same.
+Encoders that are not in `FLAT_MODEL_TYPES` run on batches padded to their longest sentence; members and order of the
+batches are the same.
 """
 
 import inspect
@@ -19,13 +19,18 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from symlora.data.batches import Batch, padded
+from symlora.model import mpnet
 from symlora.model.attention import NAME as FLAT
 from symlora.model.attention import FlatLayout
+from symlora.model.device import to_device
 from symlora.model.dropout import Masks, drops, token_keys
 from symlora.model.head import head_modules
 
-# Encoders with transformers' attention interface, absolute positions and a head on the first token.
-FLAT_MODEL_TYPES = frozenset({"albert", "bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"})
+# Encoders with transformers' attention interface, absolute positions and a head on the first token; and MPNet
+# (symlora.model.mpnet).
+FLAT_MODEL_TYPES = frozenset(
+    {"albert", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta"}
+)
 
 
 class Encoder(nn.Module):
@@ -35,6 +40,9 @@ class Encoder(nn.Module):
         model: A `...ForSequenceClassification` of transformers, loaded with `attn_implementation="flat"` to run flat.
         pad_id: The token that fills padded batches.
         masks: Where the model's Dropouts find the keys of a batch's rows.
+
+    Attributes:
+        layout: The flat batch that the model works on now; None outside of a forward pass.
     """
 
     def __init__(self, model: Any, pad_id: int, masks: Masks) -> None:
@@ -43,7 +51,7 @@ class Encoder(nn.Module):
         self.pad_id = pad_id
         self.masks = masks
         self.flat = model.config._attn_implementation == FLAT
-        self._first: Tensor | None = None
+        self.layout: FlatLayout | None = None
         base = getattr(model, model.base_model_prefix)
         accepted = inspect.signature(base.forward).parameters
         self._takes_token_types = "token_type_ids" in accepted
@@ -56,7 +64,9 @@ class Encoder(nn.Module):
             stack = base.encoder if hasattr(base, "encoder") else base.transformer
             stack.register_forward_hook(self._take_first)
             last: Any = stack.layer[-1] if hasattr(stack, "layer") else None
-            if last is not None and hasattr(last.attention, "output"):
+            if model.config.model_type == "mpnet":
+                mpnet.use_flat_attention(stack, self)
+            elif last is not None and hasattr(last.attention, "output"):
                 last.attention.output.register_forward_pre_hook(self._first_rows)
                 last.attention.self.first_only = True
         for name in head_modules(model):
@@ -92,20 +102,19 @@ class Encoder(nn.Module):
             # Zeros must be explicit: the models' own default is a buffer no longer than max_position_embeddings.
             types = torch.zeros_like(batch.input_ids) if batch.token_type_ids is None else batch.token_type_ids
             inputs["token_type_ids"] = types
-        inputs = {name: pad(value, (0, extra))[None].to(device) for name, value in inputs.items()}
+        inputs = {name: to_device(pad(value, (0, extra))[None], device) for name, value in inputs.items()}
         self.masks.begin(batch.sizes, batch.tokens(), extra)
         keys, heads = None, self.model.config.num_attention_heads
         if drops(self.model):
             tokens_keys = token_keys(self.masks.steps, batch)
-            given = pad(tokens_keys, (0, extra)).to(device)
-            self.masks.draw_for(given, tokens_keys[batch.starts].to(device))
+            given = to_device(pad(tokens_keys, (0, extra)), device)
+            self.masks.draw_for(given, to_device(tokens_keys[batch.starts], device))
             keys = self.masks.of_heads(given, heads)
-        layout = FlatLayout.of(batch.lengths, heads, tokens + extra, device, keys)
-        self._first = batch.starts.to(device)
+        self.layout = FlatLayout.of(batch.lengths, heads, tokens + extra, device, keys)
         try:
-            return self._logits(**inputs, flat_layout=layout)
+            return self._logits(**inputs, flat_layout=self.layout)
         finally:
-            self._first = None
+            self.layout = None
 
     def _padded(self, batch: Batch) -> Tensor:
         inputs = padded(batch, self.pad_id)
@@ -115,8 +124,8 @@ class Encoder(nn.Module):
         if drops(self.model):
             keys = token_keys(self.masks.steps, batch)
             spread = torch.zeros_like(inputs["input_ids"]).masked_scatter_(inputs["attention_mask"].bool(), keys)
-            self.masks.draw_for(spread.to(self.device), spread[:, 0].to(self.device))
-        return self._logits(**{name: value.to(self.device) for name, value in inputs.items()})
+            self.masks.draw_for(*(to_device(part, self.device) for part in (spread, spread[:, 0])))
+        return self._logits(**{name: to_device(value, self.device) for name, value in inputs.items()})
 
     def _logits(self, **inputs: Any) -> Tensor:
         logits: Tensor = self.model(**inputs).logits
@@ -124,13 +133,14 @@ class Encoder(nn.Module):
 
     def _first_rows(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """[1, T, n] becomes [1, B, n] in every argument."""
-        return args if self._first is None else tuple(arg.index_select(1, self._first) for arg in args)
+        layout = self.layout
+        return args if layout is None else tuple(arg.index_select(1, layout.first) for arg in args)
 
     def _take_first(self, module: nn.Module, args: Any, output: Any) -> Any:
-        if self._first is None:
+        if self.layout is None:
             return output
         hidden = output.last_hidden_state if hasattr(output, "last_hidden_state") else output[0]
-        if hidden.shape[1] != len(self._first):
+        if hidden.shape[1] != len(self.layout.first):
             (hidden,) = self._first_rows(module, (hidden,))
         first = hidden.transpose(0, 1)
         if hasattr(output, "last_hidden_state"):

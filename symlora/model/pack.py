@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from symlora.model.device import to_device
 from symlora.model.dropout import Masks, drops
 from symlora.model.encoder import Encoder
 from symlora.model.head import head_modules
@@ -165,7 +166,7 @@ class Fill:
         index = torch.where(real, starts[:, None] + column, starts[:, None]).flatten()
         real = real.flatten()
         places = (index, real.nonzero().flatten(), (~real).nonzero().flatten())
-        return Fill(*(part.to(device) for part in places))
+        return Fill(*(to_device(part, device) for part in places))
 
     def fill(self, rows: Tensor) -> Tensor:
         """Fill up rows: [R, …] to [K · most, …]."""

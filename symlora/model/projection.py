@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grouped_mm
 
 from symlora.adapters.symlora import SymLoraLinear
+from symlora.model.device import to_device
 from symlora.model.dropout import Masks, drops
 from symlora.model.fused import combine, combine_back, fuses
 
@@ -106,7 +107,7 @@ class Rows:
         """Number the rows of runs that have so many each."""
         numbers = np.repeat(np.arange(len(counts)), counts)
         ends = np.cumsum(counts, dtype=np.int32)
-        return Rows(torch.from_numpy(ends).to(device), torch.from_numpy(numbers).to(device))
+        return Rows(to_device(torch.from_numpy(ends), device), to_device(torch.from_numpy(numbers), device))
 
 
 class _Projection(torch.autograd.Function):
@@ -191,7 +192,7 @@ def _combined(
     """
     if lam is None:
         return out.addmm_(low, factors[0]) if rows is None else out.add_(_by_run(low, factors, rows))
-    if out.is_cuda or fuses(out.dtype, out.numel()):
+    if not out.is_cpu or fuses(out.dtype, out.numel()):
         shift = out.new_zeros(out.shape[1]) if bias is None else bias
         result: Tensor = combine(out, _by_run(low, factors, rows), _of_rows(lam, out, rows), shift)
         return result

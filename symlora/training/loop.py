@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from symlora.config.schema import Config
 from symlora.data.batches import Batch, epoch_order, eval_batches, pack_batch, steps_per_epoch
 from symlora.data.tokens import TokenizedSplit
+from symlora.model.device import to_device
 from symlora.model.dropout import step_key
 from symlora.model.encoder import Encoder
 from symlora.model.pack import PackedModel
@@ -165,8 +166,8 @@ def train_step(
     for batch in parts:
         if not len(batch.rows):
             continue
-        rows = losses_of(pack.encoder(batch), batch.labels.to(device)) / whole
-        run_of_row = torch.repeat_interleave(torch.tensor(batch.sizes)).to(device)
+        rows = losses_of(pack.encoder(batch), to_device(batch.labels, device)) / whole
+        run_of_row = to_device(torch.repeat_interleave(torch.tensor(batch.sizes)), device)
         own = torch.zeros_like(losses).index_add(0, run_of_row, rows)
         scaled = [run.scaler.scale(loss) for run, loss in zip(runs, own.unbind(), strict=True)]
         scaled += [run.scaler.scale(penalty) for run in at_first if (penalty := run.hook.penalty()) is not None]
@@ -174,7 +175,7 @@ def train_step(
         at_first = []
         losses += own.detach()
         tokens += np.array(batch.tokens(), np.float32)
-    sums = torch.stack([losses, torch.from_numpy(tokens).to(device)])
+    sums = torch.stack([losses, to_device(torch.from_numpy(tokens), device)])
     processes.add_up([sums])
     values, counts = sums.tolist()
     for run, value, count in zip(runs, values, counts, strict=True):
