@@ -223,7 +223,7 @@ class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @pytest.mark.parametrize(
     ("kind", "method", "precision", "runs"),
     [("bert", "symlora", "bf16", 2), ("bert", "lora", "fp32", 3), ("bert", "symlora", "bf16", 1)]
-    + [("deberta-v2", "symlora", "fp32", 1)],
+    + [("deberta-v2", "symlora", "fp32", 1), ("mpnet", "symlora", "bf16", 2)],
 )
 def test_a_step_waits_for_its_device_once(
     kind: str, method: str, precision: str, runs: int, tiny: TinyFactory, monkeypatch: pytest.MonkeyPatch
