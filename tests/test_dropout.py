@@ -232,8 +232,11 @@ def test_each_dropout_of_the_model_is_at_work(kind: str, where: str, tiny: TinyF
     names = ("attention_dropout", "dropout") if kind == "distilbert" else (
         "attention_probs_dropout_prob", "hidden_dropout_prob"
     )  # fmt: skip
+    if kind == "modernbert":
+        names = "attention_dropout", "mlp_dropout"
     rates = dict(zip(names, (0.5, 0.0) if where == "attention" else (0.0, 0.5), strict=True))
-    config = run_config(tiny(kind, classifier_dropout=0.0, seq_classif_dropout=0.0, pooler_dropout=0.0, **rates))
+    folder = tiny(kind, classifier_dropout=0.0, seq_classif_dropout=0.0, pooler_dropout=0.0, **rates)
+    config = run_config(folder, "lora" if kind == "modernbert" else "symlora")
     run_model = build(config, CPU, "fp32")
     batch = gather(made_up([9, 4, 9]), np.arange(3))
     with torch.no_grad():
@@ -248,17 +251,18 @@ def test_each_dropout_of_the_model_is_at_work(kind: str, where: str, tiny: TinyF
         assert float((run_model.encoder(batch) - first).abs().max()) > 1e-4
 
 
-@pytest.mark.parametrize("kind", ["roberta", "mpnet", "distilbert"])
+@pytest.mark.parametrize("kind", ["roberta", "mpnet", "distilbert", "modernbert"])
 def test_model_dropout_sets_all_but_the_adapters(kind: str, tiny: TinyFactory) -> None:
-    config = run_config(tiny(kind), model_dropout=0.4)
-    config.method.peft_config["dropout"] = 0.25
+    method = "lora" if kind == "modernbert" else "symlora"
+    config = run_config(tiny(kind), method, model_dropout=0.4)
+    config.method.peft_config["lora_dropout" if method == "lora" else "dropout"] = 0.25
     modules = build(config, CPU, "fp32").encoder.named_modules()
     rates = {name: module.p for name, module in modules if isinstance(module, Dropout)}
     assert set(rates.values()) == {0.25, 0.4}
     assert {name for name, p in rates.items() if p == 0.25} == {name for name in rates if name.endswith(".default")}
 
 
-@pytest.mark.parametrize(("kind", "in_attention"), [("bert", 0.0), ("mpnet", 0.3)])
+@pytest.mark.parametrize(("kind", "in_attention"), [("bert", 0.0), ("mpnet", 0.3), ("modernbert", 0.0)])
 def test_padding_does_not_change_the_masks(
     kind: str, in_attention: float, tiny: TinyFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,7 +270,10 @@ def test_padding_does_not_change_the_masks(
 
     Padded attention of BERT's has torch's dropout; for ours see test_encoder.
     """
-    config = run_config(tiny(kind, hidden_dropout_prob=0.3, attention_probs_dropout_prob=in_attention), "full")
+    rates = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": in_attention}
+    if kind == "modernbert":
+        rates = {"embedding_dropout": 0.3, "mlp_dropout": 0.3}
+    config = run_config(tiny(kind, **rates), "full")
     batch = gather(made_up([9, 4, 19, 1]), np.arange(4))
     found = []
     for flat_types in (FLAT_MODEL_TYPES, frozenset[str]()):

@@ -163,7 +163,7 @@ def test_a_wide_table_is_split_and_what_is_empty_is_named() -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    sync = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install 'symlora[browser]')")
+    sync = pytest.importorskip("playwright.sync_api", reason="no playwright (make setup installs it)")
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None:

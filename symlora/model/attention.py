@@ -12,6 +12,7 @@ scaled_dot_product_attention in bf16 on a CPU is 3 to 8 times slower (measured, 
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ class FlatLayout:
     """
 
     groups: tuple[Group, ...]  # one after the other among the P gathered rows, each in order (sentence, head, token)
+    lengths: Tensor  # tokens of each sentence: int64 [B], on the CPU
     # Row of each gathered row: int64 [P]; padding points at its sentence's first token, so that no sentence meets
     # another's values, be they NaN
     gather: Tensor
@@ -89,7 +91,7 @@ class FlatLayout:
         scatter[rows[real_rows]] = np.flatnonzero(real_rows)
         found = (rows, scatter, np.flatnonzero(~real_rows), starts)
         tables = (to_device(torch.from_numpy(table), device) for table in found)
-        layout = FlatLayout(tuple(groups), *tables)
+        layout = FlatLayout(tuple(groups), lengths, *tables)
         return layout if keys is None else FlatLayout(**vars(layout) | {"keys": keys.flatten()[layout.gather]})
 
 
@@ -219,9 +221,10 @@ def flat_attention(
     attention_mask: Tensor | None,
     *,
     scaling: float | None = None,
-    dropout: float = 0.0,
+    dropout: float | nn.Module = 0.0,
     flat_layout: FlatLayout | None = None,
     bias: Float[Tensor, "heads longest longest"] | None = None,
+    sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Float[Tensor, "1 tokens heads size"], None]:
     """Attend within each sentence of a flat batch.
@@ -234,9 +237,10 @@ def flat_attention(
         query, key, value: [1, heads, T, d].
         attention_mask: Must be None: the layout says which tokens belong together.
         scaling: Factor on the scores; d**-0.5 when None.
-        dropout: Probability at which attention probabilities are dropped.
+        dropout: Probability at which attention probabilities are dropped, or (in ModernBERT) the module that drops.
         flat_layout: The layout of this batch.
         bias: Added to the scores of every sentence: float32 [heads, L, L], L at least the length of every group.
+        sliding_window: Tokens attend to those less than so many places away; None: to all.
         others: What models pass to every attention function; not used here.
 
     Returns:
@@ -251,19 +255,34 @@ def flat_attention(
         )
     heads, tokens, size = query.shape[1:]
     rows = (t.transpose(1, 2).reshape(tokens * heads, size) for t in (query, key, value))
-    drop = _dropout_of(module) if dropout > 0.0 else None
+    drop = _dropout_of(module) if dropout else None
+    longest = flat_layout.groups[0].shape[2]
+    if sliding_window is not None and sliding_window < longest:
+        bias = _window(sliding_window, longest, query.device)
     scale = size**-0.5 if scaling is None else scaling
     queries = slice(0, 1 if getattr(module, "first_only", False) else None)
     out: Tensor = _Attention.apply(*rows, scale, flat_layout, drop, queries, bias)  # type: ignore[no-untyped-call]
     return out.view(1, tokens, heads, size), None
 
 
-def _dropout_of(module: nn.Module) -> Dropout:
-    """Return an attention module's Dropout: `dropout`, in ALBERT `attention_dropout`."""
+@lru_cache(maxsize=8)
+def _window(size: int, length: int, device: torch.device) -> Float[Tensor, "1 length length"]:
+    """Make a bias that hides tokens `size` places away and more."""
+    place = torch.arange(length, device=device)
+    hidden = (place[:, None] - place).abs() >= size
+    # Finite, or a query that is padding and sees only padded keys would be NaN.
+    return torch.zeros(1, length, length, device=device).masked_fill_(hidden, torch.finfo(torch.float32).min / 2)
+
+
+def _dropout_of(module: nn.Module) -> Dropout | None:
+    """Return an attention module's Dropout, None if it keeps all.
+
+    It is `dropout`, or `attention_dropout` (ALBERT, ModernBERT).
+    """
     for name in ("dropout", "attention_dropout"):
         child = getattr(module, name, None)
         if isinstance(child, Dropout):
-            return child
+            return child if child.p > 0.0 else None
     raise ValueError(f"{type(module).__name__} has no Dropout of ours: call use_own_dropout on the model first")
 
 

@@ -13,7 +13,7 @@ from symlora.errors import SymloraError
 from symlora.model import attention
 from symlora.model.adapter import add_adapter
 from symlora.model.device import DTYPES
-from symlora.model.dropout import Masks, set_dropout, use_own_dropout
+from symlora.model.dropout import Masks, set_dropout, use_dropout_modules, use_own_dropout
 from symlora.model.encoder import FLAT_MODEL_TYPES, Encoder
 from symlora.model.fused import use_fused_output
 from symlora.model.head import head_modules, output_layer
@@ -172,6 +172,8 @@ def load_classifier(
             f"The weights in {source.name_or_path} do not fit their config.json: {len(foreign)} encoder tensors are "
             f"missing or of another shape, for example {foreign[0]}."
         )
+    if flat and hf_config.model_type == "modernbert":
+        use_dropout_modules(model)
     keep_trainable(model)
     model.loaded = _describe_loaded(model, missing, info["unexpected_keys"], stored_classes, labels)
     # PEFT writes this into the adapter's files, where a folder of this machine has no place.
@@ -205,6 +207,8 @@ def _describe_loaded(
             notes.append(f"the stored head's classes ({', '.join(stored_classes)}) were put into the task's order")
         else:
             notes.append(f"the head starts from a stored one, whose classes are {', '.join(stored_classes)}")
+    if model.config._attn_implementation != attention.NAME:
+        notes.append(f"{model.config.model_type} runs on padded batches, so each of its runs trains alone")
     layers = sorted(key for key in unexpected if re.search(r"\blayers?\.\d", key))
     if layers:
         notes.append(f"{len(layers)} tensors of the weights' layers have no place in this encoder, such as {layers[0]}")

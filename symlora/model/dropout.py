@@ -228,6 +228,13 @@ class Dropout(nn.Module):
         return f"p={self.p}"
 
 
+def use_dropout_modules(model: Any) -> None:
+    """Make the attention dropout of ModernBERT's layers, a number, modules."""
+    for layer in model.model.layers:
+        layer.attn.attention_dropout = nn.Dropout(model.config.attention_dropout)
+        layer.attn.out_drop = nn.Dropout(model.config.attention_dropout)
+
+
 def set_dropout(model: nn.Module, p: float) -> None:
     """Sets the probability of every `nn.Dropout` of a model, in place."""
     for module in model.modules():

@@ -26,10 +26,10 @@ from symlora.model.device import to_device
 from symlora.model.dropout import Masks, drops, token_keys
 from symlora.model.head import head_modules
 
-# Encoders with transformers' attention interface, absolute positions and a head on the first token; and MPNet
-# (symlora.model.mpnet).
+# Encoders with transformers' attention interface, whose positions can be given and whose head takes the first token
+# (ModernBERT's may take the mean of all); and MPNet (symlora.model.mpnet).
 FLAT_MODEL_TYPES = frozenset(
-    {"albert", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta"}
+    {"albert", "bert", "camembert", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta"}
 )
 
 
@@ -61,7 +61,8 @@ class Encoder(nn.Module):
         self._first_position = 0 if padding is None else padding + 1
         self.max_length: int | None = None if positions is None else positions.num_embeddings - self._first_position
         if self.flat:
-            stack = base.encoder if hasattr(base, "encoder") else base.transformer
+            # ModernBERT's layers stand alone, with a norm after them.
+            stack = next(getattr(base, n) for n in ("encoder", "transformer", "final_norm") if hasattr(base, n))
             stack.register_forward_hook(self._take_first)
             last: Any = stack.layer[-1] if hasattr(stack, "layer") else None
             if model.config.model_type == "mpnet":
@@ -139,6 +140,13 @@ class Encoder(nn.Module):
     def _take_first(self, module: nn.Module, args: Any, output: Any) -> Any:
         if self.layout is None:
             return output
+        if isinstance(output, Tensor):
+            if self.model.config.classifier_pooling == "mean":  # which the head takes again, of one row
+                lengths = self.layout.lengths
+                own = output[0, : int(lengths.sum())].float()
+                on_device = to_device(lengths, own.device)
+                return torch.segment_reduce(own, "mean", lengths=on_device, unsafe=True)[:, None]  # no check, no wait
+            return self._first_rows(module, (output,))[0].transpose(0, 1)
         hidden = output.last_hidden_state if hasattr(output, "last_hidden_state") else output[0]
         if hidden.shape[1] != len(self.layout.first):
             (hidden,) = self._first_rows(module, (hidden,))
