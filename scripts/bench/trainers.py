@@ -22,12 +22,13 @@ from symlora.adapters.config import QUERY_VALUE
 from symlora.config.schema import Config
 from symlora.data.batches import pack_batch
 from symlora.model.build import build_pack
+from symlora.model.fused import fusing, pick_compile
 from symlora.model.head import head_modules
 from symlora.model.source import find, load_tokenizer
 from symlora.training.loop import train_step
 from symlora.training.run_state import RunState
 
-_MANY = 10**6  # steps that the schedule plans for: the learning rate hardly changes
+_MANY = 10**6  # steps that the schedule plans for: the learning rate hardly changes; and enough to compile
 
 
 class Ours:
@@ -35,6 +36,7 @@ class Ours:
 
     def __init__(self, load: Load, device: torch.device) -> None:
         self.load, self.device = load, device
+        self.compiles = pick_compile("auto", device, load.case.precision, _MANY)
         configs = [copy.deepcopy(load.config) for _ in range(load.case.runs)]
         for seed, config in enumerate(configs):
             config.seed, config.train.model_dropout = seed, load.case.dropout
@@ -46,12 +48,13 @@ class Ours:
         """Train for some passes; the time of collating counts, as in training."""
         self.pack.encoder.train()
         load, used, losses, started = self.load, [], [], now(self.device)
-        for number in range(passes):
-            orders = load.orders(turn, number)
-            used += orders
-            for step in range(load.steps):
-                batch = pack_batch(load.rows, orders, load.batch_size, step)
-                losses += train_step(self.states, [batch], self.pack, 1, load.batch_size)
+        with fusing(self.compiles):
+            for number in range(passes):
+                orders = load.orders(turn, number)
+                used += orders
+                for step in range(load.steps):
+                    batch = pack_batch(load.rows, orders, load.batch_size, step)
+                    losses += train_step(self.states, [batch], self.pack, 1, load.batch_size)
         done = load.done(used, load.steps * passes, sum(losses) / len(losses))
         return {**done, "started": started, "stopped": now(self.device)}
 

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from symlora.errors import SymloraError
 
-# Sentences trained on from which `auto` compiles: it takes up to a minute, and saves a tenth of the time or more.
-ENOUGH = 100_000
+# Sentences that a run trains on from which `auto` compiles, which takes up to a minute. By run and not by pack, so that a
+# resumed pack that has lost runs decides as before.
+ENOUGH = 50_000
 # Numbers from which a compiled part pays: a call of one takes 50 to 100 µs, where torch's own takes 5.
 SMALLEST = 200_000
 _state = {"on": False}
@@ -36,7 +37,7 @@ def fusing(on: bool) -> Iterator[None]:
 
 
 def pick_compile(setting: str, device: torch.device, precision: str, sentences: int) -> bool:
-    """Resolve `train.compile` for training on so many sentences, and try the compiler.
+    """Resolve `train.compile` for runs of so many sentences; try the compiler.
 
     Raises:
         SymloraError: It is `on`, and torch.compile does not work here.

@@ -102,7 +102,7 @@ def run_pack(configs: Sequence[Config], reporters: Sequence[Reporter], began: fl
                     pack = build_pack(own, prepared.device, prepared.precision)
                     models += pack.runs  # a run that diverges leaves the pack
                     check_model(prepared, models)
-                    sentences = sum(len(prepared.scored["train"]) * config.train.epochs for config in own)
+                    sentences = len(prepared.scored["train"]) * own[0].train.epochs
                     compiles = pick_compile(own[0].train.compile, prepared.device, prepared.precision, sentences)
                     with _training(processes, prepared.device), fusing(compiles):
                         fits += fit_pack(
