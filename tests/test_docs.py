@@ -30,8 +30,9 @@ from transformers import RobertaForSequenceClassification
 from symlora.config.compose import CONFIG_DIR, compose, resolve
 from symlora.sweep.grid import expand
 
-README, *OTHERS = [
-    *(ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))),
+README = ROOT / "README.md"
+OTHERS = [
+    *sorted((ROOT / "docs").glob("*.md")),
     *(ROOT / "results" / name / "README.md" for name in (".", "leaderboard")),  # adapters' cards are runs' own
     *(ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"),
 ]

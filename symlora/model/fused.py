@@ -18,8 +18,8 @@ from torch import Tensor
 
 from symlora.errors import SymloraError
 
-# Sentences that a run trains on from which `auto` compiles, which takes up to a minute. By run and not by pack, so that a
-# resumed pack that has lost runs decides as before.
+# Sentences that a run trains on from which `auto` compiles, which takes up to a minute. By run and not by pack: a
+# resumed pack that has lost runs must decide as before.
 ENOUGH = 50_000
 # Numbers from which a compiled part pays: a call of one takes 50 to 100 µs, where torch's own takes 5.
 SMALLEST = 200_000
