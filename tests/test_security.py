@@ -76,7 +76,9 @@ def of_names(tree: ast.AST) -> list[str]:
     from_imports = {node for node in names if names[node] in {*FORBIDDEN, *SAFE_WITH}}  # reported by `of_imports`
     safe = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call) and is_safe(node, names)}
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Name | ast.Attribute) or (isinstance(node, ast.Name) and node.id in from_imports):
+        if not isinstance(node, ast.Name | ast.Attribute) or not isinstance(node.ctx, ast.Load):
+            continue  # a field called `compile` is no use of the function
+        if isinstance(node, ast.Name) and node.id in from_imports:
             continue
         name = full_name(node, names)
         if name in FORBIDDEN or (name in SAFE_WITH and id(node) not in safe):
