@@ -253,6 +253,8 @@ def test_without_hub_and_path_one_message_says_what_works_offline(tmp_path: Path
         (["model=x"], "There are: ModernBERT-base, bert-base, .*roberta-large"),
         (["task=/etc/passwd"], "task=/etc/passwd: there is no"),
         (["train.lr={"], r"^train\.lr=\{ cannot be read"),
+        (["task.columns=[My text (raw),b]"], r"Quoted: \"task\.columns=\['My text \(raw\)','b'\]\";"),
+        (["task.columns=text"], r"a list is expected: \"task\.columns=\['text'\]\"\."),
         (["+=1"], "no key before"),
         (["task=CoLA"], "task=CoLA: there is no .*Near: cola"),
         (["train.lrate=1e-3"], r"train\.lrate=1e-3: there is no setting train\.lrate\. Near: train\.lr"),

@@ -39,7 +39,7 @@ def check_words(words: Sequence[str]) -> None:
             override = OverridesParser.create().parse_override(word)
         except HydraException as error:
             key, _, value = word.partition("=")
-            hint = f" Quoted it is one text: \"{key}='{value}'\"; with make ARGS=\"{key}='{value}'\"."
+            hint = f' Quoted: "{key}={_quoted(value)}"; with make ARGS="{key}={_quoted(value)}".'
             raise SymloraError(f"{word} cannot be read: {str(error).splitlines()[0]}.{hint}") from None
         if match := re.fullmatch(rf"({'|'.join(GROUPS)})=([\w.,/+-]+)", word):
             for name in match[2].split(","):
@@ -66,7 +66,16 @@ def _check_setting(word: str, key: str, value: Any) -> None:
         hint = f"Near: {', '.join(near)}." if near else f"Known here: {', '.join(known)}."
         raise SymloraError(f"{word}: there is no setting {key}. {hint}") from None
     except OmegaConfBaseException as error:
+        if "ListConfig" in str(error):
+            raise SymloraError(f'{word}: a list is expected: "{key}={_quoted(f"[{value}]")}".') from None
         raise SymloraError(f"{word}: {str(error).splitlines()[0]}.") from None
+
+
+def _quoted(value: str) -> str:
+    """Quote a text, or each one of a list."""
+    if value[:1] + value[-1:] != "[]":
+        return f"'{value}'"
+    return "[" + ",".join(f"'{part.strip()}'" for part in value[1:-1].split(",")) + "]"
 
 
 def _check_choice(group: str, name: str) -> None:
