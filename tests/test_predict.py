@@ -33,9 +33,11 @@ def lora_of(runs: Path) -> Path:
 
 
 def scores(capsys: pytest.CaptureFixture[str], tmp_path: Path, *words: Any) -> list[dict[str, Any]]:
-    main(["evaluate", *map(str, words), "--out", str(tmp_path / "scores.json"), "--device", "cpu"])
+    out = tmp_path / "scores.json"
+    out.unlink(missing_ok=True)
+    main(["evaluate", *map(str, words), "--out", str(out), "--device", "cpu"])
     capsys.readouterr()
-    found: list[dict[str, Any]] = json.loads((tmp_path / "scores.json").read_text())
+    found: list[dict[str, Any]] = json.loads(out.read_text())
     return found
 
 
@@ -163,6 +165,9 @@ def test_runs_without_their_adapter_are_left_out(
         (["evaluate", "RUN/nowhere"], "nowhere does not exist"),
         (["evaluate", "RUN/adapter", "--task", "mnli", "--base", "BASE", "--file", "ROWS"], "lacks the column premise"),
         (["predict", "RUN", "a\tb", "--out", "x.txt"], "must end in"),
+        (["predict", "RUN", "a\tb", "--out", __file__], "exists already"),
+        (["evaluate", "RUN", "--out", __file__], "exists already"),
+        (["predict", "RUN", ""], "sentence 1 (''): rte takes"),
     ],
 )
 def test_a_wrong_call_is_one_message(

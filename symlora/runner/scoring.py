@@ -30,6 +30,7 @@ HEADER = ("source", "split", "rows", "metric", "value", "95 % interval", "record
 
 def command_evaluate(chosen: argparse.Namespace) -> int:
     """Run `symlora evaluate`."""
+    _refuse_existing(chosen.out)
     with _chosen(chosen, chosen.sources) as models:
         rows = evaluate(models, chosen.split.replace(",", " ").split(), chosen.file, chosen.device)
     if chosen.out is not None:
@@ -40,8 +41,9 @@ def command_evaluate(chosen: argparse.Namespace) -> int:
 
 def command_predict(chosen: argparse.Namespace) -> int:
     """Run `symlora predict`."""
+    _refuse_existing(chosen.out)
     lines = (sys.stdin.read().splitlines() if word == "-" else [word] for word in chosen.texts)
-    texts, names = [text for part in lines for text in part if text], chosen.split.replace(",", " ").split()
+    texts, names = [text for part in lines for text in part], chosen.split.replace(",", " ").split()
     if sum(map(bool, (texts, names, chosen.file))) != 1:
         raise SymloraError("give one of: sentences (- reads stdin), --file, --split.")
     with _chosen(chosen, [chosen.source]) as models:
@@ -53,6 +55,11 @@ def command_predict(chosen: argparse.Namespace) -> int:
     else:
         print(table.to_csv(index=False, sep="\t", float_format="%.4f"), end="")
     return 0
+
+
+def _refuse_existing(out: Path | None) -> None:
+    if out is not None and out.exists():
+        raise SymloraError(f"{out} exists already: name another file, or remove it.")
 
 
 @contextmanager
