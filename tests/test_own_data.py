@@ -121,6 +121,8 @@ def changed(row: int, **values: Any) -> list[dict[str, Any]]:
         (changed(5, text=None), [], "row 5, column text is empty"),
         (changed(7, text=12), [], "row 7, column text holds 12, which is no text"),
         (changed(9, label=None), [], "row 9, column label is empty or NaN"),
+        (changed(9, label="NaN"), [], "row 9, column label is empty or NaN"),
+        (changed(9, label="once"), [], r"t\.jsonl: row 9 alone is of class 'once' \(column label\)"),
         (
             changed(9, label=float("nan")),
             ["task.regression=true"],
@@ -159,6 +161,8 @@ def test_a_bad_table_is_one_message(tmp_path: Path, rows: Any, overrides: list[s
         ("t.csv", b"text,label\na,x,y\n", "row 1 has 3 fields"),
         ("t.csv", b"text,text\na,x\n", "names a column twice"),
         ("t.csv", b"", "has no rows"),
+        ("t.csv", b"text;label\na, b;x\n", "parted by semicolons"),
+        ("t.json", b'[{"text": "a"},', r"t\.json is no JSON"),
         ("t.csv", b"text,label\n\xff\xfe,x\n", "UTF-8"),
         ("t.jsonl", b'{"text": "a"}\n{"text"\n', "row 2 is no JSON"),
         ("t.parquet", b"PAR1", "cannot be read"),

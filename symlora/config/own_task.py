@@ -69,11 +69,18 @@ def read_own(task: TaskConfig, data: DataConfig) -> dict[str, OwnSplit]:
 
     Splits that have no file are drawn from the training rows, `task.shares` of them, classes in proportion.
     """
-    splits = {name: _parsed(columns, where, name, task) for name, (where, columns) in _read(task, data).items()}
+    raw = _read(task, data)
+    splits = {name: _parsed(columns, where, name, task) for name, (where, columns) in raw.items()}
     drawn = {name: share for name, share in task.shares.items() if name not in splits and share}
     if "validation" not in splits and "validation" not in drawn:
         raise SymloraError("there is no validation file: give task.shares.validation, such as 0.1.")
     total, left = len(splits["train"].idx), splits["train"]
+    if task.labels and drawn and len(alone := np.flatnonzero(np.bincount(left.labels) == 1)):
+        row = int(np.flatnonzero(left.labels == alone[0])[0]) + 1
+        raise SymloraError(
+            f"{raw['train'][0]}: row {row} alone is of class {task.labels[alone[0]]!r} (column {task.label}): "
+            "too few to put one into each split. Add rows of that class, correct or remove it."
+        )
     for name, share in drawn.items():
         if name not in ("validation", "test") or not 0 < share < 1 or sum(drawn.values()) >= 1:
             raise SymloraError(
@@ -167,8 +174,7 @@ def _parsed(columns: Columns, where: str, split: str, task: TaskConfig) -> OwnSp
 
 def _refuse_empty(values: list[Any], where: str, column: str) -> None:
     for number, value in enumerate(values, 1):
-        missing = isinstance(value, float) and math.isnan(value)
-        if value is None or missing or not str(value).strip():
+        if value is None or str(value).strip().lower() in ("", "nan"):
             raise SymloraError(f"{where}: row {number}, column {column} is empty or NaN. Correct or remove that row.")
 
 

@@ -131,6 +131,8 @@ def _read_delimited(path: Path, delimiter: str) -> Columns:
     if len(rows) < 2:
         raise SymloraError(f"{path} has no rows: a first line with the columns' names and a line a row are expected.")
     header = rows.pop(0)
+    if len(header) == 1 and header[0].count(";") > 0 and delimiter != ";":
+        raise SymloraError(f"{path}: its fields are parted by semicolons. Save it with {delimiter!r} between them.")
     if len(set(header)) < len(header):
         raise SymloraError(f"{path}: its first line names a column twice: {', '.join(header)[:300]}.")
     for number, row in enumerate(rows, 1):
@@ -144,7 +146,10 @@ def _read_delimited(path: Path, delimiter: str) -> Columns:
 
 def _read_json(path: Path) -> Columns:
     text = path.read_text(encoding="utf-8-sig")
-    rows = json.loads(text) if text.lstrip().startswith("[") else []
+    try:
+        rows = json.loads(text) if text.lstrip().startswith("[") else []
+    except ValueError as error:
+        raise SymloraError(f"{path} is no JSON ({error}).") from None
     for number, line in enumerate([] if rows else filter(str.strip, text.splitlines()), 1):
         try:
             rows.append(json.loads(line))
