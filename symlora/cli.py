@@ -1,6 +1,7 @@
 """Run the command `symlora`, also `python -m symlora`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             go_offline_if_unreachable()  # before the imports of what asks the hub
         if status := chosen.run(chosen):
             sys.exit(status)
+        sys.stdout.flush()
+    except BrokenPipeError:  # what reads the output, such as `head`, has had enough
+        os._exit(1)  # without the flush of an exit, which would fail again
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "symlora":
             raise
@@ -66,8 +70,7 @@ def parser() -> argparse.ArgumentParser:
     select = _add(commands, "select", _select, "choose the best grid point of each method and task, into configs/best")
     _study_options(select)
     select.add_argument("--widen", action="store_true", help="print commands that go beyond the grid's edges")
-    axes = ["lr", "batch_size", "both"]
-    select.add_argument("--axis", choices=axes, default="lr", help="what to widen (default: %(default)s)")
+    select.add_argument("--axis", choices=("lr", "batch_size", "both"), default="lr", help="default: %(default)s")
     select.add_argument("--run", action="store_true", dest="run_widened", help="with --widen: run these commands")
     status = _add(commands, "status", _status, "count a study's runs and estimate the time left")
     _study_options(status)

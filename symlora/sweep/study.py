@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from symlora.config.compose import BEST_DIR
+from symlora.config.overrides import check_words
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.store.folder import read_run, run_folder, scan
@@ -46,16 +47,14 @@ class Study:
         """Read the options of `symlora study`, `select` and `status`.
 
         Raises:
-            SymloraError: There is no such protocol.
+            SymloraError: There is no such protocol, task, method, model or setting.
         """
-        return cls(
-            tasks=chosen.tasks.replace(",", " ").split() or tasks_of(chosen.protocol),
-            model=chosen.model,
-            protocol=chosen.protocol,
-            seeds=getattr(chosen, "seeds", 1),
-            methods=chosen.methods.replace(",", " ").split(),
-            args=chosen.overrides,
-        )
+        tasks, methods = (names.replace(",", " ").split() for names in (chosen.tasks, chosen.methods))
+        groups = {"model": [chosen.model], "protocol": [chosen.protocol], "task": tasks, "method": methods}
+        named = [f"{group}={name}" for group, names in groups.items() for name in names]
+        check_words(["-m", *named, *chosen.overrides])
+        seeds = getattr(chosen, "seeds", 1)
+        return cls(tasks or tasks_of(chosen.protocol), chosen.model, chosen.protocol, seeds, methods, chosen.overrides)
 
     def overrides(self, *left_out: str) -> list[str]:
         """Return the overrides of every stage, without some keys."""
@@ -148,6 +147,7 @@ def show_status(chosen: argparse.Namespace) -> int:
 
         watch(lambda: (study.runs(), study.costs()), workers)
     else:
+        print(f"protocol {study.protocol}, model {study.model}")
         print(status_table(study.runs(), study.costs(), workers))
     return 0
 
