@@ -107,7 +107,7 @@ def test_a_run_out_of_patience_says_where_it_stopped(
     folder, record = run(config, Reporter(config))
     assert record["stopped_epoch"] == len(record["epochs"]) == record["selections"]["last"]["epoch"] == 3
     assert record["selections"]["best"]["epoch"] == 1 and (folder / "adapter").is_dir()
-    assert "stopped after epoch 3 of 5: no better score for 2 epochs" in capsys.readouterr().err
+    assert "stopped after epoch 3 of 5: no better score (train.patience=2)" in capsys.readouterr().err
     assert "(1 stopped early)" in listing.table([results.read_run(folder) or {}])
 
 

@@ -18,9 +18,7 @@ def four_bits(method: str) -> dict[str, Any]:
         SymloraError: bitsandbytes is not installed.
     """
     if find_spec("bitsandbytes") is None:
-        raise SymloraError(
-            f"method={method} needs bitsandbytes: install the extra qlora (pip install 'symlora[qlora]')."
-        )
+        raise SymloraError(f"method={method} needs bitsandbytes: pip install bitsandbytes.")
     import torch
     from transformers import BitsAndBytesConfig
 

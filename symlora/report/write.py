@@ -80,8 +80,9 @@ def summary_line(report: Report) -> str:
     for key, pair in report.pairs.items():
         if pair.decision is not None and key[3] == CLAIMED:
             sides = (report.chosen[key], report.chosen[(*key[:3], REFERENCE)])
-            chance = ", at chance" if any(side.finished["at_chance"].any() for side in sides) else ""
-            verdicts.append(f"{TASKS.get(key[2], key[2])} {pair.decision.verdict} ({section_name(*key[:2])}{chance})")
+            chance = any(side.finished["at_chance"].any() for side in sides)
+            verdict = "at chance, no verdict" if chance else pair.decision.verdict
+            verdicts.append(f"{TASKS.get(key[2], key[2])} {verdict} ({section_name(*key[:2])})")
     said = "; ".join(verdicts) or "no task has two seeds of both"
     return f"{report.tally.counts} SymLoRA against LoRA, margin ±{report.criteria.margin:g} points: {said}."
 

@@ -155,7 +155,9 @@ class Reporter:
             return
         if (stopped := record.get("stopped_epoch")) is not None:
             train = self.config.train
-            self._say(f"  stopped after epoch {stopped} of {train.epochs}: no better score for {train.patience} epochs")
+            self._say(
+                f"  stopped after epoch {stopped} of {train.epochs}: no better score (train.patience={train.patience})"
+            )
         for rule, chosen in record["selections"].items():
             values = "  ".join(
                 f"{split}: " + ", ".join(f"{name} {_number(value)}" for name, value in metrics.items())
