@@ -256,6 +256,9 @@ def test_without_hub_and_path_one_message_says_what_works_offline(tmp_path: Path
         (["task.columns=[My text (raw),b]"], r"Quoted: \"task\.columns=\['My text \(raw\)','b'\]\";"),
         (["task.columns=text"], r"a list is expected: \"task\.columns=\['text'\]\"\."),
         (["+=1"], "no key before"),
+        (["protocl=smoke"], r"there is no setting protocl\. Near: protocol"),
+        (["protocol.name=smoke"], r"a protocol is a file: protocol=smoke"),
+        (["sweep=grid", "protocol=methods"], r"no configs/grid/methods\.yaml\. .*A protocol's grid"),
         (["task=CoLA"], "task=CoLA: there is no .*Near: cola"),
         (["train.lrate=1e-3"], r"train\.lrate=1e-3: there is no setting train\.lrate\. Near: train\.lr"),
         (["lr=1e-3"], r"there is no setting lr\. Near: train\.lr"),
@@ -267,6 +270,18 @@ def test_words_of_a_command_are_refused_in_one_line(words: list[str], says: str)
     with pytest.raises(SymloraError, match=says) as refused:
         check_words(words)
     assert "\n" not in str(refused.value)
+
+
+def test_a_protocol_bears_the_name_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("symlora.config.overrides.CONFIG_DIR", tmp_path)
+    (tmp_path / "protocol").mkdir()
+    own = tmp_path / "protocol" / "mine.yaml"
+    for text, found in (("defaults: [short]\n", "missing"), ("protocol: {name: short}\n", "short")):
+        own.write_text(text)
+        with pytest.raises(SymloraError, match=f"protocol.name is {found}. Set it to mine"):
+            check_words(["protocol=mine"])
+    own.write_text("protocol: {name: mine}\n")
+    check_words(["protocol=mine"])
 
 
 @pytest.mark.parametrize("name", ["a=b", "größe", "(1) #2", "it's", "[x] & {y}", "a b"])

@@ -44,6 +44,8 @@ def check_words(words: Sequence[str]) -> None:
         if match := re.fullmatch(rf"({'|'.join(GROUPS)})=([\w.,/+-]+)", word):
             for name in match[2].split(","):
                 _check_choice(match[1], name)
+                if match[1] == "protocol" and "sweep=grid" in words and not any(w.startswith("grid=") for w in words):
+                    _check_choice("grid", name, " A protocol's grid is the file of its name there.")
         elif not (override.is_add() or override.is_delete() or override.is_sweep_override()):
             _check_setting(word, override.get_key_element(), override.value())
         if override.is_sweep_override() and not many:
@@ -55,12 +57,15 @@ def _check_setting(word: str, key: str, value: Any) -> None:
     group, _, name = key.partition(".")
     if group.startswith("hydra") or "/" in key or key in (*GROUPS, "grid", "best", "logger"):
         return
+    if key == "protocol.name":
+        raise SymloraError(f"{word}: a protocol is a file: protocol={value}, or a new one in configs/protocol.")
     schema = OmegaConf.structured(Config)
     try:
         OmegaConf.update(schema, key, value)
     except (ConfigKeyError, ConfigAttributeError):
         here = [f"{group}.{field}" for field in schema[group]] if name and group in schema else []
-        known = here or [f"{own}.{field}" for own in schema if OmegaConf.is_dict(schema[own]) for field in schema[own]]
+        dotted = [f"{own}.{field}" for own in schema if OmegaConf.is_dict(schema[own]) for field in schema[own]]
+        known = here or [*sorted({*schema, *GROUPS}), *dotted]
         same = [setting for setting in known if setting.endswith(f".{key}")]
         near = same or difflib.get_close_matches(key, known)
         hint = f"Near: {', '.join(near)}." if near else f"Known here: {', '.join(known)}."
@@ -78,10 +83,14 @@ def _quoted(value: str) -> str:
     return "[" + ",".join(f"'{part.strip()}'" for part in value[1:-1].split(",")) + "]"
 
 
-def _check_choice(group: str, name: str) -> None:
+def _check_choice(group: str, name: str, advice: str = "") -> None:
     known = sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
     if name in known or name == "null":
+        path = CONFIG_DIR / group / f"{name}.yaml"
+        own = OmegaConf.select(OmegaConf.load(path), "protocol.name") if group == "protocol" and name in known else name
+        if own != name:
+            raise SymloraError(f"{path}: protocol.name is {own or 'missing'}. Set it to {name}: run folders bear it.")
         return
     near = [other for other in known if other.lower() == name.lower()] or difflib.get_close_matches(name, known)
     hint = f"Near: {', '.join(near)}." if near else f"There are: {', '.join(known)}."
-    raise SymloraError(f"{group}={name}: there is no configs/{group}/{name}.yaml. {hint}")
+    raise SymloraError(f"{group}={name}: there is no configs/{group}/{name}.yaml. {hint}{advice}")
