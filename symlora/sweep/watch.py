@@ -12,6 +12,7 @@ from rich.text import Text
 
 from symlora.runner.reporter import format_duration
 from symlora.sweep.status import STATES, Costs, RunStatus, forecast, seconds_left
+from symlora.training.interrupt import Stopped
 
 EVERY = 3.0  # seconds between two looks
 FAILURES = 8  # rows of failed runs
@@ -22,7 +23,7 @@ COLOURS = dict(zip(STATES, ("green", "cyan", "red", "dim"), strict=True))
 
 def watch(look: Callable[[], tuple[Sequence[RunStatus], Costs]], workers: int, console: Console | None = None) -> None:
     """Refresh the view until nothing is left to do, or Ctrl-C."""
-    with suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
+    with suppress(KeyboardInterrupt, Stopped), Live(console=console, auto_refresh=False) as live:
         while True:
             runs, costs = look()
             live.update(view(runs, costs, workers), refresh=True)
