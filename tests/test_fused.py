@@ -22,7 +22,10 @@ from symlora.model.dropout import Dropout, Masks, sequence
 from symlora.training.loop import losses_of
 
 CPU = torch.device("cpu")
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None or " " in torch.__file__,
+    reason="torch.compile needs a C++ compiler, and a torch whose path has no space",
+)
 
 
 @pytest.fixture

@@ -456,7 +456,7 @@ def test_a_new_file_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
 def test_a_missing_package_is_named(tiny: TinyFactory) -> None:
-    with pytest.raises(SymloraError, match="method=qlora needs bitsandbytes: install"):
+    with pytest.raises(SymloraError, match="method=qlora needs bitsandbytes: pip install"):
         build(config_of("qlora", tiny), CPU, "fp32")
     assert "qlora: does not run here: method=qlora needs bitsandbytes" in methods.table([examined("qlora")])
 

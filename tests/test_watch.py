@@ -72,7 +72,8 @@ def test_the_live_view_ends_when_all_is_done_and_on_ctrl_c(monkeypatch: pytest.M
 def test_without_a_terminal_watch_prints_the_table_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["status", "--tasks", "rte", "--model", "minilm", "--protocol", "short_holdout", "--watch"]
     main([*words, f"results_dir={tmp_path}"])
-    assert "missing" in capsys.readouterr().out.splitlines()[0]
+    head, columns = capsys.readouterr().out.splitlines()[:2]
+    assert head == "protocol short_holdout, model minilm" and "missing" in columns
 
 
 @pytest.mark.parametrize(
