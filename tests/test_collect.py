@@ -244,6 +244,19 @@ def test_seeds_that_chose_a_point_take_no_part_in_its_mean(tmp_path: Path) -> No
     assert list(chosen.grid["status"]) == ["finished", "finished", "failed"]
 
 
+def test_settings_that_older_runs_lack_part_no_grid(tmp_path: Path) -> None:
+    later = {"head_lr": None, "patience": None, "compile": "auto", "gradient_accumulation_steps": 2}
+    for number, lr in enumerate((1e-3, 2e-3, 4e-3)):
+        folder = write_run(tmp_path, lr=lr, held_out=0.1 * number + 0.1)
+        record = read_record(folder)
+        record["config"]["train"] |= later if lr > 1e-3 else {}
+        seal(folder, record)
+    assert len(_chosen(tmp_path).grid) == 3
+    record["config"]["train"]["patience"] = 1
+    seal(folder, record)
+    assert len(set(collect(tmp_path).runs["grid"])) == 2
+
+
 def test_runs_on_other_data_stand_in_a_section_of_their_own(tmp_path: Path) -> None:
     write_run(tmp_path, "lora")
     folder = write_run(tmp_path)

@@ -17,7 +17,7 @@ _NOT_IDENTITY = ("seed", "logger", "checkpoint", "device", "results_dir", "force
 _NOT_IDENTITY_DATA = ("dir", "cache_dir")
 _NOT_IDENTITY_MODEL = ("package", "note", "shape", "recipe")
 _NOT_IDENTITY_METHOD = ("equation", "source")
-_NOT_IDENTITY_TRAIN = ("gradient_accumulation_steps", "compile")  # the same sums, otherwise rounded
+NOT_IDENTITY_TRAIN = ("gradient_accumulation_steps", "compile")  # the same sums, otherwise rounded
 # What an encoder's folder holds beside its weights that changes the numbers.
 _BESIDE_WEIGHTS = (
     *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -51,7 +51,7 @@ def identity(config: Config) -> dict[str, Any]:
         del content["model"][key]
     for key in _NOT_IDENTITY_METHOD:
         del content["method"][key]
-    for key in _NOT_IDENTITY_TRAIN:
+    for key in NOT_IDENTITY_TRAIN:
         del content["train"][key]
     for (group, key), default in _LATER.items():
         if content[group][key] == default:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from symlora.config.identity import NOT_IDENTITY_TRAIN
 from symlora.config.schema import HELD_OUT
 from symlora.errors import SymloraError
 from symlora.metrics.functions import chance_level
@@ -148,8 +149,9 @@ def _note(config: dict[str, Any]) -> str:
 
 
 def _grid(config: dict[str, Any], data: dict[str, Any]) -> str:
-    train = {key: value for key, value in config["train"].items() if key not in ("lr", "batch_size")}
-    train.setdefault("head_lr", None)  # a key that older runs lack
+    # What is unset is left out, and so is what changes no result: older runs lack these keys.
+    other = ("lr", "batch_size", *NOT_IDENTITY_TRAIN)
+    train = {key: value for key, value in config["train"].items() if key not in other and value is not None}
     rest = {key: config[key] for key in ("protocol", "data", "init_from", "precision")}
     rest["data"] = {key: value for key, value in config["data"].items() if value or key != "allow_subset"}
     if "allow_subset" in rest["data"]:  # then the name of the task does not say which rows

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from symlora.config.identity import config_hash
+from symlora.config.identity import NOT_IDENTITY_TRAIN, config_hash
 from symlora.config.schema import HELD_OUT, Config
 from symlora.data.splits import Split, holdout, load_splits
 from symlora.data.tokens import TokenizedSplit, tokenize
@@ -211,7 +211,7 @@ def _checkpoint(
         "threads": origin["threads"],
         "packages": origin["packages"],
         "code": code_sha256(),
-        "accumulation": configs[0].train.gradient_accumulation_steps,  # no part of a configuration's hash
+        **{key: getattr(configs[0].train, key) for key in NOT_IDENTITY_TRAIN},  # another rounding
         "force": configs[0].force,  # a forced repeat takes up its own checkpoint alone
     }
     return Checkpoint(root, runs, fingerprint, configs[0].checkpoint.seconds, resume=configs[0].checkpoint.resume)
