@@ -31,13 +31,14 @@ class Paired:
     flip: float | None  # p of the exact sign-flip test
     both: stats.Interval | None  # two-level bootstrap over seeds and rows; None for unlike rows too
     mcnemar: float | None  # p over the rows, for the lowest seed's models; None where the score is no accuracy
+    at_chance: bool  # whether a run of either is no better than a constant prediction: the verdict then says little
     decision: stats.Decision | None = None  # the verdict, which holds over the tasks of the section
     needed: int | None = None  # seeds that would settle it with the power asked for, if the true difference were 0
 
 
 def compare(method: Chosen, reference: Chosen, criteria: Criteria) -> Paired | None:
     """Run all tests of one task; None without a shared seed."""
-    columns = ["seed", "score", "folder", "split", "selection", "metric"]
+    columns = ["seed", "score", "folder", "split", "selection", "metric", "at_chance"]
     pairs = method.finished[columns].merge(reference.finished[columns], on="seed", suffixes=("", "_reference"))
     if pairs.empty:
         return None
@@ -55,6 +56,7 @@ def compare(method: Chosen, reference: Chosen, criteria: Criteria) -> Paired | N
         flip=stats.sign_flip(a, b) if several else None,
         both=both,
         mcnemar=rows,
+        at_chance=bool(pairs["at_chance"].any() or pairs["at_chance_reference"].any()),
     )
 
 

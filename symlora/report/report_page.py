@@ -36,8 +36,8 @@ def report_page(report: Report, out: Path, symmetry: str, below: Sequence[str]) 
         symmetry: Markdown on the symmetry of the updates.
         below: Lines on what this was made from.
     """
-    places = _places(report)
-    sections = [_section(report, place, out) for place in places]
+    found = places(report)
+    sections = [_section(report, place, out) for place in found]
     lead = sections[0] if sections else None
     tables: list[dict[str, Any]] = [
         {
@@ -56,7 +56,7 @@ def report_page(report: Report, out: Path, symmetry: str, below: Sequence[str]) 
     return PAGES.get_template("report.html.j2").render(
         title=TITLE,
         answer=lead["answer"] if lead else "There is no answer yet: no run is finished.",
-        remarks=[] if (PAPER_MODEL, PAPER_PROTOCOL) in places else [remark],
+        remarks=[] if (PAPER_MODEL, PAPER_PROTOCOL) in found else [remark],
         contents=contents | {"symmetry": "Symmetry", "made-from": "What this was made from"},
         lead=lead,
         others=sections[1:],
@@ -72,11 +72,8 @@ def answer(report: Report, model: str, protocol: str) -> str:
     seeds = set()
     for key, pair in report.pairs.items():
         if key[:2] == (model, protocol) and key[3] == CLAIMED and pair.decision is not None:
-            at_chance = any(
-                report.chosen[(*key[:3], name)].finished["at_chance"].any() for name in (CLAIMED, REFERENCE)
-            )
             name = TASKS.get(key[2], key[2]) + " (no spread)" * (pair.difference.half_width == 0)
-            tasks.setdefault("chance" if at_chance else pair.decision.verdict, []).append(name)
+            tasks.setdefault("chance" if pair.at_chance else pair.decision.verdict, []).append(name)
             seeds.add(len(pair.seeds))
     what = f"{METHODS[CLAIMED]} against {METHODS[REFERENCE]} on {section_name(model, protocol)}"
     if not tasks:
@@ -89,11 +86,11 @@ def answer(report: Report, model: str, protocol: str) -> str:
     return f"{what}: {'; '.join(clauses)} ({span} paired seeds; {margin})."
 
 
-def _places(report: Report) -> list[Place]:
+def places(report: Report) -> list[Place]:
     """List sections with runs: the study, then those with most verdicts."""
-    places = list(dict.fromkeys(key[:2] for key, cell in report.chosen.items() if len(cell.runs)))
+    found = list(dict.fromkeys(key[:2] for key, cell in report.chosen.items() if len(cell.runs)))
     judged = Counter(key[:2] for key, pair in report.pairs.items() if key[3] == CLAIMED and pair.decision is not None)
-    return sorted(places, key=lambda place: (place[1] != LEADING, -judged[place]))
+    return sorted(found, key=lambda place: (place[1] != LEADING, -judged[place]))
 
 
 def _section(report: Report, place: Place, out: Path) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def table2(chosen: Mapping[Key, Chosen], pairs: Mapping[Key, Paired], criteria: 
     """Compare methods with LoRA: one row per task and method."""
 
     def row(cell: Chosen) -> Row:
-        compared = _compared(cell, chosen[(*cell.key[:3], REFERENCE)], pairs.get(cell.key))
+        compared = _compared(cell.key, pairs.get(cell.key))
         return (*_seeds(cell, criteria), *_place(cell), *compared)
 
     return _by_method("table2", captions.table2(criteria), (9,), chosen, row, unequal_grids)
@@ -191,8 +191,8 @@ def _place(cell: Chosen) -> Row:
     )
 
 
-def _compared(cell: Chosen, reference: Chosen, pair: Paired | None) -> Row:
-    if cell.key[3] == REFERENCE:
+def _compared(key: Key, pair: Paired | None) -> Row:
+    if key[3] == REFERENCE:
         return (Cell("reference"),)
     if pair is None:
         return (gap("no pair"),)
@@ -201,7 +201,7 @@ def _compared(cell: Chosen, reference: Chosen, pair: Paired | None) -> Row:
     needed = Cell(NOTHING)
     if found and found.verdict == "inconclusive":
         needed = Cell(">10,000") if pair.needed is None else number(pair.needed)  # where seeds_needed stops looking
-    if found and any(side.finished["at_chance"].any() for side in (cell, reference)):
+    if found and pair.at_chance:
         verdict = Cell(f"{found.verdict} (chance)", kind="flag")  # two methods that learned nothing are no tie
     elif found and pair.difference.half_width == 0:
         verdict = Cell(f"{found.verdict} (no spread)", kind="flag")

@@ -7,13 +7,13 @@ from pathlib import Path
 import pandas as pd
 
 from symlora.audit import audit_markdown, read_published
-from symlora.audit.names import CLAIMED, REFERENCE, TASKS, section_name
+from symlora.audit.names import TASKS
 from symlora.errors import SymloraError
 from symlora.report.build import PUBLISHED, Report, build
 from symlora.report.collect import Problem
 from symlora.report.formats import FORMATS
 from symlora.report.pages import markdown_html, page, table_html
-from symlora.report.report_page import report_page
+from symlora.report.report_page import answer, places, report_page
 from symlora.report.symmetry import RELEASED, symmetry_markdown, symmetry_of_checkpoint, symmetry_of_runs
 from symlora.store.files import atomic_write, unwritable
 
@@ -75,16 +75,8 @@ def write_report(report: Report, out: Path, as_paper: bool = False, checkpoint: 
 
 
 def summary_line(report: Report) -> str:
-    """Say the verdicts on the paper's claim in one sentence."""
-    verdicts = []
-    for key, pair in report.pairs.items():
-        if pair.decision is not None and key[3] == CLAIMED:
-            sides = (report.chosen[key], report.chosen[(*key[:3], REFERENCE)])
-            chance = any(side.finished["at_chance"].any() for side in sides)
-            verdict = "at chance, no verdict" if chance else pair.decision.verdict
-            verdicts.append(f"{TASKS.get(key[2], key[2])} {verdict} ({section_name(*key[:2])})")
-    said = "; ".join(verdicts) or "no task has two seeds of both"
-    return f"{report.tally.counts} SymLoRA against LoRA, margin ±{report.criteria.margin:g} points: {said}."
+    """Say the verdicts on the paper's claim, a sentence a section."""
+    return " ".join([report.tally.counts, *(answer(report, *place) for place in places(report))])
 
 
 def write_text(path: Path, text: str) -> Path:

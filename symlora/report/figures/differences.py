@@ -41,10 +41,9 @@ def differences(
             continue
         bounds = {"low": pair.difference.low, "high": pair.difference.high}
         verdict = pair.decision.verdict if pair.decision else "one seed: no test"
-        at_chance = bool(runs.loc[runs["seed"].isin(pair.seeds), "at_chance"].any())
         for seed, a, b in zip(pair.seeds, *pair.scores, strict=True):
             own = {"seed": seed, "difference": a - b, "mean": pair.difference.estimate, **bounds}
-            rows.append({**task, **own, **fixed, "n": len(pair.seeds), "verdict": verdict, "at_chance": at_chance})
+            rows.append({**task, **own, **fixed, "n": len(pair.seeds), "verdict": verdict, "at_chance": pair.at_chance})
     columns = ["task", "metric", "seed", "difference", "mean", "low", "high", "level", "margin", "n", "verdict"]
     return pd.DataFrame(rows, columns=[*columns, "at_chance"]).astype({"seed": "Int64", "mean": float, "low": float})
 
