@@ -319,7 +319,7 @@ def test_the_plot_of_differences_shows_margin_verdicts_and_cut_intervals() -> No
     a, b = np.array([60.0, 70.0]), np.array([62.0, 64.0])
     key = ("m", "p", "rte", "symlora")
     (decision,) = stats.decide([2.0], [0.7], [0.6])
-    pairs = {key: Paired(key, (0, 1), (a, b), stats.t_interval(a - b), 0.7, 0.6, None, None, None, decision)}
+    pairs = {key: Paired(key, (0, 1), (a, b), stats.t_interval(a - b), 0.7, 0.6, None, None, None, False, decision)}
     frame = differences(pairs, chosen, "m", "p", 1.0, 0.05)
     assert list(frame["verdict"]) == ["no pair", "inconclusive", "inconclusive"]
     assert list(frame["n"]) == [0, 2, 2]
@@ -354,7 +354,7 @@ def test_the_grid_has_its_optimum_its_edges_and_its_gaps() -> None:
     assert list(best["lr"]) == [4e-3, 2e-3] and list(best["value"]) == pytest.approx([70.0, 80.0])
     assert list(best["edge"]) == ["edge: lr highest of 3", "lr inside 3"]
     assert list(points.loc[points["chosen"], "lr"]) == [4e-3, 4e-3]  # LoRA's, by its two seeds, is not its optimum
-    assert set(points["seeds"]) == {"0"} and set(points["on"]) == {"held-out slice"}
+    assert set(points["seeds"]) == {"0"} and set(points["on"]) == {"the held-out slice"}
     (axes,) = grid_panel(points, "Model, protocol p", "A note.").axes
     scores = {
         (line.get_color(), line.get_linestyle()): np.asarray(line.get_ydata(), np.float64)
@@ -386,7 +386,7 @@ def test_of_equal_points_the_chosen_one_is_the_optimum_and_one_point_is_no_grid(
     rows = [run_row("lora", lr, 16, lr * 100, criterion=math.nan) for lr in (1e-3, 2e-3)]  # no held-out slice
     points = grid_points(choose(frame_of(rows), {}), "m", "p")
     assert set(points["on"]) == {"validation"} and list(points["value"]) == pytest.approx([10.0, 20.0])
-    assert "Score in points on the validation, seed 0 (several: their mean)." in texts(grid_panel(points, ""))[1]
+    assert "Score in points on validation, seed 0 (several: their mean)." in texts(grid_panel(points, ""))[1]
 
 
 # --- files --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from symlora.audit.names import METHODS, METRICS, TASKS
 from symlora.report.choice import Chosen, Key
 from symlora.report.cost import cell_pscp, mean_costs
-from symlora.report.figures.style import compact, new_figure, plot_style
+from symlora.report.figures.style import COLOURS, compact, new_figure, plot_style
 
 AXES = {
     "parameters": "trained parameters",
@@ -68,7 +68,8 @@ def cost_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
                 told = mine[mine[column] > 0]
                 for point in told.to_dict("records"):
                     place = methods.index(point["method"])
-                    colour, marker = colours[place % len(colours)], MARKERS[place % len(MARKERS)]
+                    colour = COLOURS.get(point["method"], colours[place % len(colours)])
+                    marker = MARKERS[place % len(MARKERS)]
                     label = METHODS.get(point["method"], point["method"])
                     axes.plot(point[column], point["score"], marker, ms=4, color=colour, label=label)
                 axes.set_xscale("log")

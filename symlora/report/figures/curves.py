@@ -4,11 +4,12 @@ from collections.abc import Mapping
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from symlora.audit.names import METHODS, METRICS, TASKS
+from symlora.audit.names import METHODS
 from symlora.config.schema import HELD_OUT
 from symlora.report.choice import Chosen, Key
-from symlora.report.figures.style import COLOURS, new_figure, plot_style
+from symlora.report.figures.style import COLOURS, plot_style, task_row
 from symlora.store.folder import read_run
 
 
@@ -28,7 +29,7 @@ def curves(chosen: Mapping[Key, Chosen], model: str, protocol: str) -> pd.DataFr
             rows += [
                 {
                     **{name: run[name] for name in ("task", "metric", "method", "seed")},
-                    "on": "held-out slice" if split == HELD_OUT else "validation",
+                    "on": "the held-out slice" if split == HELD_OUT else "validation",
                     "epoch": epoch["number"],
                     "score": 100 * epoch["metrics"][split][run["metric"]],
                     "train_loss": epoch["train_loss"],
@@ -43,25 +44,19 @@ def curve_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
 
     The points are those of `curves`; `whose` is for the title, and `note` must stand beside this model's scores.
     """
-    tasks = {str(task): mine for task, mine in points.groupby("task", sort=False)}
     caption = (
-        f"Score in points on the {' or '.join(sorted(set(points['on'])))} after each epoch, at each method's own "
+        f"Score in points on {' or '.join(sorted(set(points['on'])))} after each epoch, at each method's own "
         f"configuration. Thin: one seed; thick: the mean. {note}"
     )
     with plot_style():
-        figure = new_figure(max(5.2, 2.4 * len(tasks)), 2.0, f"Training curves: {whose}", caption)
-        row = figure.subplots(1, len(tasks), squeeze=False)[0]
-        for (task, mine), axes in zip(tasks.items(), row, strict=True):
-            metric = mine["metric"].iloc[0]
-            axes.set_title(f"{TASKS.get(task, task)}, {METRICS.get(metric, metric)}", loc="left", size=7, weight="bold")
+        figure, row = task_row(points, f"Training curves: {whose}", 2.0, caption)
+        for mine, axes in row:
             for method, own in mine.groupby("method", sort=False):
                 colour = COLOURS[str(method)]
                 scores = own.pivot(index="epoch", columns="seed", values="score")
                 axes.plot(scores.index, scores, color=colour, lw=0.4, alpha=0.5)
                 axes.plot(scores.index, scores.mean(axis=1), color=colour, lw=1.6, label=METHODS[str(method)])
             axes.set_xlabel("epoch", labelpad=2)
-            axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.tick_params(length=2)
-            axes.spines[["top", "right"]].set_visible(False)
-        row[0].legend(frameon=False)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        row[0][1].legend(frameon=False)
     return figure

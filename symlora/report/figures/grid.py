@@ -8,10 +8,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from symlora.audit.names import CLAIMED, METHODS, METRICS, REFERENCE, TASKS
+from symlora.audit.names import CLAIMED, METHODS, REFERENCE
 from symlora.config.formatting import format_rate
 from symlora.report.choice import Chosen, Key, grid_edge, measure
-from symlora.report.figures.style import COLOURS, minus, new_figure, plot_style
+from symlora.report.figures.style import COLOURS, minus, plot_style, task_row
 
 RED = "#d6002a"
 DASHES = {"solid": "-", "dashed": "--", "dotted": ":", "dash-dotted": "-."}  # a batch size each
@@ -44,7 +44,7 @@ def _points(entry: Chosen) -> pd.DataFrame:
     kept = grid[["task", "metric", "method", "lr", "batch_size", "seeds", "status"]]
     return kept.assign(
         value=value,
-        on="held-out slice" if chosen_by == "criterion" else "validation",
+        on="the held-out slice" if chosen_by == "criterion" else "validation",
         validation=100 * grid["score"],
         optimum=optimum,
         chosen=mine,
@@ -58,21 +58,17 @@ def grid_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
     The points are those of `grid_points`, not empty; `whose` is for the title, and `note` must stand beside this
     model's scores.
     """
-    tasks = {str(task): mine for task, mine in points.groupby("task", sort=False)}
     batches = sorted(set(points["batch_size"]))
     seeds = " or ".join(sorted(set(points["seeds"].astype(str))))
     lines = ", ".join(f"{name}: batch {size}" for name, size in zip(DASHES, batches, strict=False))
     caption = (
-        f"Score in points on the {' or '.join(sorted(set(points['on'])))}, seed {seeds} (several: their mean). Lines, "
+        f"Score in points on {' or '.join(sorted(set(points['on'])))}, seed {seeds} (several: their mean). Lines, "
         f"{lines}. Ring: the grid's best point, red if the grid ends there. Diamond: the configuration in the tables, "
         f"where it is another. Cross: failed. {note}"
     )
     with plot_style():
-        figure = new_figure(max(5.2, 2.4 * len(tasks)), 2.1, f"Score over the learning rate: {whose}", caption)
-        row = figure.subplots(1, len(tasks), squeeze=False)[0]
-        for (task, mine), axes in zip(tasks.items(), row, strict=True):
-            metric = mine["metric"].iloc[0]
-            axes.set_title(f"{TASKS.get(task, task)}, {METRICS.get(metric, metric)}", loc="left", size=7, weight="bold")
+        figure, row = task_row(points, f"Score over the learning rate: {whose}", 2.1, caption)
+        for mine, axes in row:
             for method in (CLAIMED, REFERENCE):
                 _draw(axes, mine[mine["method"] == method], method, batches)
             rates = sorted(set(mine["lr"]))
@@ -80,8 +76,6 @@ def grid_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
             axes.set_xticks(rates, [minus(format_rate(rate)) for rate in rates], size=6)
             axes.set_xticks([], minor=True)
             axes.set_xlabel("learning rate", labelpad=2)
-            axes.tick_params(length=2)
-            axes.spines[["top", "right"]].set_visible(False)
             axes.legend(frameon=False, fontsize=6, loc="upper left", bbox_to_anchor=(-0.02, -0.22))
     return figure
 
@@ -98,5 +92,5 @@ def _draw(axes: Axes, points: pd.DataFrame, method: str, batches: list[int]) -> 
     axes.plot([], [], color=colour, label=f"{METHODS[method]}: {where}")
     best, chosen = points[points["optimum"]], points[points["chosen"] & ~points["optimum"]]
     ring = RED if where.startswith("edge") else "black"
-    axes.plot(best["lr"], best["value"], "o", ms=8, mfc="none", mec=ring, mew=1.2)
+    axes.plot(best["lr"], best["value"], "o", ms=8, mfc="none", mec=ring, mew=1.2, clip_on=False)
     axes.plot(chosen["lr"], chosen["value"], "D", ms=5, mfc="none", mec="black", mew=0.8)

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from matplotlib import style as mpl_style
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
@@ -16,12 +17,13 @@ from matplotlib.colors import CenteredNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from symlora.audit.names import CLAIMED, REFERENCE
+from symlora.audit.names import CLAIMED, METRICS, REFERENCE, TASKS
 from symlora.store.files import atomic_write
 
 COLOURS = {CLAIMED: "#2a7ab8", REFERENCE: "#d0661a"}  # seen on white and on black
 CELL = 0.34  # inches: a number of four characters stays legible in it
 Matrix = npt.NDArray[np.float64]
+TaskAxes = tuple[pd.DataFrame, Axes]  # one task's points, and where to draw them
 
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
@@ -61,6 +63,22 @@ def new_figure(width: float, height: float, title: str, caption: str) -> Figure:
     figure.suptitle(title, x=0.01, ha="left", size=9, weight="bold")
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", size=6.5, color="0.25", linespacing=1.35)
     return figure
+
+
+def task_row(points: pd.DataFrame, title: str, height: float, caption: str) -> tuple[Figure, list[TaskAxes]]:
+    """Make a figure with a plot a task, side by side.
+
+    Points are rows with `task` and `metric`; height is in inches. Draw within `plot_style`.
+    """
+    tasks = [mine for _, mine in points.groupby("task", sort=False)]
+    figure = new_figure(max(5.2, 2.4 * len(tasks)), height, title, caption)
+    row = figure.subplots(1, len(tasks), squeeze=False)[0]
+    for mine, axes in zip(tasks, row, strict=True):
+        task, metric = mine["task"].iloc[0], mine["metric"].iloc[0]
+        axes.set_title(f"{TASKS.get(task, task)}, {METRICS.get(metric, metric)}", loc="left", size=7, weight="bold")
+        axes.tick_params(length=2)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, list(zip(tasks, row, strict=True))
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
