@@ -44,8 +44,8 @@ def check_words(words: Sequence[str]) -> None:
         if match := re.fullmatch(rf"({'|'.join(GROUPS)})=([\w.,/+-]+)", word):
             for name in match[2].split(","):
                 _check_choice(match[1], name)
-                if match[1] == "protocol" and "sweep=grid" in words and not any(w.startswith("grid=") for w in words):
-                    _check_choice("grid", name, " A protocol's grid is the file of its name there.")
+                if match[1] == "protocol" and name != "null":
+                    _check_protocol(name, words)
         elif not (override.is_add() or override.is_delete() or override.is_sweep_override()):
             _check_setting(word, override.get_key_element(), override.value())
         if override.is_sweep_override() and not many:
@@ -83,13 +83,19 @@ def _quoted(value: str) -> str:
     return "[" + ",".join(f"'{part.strip()}'" for part in value[1:-1].split(",")) + "]"
 
 
+def _check_protocol(name: str, words: Sequence[str]) -> None:
+    """Check that a protocol has its own name, and its grid."""
+    path = CONFIG_DIR / "protocol" / f"{name}.yaml"
+    own = OmegaConf.select(OmegaConf.load(path), "protocol.name")
+    if own != name:
+        raise SymloraError(f"{path}: protocol.name is {own or 'missing'}. Set it to {name}: run folders bear it.")
+    if "sweep=grid" in words and not any(word.startswith("grid=") for word in words):
+        _check_choice("grid", name, " A protocol's grid is the file of its name there.")
+
+
 def _check_choice(group: str, name: str, advice: str = "") -> None:
     known = sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
     if name in known or name == "null":
-        path = CONFIG_DIR / group / f"{name}.yaml"
-        own = OmegaConf.select(OmegaConf.load(path), "protocol.name") if group == "protocol" and name in known else name
-        if own != name:
-            raise SymloraError(f"{path}: protocol.name is {own or 'missing'}. Set it to {name}: run folders bear it.")
         return
     near = [other for other in known if other.lower() == name.lower()] or difflib.get_close_matches(name, known)
     hint = f"Near: {', '.join(near)}." if near else f"There are: {', '.join(known)}."

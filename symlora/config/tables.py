@@ -131,7 +131,7 @@ def _read_delimited(path: Path, delimiter: str) -> Columns:
     if len(rows) < 2:
         raise SymloraError(f"{path} has no rows: a first line with the columns' names and a line a row are expected.")
     header = rows.pop(0)
-    if len(header) == 1 and header[0].count(";") > 0 and delimiter != ";":
+    if len(header) == 1 and ";" in header[0]:
         raise SymloraError(f"{path}: its fields are parted by semicolons. Save it with {delimiter!r} between them.")
     if len(set(header)) < len(header):
         raise SymloraError(f"{path}: its first line names a column twice: {', '.join(header)[:300]}.")
