@@ -223,6 +223,23 @@ def test_the_page_shows_the_committed_record_and_every_case() -> None:
     assert names == list(task_table(RECORD, "rte"))
 
 
+def test_the_pages_ratios_are_the_records() -> None:
+    tables = {task: task_table(RECORD, task) for task in RECORD["settings"]["tasks"]}
+    page = (ROOT / "docs" / "bench.md").read_text()
+    shown = {}
+    for line, case, column in (
+        ("LoRA here, against the strongest rival", "ours LoRA bf16, K = 16", "x rival"),
+        ("SymLoRA here, against the strongest rival (LoRA)", "ours bf16, K = 16", "x rival"),
+        ("SymLoRA here, against run_glue with dynamic padding", "ours bf16, K = 16", "x dynamic"),
+        ("K = 1: LoRA here, against the strongest rival", "ours LoRA bf16, K = 1", "x rival"),
+    ):
+        shown[line] = ratios = [float(table[case][column].split()[0]) for table in tables.values()]
+        assert f"| {line} | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} |" in page
+    said = re.findall(r"([\d.]+) to ([\d.]+) times as fast", (ROOT / "README.md").read_text())
+    wanted = [shown[line] for line in shown if line.startswith("SymLoRA")][::-1]  # run_glue first
+    assert said == [(f"{min(ratios):.1f}", f"{max(ratios):.1f}") for ratios in wanted]
+
+
 def test_the_bench_runs_from_end_to_end(
     minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,6 +62,23 @@ def test_output_and_gradients_are_the_methods_own(method: str, counts: tuple[int
             close(layer.get_parameter(name).grad, value.grad, 2e-2)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_factor_that_is_not_finite_stays_in_its_run(method: str, value: float) -> None:
+    layers, masks, counts = layers_of(method, 3), Masks(), (20, 3, 64)
+    masks.begin(counts, counts)
+    with torch.no_grad():
+        for parameter in layers[1].parameters():
+            if parameter.requires_grad:
+                parameter.fill_(value)
+    x = torch.randn(1, sum(counts), N, generator=torch.Generator().manual_seed(1)).bfloat16().requires_grad_()
+    y = projected(layers, x, masks)
+    y.sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    for found in (y, x.grad):
+        assert [bool(part.isfinite().all()) for part in torch.split(found, list(counts), 1)] == [True, False, True]
+
+
 def test_lambda_moves_the_output_in_steps_below_bfloat16() -> None:
     """λ = 1 and 1 + 2^-12 round to one bfloat16; the output must follow λ all the same, on the average."""
     (layer,) = layers_of("symlora", 1)
