@@ -143,6 +143,7 @@ def test_start_from_another_run(minilm_dir: Path, tmp_path: Path, capsys: pytest
     assert started["epochs"][0]["train_loss"] != plain["epochs"][0]["train_loss"]
     assert started["config_hash"] != plain["config_hash"]
     assert started["provenance"]["head"] == {"taken": ["bert.pooler.dense"], "drawn": ["classifier"], "kept": []}
+    assert plain["provenance"]["compiled"] is False
     assert plain["provenance"]["head"] == {"drawn": ["classifier"], "kept": ["bert.pooler.dense"]}
     assert "head: classifier drawn; bert.pooler.dense taken from init_from\n" in capsys.readouterr().err
     assert started["config"]["init_from"] == parent.name  # not the folder, which may name a user

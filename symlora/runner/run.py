@@ -104,6 +104,8 @@ def run_pack(configs: Sequence[Config], reporters: Sequence[Reporter], began: fl
                     check_model(prepared, models)
                     sentences = len(prepared.scored["train"]) * own[0].train.epochs
                     compiles = pick_compile(own[0].train.compile, prepared.device, prepared.precision, sentences)
+                    for record in prepared.records:
+                        record["provenance"]["compiled"] = compiles
                     with _training(processes, prepared.device), fusing(compiles):
                         fits += fit_pack(
                             own,
