@@ -85,6 +85,7 @@ def test_findings_are_those_of_table_2() -> None:
                 for name, line in own.items():
                     assert row[name] == line["Mean, as shown"].split()[0], (page, row)
                 assert row["difference, 95 %"] == own["SymLoRA"]["95 %, paired"], (page, row)
+                assert list(row.values())[-1] == own["SymLoRA"]["Verdict"], (page, row)
 
 
 def shown_table(page: str, head: str) -> list[str]:

@@ -306,7 +306,8 @@ def test_differences_are_paired_by_seed_and_judged_over_the_tasks() -> None:
     interval = stats.paired_interval(scores["symlora"], scores["lora"], 1 - criteria.alpha)
     assert set(cola["verdict"]) == {"inconclusive"} and set(cola["n"]) == {3} and set(cola["level"]) == {0.95}
     assert (cola["low"].iloc[0], cola["high"].iloc[0]) == (interval.low, interval.high)
-    assert set(frame.loc[frame["task"] == "rte", "at_chance"]) == {True}
+    assert set(frame.loc[frame["task"] == "rte", "verdict"]) == {"none"}
+    assert set(frame.loc[frame["task"] == "rte", "obstacle"]) == {"5 at chance"}
     single = frame[frame["task"] == "mrpc"].iloc[0]
     assert single["verdict"] == "one seed: no test" and math.isnan(single["low"])
 

@@ -132,7 +132,7 @@ def test_the_answer_is_honest_where_there_is_none(built: tuple[Report, Path], tm
         for method, right in (("lora", 70), ("symlora", 60)):
             write_run(tmp_path / "runs", method, "rte", seed=seed, right=right, majority=65)
     said = answer(build(tmp_path / "runs"), "minilm", "short")
-    assert "no verdict on RTE (no spread), where runs are at chance (2 paired seeds" in said
+    assert "no verdict on RTE (2 at chance) (2 paired seeds" in said
 
 
 def test_markdown_becomes_a_page() -> None:

@@ -11,10 +11,12 @@ import pytest
 from report_runs import read_record, write_run
 from scipy import stats as scipy_stats
 
+from symlora.audit.names import TASKS
 from symlora.cli import main
 from symlora.config.compose import CONFIG_DIR
 from symlora.report import cost
 from symlora.report.build import Report, build
+from symlora.report.comparison import Paired
 from symlora.report.figures.cost import cost_panel, cost_points
 from symlora.report.formats import to_csv, to_latex, to_markdown
 from symlora.report.table import Cell, Section, Table, gap
@@ -173,7 +175,26 @@ def test_two_methods_at_chance_are_no_tie(tmp_path: Path) -> None:
     _seeds(tmp_path, "lora", [60, 60, 60])
     _seeds(tmp_path, "symlora", [60, 60, 60])
     row = _row(_build(tmp_path), "table2", SHORT, "RTE", "SymLoRA")
-    assert row["Verdict"] == "equivalent (chance)" and row["Mean"] == "60.0 (chance)"
+    assert row["Verdict"] == "none (6 at chance)" and row["Mean"] == "60.0 (chance)"
+
+
+def test_a_failed_run_leaves_no_verdict_and_the_family_is_fixed(tmp_path: Path) -> None:
+    def judged(task: str) -> tuple[str, Paired]:
+        report = _build(tmp_path, ("cola", "mrpc"))
+        pair = report.pairs["minilm", "study", task, "symlora"]
+        return _row(report, "table2", "Ours: MiniLM, protocol study", TASKS[task], "SymLoRA")["Verdict"], pair
+
+    for task, worse in (("cola", [60, 61, 64]), ("mrpc", [81, 84, 86])):  # the family's STS-B has no run here
+        _seeds(tmp_path, "lora", [90, 92, 94], task, protocol="study", majority=50)
+        _seeds(tmp_path, "symlora", worse, task, protocol="study", majority=50)
+    verdict, pair = judged("cola")
+    assert verdict == "worse" and pair.decision is not None and pair.p_difference is not None
+    assert pair.decision.p_difference == pytest.approx(3 * pair.p_difference)
+    assert judged("mrpc")[0] == "worse"
+    write_run(tmp_path, "lora", "mrpc", seed=3, status="failed", protocol="study", majority=50)
+    assert judged("cola")[1].decision == pair.decision
+    verdict, failed = judged("mrpc")
+    assert verdict == "none (1 failed)" and failed.decision is not None and failed.decision.p_difference == 1
 
 
 def test_only_seeds_that_both_have_are_compared(tmp_path: Path) -> None:

@@ -31,14 +31,14 @@ class Paired:
     flip: float | None  # p of the exact sign-flip test
     both: stats.Interval | None  # two-level bootstrap over seeds and rows; None for unlike rows too
     mcnemar: float | None  # p over the rows, for the lowest seed's models; None where the score is no accuracy
-    at_chance: bool  # whether a run of either is no better than a constant prediction: the verdict then says little
+    obstacle: str  # why there is no verdict: runs of either that failed or are at chance, counted; else empty
     decision: stats.Decision | None = None  # the verdict, which holds over the tasks of the section
     needed: int | None = None  # seeds that would settle it with the power asked for, if the true difference were 0
 
 
 def compare(method: Chosen, reference: Chosen, criteria: Criteria) -> Paired | None:
     """Run all tests of one task; None without a shared seed."""
-    columns = ["seed", "score", "folder", "split", "selection", "metric", "at_chance"]
+    columns = ["seed", "score", "folder", "split", "selection", "metric"]
     pairs = method.finished[columns].merge(reference.finished[columns], on="seed", suffixes=("", "_reference"))
     if pairs.empty:
         return None
@@ -56,14 +56,15 @@ def compare(method: Chosen, reference: Chosen, criteria: Criteria) -> Paired | N
         flip=stats.sign_flip(a, b) if several else None,
         both=both,
         mcnemar=rows,
-        at_chance=bool(pairs["at_chance"].any() or pairs["at_chance_reference"].any()),
+        obstacle=_obstacle(method, reference),
     )
 
 
 def compare_all(chosen: dict[Key, Chosen], criteria: Criteria) -> dict[Key, Paired]:
     """Compare every method with LoRA, and judge it over a section's tasks.
 
-    What a verdict means stands in docs/statistics.md. A task with a single seed has no p value, and is in no family.
+    What a verdict means stands in docs/statistics.md. A task with a single seed has no p value. A task of the family
+    without one, or with an obstacle, counts with p = 1.
     """
     pairs: dict[Key, Paired] = {}
     families: dict[tuple[str, str, str], list[Paired]] = {}
@@ -73,15 +74,30 @@ def compare_all(chosen: dict[Key, Chosen], criteria: Criteria) -> dict[Key, Pair
             pairs[key] = pair
             if pair.p_difference is not None:
                 families.setdefault((key[0], key[1], key[3]), []).append(pair)
-    for family in families.values():
-        numbers = [(pair.difference.estimate, pair.p_difference, pair.p_equivalence) for pair in family]
-        means, different, equal = np.array(numbers, dtype=np.float64).T
+    for (model, protocol, _), family in families.items():
+        declared = criteria.families.get(protocol, {}).get(model, [])
+        absent = len(set(declared) - {pair.key[2] for pair in family})
+        open_p = (1.0, 1.0)
+        numbers = [
+            (pair.difference.estimate, *(open_p if pair.obstacle else (pair.p_difference, pair.p_equivalence)))
+            for pair in family
+        ]
+        means, different, equal = np.array([*numbers, *[(0.0, *open_p)] * absent], dtype=np.float64).T
         decisions = stats.decide(means, different, equal, criteria.alpha)
-        for pair, decision in zip(family, decisions, strict=True):
+        for pair, decision in zip(family, decisions[: len(family)], strict=True):
             spread = float(np.std(np.subtract(*pair.scores), ddof=1))
-            needed = stats.seeds_needed(spread, criteria.margin, criteria.power, criteria.alpha / len(family))
-            pairs[pair.key] = replace(pair, decision=decision, needed=needed)
+            needed = stats.seeds_needed(spread, criteria.margin, criteria.power, criteria.alpha / len(decisions))
+            judged = replace(decision, verdict="none") if pair.obstacle else decision
+            pairs[pair.key] = replace(pair, decision=judged, needed=needed)
     return pairs
+
+
+def _obstacle(method: Chosen, reference: Chosen) -> str:
+    """Count the runs that leave a task without a verdict."""
+    failed = method.failed + reference.failed
+    chance = int(method.finished["at_chance"].sum() + reference.finished["at_chance"].sum())
+    counts = {f"{failed} failed": failed, f"{chance} at chance": chance}
+    return ", ".join(text for text, number in counts.items() if number)
 
 
 def _over_rows(pairs: pd.DataFrame, criteria: Criteria) -> tuple[stats.Interval | None, float | None]:

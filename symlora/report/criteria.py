@@ -13,3 +13,5 @@ class Criteria:
     power: float  # for the number of seeds that would settle it
     resamples: int  # of each bootstrap
     seed: int  # of the bootstraps
+    # Protocol, model: tasks that a verdict holds over, with runs or without; else those with runs.
+    families: dict[str, dict[str, list[str]]]

@@ -22,7 +22,7 @@ from symlora.report.tables import OURS, ours
 
 LEADING = "study"  # the protocol whose runs answer the question; others explored it
 TITLE = "SymLoRA and LoRA on GLUE, from logged runs"
-VERDICTS = ("equivalent", "better", "worse", "inconclusive")
+VERDICTS = {name: name for name in ("equivalent", "better", "worse", "inconclusive")} | {"none": "no verdict"}
 Place = tuple[str, str]
 """model, protocol"""
 
@@ -72,15 +72,14 @@ def answer(report: Report, model: str, protocol: str) -> str:
     seeds = set()
     for key, pair in report.pairs.items():
         if key[:2] == (model, protocol) and key[3] == CLAIMED and pair.decision is not None:
-            name = TASKS.get(key[2], key[2]) + " (no spread)" * (pair.difference.half_width == 0)
-            tasks.setdefault("chance" if pair.at_chance else pair.decision.verdict, []).append(name)
+            remark = pair.obstacle or "no spread" * (pair.difference.half_width == 0)
+            name = TASKS.get(key[2], key[2]) + f" ({remark})" * bool(remark)
+            tasks.setdefault(pair.decision.verdict, []).append(name)
             seeds.add(len(pair.seeds))
     what = f"{METHODS[CLAIMED]} against {METHODS[REFERENCE]} on {section_name(model, protocol)}"
     if not tasks:
         return f"{what}: no answer yet, as no task has two seeds of both."
-    clauses = [f"{verdict} on {_join(tasks[verdict])}" for verdict in VERDICTS if verdict in tasks]
-    if "chance" in tasks:
-        clauses.append(f"no verdict on {_join(tasks['chance'])}, where runs are at chance")
+    clauses = [f"{said} on {_join(tasks[verdict])}" for verdict, said in VERDICTS.items() if verdict in tasks]
     span = " to ".join(str(count) for count in sorted({min(seeds), max(seeds)}))
     margin = f"equivalent means within ±{report.criteria.margin:g} points"
     return f"{what}: {'; '.join(clauses)} ({span} paired seeds; {margin})."

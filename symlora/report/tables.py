@@ -201,8 +201,8 @@ def _compared(key: Key, pair: Paired | None) -> Row:
     needed = Cell(NOTHING)
     if found and found.verdict == "inconclusive":
         needed = Cell(">10,000") if pair.needed is None else number(pair.needed)  # where seeds_needed stops looking
-    if found and pair.at_chance:
-        verdict = Cell(f"{found.verdict} (chance)", kind="flag")  # two methods that learned nothing are no tie
+    if found and pair.obstacle:
+        verdict = Cell(f"{found.verdict} ({pair.obstacle})", kind="flag")  # two methods that learned nothing are no tie
     elif found and pair.difference.half_width == 0:
         verdict = Cell(f"{found.verdict} (no spread)", kind="flag")
     return (

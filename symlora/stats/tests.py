@@ -14,7 +14,7 @@ from scipy import stats
 
 from symlora.stats.intervals import Reals, paired_differences
 
-Verdict = Literal["equivalent", "better", "worse", "inconclusive"]
+Verdict = Literal["equivalent", "better", "worse", "inconclusive", "none"]
 
 
 @dataclass(frozen=True)

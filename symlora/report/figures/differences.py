@@ -23,8 +23,8 @@ def differences(
     """List SymLoRA less LoRA in points, by task and seed.
 
     Repeated for the task are mean, low and high (of the paired t interval of level 1 - alpha for this task alone;
-    missing for one seed), level, margin, n, verdict (which holds over the section's tasks) and at_chance (whether a run
-    of either is no better than a constant prediction). A task with runs but no pair has one row without numbers.
+    missing for one seed), level, margin, n, verdict (which holds over the section's tasks) and obstacle (why there is
+    none: runs that failed or are at chance). A task with runs but no pair has one row without numbers.
     """
     rows: list[dict[str, object]] = []
     for key, entry in chosen.items():
@@ -37,15 +37,15 @@ def differences(
         fixed = {"level": 1 - alpha, "margin": margin}
         pair = pairs.get(key)
         if pair is None:
-            rows.append({**task, **fixed, "n": 0, "verdict": "no pair", "at_chance": False})
+            rows.append({**task, **fixed, "n": 0, "verdict": "no pair", "obstacle": ""})
             continue
         bounds = {"low": pair.difference.low, "high": pair.difference.high}
         verdict = pair.decision.verdict if pair.decision else "one seed: no test"
         for seed, a, b in zip(pair.seeds, *pair.scores, strict=True):
             own = {"seed": seed, "difference": a - b, "mean": pair.difference.estimate, **bounds}
-            rows.append({**task, **own, **fixed, "n": len(pair.seeds), "verdict": verdict, "at_chance": pair.at_chance})
+            rows.append({**task, **own, **fixed, "n": len(pair.seeds), "verdict": verdict, "obstacle": pair.obstacle})
     columns = ["task", "metric", "seed", "difference", "mean", "low", "high", "level", "margin", "n", "verdict"]
-    return pd.DataFrame(rows, columns=[*columns, "at_chance"]).astype({"seed": "Int64", "mean": float, "low": float})
+    return pd.DataFrame(rows, columns=[*columns, "obstacle"]).astype({"seed": "Int64", "mean": float, "low": float})
 
 
 def difference_plot(frame: pd.DataFrame, whose: str, note: str = "", width: float = 7.2) -> Figure:
@@ -60,9 +60,8 @@ def difference_plot(frame: pd.DataFrame, whose: str, note: str = "", width: floa
     caption = (
         f"Small dots: one seed each. Large dot and bar: mean and {100 * level:.0f} % interval over paired seeds (t), "
         "for one task alone. Verdict: equivalence (TOST) and paired t tests, after Holm over the tasks. Grey band: the "
-        f"margin, ±{margin:g} points; an arrow: the bar goes on. n: seeds. Each method at its own configuration. At "
-        "chance: a run of either is no better than a "
-        f"constant prediction. {note}"
+        f"margin, ±{margin:g} points; an arrow: the bar goes on. n: seeds. Each method at its own configuration. "
+        f"None: a run of either failed or is at chance, no better than a constant prediction. {note}"
     )
     with plot_style():
         figure = new_figure(width, ROW * len(tasks) + 0.5, f"{claimed} less {reference}: {whose}", caption)
@@ -98,13 +97,12 @@ def limit(frame: pd.DataFrame) -> float:
 
 
 def _colour(mine: pd.DataFrame) -> str:
-    first = mine.iloc[0]  # methods that learned nothing are neither tied nor worse
-    return GREY if first["at_chance"] else COLOURS.get(str(first["verdict"]), GREY)
+    return COLOURS.get(str(mine["verdict"].iloc[0]), GREY)
 
 
 def _verdict(mine: pd.DataFrame) -> str:
     first = mine.iloc[0]
-    details = [f"n = {first['n']}"] * bool(first["n"] > 1) + ["at chance"] * bool(first["at_chance"])
+    details = [f"n = {first['n']}"] * bool(first["n"] > 1) + [str(first["obstacle"])] * (first["verdict"] == "none")
     return f"{first['verdict']} ({', '.join(details)})" if details else str(first["verdict"])
 
 

@@ -57,7 +57,8 @@ def new_figure(width: float, height: float, title: str, caption: str) -> Figure:
 
     Width and height are in inches; the caption is wrapped to the width, and the height is without title and caption.
     """
-    lines = textwrap.wrap(caption, int(20 * width))  # about 20 characters of the caption's size to an inch
+    # About 20 characters of the caption's size to an inch.
+    lines = textwrap.wrap(caption, int(20 * width), break_on_hyphens=False)
     layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.07)
     figure = Figure((width, height + _TITLE + _LINE * len(lines)), layout=layout)
     figure.suptitle(title, x=0.01, ha="left", size=9, weight="bold")
