@@ -262,6 +262,7 @@ def test_without_hub_and_path_one_message_says_what_works_offline(tmp_path: Path
         (["task=CoLA"], "task=CoLA: there is no .*Near: cola"),
         (["train.lrate=1e-3"], r"train\.lrate=1e-3: there is no setting train\.lrate\. Near: train\.lr"),
         (["lr=1e-3"], r"there is no setting lr\. Near: train\.lr"),
+        (["-m", "hydra/launcher=pakced"], r"hydra/launcher=pakced: there is no such choice\. Near: packed"),
         (["train.lr=fast"], r"train\.lr=fast: Value 'fast' .*Float"),
         (["seed=0,1"], "seed=0,1: several values make several runs, which needs -m"),
     ],

@@ -5,6 +5,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -41,7 +43,9 @@ def check_words(words: Sequence[str]) -> None:
             key, _, value = word.partition("=")
             hint = f' Quoted: "{key}={_quoted(value)}"; with make ARGS="{key}={_quoted(value)}".'
             raise SymloraError(f"{word} cannot be read: {str(error).splitlines()[0]}.{hint}") from None
-        if match := re.fullmatch(rf"({'|'.join(GROUPS)})=([\w.,/+-]+)", word):
+        if override.get_key_element().startswith("hydra/") and isinstance(override.value(), str):
+            _check_hydra(override.get_key_element(), str(override.value()))
+        elif match := re.fullmatch(rf"({'|'.join(GROUPS)})=([\w.,/+-]+)", word):
             for name in match[2].split(","):
                 _check_choice(match[1], name)
                 if match[1] == "protocol" and name != "null":
@@ -67,8 +71,7 @@ def _check_setting(word: str, key: str, value: Any) -> None:
         dotted = [f"{own}.{field}" for own in schema if OmegaConf.is_dict(schema[own]) for field in schema[own]]
         known = here or [*sorted({*schema, *GROUPS}), *dotted]
         same = [setting for setting in known if setting.endswith(f".{key}")]
-        near = same or difflib.get_close_matches(key, known)
-        hint = f"Near: {', '.join(near)}." if near else f"Known here: {', '.join(known)}."
+        hint = f"Near: {', '.join(same)}." if same else _near(key, known, "Known here")
         raise SymloraError(f"{word}: there is no setting {key}. {hint}") from None
     except OmegaConfBaseException as error:
         if "ListConfig" in str(error):
@@ -95,8 +98,21 @@ def _check_protocol(name: str, words: Sequence[str]) -> None:
 
 def _check_choice(group: str, name: str, advice: str = "") -> None:
     known = sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
-    if name in known or name == "null":
-        return
+    if name not in known and name != "null":
+        raise SymloraError(
+            f"{group}={name}: there is no configs/{group}/{name}.yaml. {_near(name, known, 'There are')}{advice}"
+        )
+
+
+def _check_hydra(group: str, name: str) -> None:
+    """Check a choice such as hydra/launcher=packed, of Hydra's own groups."""
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        known = GlobalHydra.instance().config_loader().get_group_options(group)
+    if known and name not in known:
+        raise SymloraError(f"{group}={name}: there is no such choice. {_near(name, known, 'There are')}")
+
+
+def _near(name: str, known: Sequence[str], otherwise: str) -> str:
+    """List the names near to one; all if there are none."""
     near = [other for other in known if other.lower() == name.lower()] or difflib.get_close_matches(name, known)
-    hint = f"Near: {', '.join(near)}." if near else f"There are: {', '.join(known)}."
-    raise SymloraError(f"{group}={name}: there is no configs/{group}/{name}.yaml. {hint}{advice}")
+    return f"Near: {', '.join(near)}." if near else f"{otherwise}: {', '.join(known)}."
