@@ -26,7 +26,7 @@ from symlora.errors import SymloraError
 from symlora.store.folder import finished_record, read_run, run_folder
 from symlora.store.locks import holder
 from symlora.sweep import launchers
-from symlora.sweep.packing import MAX_TOKENS_CPU, MAX_TOKENS_GPU, Job, PackPlan, plan
+from symlora.sweep.packing import Job, PackPlan, plan
 from symlora.sweep.progress import POLL, ProgressLog, Watcher
 from symlora.sweep.worker import Outcome, PackTask, outcome
 from symlora.training.checkpoint_files import clear_settled, headers, plans, write_plan
@@ -136,7 +136,7 @@ class PackedLauncher(Launcher):
         settings = launchers.launcher_node(inner, given.inner_config)
         workers = given.workers or launchers.at_once(inner, settings, len(devices))
         stopped, others = stopped_packs(jobs)
-        packs = stopped + plan(others, given.max_tokens or (MAX_TOKENS_GPU if on_gpu else MAX_TOKENS_CPU), workers)
+        packs = stopped + plan(others, given.max_tokens, workers)
         for pack in packs:  # the same command finds them after a stop
             write_plan(Path(pack.jobs[0].config.results_dir), [_name(job) for job in pack.jobs])
         if inner == "joblib":

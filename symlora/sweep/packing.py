@@ -13,11 +13,6 @@ from dataclasses import dataclass
 from symlora.config.identity import pack_key
 from symlora.config.schema import Config
 
-# Tokens per step. CPU: larger packs gain nothing (a prototype: 1.5 times at 1,500 tokens of CoLA, 1.1 times at 2,000 of
-# RTE). GPU: an estimate for a 12 x 768 encoder of where launches no longer bound a step.
-MAX_TOKENS_CPU = 2048
-MAX_TOKENS_GPU = 8192
-
 
 @dataclass(frozen=True)
 class Job:
