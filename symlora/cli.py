@@ -9,11 +9,10 @@ from typing import Any
 
 from symlora.errors import SymloraError
 from symlora.model.hub import go_offline_if_unreachable
-from symlora.training.interrupt import Stopped, stop_at_once
+from symlora.training.interrupt import Stopped, say_stopped, stop_at_once
 
 # The imports of each command stand in its function: torch, transformers and peft take seconds.
 RUNS = Path("results/runs")
-STOPPED = "\nStopped. Finished runs are kept; the same command goes on from the last checkpoint."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SymloraError as error:
         sys.exit(f"error: {error}")
     except Stopped:
-        print(STOPPED, file=sys.stderr)
+        say_stopped()
         raise
 
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 import sys
 import threading
 import time
@@ -59,6 +60,7 @@ class PackTask:
         """Train one pack; errors become outcomes, and stop no other pack."""
         if os.getppid() == self.launcher:
             threading.Thread(target=_end_with, args=(self.launcher,), daemon=True).start()
+            signal.signal(signal.SIGINT, lambda *_: None)  # between packs: the launching process has it too
         hydra = HydraConfig.get()
         number = int(hydra.job.num)
         pack = self.packs[number]

@@ -13,6 +13,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -151,6 +152,19 @@ def stop_at_once() -> None:
     _handle({signal.SIGINT: _raise, signal.SIGTERM: _raise})
 
 
+def say_stopped() -> None:
+    """Say that the program stopped; a further signal ends it at once.
+
+    Without this the end of a program, which joins its threads, would show where the signal hit.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        os._exit(128 + number)
+
+    _handle({signal.SIGINT: leave, signal.SIGTERM: leave})
+    print("\nStopped. Finished runs are kept; the same command goes on from the last checkpoint.", file=sys.stderr)
+
+
 def _handle(handlers: Mapping[int, Handler]) -> None:
     for number, handler in handlers.items():
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and `&` of a script mean it
@@ -173,7 +187,8 @@ def _note(number: int, frame: FrameType | None) -> None:
     if _requested is not None and number not in WARNINGS:
         raise Stopped(number)
     _requested = number
-    os.write(2, b"\nStopping: writing a checkpoint. A second Ctrl-C stops at once.\n")  # print is not reentrant
+    if _announce or _stop_file is None:  # a worker leaves it to the launching process
+        os.write(2, b"\nStopping: writing a checkpoint. A second Ctrl-C stops at once.\n")  # print is not reentrant
     if _announce and _stop_file is not None:
         with contextlib.suppress(OSError):
             _stop_file.touch()
