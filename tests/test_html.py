@@ -131,8 +131,10 @@ def test_the_answer_is_honest_where_there_is_none(built: tuple[Report, Path], tm
     for seed in range(2):
         for method, right in (("lora", 70), ("symlora", 60)):
             write_run(tmp_path / "runs", method, "rte", seed=seed, right=right, majority=65)
-    said = answer(build(tmp_path / "runs"), "minilm", "short")
-    assert "no verdict on RTE (2 at chance) (2 paired seeds" in said
+            write_run(tmp_path / "runs", method, "cola", seed=seed, right=right + seed, majority=50, protocol="study")
+    two = build(tmp_path / "runs")
+    assert "no verdict on RTE (2 at chance) (2 paired seeds" in answer(two, "minilm", "short")
+    assert "on CoLA; not yet trained on MRPC and STS-B (2 paired seeds" in answer(two, "minilm", "study")
 
 
 def test_markdown_becomes_a_page() -> None:

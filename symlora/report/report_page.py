@@ -80,6 +80,9 @@ def answer(report: Report, model: str, protocol: str) -> str:
     if not tasks:
         return f"{what}: no answer yet, as no task has two seeds of both."
     clauses = [f"{said} on {_join(tasks[verdict])}" for verdict, said in VERDICTS.items() if verdict in tasks]
+    family = report.criteria.families.get(protocol, {}).get(model, [])
+    if absent := [TASKS.get(task, task) for task in family if (model, protocol, task, CLAIMED) not in report.pairs]:
+        clauses.append(f"not yet trained on {_join(absent)}")
     span = " to ".join(str(count) for count in sorted({min(seeds), max(seeds)}))
     margin = f"equivalent means within ±{report.criteria.margin:g} points"
     return f"{what}: {'; '.join(clauses)} ({span} paired seeds; {margin})."
