@@ -17,7 +17,7 @@ from symlora.report import write
 from symlora.report.build import Report, build
 from symlora.report.collect import Problem
 from symlora.report.figures.differences import difference_plot, differences
-from symlora.report.figures.style import new_figure, save, save_svg
+from symlora.report.figures.style import new_figure, save
 from symlora.report.pages import markdown_html, page, section_html
 from symlora.report.report_page import answer
 from symlora.report.table import EMPTY, Cell, Section, Table, gap
@@ -45,7 +45,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
         folder = out / "figures" / "study-minilm"
         frame = differences(report.pairs, report.chosen, "minilm", "study", 1.0, 0.05)
         save(difference_plot(frame, "MiniLM & others"), folder / "differences")
-        save_svg(difference_plot(frame, "MiniLM & others", width=3.3), folder / "differences-narrow")
         save(new_figure(20, 1, "Wide", "A caption."), folder / "figure1-query")
         for name in ("figure1.csv", "differences.csv"):
             (folder / name).write_text("a\n")
@@ -118,7 +117,7 @@ def test_the_report_opens_with_the_answer_and_names_what_was_left_out(site: Path
     assert text.index('id="others"') < text.index(f">MiniLM, protocol {LONG}<") < text.index('id="symmetry"')
     assert "no run yet of the paper's own setting: RoBERTa-base" in text.replace("&#39;", "'")
     assert "Without numbers: 7 tasks and 2 columns" in text and ">reference<" not in text
-    assert text.count("<svg") == 3 and "SymLoRA less LoRA: MiniLM &amp; others" in text
+    assert text.count("<svg") == 2 and "SymLoRA less LoRA: MiniLM &amp; others" in text
     assert "norms.parquet is gone" in text and text.count("schema version None") == 1
     assert "&lt;script&gt;console.error" in text
     assert (site / "symmetry.md").is_file() and (site / "audit.md").is_file()
@@ -210,7 +209,7 @@ def test_nothing_scrolls_sideways_and_nothing_is_on_the_console(
     opened = visit(site / name, width)
     whole, *boxes = opened.evaluate(WIDER)
     assert whole <= 0 and opened.said == []
-    wide = 1 if name == "report.html" and width == 400 else 0  # a map of layers, in a box of its own
+    wide = 2 if name == "report.html" and width == 400 else 0  # the figures, each in a box of its own
     assert sum(box > 0 for box in boxes) <= wide or name == "audit.html"
 
 

@@ -1,7 +1,6 @@
 """Make HTML pages, in one file each, from Markdown, tables and figures."""
 
 import re
-from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -83,19 +82,13 @@ def section_html(table: Table, section: Section) -> str:
 
 
 def figure_html(folder: Path, stem: str, out: Path) -> dict[str, Any]:
-    """Read a figure's SVG for the page, and name its other files."""
+    """Read a figure's SVG for the page, and name its other files.
+
+    The drawing keeps only the ids that it refers to, and leaves title and caption to the page.
+    """
     csv = "figure1" if stem.startswith("figure1") else stem
     files = {"PDF": folder / f"{stem}.pdf", "PNG": folder / f"{stem}.png", "CSV": folder / f"{csv}.csv"}
-    found = {"what": FIGURES[stem], "files": {kind: path.relative_to(out).as_posix() for kind, path in files.items()}}
-    for kind, path in {"wide": folder / f"{stem}.svg", "narrow": folder / f"{stem}-narrow.svg"}.items():
-        if path.is_file():
-            found |= {kind: "", **_read_svg(path, kind)}
-    return found
-
-
-def _read_svg(path: Path, kind: str) -> Mapping[str, str]:
-    """Read title, caption and drawing; it keeps the ids it refers to."""
-    root = ElementTree.parse(path).getroot()
+    root = ElementTree.parse(folder / f"{stem}.svg").getroot()
     title, caption = (next(root.iter(f"{_DC}{name}")).text or "" for name in ("title", "description"))
     for name in ("title", "metadata", "defs"):
         root.remove(root.find(f"{_SVG}{name}"))  # type: ignore[arg-type]  # matplotlib writes them
@@ -104,7 +97,13 @@ def _read_svg(path: Path, kind: str) -> Mapping[str, str]:
     width = float(root.attrib.pop("width").removesuffix("pt"))
     root.attrib.pop("height")
     root.set("style", f"width: {_ZOOM * width:.0f}px")
-    return {kind: ElementTree.tostring(root, encoding="unicode"), "title": title, "caption": caption}
+    return {
+        "what": FIGURES[stem],
+        "files": {kind: path.relative_to(out).as_posix() for kind, path in files.items()},
+        "svg": ElementTree.tostring(root, encoding="unicode"),
+        "title": title,
+        "caption": caption,
+    }
 
 
 def _is_told(cell: Cell) -> bool:

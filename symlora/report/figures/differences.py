@@ -48,7 +48,7 @@ def differences(
     return pd.DataFrame(rows, columns=[*columns, "obstacle"]).astype({"seed": "Int64", "mean": float, "low": float})
 
 
-def difference_plot(frame: pd.DataFrame, whose: str, note: str = "", width: float = 7.2) -> Figure:
+def difference_plot(frame: pd.DataFrame, whose: str, note: str = "") -> Figure:
     """Draw each task's seeds, mean, interval and verdict, and the margin.
 
     The frame is that of `differences`; `whose` is for the title, and `note` must stand beside this model's scores.
@@ -64,19 +64,18 @@ def difference_plot(frame: pd.DataFrame, whose: str, note: str = "", width: floa
         f"None: a run of either failed or is at chance, no better than a constant prediction. {note}"
     )
     with plot_style():
-        figure = new_figure(width, ROW * len(tasks) + 0.5, f"{claimed} less {reference}: {whose}", caption)
+        figure = new_figure(7.2, ROW * len(tasks) + 0.5, f"{claimed} less {reference}: {whose}", caption)
         axes = figure.subplots()
         verdicts = axes.twinx()  # its labels stand on the right
         axes.axvspan(-margin, margin, color="0.9", lw=0)
         axes.axvline(0, color="0.5", lw=0.6)
         rows = [mine for _, mine in frame.groupby("task", sort=False)]
         metrics = [str(mine["metric"].iloc[0]) for mine in rows]
-        comma, bracket, gap = (", ", " (", "   ") if width > 5 else (",\n", "\n(", "\n")
-        labels = [f"{TASKS.get(k, k)}{comma}{METRICS.get(m, m)}" for k, m in zip(tasks, metrics, strict=True)]
+        labels = [f"{TASKS.get(k, k)}, {METRICS.get(m, m)}" for k, m in zip(tasks, metrics, strict=True)]
         axes.set(xlim=(-reach, reach), ylim=(len(tasks) - 0.5, -0.5))
         axes.set_yticks(range(len(tasks)), labels)
         verdicts.set_ylim(axes.get_ylim())
-        verdicts.set_yticks(range(len(tasks)), [_verdict(row).replace(" (", bracket) for row in rows])
+        verdicts.set_yticks(range(len(tasks)), [_verdict(row) for row in rows])
         for place, (mine, label) in enumerate(zip(rows, verdicts.get_yticklabels(), strict=True)):
             colour = _colour(mine)
             _draw_task(axes, place, mine, reach, colour)
@@ -86,7 +85,7 @@ def difference_plot(frame: pd.DataFrame, whose: str, note: str = "", width: floa
             side.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="x", length=2)
         axes.xaxis.set_major_formatter(lambda value, position: minus(f"{value:+g}") if value else "0")
-        axes.set_xlabel(f"difference in points{gap}(left: {reference} scores higher, right: {claimed})")
+        axes.set_xlabel(f"difference in points   (left: {reference} scores higher, right: {claimed})")
         return figure
 
 

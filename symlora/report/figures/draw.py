@@ -19,7 +19,7 @@ from symlora.report.figures.differences import difference_plot, differences
 from symlora.report.figures.grid import grid_panel, grid_points
 from symlora.report.figures.norms import AS_PAPER, DECAYS, FROBENIUS, LAMBDA, RATIO, companion, figure1
 from symlora.report.figures.norms_frame import cells, read_norms
-from symlora.report.figures.style import save, save_svg
+from symlora.report.figures.style import save
 from symlora.store.files import atomic_write, unwritable
 
 _CELL = ("task", "method", "projection", "layer", "configuration", "why", "seeds", "failed")
@@ -85,21 +85,14 @@ def _draw_section(folder: Path, sources: Mapping[str, Source], whose: str, note:
         with atomic_write(path) as temporary:
             frame.to_csv(temporary, index=False, lineterminator="\n")
         files.append(path)
-        drawn = read_drawn(path)  # what is drawn is what the file says
+        drawn = pd.read_csv(path)  # what is drawn is what the file says
         for name, draw in pictures.items():
             files += save(draw(drawn, whose=whose, note=note), folder / name)
-        if stem == "differences":  # for a page on a phone
-            files.append(save_svg(difference_plot(drawn, whose, note, width=3.3), folder / f"{stem}-narrow"))
-    for stem in ("figure1", "differences-narrow", *FIGURES):
+    for stem in ("figure1", *FIGURES):
         for kind in ("csv", "png", "pdf", "svg"):
             if (old := folder / f"{stem}.{kind}") not in files:
                 old.unlink(missing_ok=True)
     return files
-
-
-def read_drawn(path: Path) -> pd.DataFrame:
-    """Read a CSV beside a figure, every number to the last bit."""
-    return pd.read_csv(path)
 
 
 def _columns(found: pd.DataFrame, quantities: Iterable[str]) -> pd.DataFrame:

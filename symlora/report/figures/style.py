@@ -83,15 +83,11 @@ def task_row(points: pd.DataFrame, title: str, height: float, caption: str) -> t
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write <stem>.png, .pdf and .svg: one figure, the same bytes."""
-    return [*(_save(figure, stem, kind, metadata) for kind, metadata in _METADATA.items()), save_svg(figure, stem)]
+    """Write <stem>.png, .pdf and .svg: one figure, the same bytes.
 
-
-def save_svg(figure: Figure, stem: Path) -> Path:
-    """Write <stem>.svg, with title and caption as metadata.
-
-    A page shows these in its own letters. The figure loses them.
+    The SVG has title and caption as metadata, because a page shows them in its own letters. The figure loses them.
     """
+    written = [_save(figure, stem, kind, metadata) for kind, metadata in _METADATA.items()]
     title, caption = figure.get_suptitle(), figure.get_supxlabel()
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height - _TITLE - _LINE * (caption.count("\n") + 1))
@@ -99,7 +95,7 @@ def save_svg(figure: Figure, stem: Path) -> Path:
     figure.supxlabel("")
     metadata = {"Title": title, "Description": caption.replace("\n", " "), "Creator": None, "Date": None}
     with matplotlib.rc_context({"svg.hashsalt": f"{title} {stem.name}"}):  # several on one page share no names
-        return _save(figure, stem, "svg", metadata)
+        return [*written, _save(figure, stem, "svg", metadata)]
 
 
 def _save(figure: Figure, stem: Path, kind: str, metadata: dict[str, Any]) -> Path:
