@@ -132,8 +132,8 @@ def test_a_bad_folder_is_named_left_out_and_counted(tmp_path: Path, spoil: Spoil
     found = collect(tmp_path)
     assert found.found == 2 and list(found.runs["folder"]) == [good]
     (problem,) = found.bad
-    assert problem.place == bad.relative_to(tmp_path).as_posix()
-    assert reason in problem.reason and str(tmp_path) not in problem.reason
+    assert problem.startswith(f"{bad.relative_to(tmp_path).as_posix()}: ")
+    assert reason in problem and str(tmp_path) not in problem
 
 
 def test_a_run_folder_may_be_the_results_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,8 +148,8 @@ def test_of_two_folders_of_one_run_the_one_in_its_place_is_kept(tmp_path: Path) 
     shutil.copytree(good, good.with_name(".seed-1.abcd"))  # is still going
     found = collect(tmp_path)
     assert found.found == 2 and list(found.runs["folder"]) == [good]
-    assert [problem.place for problem in found.bad] == ["a-copy/seed-0"]
-    assert good.relative_to(tmp_path).as_posix() in found.bad[0].reason
+    (problem,) = found.bad
+    assert problem.startswith("a-copy/seed-0: ") and good.relative_to(tmp_path).as_posix() in problem
 
 
 def test_a_failed_run_is_a_row_without_a_score(tmp_path: Path) -> None:
@@ -308,8 +308,8 @@ def test_leaderboard_entries_are_read_one_by_one(tmp_path: Path) -> None:
     (found,) = scores.items()
     assert found[0] == ("paper", "m", "symlora", "rte") and (found[1].score, found[1].date) == (78.1, "2026-12-01")
     places = [*(f"a.yaml, entry {number}" for number in (2, 3, 4, 5)), "b.yaml"]
-    assert [problem.place for problem in problems] == [f"{tmp_path.name}/{place}" for place in places]
-    assert "abc" in problems[0].reason and "scor" in problems[1].reason and problems[3].reason == again
+    assert [problem.split(": ")[0] for problem in problems] == [f"{tmp_path.name}/{place}" for place in places]
+    assert "abc" in problems[0] and "scor" in problems[1] and problems[3].endswith(f": {again}")
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ SECTION = ("minilm", "short")
 def found() -> pd.DataFrame:
     """Cells of the committed runs."""
     runs = collect(RUNS).runs
-    return cells(choose(runs, {}), read_norms(runs).frame, *SECTION)
+    return cells(choose(runs, {}), read_norms(runs)[0], *SECTION)
 
 
 @pytest.fixture
@@ -107,10 +107,10 @@ def missing(figure: Figure) -> int:
 
 def test_norms_are_those_of_the_run_folders() -> None:
     runs = collect(RUNS).runs
-    norms = read_norms(runs)
-    assert norms.bad == () and len(norms.frame) == len(runs) * 12
+    mine, bad = read_norms(runs)
+    assert bad == () and len(mine) == len(runs) * 12
     folder = next((RUNS / "short/minilm/symlora/cola").glob("*/seed-1"))
-    stored, mine = pd.read_parquet(folder / "norms.parquet"), norms.frame
+    stored = pd.read_parquet(folder / "norms.parquet")
     for key, value in {"protocol": "short", "task": "cola", "method": "symlora", "seed": 1}.items():
         mine = mine[mine[key] == value]
     assert list(mine["layer"]) == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
@@ -134,7 +134,7 @@ def test_lambda_keeps_its_sign_in_the_printed_form_alone_and_no_update_has_no_lo
     stored.loc[0, list(changes)] = list(changes.values())
     stored.to_parquet(path)
     edit(path.parent)
-    frame = read_norms(collect(root).runs).frame
+    frame = read_norms(collect(root).runs)[0]
     row = frame[frame["method"] == "symlora"].iloc[0]
     assert row["difference_frobenius"] == pytest.approx(0.5 * w0)
     assert row["difference_l1"] == pytest.approx(-0.5 * w0_l1)
@@ -162,7 +162,7 @@ def test_decay_as_run(decay: str, wanted: float | None, tmp_path: Path) -> None:
     folder = next(root.glob("short/minilm/symlora/mrpc/*/seed-0"))
     edit(folder, lambda record: record["config"]["method"].update(lambda_decay=decay))
     train = json.loads((folder / "run.json").read_text())["config"]["train"]
-    frame = read_norms(collect(root).runs).frame
+    frame = read_norms(collect(root).runs)[0]
     mine = frame[frame["method"] == "symlora"]
     assert mine["decay_to_zero"].iloc[0] == pytest.approx(decay_to_zero(train, 3668, 1))
     assert set(mine["decay_only"]) == {wanted if wanted else mine["decay_to_zero"].iloc[0]}
@@ -176,10 +176,10 @@ def test_a_run_with_broken_norms_is_named_and_its_cells_are_gaps(tmp_path: Path)
     for folder in root.glob("short/minilm/lora/*/*/seed-0"):
         edit(folder)  # else the whole run is left out
     runs = collect(root).runs
-    norms = read_norms(runs)
-    assert [problem.place.split("/")[2:4] for problem in norms.bad] == [["lora", "mrpc"], ["lora", "stsb"]]
-    assert all("norms.parquet cannot be used" in problem.reason for problem in norms.bad)
-    frame = cells(choose(runs, {}), norms.frame, *SECTION)
+    norms, bad = read_norms(runs)
+    assert [problem.split("/")[2:4] for problem in bad] == [["lora", "mrpc"], ["lora", "stsb"]]
+    assert all("norms.parquet cannot be used" in problem for problem in bad)
+    frame = cells(choose(runs, {}), norms, *SECTION)
     lora = frame[frame["method"] == "lora"]
     assert set(lora["seeds"]) == {0} and lora[list(QUANTITIES)].isna().all(axis=None)
     assert set(frame.loc[frame["method"] == "symlora", "seeds"]) == {1}
@@ -208,7 +208,7 @@ def test_a_grid_at_one_seed_takes_no_part_in_the_means(tmp_path: Path) -> None:
     shutil.copytree(own / "seed-0", other)
     edit(other, lambda record: record["config"]["train"].update(lr=9e-3) or record.update(config_hash="00000000"))
     runs = collect(root).runs
-    mine = cells(choose(runs, {}), read_norms(runs).frame, *SECTION).query("method == 'symlora'")
+    mine = cells(choose(runs, {}), read_norms(runs)[0], *SECTION).query("method == 'symlora'")
     assert set(mine["configuration"]) == {own.name.rsplit("_", 1)[1]} and set(mine["seeds"]) == {3}
     assert set(mine["why"]) == {"most seeds of 2 configurations"}
 
@@ -412,7 +412,7 @@ def test_the_same_runs_give_the_same_bytes_and_what_the_csv_says(tmp_path: Path)
     assert {path.parent for path in written} == {folder} and bad == ()
     frame = pd.read_csv(folder / "figure1.csv")
     runs = collect(root).runs
-    fresh = cells(choose(runs, {}), read_norms(runs).frame, *SECTION)
+    fresh = cells(choose(runs, {}), read_norms(runs)[0], *SECTION)
     assert frame["delta_frobenius"].to_list() == fresh["delta_frobenius"].to_list()  # to the last bit
     note = runs["note"].iloc[0]
     pictures = {

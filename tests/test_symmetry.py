@@ -188,17 +188,17 @@ def test_runs_without_weights_are_counted_and_broken_ones_left_out(tmp_path: Pat
     store(tmp_path / "one" / "adapter", good | wide)
     (tmp_path / "two").mkdir()
     store(tmp_path / "three" / "adapter", {f"{Q}.lora_A.weight": a})
-    found = symmetry_of_runs(runs(tmp_path / "one", tmp_path / "two", tmp_path / "three"))
-    assert found.without == 1 and len(found.frame) == 1
-    assert found.frame.iloc[0]["symmetric_share"] == pytest.approx(whole_shares(b @ a, 2)[0])
-    (problem,) = found.bad
-    assert problem.place.endswith("three/adapter") and "has only lora_A" in problem.reason
-    assert str(tmp_path) not in problem.reason
-    page = symmetry_markdown(found)
+    frame, bad, without = symmetry_of_runs(runs(tmp_path / "one", tmp_path / "two", tmp_path / "three"))
+    assert without == 1 and len(frame) == 1
+    assert frame.iloc[0]["symmetric_share"] == pytest.approx(whole_shares(b @ a, 2)[0])
+    place, _, reason = bad[0].partition(": ")
+    assert len(bad) == 1 and place.endswith("three/adapter") and "has only lora_A" in reason
+    assert str(tmp_path) not in reason
+    page = symmetry_markdown(frame, bad, without)
     assert "1 finished runs keep no weights" in page and "Left out" in page and "| RTE | LoRA | query | 1 |" in page
     none = symmetry_of_runs(runs(tmp_path / "one", status="failed"))
-    assert len(none.frame) == 0 and "No stored adapter was found." in symmetry_markdown(none)
-    assert list(none.frame.columns) == list(found.frame.columns)
+    assert len(none[0]) == 0 and "No stored adapter was found." in symmetry_markdown(*none)
+    assert list(none[0].columns) == list(frame.columns)
 
 
 def test_summary_takes_means_in_percent() -> None:
@@ -217,11 +217,11 @@ def test_committed_runs_agree_with_the_norms_stored_beside_them() -> None:
     collected = collect(ROOT / "results" / "runs")
     kept = [(run["folder"] / "adapter").is_dir() for run in collected.runs.to_dict("records")]
     first = collected.runs[kept].drop_duplicates(["method", "task"]).groupby("method").head(2)
-    found = symmetry_of_runs(first)
-    assert not found.bad and set(found.frame["method"]) == {"lora", "symlora"}
+    frame, bad, _ = symmetry_of_runs(first)
+    assert not bad and set(frame["method"]) == {"lora", "symlora"}
     for run in first.to_dict("records"):
         keys = ["task", "method", "configuration", "seed"]
-        rows = found.frame[(found.frame[keys] == [run[key] for key in keys]).all(axis=1)]
+        rows = frame[(frame[keys] == [run[key] for key in keys]).all(axis=1)]
         stored = pd.read_parquet(run["folder"] / "norms.parquet").assign(layer=lambda frame: frame["layer"] + 1)
         both = rows.merge(stored, on=["layer", "projection"], suffixes=("", "_stored"))
         assert len(both) == len(stored) > 0

@@ -1,7 +1,7 @@
 """Collect run folders into one checked frame.
 
 Reads run.json and the labels and predictions beside it; writes and trains nothing. A folder that cannot be used is left
-out with one reason (`Problem`), and the report is made without it. A run that failed in training is a row with status
+out with one reason, and the report is made without it. A run that failed in training is a row with status
 `failed`.
 """
 
@@ -38,20 +38,16 @@ NUMBERS = (
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A folder or file that the report leaves out."""
-
-    place: str  # path below the results folder
-    reason: str
-
-
-@dataclass(frozen=True)
 class Collected:
     """What was found under a results folder."""
 
     runs: pd.DataFrame  # one row per run (COLUMNS), in the order of the paths
-    bad: tuple[Problem, ...]
-    found: int  # run folders, usable or not
+    bad: tuple[str, ...]  # folders that are left out, each with the reason
+
+    @property
+    def found(self) -> int:
+        """Number of run folders, usable or not."""
+        return len(self.runs) + len(self.bad)
 
 
 def collect(results_dir: Path) -> Collected:
@@ -61,21 +57,19 @@ def collect(results_dir: Path) -> Collected:
         SymloraError: There is no run folder at all.
     """
     rows: list[dict[str, Any]] = []
-    bad: list[Problem] = []
+    bad: list[str] = []
     for folder in run_folders(results_dir):
         try:
             rows.append(_row(folder))
         except UnusableRun as reason:
-            bad.append(Problem(_below(folder, results_dir), str(reason)))
-    found = len(rows) + len(bad)
-    if not found:
+            bad.append(f"{_below(folder, results_dir)}: {reason}")
+    if not rows and not bad:
         raise SymloraError(
             f"No run folders in {results_dir}. `make glue TASK=rte` makes one in results/runs, `make demo` several in "
             "results/demo (then --results-dir results/demo)."
         )
     rows, repeated = _without_repeats(rows, results_dir)
-    rows = [row | {"protocol": row["section"]} for row in rows]
-    return Collected(frame_of(rows), tuple(bad + repeated), found)
+    return Collected(frame_of(rows), tuple(bad + repeated))
 
 
 def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -101,8 +95,9 @@ def _described(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     train, task = config["train"], config["task"]
     parameters, cost = record.get("parameters") or {}, record.get("cost") or {}
     return {
-        **{key: config[key]["name"] for key in ("protocol", "model", "method", "task")},
-        "section": section_of(config),  # the protocol's name, and what is unlike in its data
+        **{key: config[key]["name"] for key in ("model", "method", "task")},
+        "protocol": section_of(config),  # its name, and what is unlike in its data
+        "in_place": _in_place(folder, config, record["config_hash"]),
         "configuration": record["config_hash"],  # of everything but the seed that decides what a run computes
         "grid": _grid(config, record.get("data", {})),  # runs alike in it belong to one grid
         "seed": int(config["seed"]),
@@ -189,27 +184,27 @@ def _scored(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _without_repeats(rows: list[dict[str, Any]], root: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
+def _without_repeats(rows: list[dict[str, Any]], root: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """Keep one run per configuration and seed.
 
     It is the one in the folder that its configuration names, else the first.
     """
     kept: dict[tuple[Any, ...], dict[str, Any]] = {}
-    problems: list[Problem] = []
-    for row in sorted(rows, key=lambda row: (not _in_its_place(row), row["folder"])):
+    problems: list[str] = []
+    for row in sorted(rows, key=lambda row: (not row["in_place"], row["folder"])):
         identity = tuple(row[key] for key in ("protocol", "model", "method", "task", "configuration", "seed"))
         first = kept.setdefault(identity, row)
         if first is not row:
-            same = f"it is the same configuration and seed as {_below(first['folder'], root)}"
-            problems.append(Problem(_below(row["folder"], root), f"{same}, which is kept"))
+            place, kept_place = _below(row["folder"], root), _below(first["folder"], root)
+            problems.append(f"{place}: it is the same configuration and seed as {kept_place}, which is kept")
     return sorted(kept.values(), key=lambda row: row["folder"]), problems
 
 
-def _in_its_place(row: dict[str, Any]) -> bool:
-    folder: Path = row["folder"]
-    names = [str(row[key]) for key in ("protocol", "model", "method", "task")]
+def _in_place(folder: Path, config: dict[str, Any], configuration: str) -> bool:
+    """Tell whether the folder is the one that the configuration names."""
+    names = [str(config[key]["name"]) for key in ("protocol", "model", "method", "task")]
     *parents, slug, seed = ("", "", *folder.parts[-6:])  # a run folder may itself be given as the results folder
-    return [*parents[-4:], seed] == [*names, f"seed-{row['seed']}"] and slug.endswith(str(row["configuration"]))
+    return [*parents[-4:], seed] == [*names, f"seed-{config['seed']}"] and slug.endswith(configuration)
 
 
 def _below(folder: Path, root: Path) -> str:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from symlora.audit.names import CLAIMED, METHODS, REFERENCE, TASKS, section_name
 from symlora.report.choice import Chosen, Key
-from symlora.report.collect import Collected, Problem
+from symlora.report.collect import Collected
 from symlora.report.criteria import Criteria
 
 
@@ -17,8 +17,8 @@ class Tally:
 
     found: int  # run folders
     finished: int  # with a score
-    failed: tuple[Problem, ...]  # folders and errors
-    bad: tuple[Problem, ...]  # folders and leaderboard entries left out
+    failed: tuple[str, ...]  # folders, each with its error
+    bad: tuple[str, ...]  # folders and leaderboard entries that are left out, each with the reason
     seeds: Mapping[Key, tuple[int, ...]]  # that one of LoRA and SymLoRA has and the other lacks
     cells: tuple[Key, ...]  # tasks without any run of LoRA or SymLoRA
 
@@ -38,7 +38,7 @@ class Tally:
         )
 
 
-def tally(collected: Collected, chosen: Mapping[Key, Chosen], problems: Iterable[Problem]) -> Tally:
+def tally(collected: Collected, chosen: Mapping[Key, Chosen], problems: Iterable[str]) -> Tally:
     """Count what is there; list what is missing. `problems` are the leaderboard's."""
     runs = collected.runs
     broken = runs[runs["status"] == "failed"]
@@ -47,7 +47,7 @@ def tally(collected: Collected, chosen: Mapping[Key, Chosen], problems: Iterable
         found=collected.found,
         finished=len(runs) - len(broken),
         failed=tuple(
-            Problem("/".join(run["folder"].parts[-6:]), run["error"] or "no error recorded")
+            f"{'/'.join(run['folder'].parts[-6:])}: {run['error'] or 'no error recorded'}"
             for _, run in broken.iterrows()
         ),
         bad=(*collected.bad, *problems),
@@ -59,8 +59,8 @@ def tally(collected: Collected, chosen: Mapping[Key, Chosen], problems: Iterable
 def footers(counted: Tally, runs: pd.DataFrame, criteria: Criteria) -> tuple[str, ...]:
     """Write the lines below a table."""
     lines = [counted.counts]
-    lines += [f"Failed: {problem.place}: {problem.reason}" for problem in counted.failed]
-    lines += [f"Left out: {problem.place}: {problem.reason}." for problem in counted.bad]
+    lines += [f"Failed: {problem}" for problem in counted.failed]
+    lines += [f"Left out: {problem}." for problem in counted.bad]
     for (model, protocol, task, method), seeds in counted.seeds.items():
         where = f"{section_name(model, protocol)}, {METHODS[method]} on {TASKS.get(task, task)}"
         lines.append(f"Missing seeds: {where}: {', '.join(map(str, seeds))}.")

@@ -15,7 +15,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from symlora.audit.names import CLAIMED, REFERENCE, TASKS
 from symlora.report.choice import Key
-from symlora.report.collect import Problem
 
 Scores = dict[tuple[str, str, str, str], "TestScore"]
 """By protocol, model, method and task."""
@@ -36,17 +35,17 @@ class TestScore:
     url: str  # where the score can be seen
 
 
-def load_leaderboard(folder: Path) -> tuple[Scores, tuple[Problem, ...]]:
+def load_leaderboard(folder: Path) -> tuple[Scores, tuple[str, ...]]:
     """Read scores, and list the entries that were left out."""
     scores: Scores = {}
-    problems: list[Problem] = []
+    problems: list[str] = []
     schema = OmegaConf.structured(TestScore)
     for path in sorted(folder.glob("*.yaml")):
         place = f"{path.parent.name}/{path.name}"
         try:
             entries = list(OmegaConf.load(path))
         except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-            problems.append(Problem(place, f"cannot be read ({_first_line(error)})"))
+            problems.append(f"{place}: cannot be read ({_first_line(error)})")
             continue
         for number, entry in enumerate(entries, 1):
             try:
@@ -56,17 +55,17 @@ def load_leaderboard(folder: Path) -> tuple[Scores, tuple[Problem, ...]]:
                     raise ValueError("the same protocol, model, method and task has a score already")
                 scores[key] = found
             except (TypeError, ValueError, OmegaConfBaseException) as error:
-                problems.append(Problem(f"{place}, entry {number}", _first_line(error)))
+                problems.append(f"{place}, entry {number}: {_first_line(error)}")
     return scores, tuple(problems)
 
 
-def unshown(scores: Scores, chosen: Container[Key], tasks: Container[str]) -> Iterator[Problem]:
+def unshown(scores: Scores, chosen: Container[Key], tasks: Container[str]) -> Iterator[str]:
     """Yield scores that no cell of Table 1 shows."""
     for protocol, model, method, task in scores:
         shown = method in (REFERENCE, CLAIMED) and (model, protocol, task, method) in chosen
         if not shown and (task in tasks or task not in TASKS):  # a misspelt name, or runs that are not there
             place = f"leaderboard: {protocol}, {model}, {method}, {task}"
-            yield Problem(place, "a test score that no row of table 1 belongs to")
+            yield f"{place}: a test score that no row of table 1 belongs to"
 
 
 def _first_line(error: Exception) -> str:

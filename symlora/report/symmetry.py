@@ -10,7 +10,6 @@ factors of normal numbers, and ΔW's own singular values with directions drawn a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,7 @@ import pandas as pd
 
 from symlora.audit.names import METHODS, TASKS, section_name
 from symlora.errors import SymloraError
-from symlora.interchange.symmetric import stacked, symmetric_core
-from symlora.report.collect import Problem
+from symlora.interchange.symmetric import energy, stacked, symmetric_core
 from symlora.stats.rounding import points
 from symlora.store.adapter_folder import Array, Factors, find_factors, read_adapter, read_tensors
 
@@ -43,15 +41,6 @@ HEADER = (
 RELEASED = "released_adapters.csv"
 
 
-@dataclass(frozen=True)
-class Symmetry:
-    """What was measured."""
-
-    frame: pd.DataFrame  # a row per stored adapter and square adapted matrix: LABELS, layer, projection, MEASURES
-    bad: tuple[Problem, ...]  # adapters that could not be read
-    without: int  # finished adapter runs that keep no weights
-
-
 def symmetric_eigenvalues(left: Array, right: Array) -> Array:
     """Compute the eigenvalues of the symmetric part of left @ right.
 
@@ -69,11 +58,11 @@ def measure(left: Array, right: Array, seed: int = 0) -> dict[str, Any]:
     Factors are [n, r] and [r, n]; `seed` is that of the random directions.
     """
     n, r = left.shape
-    energy, eigenvalues = _energy(left, right), symmetric_eigenvalues(left, right)
+    size, eigenvalues = energy(left, right), symmetric_eigenvalues(left, right)
     floor = ROUNDING * float(np.abs(eigenvalues).max())
     own = rotated = (np.nan, np.nan)
-    if energy > 0:
-        own = _shares(eigenvalues, r, energy)
+    if size > 0:
+        own = _shares(eigenvalues, r, size)
         core = np.linalg.qr(left)[1] @ np.linalg.qr(right.T)[1].T
         rotated = rotated_shares(np.linalg.svd(core, compute_uv=False), n, seed).mean(axis=0)
     signs = (int((eigenvalues > floor).sum()), int((eigenvalues < -floor).sum()))
@@ -87,7 +76,7 @@ def captured_by_chance(n: int, r: int, seed: int = 0) -> float:
     captured = []
     for _ in range(DRAWS):
         b, a = rng.normal(size=(n, r)), rng.normal(size=(r, n))
-        captured.append(_shares(symmetric_eigenvalues(b, a), r, _energy(b, a))[1])
+        captured.append(_shares(symmetric_eigenvalues(b, a), r, energy(b, a))[1])
     return float(np.mean(captured))
 
 
@@ -97,18 +86,23 @@ def rotated_shares(singular_values: Array, n: int, seed: int = 0) -> Array:
     They are those of U diag(σ) Vᵀ with U, V random n × r with orthonormal columns: what a ΔW with these singular values
     would give whose left and right directions have nothing in common.
     """
-    r, energy = len(singular_values), float(np.square(singular_values).sum())
+    r, size = len(singular_values), float(np.square(singular_values).sum())
     drawn = [
-        _shares(symmetric_eigenvalues(left * singular_values, right.T), r, energy)
+        _shares(symmetric_eigenvalues(left * singular_values, right.T), r, size)
         for left, right in _directions(n, r, seed)
     ]
     return np.array(drawn)
 
 
-def symmetry_of_runs(runs: pd.DataFrame, seed: int = 0) -> Symmetry:
-    """Measure the adapters of finished runs, rows of symlora.report.collect."""
+def symmetry_of_runs(runs: pd.DataFrame, seed: int = 0) -> tuple[pd.DataFrame, tuple[str, ...], int]:
+    """Measure the adapters of finished runs, rows of symlora.report.collect.
+
+    Returns:
+        A frame with a row per stored adapter and square adapted matrix (LABELS, layer, projection, MEASURES); the
+        adapters that could not be read, each with the reason; the number of finished adapter runs without weights.
+    """
     rows: list[dict[str, Any]] = []
-    bad: list[Problem] = []
+    bad: list[str] = []
     without = 0
     for run in runs[(runs["status"] == "finished") & (runs["adapter"] > 0)].to_dict("records"):
         folder: Path = run["folder"] / "adapter"
@@ -118,9 +112,9 @@ def symmetry_of_runs(runs: pd.DataFrame, seed: int = 0) -> Symmetry:
         try:
             rows += _rows(read_adapter(folder).factors(), {name: run[name] for name in LABELS}, seed)
         except SymloraError as error:
-            place = "/".join(run["folder"].parts[-6:])
-            bad.append(Problem(f"{place}/adapter", str(error).replace(f"{run['folder']}/", "")))
-    return Symmetry(_frame(rows), tuple(bad), without)
+            place, reason = "/".join(run["folder"].parts[-6:]), str(error).replace(f"{run['folder']}/", "")
+            bad.append(f"{place}/adapter: {reason}")
+    return _frame(rows), tuple(bad), without
 
 
 def symmetry_of_checkpoint(path: Path, seed: int = 0) -> pd.DataFrame:
@@ -143,8 +137,8 @@ def summary(frame: pd.DataFrame) -> list[tuple[str, ...]]:
     return rows
 
 
-def symmetry_markdown(symmetry: Symmetry) -> str:
-    """Write the page results/symmetry.md."""
+def symmetry_markdown(frame: pd.DataFrame, bad: Sequence[str], without: int) -> str:
+    """Write the page results/symmetry.md from what `symmetry_of_runs` returns."""
     lines = [
         "# How symmetric are the updates?",
         "",
@@ -155,14 +149,14 @@ def symmetry_markdown(symmetry: Symmetry) -> str:
         "eigenvalues of the symmetric part; where SymLoRA has both, its ΔW is indefinite.",
         "",
     ]
-    if len(symmetry.frame):
-        rows = (HEADER, ("---",) * len(HEADER), *summary(symmetry.frame))
+    if len(frame):
+        rows = (HEADER, ("---",) * len(HEADER), *summary(frame))
         lines += ["| " + " | ".join(row) + " |" for row in rows]
     else:
         lines.append("No stored adapter was found.")
-    if symmetry.without:
-        lines += ["", f"{symmetry.without} finished runs keep no weights and are not in the table."]
-    lines += [line for problem in symmetry.bad for line in ("", f"Left out: {problem.place}: {problem.reason}")]
+    if without:
+        lines += ["", f"{without} finished runs keep no weights and are not in the table."]
+    lines += [line for problem in bad for line in ("", f"Left out: {problem}")]
     return "\n".join(lines) + "\n"
 
 
@@ -179,11 +173,6 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*LABELS, "layer", "projection", *MEASURES])
 
 
-def _energy(left: Array, right: Array) -> float:
-    """Compute ‖left @ right‖²."""
-    return float(np.sum((left.T @ left) * (right @ right.T)))
-
-
 @lru_cache(maxsize=8)
 def _directions(n: int, r: int, seed: int) -> Array:
     """Draw orthonormal columns: [DRAWS, 2, n, r]."""
@@ -191,7 +180,7 @@ def _directions(n: int, r: int, seed: int) -> Array:
     return drawn
 
 
-def _shares(eigenvalues: npt.NDArray[np.floating[Any]], rank: int, energy: float) -> tuple[float, float]:
+def _shares(eigenvalues: npt.NDArray[np.floating[Any]], rank: int, size: float) -> tuple[float, float]:
     """Compute both shares from the symmetric part's eigenvalues."""
     squares = np.sort(np.square(eigenvalues))[::-1]
-    return float(squares.sum()) / energy, float(squares[:rank].sum()) / energy
+    return float(squares.sum()) / size, float(squares[:rank].sum()) / size

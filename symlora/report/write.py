@@ -1,7 +1,6 @@
 """Write the files of `symlora report` from a results folder."""
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,14 +9,13 @@ from symlora.audit import audit_markdown, read_published
 from symlora.audit.names import TASKS
 from symlora.errors import SymloraError
 from symlora.report.build import PUBLISHED, Report, build
-from symlora.report.collect import Problem
 from symlora.report.formats import FORMATS
 from symlora.report.pages import markdown_html, page, table_html
 from symlora.report.report_page import answer, places, report_page
 from symlora.report.symmetry import RELEASED, symmetry_markdown, symmetry_of_checkpoint, symmetry_of_runs
 from symlora.store.files import atomic_write, unwritable
 
-Files = tuple[list[Path], tuple[Problem, ...]]
+Files = tuple[list[Path], tuple[str, ...]]
 """What was written, and what was left out."""
 
 
@@ -52,14 +50,14 @@ def write_symmetry(report: Report, out: Path, checkpoint: Path | None = None) ->
     What was measured of a released adapter is kept in results/published, so that the page needs its file only once.
     """
     own = [cell.runs for cell in report.chosen.values() if len(cell.runs)]  # as in the tables: a grid's other runs not
-    found = symmetry_of_runs(pd.concat(own) if own else report.collected.runs, report.criteria.seed)
+    frame, bad, without = symmetry_of_runs(pd.concat(own) if own else report.collected.runs, report.criteria.seed)
     measured = PUBLISHED / RELEASED
     if checkpoint is not None:
         write_text(measured, symmetry_of_checkpoint(checkpoint, seed=report.criteria.seed).to_csv(index=False))
     if measured.is_file():
-        frames = [frame for frame in (found.frame, pd.read_csv(measured)) if len(frame)]  # an empty one has no types
-        found = replace(found, frame=pd.concat(frames, ignore_index=True))
-    return [write_text(out / "symmetry.md", symmetry_markdown(found))], found.bad
+        frames = [each for each in (frame, pd.read_csv(measured)) if len(each)]  # an empty one has no types
+        frame = pd.concat(frames, ignore_index=True)
+    return [write_text(out / "symmetry.md", symmetry_markdown(frame, bad, without))], bad
 
 
 def write_report(report: Report, out: Path, as_paper: bool = False, checkpoint: Path | None = None) -> Files:
@@ -69,7 +67,7 @@ def write_report(report: Report, out: Path, as_paper: bool = False, checkpoint: 
     symmetry, bad_adapters = write_symmetry(report, out, checkpoint)
     audit = write_audit(out)
     problems = (*bad_norms, *bad_adapters)
-    below = [*report.tables[0].footers, *(f"Left out: {problem.place}: {problem.reason}" for problem in problems)]
+    below = [*report.tables[0].footers, *(f"Left out: {problem}" for problem in problems)]
     html = report_page(report, out, symmetry[0].read_text(encoding="utf-8"), below)
     return [*written, *figures, *symmetry, *audit, write_text(out / "report.html", html)], problems
 
@@ -103,7 +101,7 @@ def command(chosen: argparse.Namespace) -> int:
     if chosen.what == "audit":
         print(*write_audit(chosen.out), sep="\n")
         return 0
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[str, ...] = ()
     report = build(chosen.results_dir, chosen.tasks.split(",") if chosen.tasks else tuple(TASKS))
     if chosen.what == "table1":
         files = write_tables(report, chosen.out)
@@ -113,7 +111,7 @@ def command(chosen: argparse.Namespace) -> int:
         files, problems = write_report(report, chosen.out, chosen.as_paper, chosen.checkpoint)
     print(*files, summary_line(report), sep="\n")
     for problem in (*report.tally.bad, *problems):
-        print(f"left out: {problem.place}: {problem.reason}")
+        print(f"left out: {problem}")
     if chosen.strict and (problems or not report.tally.complete):
         raise SymloraError("--strict: something is missing, failed or left out; the footer of every table names it.")
     return 0

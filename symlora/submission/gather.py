@@ -57,7 +57,7 @@ def gather(results_dir: Path, protocol: str, model: str, method: str, best: Path
         )
     collected = collect(section)
     if collected.bad:
-        broken = "; ".join(f"{section / problem.place}: {problem.reason}" for problem in collected.bad)
+        broken = "; ".join(f"{section}/{problem}" for problem in collected.bad)
         raise SymloraError(f"{broken}. Move the folder away, or train that run again (force=true).")
     chosen = choose(collected.runs, read_best(best))
     parts = []

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from symlora.audit.names import section_folder, section_name, section_order
 from symlora.report.captions import FIGURES
 from symlora.report.choice import Chosen, Key
-from symlora.report.collect import Problem
 from symlora.report.comparison import Paired
 from symlora.report.criteria import Criteria
 from symlora.report.figures.cost import cost_panel, cost_points
@@ -36,7 +35,7 @@ def draw_all(
     criteria: Criteria,
     out: Path,
     as_paper: bool = False,
-) -> tuple[list[Path], tuple[Problem, ...]]:
+) -> tuple[list[Path], tuple[str, ...]]:
     """Draw every figure of every model and protocol, in <out>/<protocol>-<model>.
 
     Figure 1 and its companion are drawn from norms.parquet, the others from scores and costs. What has no runs has no
@@ -46,11 +45,11 @@ def draw_all(
     Returns:
         The files, and the runs whose norms could not be used.
     """
-    norms = read_norms(runs)
+    norms, bad = read_norms(runs)
     written: list[Path] = []
     present = set(zip(runs["model"], runs["protocol"], strict=True))
     for model, protocol in (section for section in section_order(present) if section in present):
-        found = cells(chosen, norms.frame, model, protocol)
+        found = cells(chosen, norms, model, protocol)
         figure1s = {
             f"figure1-{projection}{'-as-paper' * printed}": partial(figure1, projection=projection, as_paper=printed)
             for projection in dict.fromkeys(found["projection"])
@@ -72,7 +71,7 @@ def draw_all(
             written += _draw_section(folder, sources, section_name(model, protocol), note)
         except OSError as error:
             raise unwritable(folder, error) from error
-    return written, norms.bad
+    return written, bad
 
 
 def _draw_section(folder: Path, sources: Mapping[str, Source], whose: str, note: str) -> list[Path]:

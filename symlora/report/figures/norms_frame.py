@@ -6,14 +6,12 @@ chosen configuration.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from symlora.audit.names import CLAIMED, REFERENCE
 from symlora.report.choice import Chosen, Key
-from symlora.report.collect import Problem
 from symlora.store.folder import load_run
 
 PROJECTIONS = {
@@ -29,31 +27,26 @@ _CELL = ["task", "method", "projection", "layer"]
 _RUN = ["protocol", "model", "task", "method", "configuration", "seed"]
 
 
-@dataclass(frozen=True)
-class Norms:
-    """What the runs changed."""
+def read_norms(runs: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Read norms.parquet of every finished run that has an adapter.
 
-    # A row per finished run and adapted projection: _RUN, projection, layer (from 1, at the embeddings), w0_frobenius
-    # and QUANTITIES.
-    frame: pd.DataFrame
-    bad: tuple[Problem, ...]  # runs whose norms cannot be used; they count as missing
-
-
-def read_norms(runs: pd.DataFrame) -> Norms:
-    """Read norms.parquet of every finished run that has an adapter."""
+    Returns:
+        A frame with a row per run and adapted projection: _RUN, projection, layer (from 1, at the embeddings),
+        w0_frobenius and QUANTITIES; and the runs whose norms cannot be used, each with the reason.
+    """
     columns = [*_RUN, "projection", "layer", "w0_frobenius", *QUANTITIES]
     tables = [pd.DataFrame(columns=columns)]
-    bad: list[Problem] = []
+    bad: list[str] = []
     for run in runs[(runs["status"] == "finished") & (runs["adapter"] > 0)].to_dict("records"):
         try:
             decay = _decay(load_run(run["folder"]))
             table = _norms(pd.read_parquet(run["folder"] / "norms.parquet"))
         except Exception as error:  # whatever a parquet reader says of a broken file
             place = "/".join(run["folder"].parts[-6:])
-            bad.append(Problem(place, f"norms.parquet cannot be used ({type(error).__name__})"))
+            bad.append(f"{place}: norms.parquet cannot be used ({type(error).__name__})")
             continue
         tables.append(table.assign(**decay, **{key: run[key] for key in _RUN})[columns])
-    return Norms(pd.concat(tables[1:] or tables, ignore_index=True), tuple(bad))
+    return pd.concat(tables[1:] or tables, ignore_index=True), tuple(bad)
 
 
 def _decay(record: dict[str, Any]) -> dict[str, float]:
@@ -105,7 +98,7 @@ def _norms(stored: pd.DataFrame) -> pd.DataFrame:
 def cells(chosen: Mapping[Key, Chosen], norms: pd.DataFrame, model: str, protocol: str) -> pd.DataFrame:
     """Average query and value over seeds, for one model and protocol.
 
-    `norms` is `Norms.frame`.
+    `norms` is the frame of `read_norms`.
 
     Returns:
         One row for each task (every one with a run of any method, in Table 1's order), method (SymLoRA and LoRA always,
