@@ -40,7 +40,10 @@ def command(chosen: Namespace) -> int:
         check_name(push_to)
         if is_file and chosen.to == "merged":
             raise SymloraError("--push: export the checkpoint --to lora first, then that folder --to merged.")
-    for line in export(chosen.source, chosen.out, chosen.to, chosen.base, chosen.rank, chosen.full, chosen.alpha):
+    logging.set_verbosity_error()  # the missing-head warning is expected
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)  # transformers 5.23, of its own names
+    for line in _from_checkpoint(chosen) if is_file else _from_adapter(read_adapter(chosen.source), chosen):
         print(line)
     if push_to is not None:
         write_card(chosen.out, read_adapter(chosen.out if is_file else chosen.source), chosen.base)
@@ -49,62 +52,40 @@ def command(chosen: Namespace) -> int:
     return 0
 
 
-def export(
-    source: Path,
-    out: Path,
-    to: str,
-    base: str | None = None,
-    rank: int | None = None,
-    full: bool = False,
-    alpha: float | None = None,
-) -> Iterator[str]:
-    """Convert an adapter, yielding lines for the user.
+def _from_checkpoint(chosen: Namespace) -> Iterator[str]:
+    """Convert a checkpoint of loralib, yielding lines for the user."""
+    if chosen.to == "merged" and chosen.base is None:
+        raise SymloraError(f"{chosen.source} does not name its base model. Give its folder or hub name (--base).")
+    with tempfile.TemporaryDirectory() as folder:
+        lora = chosen.out if chosen.to == "lora" else Path(folder) / "lora"
+        modules, left_out = loralib_to_lora(chosen.source, lora, chosen.alpha, chosen.base)
+        if left_out:
+            yield (
+                f"left out: {len(left_out)} other tensors of the encoder, taken to be the base model's "
+                "(right if only LoRA and the head were trained)"
+            )
+        if chosen.to == "lora":
+            yield f"{len(modules)} matrices, alpha {chosen.alpha:g}"
+            yield f"LoRA adapter: {chosen.out}"
+        else:
+            yield from _from_adapter(read_adapter(lora), chosen)
 
-    Args:
-        source: A run folder, an adapter's folder, or (with `alpha`) a checkpoint file of loralib.
-        out: New folder.
-        to: "adapter" (a copy), "merged", "lora" or "symlora".
-        base: Folder or hub name of the base model; None takes the one that the source names.
-        rank, full: As in `lora_to_symlora`.
-        alpha: The α that a loralib checkpoint was trained with.
 
-    Raises:
-        SymloraError: What the conversion refuses. `out` is then not there.
-    """
-    logging.set_verbosity_error()  # the missing-head warning is expected
-    logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning)  # transformers 5.23, of its own names
-    if alpha is not None and to == "merged" and base is None:
-        raise SymloraError(f"{source} does not name its base model. Give its folder or hub name (--base).")
-    if alpha is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            lora = out if to == "lora" else Path(folder) / "lora"
-            modules, left_out = loralib_to_lora(source, lora, alpha, base)
-            if left_out:
-                yield (
-                    f"left out: {len(left_out)} other tensors of the encoder, taken to be the base model's "
-                    "(right if only LoRA and the head were trained)"
-                )
-            if to == "lora":
-                yield f"{len(modules)} matrices, alpha {alpha:g}"
-                yield f"LoRA adapter: {out}"
-            else:
-                yield from export(lora, out, to, base, rank, full)
-    elif to == "adapter":
-        adapter = read_adapter(source)
+def _from_adapter(adapter: StoredAdapter, chosen: Namespace) -> Iterator[str]:
+    """Convert an adapter, yielding lines for the user."""
+    out = chosen.out
+    if chosen.to == "adapter":
         with new_folder(out) as work:
             for name in (CONFIG, BASE_SCALE, *[CARD] * (adapter.run is not None)):  # PEFT's own card says nothing
                 if (adapter.folder / name).is_file():
                     shutil.copyfile(adapter.folder / name, work / name)
             save_file(adapter.tensors, work / WEIGHTS, metadata={"format": "pt"})
         yield f"{adapter.method} adapter: {out}"
-    elif to == "merged":
-        adapter = read_adapter(source)
-        export_merged(adapter, out, base)
+    elif chosen.to == "merged":
+        export_merged(adapter, out, chosen.base)
         yield f"merged model ({adapter.method} in its weights): {out}"
-    elif to == "lora":
-        adapter = read_adapter(source)
-        weights, why = (None, "") if adapter.method != "SYMLORA" else _base_weights(adapter, base)
+    elif chosen.to == "lora":
+        weights, why = (None, "") if adapter.method != "SYMLORA" else _base_weights(adapter, chosen.base)
         report = symlora_to_lora(adapter, out, weights)
         yield from reconstruction_table(report)
         yield from [why] if why else []
@@ -115,9 +96,8 @@ def export(
                 "model before PEFT loads the adapter, or use --to merged."
             )
     else:
-        adapter = read_adapter(source)
         try:
-            kept = lora_to_symlora(adapter, out, rank, full=full)
+            kept = lora_to_symlora(adapter, out, chosen.rank, full=chosen.full)
         except (ValueError, TypeError, AttributeError, re.error) as error:  # of a field that LoraConfig does not check
             raise SymloraError(f"{adapter.folder} cannot become a SymLoRA: {error}") from error
         yield from kept_table(kept)

@@ -18,7 +18,7 @@ from torch import Tensor
 from symlora.errors import SymloraError
 from symlora.interchange.base_scale import write_base_scale
 from symlora.interchange.write import check_rank, new_folder, rank_fields, shared_fields, to_float32, write_adapter
-from symlora.store.adapter_folder import CONFIG, PREFIX, Array, Factors, StoredAdapter
+from symlora.store.adapter_folder import CONFIG, PREFIX, Factors, StoredAdapter
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,14 @@ def symlora_to_lora(
         check_rank(adapter, module, len(factors.right), rank)
         B, A = to_float32(s * factors.left), to_float32(factors.right)
         tensors[f"{factors.module}.lora_A.weight"], tensors[f"{factors.module}.lora_B.weight"] = A, B
-        W0 = None if base_weights is None else base_weights[f"{module}.weight"]
         low_rank = s * factors.left @ factors.right
         rounding = B.double().numpy() @ A.double().numpy() - low_rank
-        scale = float(scales[module]) if module in scales else 1.0
-        report.append(_compare(module, rank, scale, low_rank, rounding, W0))
+        scale, from_scale = float(scales.get(module, 1.0)), np.zeros(())  # what λ adds to W0
+        if scale != 1.0:
+            W0 = None if base_weights is None else base_weights[f"{module}.weight"].double().cpu().numpy()
+            from_scale = np.full((), np.nan) if W0 is None else (scale - 1) * W0
+        norms = (float(np.linalg.norm(each)) for each in (from_scale + low_rank, rounding, rounding - from_scale))
+        report.append(Reconstruction(module, rank, scale, *norms))
     ranks = rank_fields({row.module: row.rank for row in report})
     lora = LoraConfig(
         **ranks,
@@ -112,16 +115,3 @@ def check_base(adapter: StoredAdapter, found: Sequence[Factors], weights: Mappin
                 f"{adapter.folder} was made for another base model: {name} is {tuple(weights[name].shape)} there, the "
                 f"adapter's is {shape}."
             )
-
-
-def _compare(
-    module: str, rank: int, base_scale: float, low_rank: Array, rounding: Array, W0: Tensor | None
-) -> Reconstruction:
-    error = float(np.linalg.norm(rounding))
-    if base_scale == 1.0:
-        return Reconstruction(module, rank, base_scale, float(np.linalg.norm(low_rank)), error, error)
-    if W0 is None:
-        return Reconstruction(module, rank, base_scale, float("nan"), error, float("nan"))
-    scaled = (base_scale - 1) * W0.double().cpu().numpy()
-    change, without = float(np.linalg.norm(scaled + low_rank)), float(np.linalg.norm(rounding - scaled))
-    return Reconstruction(module, rank, base_scale, change, error, without)

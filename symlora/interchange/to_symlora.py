@@ -19,7 +19,7 @@ from peft.utils.other import get_pattern_key
 from symlora import SymLoraConfig
 from symlora.errors import SymloraError
 from symlora.interchange.base_scale import read_base_scale
-from symlora.interchange.symmetric import best_symmetric, energy
+from symlora.interchange.symmetric import energy, symmetric_part
 from symlora.interchange.write import check_rank, new_folder, rank_fields, shared_fields, to_float32, write_adapter
 from symlora.store.adapter_folder import PREFIX, StoredAdapter
 
@@ -73,7 +73,7 @@ def lora_to_symlora(adapter: StoredAdapter, out: Path, rank: int | None = None, 
             raise SymloraError(f"rank={rank} is more than the symmetric part of {module} has: at most {most}.")
         alpha = _pattern(adapter.config.alpha_pattern, module, adapter.config.lora_alpha)
         left = alpha / (math.sqrt(r) if adapter.config.use_rslora else r) * factors.left
-        Q, diag = best_symmetric(left, factors.right, most)  # by falling magnitude: the first are the best
+        Q, diag = symmetric_part(left, factors.right)  # by falling magnitude: the first are the best
         everything, kept = float(diag @ diag), float(diag[:wanted] @ diag[:wanted])
         report.append(Kept(module, wanted, energy(left, factors.right), everything, kept))
         tensors[f"{factors.module}.symlora_Q"] = to_float32(Q[:, :wanted])

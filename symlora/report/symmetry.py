@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from symlora.audit.names import METHODS, TASKS, section_name
 from symlora.errors import SymloraError
-from symlora.interchange.symmetric import energy, stacked, symmetric_core
+from symlora.interchange.symmetric import energy, symmetric_part
 from symlora.stats.rounding import points
 from symlora.store.adapter_folder import Array, Factors, find_factors, read_adapter, read_tensors
 
@@ -41,24 +40,13 @@ HEADER = (
 RELEASED = "released_adapters.csv"
 
 
-def symmetric_eigenvalues(left: Array, right: Array) -> Array:
-    """Compute the eigenvalues of the symmetric part of left @ right.
-
-    They are taken in the span of the factors [n, r] and [r, n], so that no n × n matrix is made: at most 2r values, the
-    others are 0.
-    """
-    upper = np.linalg.qr(stacked(left, right))[1]
-    values: Array = np.linalg.eigvalsh(symmetric_core(upper)).astype(np.float64, copy=False)
-    return values
-
-
 def measure(left: Array, right: Array, seed: int = 0) -> dict[str, Any]:
     """Compute MEASURES of ΔW = left @ right, whatever the factor α/r.
 
     Factors are [n, r] and [r, n]; `seed` is that of the random directions.
     """
     n, r = left.shape
-    size, eigenvalues = energy(left, right), symmetric_eigenvalues(left, right)
+    size, eigenvalues = energy(left, right), symmetric_part(left, right)[1]
     floor = ROUNDING * float(np.abs(eigenvalues).max())
     own = rotated = (np.nan, np.nan)
     if size > 0:
@@ -76,7 +64,7 @@ def captured_by_chance(n: int, r: int, seed: int = 0) -> float:
     captured = []
     for _ in range(DRAWS):
         b, a = rng.normal(size=(n, r)), rng.normal(size=(r, n))
-        captured.append(_shares(symmetric_eigenvalues(b, a), r, energy(b, a))[1])
+        captured.append(_shares(symmetric_part(b, a)[1], r, energy(b, a))[1])
     return float(np.mean(captured))
 
 
@@ -87,11 +75,8 @@ def rotated_shares(singular_values: Array, n: int, seed: int = 0) -> Array:
     would give whose left and right directions have nothing in common.
     """
     r, size = len(singular_values), float(np.square(singular_values).sum())
-    drawn = [
-        _shares(symmetric_eigenvalues(left * singular_values, right.T), r, size)
-        for left, right in _directions(n, r, seed)
-    ]
-    return np.array(drawn)
+    parts = (symmetric_part(left * singular_values, right.T)[1] for left, right in _directions(n, r, seed))
+    return np.array([_shares(eigenvalues, r, size) for eigenvalues in parts])
 
 
 def symmetry_of_runs(runs: pd.DataFrame, seed: int = 0) -> tuple[pd.DataFrame, tuple[str, ...], int]:
@@ -180,7 +165,7 @@ def _directions(n: int, r: int, seed: int) -> Array:
     return drawn
 
 
-def _shares(eigenvalues: npt.NDArray[np.floating[Any]], rank: int, size: float) -> tuple[float, float]:
-    """Compute both shares from the symmetric part's eigenvalues."""
-    squares = np.sort(np.square(eigenvalues))[::-1]
+def _shares(eigenvalues: Array, rank: int, size: float) -> tuple[float, float]:
+    """Compute both shares from the symmetric part's eigenvalues, the largest first."""
+    squares = np.square(eigenvalues)
     return float(squares.sum()) / size, float(squares[:rank].sum()) / size
