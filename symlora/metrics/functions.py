@@ -107,15 +107,8 @@ def spearmanr(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
 
 
 METRICS: dict[str, Callable[[npt.ArrayLike, npt.ArrayLike], float]] = {
-    "matthews_correlation": matthews_correlation,
-    "accuracy": accuracy,
-    "f1": f1,
-    "macro_f1": macro_f1,
-    "balanced_accuracy": balanced_accuracy,
-    "auroc": auroc,
-    "pearson": pearson,
-    "spearmanr": spearmanr,
-    "mae": mae,
+    metric.__name__: metric
+    for metric in (matthews_correlation, accuracy, f1, macro_f1, balanced_accuracy, auroc, pearson, spearmanr, mae)
 }
 
 
@@ -202,12 +195,7 @@ def chance_level(metric: str, labels: npt.NDArray[Any]) -> float:
     Accuracy, macro-F1, balanced accuracy: of the most frequent class among these labels. F1: of always saying class 1.
     Correlations (Matthews, Pearson, Spearman): 0. A run whose score is not above this is flagged, never left out.
     """
-    if metric == "accuracy":
-        return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
-    if metric == "f1":
-        return METRICS["f1"](np.ones(len(labels), np.int64), labels)
-    if metric == "macro_f1":
-        return macro_f1(np.full(len(labels), np.bincount(labels).argmax()), labels)
-    if metric == "balanced_accuracy":
-        return 1 / len(np.unique(labels))
-    return 0.0
+    if metric not in ("accuracy", "f1", "macro_f1", "balanced_accuracy"):
+        return 0.0
+    always = 1 if metric == "f1" else int(np.bincount(labels).argmax())
+    return METRICS[metric](np.full(len(labels), always), labels)
