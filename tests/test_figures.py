@@ -23,16 +23,16 @@ from symlora.config.compose import CONFIG_DIR
 from symlora.config.schema import MethodConfig, TrainConfig
 from symlora.config.typed import read_yaml
 from symlora.errors import SymloraError
+from symlora.report.build import build
 from symlora.report.choice import choose
 from symlora.report.collect import collect, frame_of
 from symlora.report.comparison import Paired, compare_all
 from symlora.report.criteria import Criteria
-from symlora.report.figures.curves import curve_panel, curves
 from symlora.report.figures.differences import difference_plot, differences, limit
 from symlora.report.figures.draw import draw_all
-from symlora.report.figures.grid import grid_panel, grid_points
 from symlora.report.figures.norms import companion, figure1, matrix
 from symlora.report.figures.norms_frame import QUANTITIES, cells, decay_to_zero, read_norms
+from symlora.report.figures.scores import curve_panel, curves, grid_panel, grid_points
 from symlora.report.figures.style import COLOURS, compact, minus, save, scale_of, text_colour
 from symlora.store.folder import seal
 from symlora.training.optimizer import AdamW, linear_schedule
@@ -394,9 +394,7 @@ def test_of_equal_points_the_chosen_one_is_the_optimum_and_one_point_is_no_grid(
 
 
 def drawn(root: Path, out: Path, **more: Any) -> tuple[list[Path], tuple[Any, ...]]:
-    runs, criteria = collect(root).runs, read_yaml(CONFIG_DIR / "report.yaml", Criteria)
-    chosen = choose(runs, {})
-    return draw_all(runs, chosen, compare_all(chosen, criteria), criteria, out, **more)
+    return draw_all(build(root, best=root / "nowhere"), out, **more)
 
 
 def test_the_same_runs_give_the_same_bytes_and_what_the_csv_says(tmp_path: Path) -> None:

@@ -46,11 +46,12 @@ def markdown_html(markdown: str) -> str:
     return html.replace("<table>", scroll).replace("</table>", "</table>\n</div>")
 
 
-def table_html(table: Table) -> str:
-    """Write a table and what belongs to it."""
+def table_page(table: Table) -> str:
+    """Write a page of a table and what belongs to it."""
     parts = [f"<h1>{escape(table.title)}</h1>", markdown_html(escape_markdown(table.caption))]
     parts += [section_html(table, section) for section in table.sections]
-    return "\n".join([*parts, markdown_html("\n".join(f"- {escape_markdown(text)}" for text in table.footers))])
+    parts.append(markdown_html("\n".join(f"- {escape_markdown(text)}" for text in table.footers)))
+    return page(table.title, "\n".join(parts))
 
 
 def section_html(table: Table, section: Section) -> str:

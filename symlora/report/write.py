@@ -10,7 +10,7 @@ from symlora.audit.names import TASKS
 from symlora.errors import SymloraError
 from symlora.report.build import PUBLISHED, Report, build
 from symlora.report.formats import FORMATS
-from symlora.report.pages import markdown_html, page, table_html
+from symlora.report.pages import markdown_html, page, table_page
 from symlora.report.report_page import answer, places, report_page
 from symlora.report.symmetry import RELEASED, symmetry_markdown, symmetry_of_checkpoint, symmetry_of_runs
 from symlora.store.files import atomic_write, unwritable
@@ -21,12 +21,12 @@ Files = tuple[list[Path], tuple[str, ...]]
 
 def write_tables(report: Report, out: Path) -> list[Path]:
     """Write every table as Markdown, LaTeX, CSV and a page, in <out>/tables."""
-    written = []
-    for table in report.tables:
-        for suffix, convert in FORMATS.items():
-            written.append(write_text(out / "tables" / f"{table.name}.{suffix}", convert(table)))
-        written.append(write_text(out / "tables" / f"{table.name}.html", page(table.title, table_html(table))))
-    return written
+    formats = {**FORMATS, "html": table_page}
+    return [
+        write_text(out / "tables" / f"{table.name}.{suffix}", convert(table))
+        for table in report.tables
+        for suffix, convert in formats.items()
+    ]
 
 
 def write_audit(out: Path) -> list[Path]:
@@ -40,8 +40,7 @@ def write_figures(report: Report, out: Path, as_paper: bool = False) -> Files:
     """Write the figures in <out>/figures/<protocol>-<model>: PNG, PDF and CSV."""
     from symlora.report.figures.draw import draw_all  # matplotlib takes a second to import
 
-    runs = report.collected.runs
-    return draw_all(runs, report.chosen, report.pairs, report.criteria, out / "figures", as_paper)
+    return draw_all(report, out / "figures", as_paper)
 
 
 def write_symmetry(report: Report, out: Path, checkpoint: Path | None = None) -> Files:

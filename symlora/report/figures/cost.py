@@ -45,10 +45,7 @@ def cost_points(chosen: Mapping[Key, Chosen], model: str, protocol: str) -> pd.D
 
 
 def cost_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
-    """Draw a row for each task and a column for each cost.
-
-    The points are those of `cost_points`; `whose` is for the title, and `note` must stand beside this model's scores.
-    """
+    """Draw a row for each task and a column for each cost."""
     tasks = [mine for _, mine in points.groupby("task", sort=False)]
     methods = list(dict.fromkeys(points["method"]))
     colours = matplotlib.colormaps["tab10" if len(methods) <= 10 else "tab20"].colors  # type: ignore[attr-defined]

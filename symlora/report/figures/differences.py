@@ -33,26 +33,22 @@ def differences(
         runs = pd.concat([entry.runs, chosen[(*key[:3], REFERENCE)].runs])
         if runs.empty:
             continue
-        task = {"task": key[2], "metric": runs["metric"].iloc[0]}
-        fixed = {"level": 1 - alpha, "margin": margin}
+        task = {"task": key[2], "metric": runs["metric"].iloc[0], "level": 1 - alpha, "margin": margin}
         pair = pairs.get(key)
         if pair is None:
-            rows.append({**task, **fixed, "n": 0, "verdict": "no pair", "obstacle": ""})
+            rows.append({**task, "n": 0, "verdict": "no pair", "obstacle": ""})
             continue
-        bounds = {"low": pair.difference.low, "high": pair.difference.high}
         verdict = pair.decision.verdict if pair.decision else "one seed: no test"
+        task |= {"mean": pair.difference.estimate, "low": pair.difference.low, "high": pair.difference.high}
+        task |= {"n": len(pair.seeds), "verdict": verdict, "obstacle": pair.obstacle}
         for seed, a, b in zip(pair.seeds, *pair.scores, strict=True):
-            own = {"seed": seed, "difference": a - b, "mean": pair.difference.estimate, **bounds}
-            rows.append({**task, **own, **fixed, "n": len(pair.seeds), "verdict": verdict, "obstacle": pair.obstacle})
+            rows.append({**task, "seed": seed, "difference": a - b})
     columns = ["task", "metric", "seed", "difference", "mean", "low", "high", "level", "margin", "n", "verdict"]
     return pd.DataFrame(rows, columns=[*columns, "obstacle"]).astype({"seed": "Int64", "mean": float, "low": float})
 
 
 def difference_plot(frame: pd.DataFrame, whose: str, note: str = "") -> Figure:
-    """Draw each task's seeds, mean, interval and verdict, and the margin.
-
-    The frame is that of `differences`; `whose` is for the title, and `note` must stand beside this model's scores.
-    """
+    """Draw each task's seeds, mean, interval and verdict, and the margin."""
     tasks = list(dict.fromkeys(frame["task"]))
     margin, level = float(frame["margin"].iloc[0]), float(frame["level"].iloc[0])
     reach = limit(frame)
@@ -77,7 +73,7 @@ def difference_plot(frame: pd.DataFrame, whose: str, note: str = "") -> Figure:
         verdicts.set_ylim(axes.get_ylim())
         verdicts.set_yticks(range(len(tasks)), [_verdict(row) for row in rows])
         for place, (mine, label) in enumerate(zip(rows, verdicts.get_yticklabels(), strict=True)):
-            colour = _colour(mine)
+            colour = COLOURS.get(str(mine["verdict"].iloc[0]), GREY)
             _draw_task(axes, place, mine, reach, colour)
             label.set(color=colour, weight="normal" if colour == GREY else "bold")
         for side in (axes, verdicts):
@@ -93,10 +89,6 @@ def limit(frame: pd.DataFrame) -> float:
     """Compute where the axis ends: beyond every seed and three margins."""
     seeds = np.abs(frame["difference"].dropna().to_numpy(dtype=np.float64))
     return 1.15 * max(3 * float(frame["margin"].iloc[0]), float(seeds.max()) if seeds.size else 0.0)
-
-
-def _colour(mine: pd.DataFrame) -> str:
-    return COLOURS.get(str(mine["verdict"].iloc[0]), GREY)
 
 
 def _verdict(mine: pd.DataFrame) -> str:

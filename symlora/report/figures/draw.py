@@ -8,16 +8,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from symlora.audit.names import section_folder, section_name, section_order
+from symlora.report.build import Report
 from symlora.report.captions import FIGURES
-from symlora.report.choice import Chosen, Key
-from symlora.report.comparison import Paired
-from symlora.report.criteria import Criteria
 from symlora.report.figures.cost import cost_panel, cost_points
-from symlora.report.figures.curves import curve_panel, curves
 from symlora.report.figures.differences import difference_plot, differences
-from symlora.report.figures.grid import grid_panel, grid_points
 from symlora.report.figures.norms import AS_PAPER, DECAYS, FROBENIUS, LAMBDA, RATIO, companion, figure1
 from symlora.report.figures.norms_frame import cells, read_norms
+from symlora.report.figures.scores import curve_panel, curves, grid_panel, grid_points
 from symlora.report.figures.style import save
 from symlora.store.files import atomic_write, unwritable
 
@@ -28,14 +25,7 @@ _COMPANION = (LAMBDA.key, *DECAYS, RATIO.key)
 Source = tuple[pd.DataFrame, Mapping[str, Callable[..., Figure]]]
 
 
-def draw_all(
-    runs: pd.DataFrame,
-    chosen: Mapping[Key, Chosen],
-    pairs: Mapping[Key, Paired],
-    criteria: Criteria,
-    out: Path,
-    as_paper: bool = False,
-) -> tuple[list[Path], tuple[str, ...]]:
+def draw_all(report: Report, out: Path, as_paper: bool = False) -> tuple[list[Path], tuple[str, ...]]:
     """Draw every figure of every model and protocol, in <out>/<protocol>-<model>.
 
     Figure 1 and its companion are drawn from norms.parquet, the others from scores and costs. What has no runs has no
@@ -45,6 +35,7 @@ def draw_all(
     Returns:
         The files, and the runs whose norms could not be used.
     """
+    runs, chosen, criteria = report.collected.runs, report.chosen, report.criteria
     norms, bad = read_norms(runs)
     written: list[Path] = []
     present = set(zip(runs["model"], runs["protocol"], strict=True))
@@ -55,7 +46,7 @@ def draw_all(
             for projection in dict.fromkeys(found["projection"])
             for printed in (False, True)[: 1 + as_paper]
         }
-        compared = differences(pairs, chosen, model, protocol, criteria.margin, criteria.alpha)
+        compared = differences(report.pairs, chosen, model, protocol, criteria.margin, criteria.alpha)
         sources: dict[str, Source] = {
             "figure1": (_columns(found, _FIGURE1), figure1s),
             "companion": (_columns(found, _COMPANION), {"companion": companion}),

@@ -73,9 +73,8 @@ class _Panel:
 def figure1(cells: pd.DataFrame, projection: str, whose: str, note: str = "", as_paper: bool = False) -> Figure:
     """Draw |λ|‖W0‖_F, ‖ΔW‖_F and their difference, method by method.
 
-    The cells are those of norms_frame.cells, the projection is `query` or `value`; `whose` is for the title, and `note`
-    must stand beside this model's numbers. The paper's form has sums of absolute values instead, λ with its sign, and
-    one scale for all maps.
+    The cells are those of norms_frame.cells; projection is `query` or `value`. The paper's form has sums of absolute
+    values instead, λ with its sign, and one scale for all maps.
     """
     columns = AS_PAPER if as_paper else FROBENIUS
     mine = cells[cells["projection"] == projection]
@@ -130,11 +129,17 @@ def _draw(cells: pd.DataFrame, panels: Sequence[_Panel], title: str, caption: st
                     axes.text(0, 0.5, f"{METHODS.get(method, method)} has no λ" * panel.labelled, color="0.4")
                 else:
                     mesh = _map(axes, cells, method, panel)
-            style.colour_bar(mesh, maps, panel.column.number, location="bottom", aspect=15, pad=0.03)
+            bar = figure.colorbar(mesh, ax=maps, panchor=False, location="bottom", aspect=15, pad=0.03)
+            low, high = mesh.get_clim()
+            ticks = (low, (low + high) / 2, high)
+            bar.set_ticks(ticks, labels=[panel.column.number(value) for value in ticks])
+            bar.outline.set_linewidth(0.4)
+            bar.ax.tick_params(labelsize=6, length=2, pad=1.5)
     return figure
 
 
 def _map(axes: Axes, cells: pd.DataFrame, method: str, panel: _Panel) -> QuadMesh:
+    """Draw square cells with their numbers; hatch what is missing."""
     column, projection = panel.column, panel.projection
     values = matrix(cells, method, projection, column.key)
     spread = matrix(cells, method, projection, f"{column.key}_s")
@@ -150,10 +155,24 @@ def _map(axes: Axes, cells: pd.DataFrame, method: str, panel: _Panel) -> QuadMes
         marks = np.vstack([marks, np.zeros((len(DECAYS), marks.shape[1]), bool)])
         rows += DECAYS.values()
     tasks = [TASKS.get(task, task) for task in cells["task"].unique()]
-    style.label_cells(axes, tasks, rows if panel.labelled else [], rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_xticks(np.arange(len(tasks)) + 0.5, tasks, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(np.arange(len(rows)) + 0.5 if panel.labelled else [], rows if panel.labelled else [])
+    axes.tick_params(pad=1.5)
     if panel.labelled:
         axes.set_ylabel(f"{METHODS.get(method, method)}, layer", weight="bold", size=8)
-    return style.heat_map(axes, values, column.cmap, panel.scale, column.number, marks)
+    axes.patch.set(facecolor="0.88", hatch="////", linewidth=0)  # seen where a cell is missing
+    mesh = axes.pcolormesh(
+        np.ma.masked_invalid(values), cmap=column.cmap, norm=panel.scale, edgecolors="white", linewidth=0.5
+    )
+    for y, x in np.argwhere(np.isfinite(values)):
+        value = float(values[y, x])
+        colour = style.text_colour(mesh.to_rgba(value))
+        axes.text(x + 0.5, y + 0.5, column.number(value), ha="center", va="center", size=5.5, color=colour)
+        if marks[y, x]:
+            axes.plot(x + 0.86, y + 0.14, ".", ms=2, color=colour)
+    axes.set(aspect="equal", xlim=(0, values.shape[1]), ylim=(values.shape[0], 0))
+    axes.spines[:].set_visible(False)
+    return mesh
 
 
 def _caption(cells: pd.DataFrame, note: str) -> str:

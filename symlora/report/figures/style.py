@@ -1,7 +1,7 @@
-"""Set the figures' style: layout, heat maps, scales and files."""
+"""Set the figures' style: layout, scales, numbers and files."""
 
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,21 +9,17 @@ from typing import Any
 import matplotlib
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from matplotlib import style as mpl_style
-from matplotlib.axes import Axes
-from matplotlib.collections import QuadMesh
 from matplotlib.colors import CenteredNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from symlora.audit.names import CLAIMED, METRICS, REFERENCE, TASKS
+from symlora.audit.names import CLAIMED, REFERENCE
 from symlora.store.files import atomic_write
 
 COLOURS = {CLAIMED: "#2a7ab8", REFERENCE: "#d0661a"}  # seen on white and on black
 CELL = 0.34  # inches: a number of four characters stays legible in it
 Matrix = npt.NDArray[np.float64]
-TaskAxes = tuple[pd.DataFrame, Axes]  # one task's points, and where to draw them
 
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
@@ -47,8 +43,7 @@ _TITLE, _LINE = 0.35, 0.12  # inches
 @contextmanager
 def plot_style() -> Iterator[None]:
     """Set the style, whatever matplotlibrc says; draw and save within it."""
-    salt = {"svg.hashsalt": matplotlib.rcParams["svg.hashsalt"]}
-    with mpl_style.context("default"), matplotlib.rc_context(_STYLE | salt):
+    with mpl_style.context("default"), matplotlib.rc_context(_STYLE):
         yield
 
 
@@ -66,44 +61,27 @@ def new_figure(width: float, height: float, title: str, caption: str) -> Figure:
     return figure
 
 
-def task_row(points: pd.DataFrame, title: str, height: float, caption: str) -> tuple[Figure, list[TaskAxes]]:
-    """Make a figure with a plot a task, side by side.
-
-    Points are rows with `task` and `metric`; height is in inches. Draw within `plot_style`.
-    """
-    tasks = [mine for _, mine in points.groupby("task", sort=False)]
-    figure = new_figure(max(5.2, 2.4 * len(tasks)), height, title, caption)
-    row = figure.subplots(1, len(tasks), squeeze=False)[0]
-    for mine, axes in zip(tasks, row, strict=True):
-        task, metric = mine["task"].iloc[0], mine["metric"].iloc[0]
-        axes.set_title(f"{TASKS.get(task, task)}, {METRICS.get(metric, metric)}", loc="left", size=7, weight="bold")
-        axes.tick_params(length=2)
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, list(zip(tasks, row, strict=True))
-
-
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write <stem>.png, .pdf and .svg: one figure, the same bytes.
 
     The SVG has title and caption as metadata, because a page shows them in its own letters. The figure loses them.
     """
-    written = [_save(figure, stem, kind, metadata) for kind, metadata in _METADATA.items()]
     title, caption = figure.get_suptitle(), figure.get_supxlabel()
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height - _TITLE - _LINE * (caption.count("\n") + 1))
-    figure.suptitle("")
-    figure.supxlabel("")
-    metadata = {"Title": title, "Description": caption.replace("\n", " "), "Creator": None, "Date": None}
-    with matplotlib.rc_context({"svg.hashsalt": f"{title} {stem.name}"}):  # several on one page share no names
-        return [*written, _save(figure, stem, "svg", metadata)]
-
-
-def _save(figure: Figure, stem: Path, kind: str, metadata: dict[str, Any]) -> Path:
+    about = {"Title": title, "Description": caption.replace("\n", " "), "Creator": None, "Date": None}
+    salt = {"svg.hashsalt": f"{title} {stem.name}"}  # several on one page share no names
     stem.parent.mkdir(parents=True, exist_ok=True)
-    path = stem.with_name(f"{stem.name}.{kind}")
-    with plot_style(), atomic_write(path) as temporary:
-        figure.savefig(temporary, format=kind, dpi=200, metadata=metadata, bbox_inches="tight", pad_inches=0.15)
-    return path
+    written = []
+    for kind, metadata in (_METADATA | {"svg": about}).items():
+        if kind == "svg":
+            width, height = figure.get_size_inches()
+            figure.set_size_inches(width, height - _TITLE - _LINE * (caption.count("\n") + 1))
+            figure.suptitle("")
+            figure.supxlabel("")
+        path = stem.with_name(f"{stem.name}.{kind}")
+        with plot_style(), matplotlib.rc_context(salt), atomic_write(path) as temporary:
+            figure.savefig(temporary, format=kind, dpi=200, metadata=metadata, bbox_inches="tight", pad_inches=0.15)
+        written.append(path)
+    return written
 
 
 def scale_of(values: Matrix, centre: float | None = None) -> Normalize:
@@ -135,47 +113,3 @@ def text_colour(colour: Sequence[float]) -> str:
     """Return black or white, whichever stands out from a colour (WCAG 2)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
     return "black" if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.18 else "white"
-
-
-def heat_map(
-    axes: Axes,
-    values: Matrix,
-    cmap: str,
-    scale: Normalize,
-    number: Callable[[float], str],
-    marks: npt.NDArray[np.bool_] | None = None,
-) -> QuadMesh:
-    """Draw square cells with their numbers; a missing one is hatched grey.
-
-    Cell (row, column) is centred at (column + 0.5, row + 0.5), row 0 at the top. Values are [rows, columns], as are
-    `marks`: a dot in the corner where true.
-    """
-    axes.patch.set(facecolor="0.88", hatch="////", linewidth=0)  # seen where a cell is missing
-    colours = matplotlib.colormaps[cmap]
-    mesh = axes.pcolormesh(np.ma.masked_invalid(values), cmap=cmap, norm=scale, edgecolors="white", linewidth=0.5)
-    for row, column in np.argwhere(np.isfinite(values)):
-        value = float(values[row, column])
-        colour = text_colour(colours(scale(value)))
-        axes.text(column + 0.5, row + 0.5, number(value), ha="center", va="center", size=5.5, color=colour)
-        if marks is not None and marks[row, column]:
-            axes.plot(column + 0.86, row + 0.14, ".", ms=2, color=colour)
-    axes.set(aspect="equal", xlim=(0, values.shape[1]), ylim=(values.shape[0], 0))
-    axes.spines[:].set_visible(False)
-    return mesh
-
-
-def label_cells(axes: Axes, columns: Sequence[str], rows: Sequence[str], **style: Any) -> None:
-    """Label the columns and rows of a heat map."""
-    axes.set_xticks(np.arange(len(columns)) + 0.5, columns, **style)
-    axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
-    axes.tick_params(pad=1.5)
-
-
-def colour_bar(mesh: QuadMesh, axes: Any, number: Callable[[float], str], **where: Any) -> None:
-    """Draw the scale of heat maps beside their axes."""
-    low, high = mesh.get_clim()
-    ticks = (low, (low + high) / 2, high)
-    bar = mesh.figure.colorbar(mesh, ax=axes, panchor=False, **where)
-    bar.set_ticks(ticks, labels=[number(value) for value in ticks])
-    bar.outline.set_linewidth(0.4)
-    bar.ax.tick_params(labelsize=6, length=2, pad=1.5)

@@ -1,4 +1,4 @@
-"""Draw the score over learning rate and batch size."""
+"""Draw scores over epochs and over learning rates, a plot a task."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,14 +7,63 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from symlora.audit.names import CLAIMED, METHODS, REFERENCE
+from symlora.audit.names import CLAIMED, METHODS, METRICS, REFERENCE, TASKS
 from symlora.config.formatting import format_rate
+from symlora.config.schema import HELD_OUT
 from symlora.report.choice import Chosen, Key, grid_edge, measure
-from symlora.report.figures.style import COLOURS, minus, plot_style, task_row
+from symlora.report.figures.style import COLOURS, minus, new_figure, plot_style
+from symlora.store.folder import read_run
 
 RED = "#d6002a"
 DASHES = {"solid": "-", "dashed": "--", "dotted": ":", "dash-dotted": "-."}  # a batch size each
+
+
+def curves(chosen: Mapping[Key, Chosen], model: str, protocol: str) -> pd.DataFrame:
+    """List the scores of SymLoRA and LoRA after each epoch, by seed.
+
+    Columns: on (the split that chooses the epoch), score (in points), train_loss. Runs are the finished ones of each
+    method's own configuration, of two epochs or more.
+    """
+    rows = []
+    for key, cell in chosen.items():
+        if key[:2] != (model, protocol) or key[3] not in COLOURS:
+            continue
+        for run in cell.finished.to_dict("records"):
+            epochs = (read_run(run["folder"]) or {}).get("epochs") or []
+            split = HELD_OUT if epochs and HELD_OUT in epochs[0]["metrics"] else run["split"]
+            rows += [
+                {
+                    **{name: run[name] for name in ("task", "metric", "method", "seed")},
+                    "on": "the held-out slice" if split == HELD_OUT else "validation",
+                    "epoch": epoch["number"],
+                    "score": 100 * epoch["metrics"][split][run["metric"]],
+                    "train_loss": epoch["train_loss"],
+                }
+                for epoch in (epochs if len(epochs) > 1 else ())
+            ]
+    return pd.DataFrame(rows)
+
+
+def curve_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
+    """Draw each task's curves: thin for seeds, thick for the mean."""
+    caption = (
+        f"Score in points on {' or '.join(sorted(set(points['on'])))} after each epoch, at each method's own "
+        f"configuration. Thin: one seed; thick: the mean. {note}"
+    )
+    with plot_style():
+        figure, row = _task_row(points, f"Training curves: {whose}", 2.0, caption)
+        for mine, axes in row:
+            for method, own in mine.groupby("method", sort=False):
+                colour = COLOURS[str(method)]
+                scores = own.pivot(index="epoch", columns="seed", values="score")
+                axes.plot(scores.index, scores, color=colour, lw=0.4, alpha=0.5)
+                axes.plot(scores.index, scores.mean(axis=1), color=colour, lw=1.6, label=METHODS[str(method)])
+            axes.set_xlabel("epoch", labelpad=2)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        row[0][1].legend(frameon=False)
+    return figure
 
 
 def grid_points(chosen: Mapping[Key, Chosen], model: str, protocol: str) -> pd.DataFrame:
@@ -53,11 +102,7 @@ def _points(entry: Chosen) -> pd.DataFrame:
 
 
 def grid_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
-    """Draw scores over the learning rate, a line a batch size.
-
-    The points are those of `grid_points`, not empty; `whose` is for the title, and `note` must stand beside this
-    model's scores.
-    """
+    """Draw scores over the learning rate, a line a batch size."""
     batches = sorted(set(points["batch_size"]))
     seeds = " or ".join(sorted(set(points["seeds"].astype(str))))
     lines = ", ".join(f"{name}: batch {size}" for name, size in zip(DASHES, batches, strict=False))
@@ -67,10 +112,10 @@ def grid_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
         f"where it is another. Cross: failed. {note}"
     )
     with plot_style():
-        figure, row = task_row(points, f"Score over the learning rate: {whose}", 2.1, caption)
+        figure, row = _task_row(points, f"Score over the learning rate: {whose}", 2.1, caption)
         for mine, axes in row:
             for method in (CLAIMED, REFERENCE):
-                _draw(axes, mine[mine["method"] == method], method, batches)
+                _draw_grid(axes, mine[mine["method"] == method], method, batches)
             rates = sorted(set(mine["lr"]))
             axes.set_xscale("log")
             axes.set_xticks(rates, [minus(format_rate(rate)) for rate in rates], size=6)
@@ -80,7 +125,7 @@ def grid_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
     return figure
 
 
-def _draw(axes: Axes, points: pd.DataFrame, method: str, batches: list[int]) -> None:
+def _draw_grid(axes: Axes, points: pd.DataFrame, method: str, batches: list[int]) -> None:
     """Draw one method's points, and say where its best one lies."""
     colour = COLOURS[method]
     for dashes, size in zip(DASHES.values(), batches, strict=False):
@@ -94,3 +139,18 @@ def _draw(axes: Axes, points: pd.DataFrame, method: str, batches: list[int]) -> 
     ring = RED if where.startswith("edge") else "black"
     axes.plot(best["lr"], best["value"], "o", ms=8, mfc="none", mec=ring, mew=1.2, clip_on=False)
     axes.plot(chosen["lr"], chosen["value"], "D", ms=5, mfc="none", mec="black", mew=0.8)
+
+
+def _task_row(
+    points: pd.DataFrame, title: str, height: float, caption: str
+) -> tuple[Figure, list[tuple[pd.DataFrame, Axes]]]:
+    """Make a figure with a plot a task; pair points and axes."""
+    tasks = [mine for _, mine in points.groupby("task", sort=False)]
+    figure = new_figure(max(5.2, 2.4 * len(tasks)), height, title, caption)
+    row = figure.subplots(1, len(tasks), squeeze=False)[0]
+    for mine, axes in zip(tasks, row, strict=True):
+        task, metric = mine["task"].iloc[0], mine["metric"].iloc[0]
+        axes.set_title(f"{TASKS.get(task, task)}, {METRICS.get(metric, metric)}", loc="left", size=7, weight="bold")
+        axes.tick_params(length=2)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, list(zip(tasks, row, strict=True))
