@@ -388,11 +388,6 @@ def test_every_format_of_every_table_is_whole(tmp_path: Path) -> None:
             assert text.isascii(), [c for c in text if not c.isascii()]
 
 
-def test_a_row_of_another_width_is_refused() -> None:
-    with pytest.raises(ValueError, match="1 cells under 2 columns"):
-        Table("t", "", "", ("a", "b"), (Section("s", (), ((Cell("1"),),)),))
-
-
 # The command line.
 
 

@@ -19,21 +19,17 @@ PAPER_MODEL, PAPER_PROTOCOL = "roberta-base", "paper"
 REFERENCE, CLAIMED = "lora", "symlora"  # the paper's claim: CLAIMED is tied with REFERENCE
 
 
-def task_order(found: Iterable[str]) -> list[str]:
-    """Order tasks: Table 1's eight, then any other that was found."""
-    return [*TASKS, *sorted(set(found) - set(TASKS))]
-
-
-def method_order(found: Iterable[str]) -> list[str]:
-    """Order methods: LoRA and SymLoRA always, then others that were found."""
-    return [REFERENCE, CLAIMED, *(name for name in _known_first(METHODS, found) if name not in (REFERENCE, CLAIMED))]
+def known_first(known: Iterable[str], found: Iterable[str]) -> list[str]:
+    """Order names that were found: known ones first, then the others."""
+    names, order = set(found), list(known)
+    return [*(name for name in order if name in names), *sorted(names - set(order))]
 
 
 def section_order(found: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Order (model, protocol) pairs: the paper's own first, found or not."""
     pairs = {(PAPER_MODEL, PAPER_PROTOCOL), *found}
-    models = _known_first(MODELS, {model for model, _ in pairs})
-    protocols = _known_first(PROTOCOLS, {protocol for _, protocol in pairs})
+    models = known_first(MODELS, {model for model, _ in pairs})
+    protocols = known_first(PROTOCOLS, {protocol for _, protocol in pairs})
     return [(model, protocol) for model in models for protocol in protocols if (model, protocol) in pairs]
 
 
@@ -45,8 +41,3 @@ def section_name(model: str, protocol: str) -> str:
 def section_folder(model: str, protocol: str) -> str:
     """Name the folder of these runs' figures."""
     return re.sub(r"[^\w.]+", "-", f"{protocol}-{model}")
-
-
-def _known_first(known: Iterable[str], found: Iterable[str]) -> list[str]:
-    names, order = set(found), list(known)
-    return [*(name for name in order if name in names), *sorted(names - set(order))]

@@ -61,7 +61,7 @@ def build(
     made = (
         table1(read_published(PUBLISHED), chosen, test, criteria),
         table2(chosen, pairs, criteria),
-        table3(chosen),
+        table3(chosen, criteria),
         table4(chosen, criteria),
     )
     tables = tuple(replace(table, footers=below) for table in made)

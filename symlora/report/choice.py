@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from symlora.audit.names import CLAIMED, METHODS, REFERENCE, TASKS, method_order, section_order, task_order
+from symlora.audit.names import CLAIMED, METHODS, REFERENCE, TASKS, known_first, section_order
 from symlora.config.typed import read_yaml
 from symlora.report.collect import NUMBERS
 from symlora.store.selection import AXES, edge, rank
@@ -66,8 +66,9 @@ def choose(runs: pd.DataFrame, best: Best, tasks: tuple[str, ...] = tuple(TASKS)
     by_key: dict[Any, pd.DataFrame] = dict(iter(runs.groupby(["model", "protocol", "task", "method"])))
     for model, protocol in section_order((key[0], key[1]) for key in by_key):
         here = [key for key in by_key if key[:2] == (model, protocol)]
-        for task in [name for name in task_order(key[2] for key in here) if name in tasks or name not in TASKS]:
-            keys = [(model, protocol, task, method) for method in method_order(k[3] for k in here if k[2] == task)]
+        for task in known_first(TASKS, [*tasks, *(key[2] for key in here if key[2] not in TASKS)]):
+            methods = known_first(METHODS, [REFERENCE, CLAIMED, *(key[3] for key in here if key[2] == task)])
+            keys = [(model, protocol, task, method) for method in methods]
             cells = {key[3]: _chosen(key, by_key.get(key, runs.iloc[:0]), best.get(key)) for key in keys}
             # Seeds are missing between the paper's two methods alone: a bare head needs no seed for each of theirs.
             seeds = {name: set(cells[name].runs["seed"]) for name in (REFERENCE, CLAIMED)}

@@ -1,9 +1,9 @@
 """Write a table as Markdown, LaTeX (booktabs) or CSV."""
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Sequence
+
+import pandas as pd
 
 from symlora.report.table import Cell, Table
 
@@ -65,26 +65,15 @@ def to_csv(table: Table) -> str:
     seeds that failed) has its text beside it.
     """
     rows = [row for section in table.sections for row in section.rows]
-    columns = [[row[i] for row in rows] for i in range(len(table.header))]
-    halves = [any(cell.half is not None for cell in column) for column in columns]
-    texts = [any(_says_more(cell) for cell in column) for column in columns]
-    header = ["Section"]
+    columns = {"Section": [section.title for section in table.sections for _ in section.rows]}
     for i, name in enumerate(unique(table.header)):
-        header += [name, *[f"{name} ±"] * halves[i], *[f"{name}, as shown"] * texts[i]]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    for section in table.sections:
-        for row in section.rows:
-            line = [section.title]
-            for i, cell in enumerate(row):
-                line.append(cell.text if cell.value is None else f"{cell.value:.10g}")
-                if halves[i]:
-                    line.append("" if cell.half is None else f"{cell.half:.10g}")
-                if texts[i]:
-                    line.append(cell.text)
-            writer.writerow(line)
-    return out.getvalue()
+        cells = [row[i] for row in rows]
+        columns[name] = [cell.text if cell.value is None else f"{cell.value:.10g}" for cell in cells]
+        if any(cell.half is not None for cell in cells):
+            columns[f"{name} ±"] = ["" if cell.half is None else f"{cell.half:.10g}" for cell in cells]
+        if any(_says_more(cell) for cell in cells):
+            columns[f"{name}, as shown"] = [cell.text for cell in cells]
+    return pd.DataFrame(columns).to_csv(index=False, lineterminator="\n")
 
 
 def escape(text: str) -> str:

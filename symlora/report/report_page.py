@@ -30,37 +30,21 @@ Place = tuple[str, str]
 def report_page(report: Report, out: Path, symmetry: str, below: Sequence[str]) -> str:
     """Write the page; figures are read from <out>/figures.
 
-    Args:
-        report: Its tables and verdicts.
-        out: Where the figures lie, and the page will.
-        symmetry: Markdown on the symmetry of the updates.
-        below: Lines on what this was made from.
+    `symmetry` is Markdown on the symmetry of the updates, `below` are lines on what all this was made from.
     """
     found = places(report)
     sections = [_section(report, place, out) for place in found]
-    lead = sections[0] if sections else None
-    tables: list[dict[str, Any]] = [
-        {
-            "name": table.name,
-            "title": table.title,
-            "caption": table.caption,
-            "paper": [section_html(table, part) for part in table.sections if not part.title.startswith(OURS)],
-            "ours": lead["tables"][table.name] if lead else "",
-        }
+    paper = {
+        table.name: [section_html(table, part) for part in table.sections if not part.title.startswith(OURS)]
         for table in report.tables
-    ]
-    contents = {table["name"]: table["title"].partition(".")[0] for table in tables}
-    contents |= {"figures": "Figures"} if lead and lead["figures"] else {}
-    contents |= {"others": "Other protocols"} if sections[1:] else {}
-    remark = f"There is no run yet of the paper's own setting: {section_name(PAPER_MODEL, PAPER_PROTOCOL)}."
+    }
     return PAGES.get_template("report.html.j2").render(
         title=TITLE,
-        answer=lead["answer"] if lead else "There is no answer yet: no run is finished.",
-        remarks=[] if (PAPER_MODEL, PAPER_PROTOCOL) in found else [remark],
-        contents=contents | {"symmetry": "Symmetry", "made-from": "What this was made from"},
-        lead=lead,
+        absent="" if (PAPER_MODEL, PAPER_PROTOCOL) in found else section_name(PAPER_MODEL, PAPER_PROTOCOL),
+        lead=sections[0] if sections else None,
         others=sections[1:],
-        tables=tables,
+        tables=report.tables,
+        paper=paper,
         symmetry=markdown_html(symmetry.partition("\n\n")[2]),
         below=below,
     )
@@ -98,14 +82,14 @@ def places(report: Report) -> list[Place]:
 def _section(report: Report, place: Place, out: Path) -> dict[str, Any]:
     folder = out / "figures" / section_folder(*place)
     figures = {stem: figure_html(folder, stem, out) for stem in FIGURES if (folder / f"{stem}.svg").is_file()}
-    sections = {table.name: [part for part in table.sections if part.title == ours(*place)] for table in report.tables}
     return {
         "name": section_name(*place),
         "answer": answer(report, *place),
         "differences": figures.pop("differences", None),
         "figures": list(figures.values()),
         "tables": {
-            table.name: "".join(section_html(table, part) for part in sections[table.name]) for table in report.tables
+            table.name: "".join(section_html(table, part) for part in table.sections if part.title == ours(*place))
+            for table in report.tables
         },
     }
 

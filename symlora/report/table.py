@@ -44,12 +44,6 @@ class Table:
     labels: int = 2  # how many columns, from the left, hold words; the others are aligned right
     breaks: tuple[int, ...] = ()  # columns before which a page goes on in a table below
 
-    def __post_init__(self) -> None:
-        for section in self.sections:
-            for row in section.rows:
-                if len(row) != len(self.header):
-                    raise ValueError(f"{self.name}: a row of {len(row)} cells under {len(self.header)} columns: {row}")
-
 
 EMPTY = Cell("")
 

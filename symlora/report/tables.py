@@ -20,7 +20,7 @@ from symlora import stats
 from symlora.audit.names import CLAIMED, METHODS, REFERENCE, TASKS, section_name
 from symlora.audit.published import Published
 from symlora.config.formatting import format_rate
-from symlora.report import captions
+from symlora.report.captions import table_caption
 from symlora.report.choice import Chosen, Key, grid_edge, unequal_grids
 from symlora.report.collect import RULES
 from symlora.report.comparison import Paired
@@ -66,7 +66,7 @@ def table1(published: Published, chosen: Mapping[Key, Chosen], test: Scores, cri
         others = sorted({METHODS.get(key[3], key[3]) for key in cells} - {METHODS[name] for name in _EVALUATED})
         more = (f"Also run: {', '.join(others)} (tables 2 to 4).",) if others else ()
         sections.append(Section(_title(cells), (*_notes(cells), *more), tuple(rows)))
-    return Table("table1", *captions.table1(criteria), tuple(sections))
+    return Table("table1", *table_caption("table1", criteria), tuple(sections))
 
 
 def table2(chosen: Mapping[Key, Chosen], pairs: Mapping[Key, Paired], criteria: Criteria) -> Table:
@@ -76,17 +76,17 @@ def table2(chosen: Mapping[Key, Chosen], pairs: Mapping[Key, Paired], criteria: 
         compared = _compared(cell.key, pairs.get(cell.key))
         return (*_seeds(cell, criteria), *_place(cell), *compared)
 
-    return _by_method("table2", captions.table2(criteria), (9,), chosen, row, unequal_grids)
+    return _by_method("table2", criteria, (9,), chosen, row, unequal_grids)
 
 
-def table3(chosen: Mapping[Key, Chosen]) -> Table:
+def table3(chosen: Mapping[Key, Chosen], criteria: Criteria) -> Table:
     """Average the cost of the chosen configurations over their finished runs."""
-    return _by_method("table3", captions.table3(), (8,), chosen, lambda cell: _cost(cell, chosen))
+    return _by_method("table3", criteria, (8,), chosen, lambda cell: _cost(cell, chosen))
 
 
 def table4(chosen: Mapping[Key, Chosen], criteria: Criteria) -> Table:
     """Show what looking at validation adds: best, last, held-out epoch."""
-    return _by_method("table4", captions.table4(criteria), (13,), chosen, lambda cell: _epochs(cell, criteria))
+    return _by_method("table4", criteria, (13,), chosen, lambda cell: _epochs(cell, criteria))
 
 
 def ours(model: str, protocol: str) -> str:
@@ -96,7 +96,7 @@ def ours(model: str, protocol: str) -> str:
 
 def _by_method(
     name: str,
-    caption: captions.Caption,
+    criteria: Criteria,
     breaks: tuple[int, ...],
     chosen: Mapping[Key, Chosen],
     row: Callable[[Chosen], Row],
@@ -106,6 +106,7 @@ def _by_method(
 
     Rows begin with task and method, and are filled up with empty cells.
     """
+    caption = table_caption(name, criteria)
     sections, width = [], len(caption[-1])
     for cells in _sections(chosen):
         if not _any_run(cells.values()):
