@@ -158,7 +158,7 @@ def test_front_matter_and_score_of_a_glue_run(method: str, task: str, tmp_path: 
 
 def test_a_score_without_an_interval_says_so(tmp_path: Path) -> None:
     three = np.arange(3, dtype=np.float32)
-    assert score_interval("pearson", three[:, None], three, "validation") is None
+    assert score_interval("pearson", three[:, None], three) is None
     record, logits, labels = committed("symlora", "stsb")
     record["score"]["value"] = None  # how run.json has nan
     card = card_of(tmp_path, record, np.zeros_like(logits), labels)

@@ -83,13 +83,13 @@ def test_bootstrap_interval_agrees_with_scipy(name: str) -> None:
     if name in ("spearmanr", "pearson"):
         x = np.exp(rng.normal(size=80))
         data = (x, x + rng.normal(size=80))
-    ours = stats.bootstrap_interval(name, *data, resamples=2000 if name == "spearmanr" else 20_000, rows="the rows")
+    ours = stats.bootstrap_interval(name, *data, resamples=2000 if name == "spearmanr" else 20_000)
     scipys = scipy.stats.bootstrap(
         data, metrics.METRICS[name], paired=True, vectorized=False, n_resamples=1500, method="percentile", rng=rng
     )
     assert ends(ours) == pytest.approx(tuple(scipys.confidence_interval), abs=0.25 * scipys.standard_error)
     assert ours.estimate == metrics.METRICS[name](*data)
-    assert ours.over == f"the rows (percentile bootstrap, n = {len(data[0])})"
+    assert ours.method == f"percentile bootstrap, n = {len(data[0])}"
 
 
 def test_frozen_figures() -> None:
@@ -110,7 +110,7 @@ def test_degenerate_resamples_are_counted_and_named() -> None:
     labels = np.array([1] + [0] * 19)
     interval = stats.bootstrap_interval("matthews_correlation", np.array([1, 1] + [0] * 18), labels)
     assert interval.degenerate == pytest.approx(10_000 * (19 / 20) ** 20, abs=200)
-    assert interval.over.endswith(f", {interval.degenerate} of 10000 resamples degenerate)")
+    assert interval.method.endswith(f", {interval.degenerate} of 10000 resamples degenerate")
     assert interval.low == 0.0  # by convention they count as 0
     correlation = stats.bootstrap_interval("pearson", labels, np.arange(20.0))
     assert math.isfinite(correlation.low)  # of the resamples that have one
@@ -131,7 +131,7 @@ def test_two_level_variance_is_owens() -> None:
     variance = np.mean(seed_part**2) / seeds + np.mean(row_part**2) / rows + np.mean(rest**2) / (seeds * rows)
     assert interval.half_width == pytest.approx(1.96 * math.sqrt(variance), rel=0.03)
     assert interval.estimate == pytest.approx(mean)
-    assert interval.over == "seeds and rows (two-level bootstrap, 40 seeds, n = 400)"
+    assert interval.method == "two-level bootstrap, 40 seeds, n = 400"
 
 
 def test_two_level_bootstrap_pairs_seeds() -> None:

@@ -49,7 +49,7 @@ def test_paired_interval_equals_scipy(a: list[float], random: Any) -> None:
     if np.ptp(np.subtract(a, b)) > 1e-6:
         expected = scipy.stats.ttest_rel(a, b).confidence_interval(0.9)
         assert (interval.low, interval.high) == pytest.approx(tuple(expected), abs=1e-9)
-    assert interval.over == f"paired seeds (t, n = {len(a)})"
+    assert interval.method == f"t, n = {len(a)}"
     printed = stats.t_interval([1, 2, 3])  # s = 1, √n = √3; t(0.975, 2) = 4.302653 in any printed table
     assert printed.half_width == pytest.approx(4.302653 / math.sqrt(3), abs=1e-6)
     assert printed.symmetric and not stats.wilson(9, 10).symmetric

@@ -268,13 +268,8 @@ def _over_rows(cell: Chosen, criteria: Criteria) -> stats.Interval:
     """Compute the interval over rows of the lowest seed's model, in points."""
     run = cell.finished.iloc[0]
     table = load_predictions(run["folder"], run["selection"], run["split"])
-    predictions, labels, level = table["prediction"].to_numpy(), table["label"].to_numpy(), criteria.level
-    if run["metric"] == "accuracy":
-        found = stats.wilson(int(np.sum(predictions == labels)), len(labels), level)
-    elif run["metric"] == "pearson":
-        found = stats.fisher_z(float(run["score"]), len(labels), level)
-    else:
-        found = stats.bootstrap_interval(
-            run["metric"], predictions, labels, level=level, resamples=criteria.resamples, seed=criteria.seed
-        )
+    predictions, labels = table["prediction"].to_numpy(), table["label"].to_numpy()
+    found = stats.row_interval(
+        run["metric"], predictions, labels, level=criteria.level, resamples=criteria.resamples, seed=criteria.seed
+    )
     return found.times(100)

@@ -5,11 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from symlora.adapters.registry import METHODS
-from symlora.metrics.functions import pearson
-from symlora.stats import Interval, bootstrap_interval, fisher_z, wilson
+from symlora.stats import Interval, row_interval
 from symlora.training.result import predictions_of
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
@@ -45,36 +42,24 @@ def write_card(folder: Path, record: Mapping[str, Any], predictions: Mapping[tup
         ours=method in METHODS,
         trained_on=_TRAINED_ON[config["data"]["source"]],
         value=_finite(score["value"]),
-        interval=score_interval(score["metric"], rows["logits"], rows["label"], score["split"]),
+        interval=score_interval(score["metric"], rows["logits"], rows["label"]),
         selection=_SELECTION[score["selection"]],
         epoch=record["selections"][score["selection"]]["epoch"],
     )
     card.save(folder / "README.md")
 
 
-def score_interval(metric: str, logits: Any, labels: Any, split: str) -> Interval | None:
-    """Return a trained model's 95 % interval over the rows of a split.
+def score_interval(metric: str, logits: Any, labels: Any) -> Interval | None:
+    """Return a trained model's 95 % interval over rows.
 
-    Wilson's for accuracy, Fisher's z for Pearson's r, percentiles of 10,000 resamples of rows for the others.
-
-    Args:
-        metric: A name of symlora.metrics.functions.
-        logits: [rows, classes], or [rows, 1] for regression.
-        labels: [rows].
-        split: What the rows are called.
-
-    Returns:
-        None where there is none: too few rows, or a correlation of predictions that are all equal.
+    `logits` are [rows, classes], or [rows, 1] for regression; `labels` are [rows]. None where there is no interval: too
+    few rows, or a correlation of predictions that are all equal.
     """
     predicted: Any = predictions_of(logits, regression=labels.dtype.kind == "f")
+    if metric == "auroc":
+        predicted = logits[:, -1] - logits[:, 0]
     try:
-        if metric == "accuracy":
-            return wilson(int(np.sum(predicted == labels)), len(labels), rows=f"{split} rows")
-        if metric == "pearson":
-            return fisher_z(pearson(predicted, labels), len(labels), rows=f"{split} rows")
-        if metric == "auroc":
-            predicted = logits[:, -1] - logits[:, 0]
-        return bootstrap_interval(metric, predicted, labels, rows=f"{split} rows")
+        return row_interval(metric, predicted, labels)
     except ValueError:
         return None
 

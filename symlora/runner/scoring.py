@@ -187,7 +187,7 @@ def _scored(model: Trained, split: str, logits: Logits, labels: npt.NDArray[Any]
         ranked = name == "auroc"
         predicted = logits[:, -1] - logits[:, 0] if ranked else predictions_of(logits, regression=not task.labels)
         value = library.load(GLUE, name).compute(predictions=predicted, references=labels)[name]
-        interval = score_interval(name, logits, labels, split)
+        interval = score_interval(name, logits, labels)
         row = {"source": str(model.source), "split": split, "rows": len(labels), "metric": name, "value": value}
         bounds = {"low": interval.low, "high": interval.high} if interval else {"low": None, "high": None}
         rows.append({**row, **bounds, "recorded": recorded.get(name)})

@@ -3,7 +3,7 @@
 Scores may be fractions or percent points, the same within a call. The modules say which question each function answers.
 """
 
-from symlora.stats.bootstrap import bootstrap_interval, two_level_bootstrap
+from symlora.stats.bootstrap import bootstrap_interval, row_interval, two_level_bootstrap
 from symlora.stats.intervals import Interval, fisher_z, paired_interval, t_interval, wilson
 from symlora.stats.power import seeds_needed, tost_power
 from symlora.stats.rounding import format_points, points, round_points
@@ -22,6 +22,7 @@ __all__ = [
     "paired_t",
     "points",
     "round_points",
+    "row_interval",
     "seeds_needed",
     "sign_flip",
     "t_interval",

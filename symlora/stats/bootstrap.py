@@ -14,11 +14,31 @@ import numpy as np
 import numpy.typing as npt
 
 from symlora.metrics import functions as metrics
-from symlora.stats.intervals import Interval, Reals
+from symlora.stats.intervals import Interval, Reals, fisher_z, wilson
 
 Flags = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int64] | Reals
 _CELLS = 2**18  # of a matrix [resamples, rows] held at a time: 2 MiB, which caches hold
+
+
+def row_interval(
+    metric: str,
+    predictions: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Compute a metric with its interval over rows, as suits the metric.
+
+    Wilson's for accuracy, Fisher's z for Pearson's r, percentiles of resamples for the others.
+    """
+    predicted, true = np.asarray(predictions), np.asarray(labels)
+    if metric == "accuracy":
+        return wilson(int(np.sum(predicted == true)), len(true), level)
+    if metric == "pearson":
+        return fisher_z(metrics.pearson(predicted, true), len(true), level)
+    return bootstrap_interval(metric, predicted, true, level, resamples, seed)
 
 
 def bootstrap_interval(
@@ -28,18 +48,16 @@ def bootstrap_interval(
     level: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
-    rows: str = "rows",
 ) -> Interval:
     """Compute a metric with its percentile interval over rows (Efron 1979).
 
-    `metric` is a name of METRICS in symlora.metrics.functions, predictions and labels are [rows], and `rows` is what
-    the rows are called in `over`.
+    `metric` is a name of METRICS in symlora.metrics.functions, predictions and labels are [rows].
     """
     true = np.asarray(labels)
     rng = np.random.default_rng(seed)
     estimates, drawn, undefined = _scores(metric, np.asarray(predictions)[None], true, resamples, rng)
-    over = f"{rows} (percentile bootstrap, n = {len(true)}"
-    return _percentiles(float(estimates[0]), drawn[:, 0], undefined[:, 0], level, over)
+    method = f"percentile bootstrap, n = {len(true)}"
+    return _percentiles(float(estimates[0]), drawn[:, 0], undefined[:, 0], level, method)
 
 
 def two_level_bootstrap(
@@ -68,19 +86,19 @@ def two_level_bootstrap(
     either = undefined[:, :seeds] | undefined[:, seeds:]
     flags = np.asarray(np.take_along_axis(either, chosen, axis=1).any(axis=1))
     estimate = float(estimates[:seeds].mean() - estimates[seeds:].mean())
-    over = f"seeds and rows (two-level bootstrap, {seeds} seeds, n = {len(true)}"
-    return _percentiles(estimate, mean_a - mean_b, flags, level, over)
+    method = f"two-level bootstrap, {seeds} seeds, n = {len(true)}"
+    return _percentiles(estimate, mean_a - mean_b, flags, level, method)
 
 
-def _percentiles(estimate: float, drawn: Reals, undefined: Flags, level: float, over: str) -> Interval:
+def _percentiles(estimate: float, drawn: Reals, undefined: Flags, level: float, method: str) -> Interval:
     degenerate = int(undefined.sum())
     if degenerate:
-        over += f", {degenerate} of {len(drawn)} resamples degenerate"
+        method += f", {degenerate} of {len(drawn)} resamples degenerate"
     defined = drawn[~np.isnan(drawn)]
     low = high = math.nan
     if len(defined) and not math.isnan(estimate):
         low, high = np.quantile(defined, ((1 - level) / 2, (1 + level) / 2))
-    return Interval(estimate, float(low), float(high), level, f"{over})", degenerate)
+    return Interval(estimate, float(low), float(high), level, method, degenerate)
 
 
 def _scores(

@@ -1,7 +1,7 @@
 """Compute closed-form confidence intervals over seeds or over rows.
 
-An interval covers one source of chance, named in `over`: new seeds on the same validation rows, or new rows for the
-same trained model. `two_level_bootstrap` covers both. Input out of range raises ValueError.
+An interval covers one source of chance: new seeds on the same validation rows, or new rows for the same trained
+model. `two_level_bootstrap` covers both. Input out of range raises ValueError.
 """
 
 import math
@@ -23,7 +23,7 @@ class Interval:
     low: float  # low and high are nan where there is no interval (one seed)
     high: float
     level: float
-    over: str  # what would be drawn anew: "seeds (t, n = 5)", "validation rows (Wilson, n = 277)"
+    method: str  # "t, n = 5", "Wilson, n = 277"
     degenerate: int = 0  # bootstrap resamples in which the metric divided by zero
 
     def __post_init__(self) -> None:
@@ -55,35 +55,31 @@ def t_interval(values: npt.ArrayLike, level: float = 0.95) -> Interval:
     half = math.nan if n == 1 else 0.0
     if np.ptp(scores) > _ROUNDING * np.abs(scores).max():
         half = float(stats.t.ppf((1 + level) / 2, n - 1) * stats.sem(scores))
-    return Interval(mean, mean - half, mean + half, level, f"seeds (t, n = {n})")
+    return Interval(mean, mean - half, mean + half, level, f"t, n = {n}")
 
 
 def paired_interval(a: npt.ArrayLike, b: npt.ArrayLike, level: float = 0.95) -> Interval:
     """Compute the mean of a - b [seeds] with its t interval."""
-    d = paired_differences(a, b)
-    return replace(t_interval(d, level), over=f"paired seeds (t, n = {len(d)})")
+    return t_interval(paired_differences(a, b), level)
 
 
-def wilson(correct: int, n: int, level: float = 0.95, *, rows: str = "rows") -> Interval:
-    """Compute the accuracy on n rows with its Wilson interval (1927).
-
-    `rows` is what the rows are called in `over`.
-    """
+def wilson(correct: int, n: int, level: float = 0.95) -> Interval:
+    """Compute the accuracy on n rows with its Wilson interval (1927)."""
     low, high = stats.binomtest(correct, n).proportion_ci(level, method="wilson")
-    return Interval(correct / n, float(low), float(high), level, f"{rows} (Wilson, n = {n})")
+    return Interval(correct / n, float(low), float(high), level, f"Wilson, n = {n}")
 
 
-def fisher_z(r: float, n: int, level: float = 0.95, *, rows: str = "rows") -> Interval:
+def fisher_z(r: float, n: int, level: float = 0.95) -> Interval:
     """Compute Fisher's interval (1921) of a Pearson correlation of n rows.
 
     It is tanh(atanh r ± z/√(n - 3)), and assumes normal pairs. It takes r and n, not the rows themselves, so that it
-    serves printed correlations too. `rows` is what the rows are called in `over`.
+    serves printed correlations too.
     """
     if not -1 <= r <= 1 or n < 4:
         raise ValueError(f"r must lie in [-1, 1] and be of at least 4 rows, found r = {r} of {n} rows")
     half = stats.norm.ppf((1 + level) / 2) / math.sqrt(n - 3)
     centre = math.atanh(r) if abs(r) < 1 else math.copysign(math.inf, r)
-    return Interval(r, math.tanh(centre - half), math.tanh(centre + half), level, f"{rows} (Fisher z, n = {n})")
+    return Interval(r, math.tanh(centre - half), math.tanh(centre + half), level, f"Fisher z, n = {n}")
 
 
 def as_sample(values: npt.ArrayLike, name: str = "values") -> Reals:
