@@ -320,7 +320,7 @@ def test_the_plot_of_differences_shows_margin_verdicts_and_cut_intervals() -> No
     a, b = np.array([60.0, 70.0]), np.array([62.0, 64.0])
     key = ("m", "p", "rte", "symlora")
     (decision,) = stats.decide([2.0], [0.7], [0.6])
-    pairs = {key: Paired(key, (0, 1), (a, b), stats.t_interval(a - b), 0.7, 0.6, None, None, None, False, decision)}
+    pairs = {key: Paired(key, (0, 1), (a, b), stats.t_interval(a - b), 0.7, 0.6, None, None, None, "", decision)}
     frame = differences(pairs, chosen, "m", "p", 1.0, 0.05)
     assert list(frame["verdict"]) == ["no pair", "inconclusive", "inconclusive"]
     assert list(frame["n"]) == [0, 2, 2]

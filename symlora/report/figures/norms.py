@@ -8,6 +8,7 @@ their own, a column has its own scale, shared between the methods, and every cel
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -164,9 +165,10 @@ def _map(axes: Axes, cells: pd.DataFrame, method: str, panel: _Panel) -> QuadMes
     mesh = axes.pcolormesh(
         np.ma.masked_invalid(values), cmap=column.cmap, norm=panel.scale, edgecolors="white", linewidth=0.5
     )
+    colours = matplotlib.colormaps[column.cmap]
     for y, x in np.argwhere(np.isfinite(values)):
         value = float(values[y, x])
-        colour = style.text_colour(mesh.to_rgba(value))
+        colour = style.text_colour(colours(panel.scale(value)))
         axes.text(x + 0.5, y + 0.5, column.number(value), ha="center", va="center", size=5.5, color=colour)
         if marks[y, x]:
             axes.plot(x + 0.86, y + 0.14, ".", ms=2, color=colour)

@@ -68,7 +68,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     """
     title, caption = figure.get_suptitle(), figure.get_supxlabel()
     about = {"Title": title, "Description": caption.replace("\n", " "), "Creator": None, "Date": None}
-    salt = {"svg.hashsalt": f"{title} {stem.name}"}  # several on one page share no names
+    salt: dict[Any, Any] = {"svg.hashsalt": f"{title} {stem.name}"}  # several on one page share no names
     stem.parent.mkdir(parents=True, exist_ok=True)
     written = []
     for kind, metadata in (_METADATA | {"svg": about}).items():
