@@ -1,5 +1,7 @@
 """Define the user-facing error and the shared offline hint."""
 
+import textwrap
+
 OFFLINE_HELP = (
     "Two things work without a hub: `make demo`, and GLUE's files in a folder with an encoder in a package or a "
     'folder: GLUE_DIR=<folder> make glue TASK=... with MODEL=minilm or ARGS="model.path=<folder>".'
@@ -11,3 +13,9 @@ class SymloraError(Exception):
 
     The command line prints the message alone (no traceback) and exits non-zero.
     """
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, cut at 200 characters."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return textwrap.shorten(first, 200, placeholder=" …")

@@ -7,15 +7,13 @@ Labels that are text or whole numbers are classes, in sorted order; numbers with
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from symlora.config.rows import Split, choose_rows
 from symlora.config.schema import Config, DataConfig, TaskConfig
-from symlora.config.stratify import SLICE_SEED, choose_rows
 from symlora.config.tables import Columns, find_tables, read_hub_tables, read_tables
 from symlora.errors import SymloraError
 
@@ -24,20 +22,6 @@ METRICS = {  # the first is the score
     "two classes": ["accuracy", "macro_f1", "balanced_accuracy", "matthews_correlation", "auroc"],
     "classes": ["accuracy", "macro_f1", "balanced_accuracy", "matthews_correlation"],
 }
-
-
-@dataclass(frozen=True)
-class OwnSplit:
-    """Texts by column, labels (-1 where hidden), row numbers from 0."""
-
-    texts: tuple[list[str], ...]
-    labels: npt.NDArray[Any]
-    idx: npt.NDArray[np.int64]
-
-    def take(self, rows: npt.NDArray[np.int64]) -> "OwnSplit":
-        """Return the given rows."""
-        texts = tuple([column[row] for row in rows] for column in self.texts)
-        return OwnSplit(texts, self.labels[rows], self.idx[rows])
 
 
 def complete(config: Config) -> None:
@@ -60,11 +44,11 @@ def complete(config: Config) -> None:
     task.metrics = task.metrics or METRICS[kind]
     task.score = task.metrics[0] if task.score in ("", "???") else task.score
     splits = read_own(task, data)
-    task.splits = {name: len(split.idx) for name, split in splits.items()}
+    task.splits = {name: len(split) for name, split in splits.items()}
     task.validation, task.test = ["validation"], [name for name in ("test",) if name in splits]
 
 
-def read_own(task: TaskConfig, data: DataConfig) -> dict[str, OwnSplit]:
+def read_own(task: TaskConfig, data: DataConfig) -> dict[str, Split]:
     """Read, check and cut the user's table.
 
     Splits that have no file are drawn from the training rows, `task.shares` of them, classes in proportion.
@@ -74,7 +58,7 @@ def read_own(task: TaskConfig, data: DataConfig) -> dict[str, OwnSplit]:
     drawn = {name: share for name, share in task.shares.items() if name not in splits and share}
     if "validation" not in splits and "validation" not in drawn:
         raise SymloraError("there is no validation file: give task.shares.validation, such as 0.1.")
-    total, left = len(splits["train"].idx), splits["train"]
+    total, left = len(splits["train"]), splits["train"]
     if task.labels and drawn and len(alone := np.flatnonzero(np.bincount(left.labels) == 1)):
         row = int(np.flatnonzero(left.labels == alone[0])[0]) + 1
         raise SymloraError(
@@ -86,9 +70,7 @@ def read_own(task: TaskConfig, data: DataConfig) -> dict[str, OwnSplit]:
             raise SymloraError(
                 f"task.shares={task.shares}: give shares of validation and test that sum to less than 1."
             )
-        rows = choose_rows(left.labels, max(1, round(share * total)), 1, SLICE_SEED)
-        splits[name] = left.take(rows)
-        left = left.take(np.setdiff1d(np.arange(len(left.idx)), rows))
+        left, splits[name] = left.cut(choose_rows(left.labels, max(1, round(share * total)), 1), name)
     if task.labels and len(present := np.unique(left.labels)) < len(task.labels):
         absent = next(name for number, name in enumerate(task.labels) if number not in present)
         raise SymloraError(f"column {task.label}: no training row is of class {absent!r}.")
@@ -96,7 +78,7 @@ def read_own(task: TaskConfig, data: DataConfig) -> dict[str, OwnSplit]:
     return {name: splits[name] for name in ("train", "validation", "test") if name in splits}
 
 
-def read_rows(files: Sequence[Path], task: TaskConfig) -> OwnSplit:
+def read_rows(files: Sequence[Path], task: TaskConfig) -> Split:
     """Read further rows for a trained task; a label column may lack."""
     columns = read_tables(files, [*task.columns, task.label], optional=task.label)
     return _parsed(columns, str(files[0]), "test", task)
@@ -148,7 +130,7 @@ def _classes(raw: dict[str, tuple[str, Columns]], task: TaskConfig) -> list[str]
     return sorted(names, key=int) if whole else sorted(names)
 
 
-def _parsed(columns: Columns, where: str, split: str, task: TaskConfig) -> OwnSplit:
+def _parsed(columns: Columns, where: str, split: str, task: TaskConfig) -> Split:
     texts = tuple(columns[name] for name in task.columns)
     for name, column in zip(task.columns, texts, strict=True):
         for number, text in enumerate(column, 1):
@@ -158,7 +140,7 @@ def _parsed(columns: Columns, where: str, split: str, task: TaskConfig) -> OwnSp
     values = columns.get(task.label)
     rows, kind = len(texts[0]), np.float32 if task.regression else np.int64
     if values is None or (split == "test" and all(_hidden(value, split) for value in values)):
-        return OwnSplit(texts, np.full(rows, -1, kind), np.arange(rows))
+        return Split(split, texts, np.full(rows, -1, kind), np.arange(rows))
     _refuse_empty(values, where, task.label)
     numbers = {name: number for number, name in enumerate(task.labels)}
     if not any(map(_whole, task.labels)):  # then a number stands for a class
@@ -169,7 +151,7 @@ def _parsed(columns: Columns, where: str, split: str, task: TaskConfig) -> OwnSp
         row = labels.index(None)
         expected = "a number" if task.regression else f"one of {', '.join(task.labels[:20])}"
         raise SymloraError(f"{where}: row {row + 1}, column {task.label} holds {values[row]!r}; expected {expected}.")
-    return OwnSplit(texts, np.array(labels, kind), np.arange(rows))
+    return Split(split, texts, np.array(labels, kind), np.arange(rows))
 
 
 def _refuse_empty(values: list[Any], where: str, column: str) -> None:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from symlora.errors import OFFLINE_HELP, SymloraError
+from symlora.errors import OFFLINE_HELP, SymloraError, first_line
 
 Columns = dict[str, list[Any]]
 
@@ -77,8 +77,7 @@ def read_hub_tables(dataset: str, revision: str) -> dict[str, Columns]:
     try:
         loaded: Any = load_dataset(dataset, revision=revision)
     except Exception as error:  # network, HTTP, cache and format errors share no base class
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise SymloraError(f"{dataset} at {revision} cannot be loaded ({reason}). {OFFLINE_HELP}") from error
+        raise SymloraError(f"{dataset} at {revision} cannot be loaded ({first_line(error)}). {OFFLINE_HELP}") from error
     splits = {match.lastgroup: _of_dataset(loaded[name]) for name in loaded if (match := _SPLIT.match(name))}
     if "train" not in splits:
         raise SymloraError(f"{dataset} has no training split. It has: {', '.join(loaded)}.")
@@ -110,8 +109,7 @@ def _read(path: Path, changed: int, size: int) -> Columns:
     except SymloraError:
         raise
     except Exception as error:  # OSError, UnicodeDecodeError, csv's, pyarrow's and datasets' own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise SymloraError(f"{path} cannot be read ({reason}). Text is expected in UTF-8.") from error
+        raise SymloraError(f"{path} cannot be read ({first_line(error)}). Text is expected in UTF-8.") from error
     raise SymloraError(f"{path} is of an unknown kind. {ADVICE}")
 
 

@@ -13,13 +13,12 @@ from __future__ import annotations
 import base64
 import csv
 import re
-import textwrap
 import zlib
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from symlora.errors import OFFLINE_HELP, SymloraError
+from symlora.errors import OFFLINE_HELP, SymloraError, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -215,9 +214,3 @@ def _numbered(rows: list[list[str]], config: str, split: str, name: str) -> list
         if len(rows) == len(wanted) and not name.startswith("msr"):
             return list(zip(wanted, rows, strict=True))
     return list(enumerate(rows))
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, cut at 200 characters."""
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return textwrap.shorten(first, 200, placeholder=" …")

@@ -7,20 +7,17 @@ special tokens.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from symlora.config.own_task import read_own
-from symlora.config.stratify import SLICE_SEED, choose_rows
+from symlora.config.rows import SLICE_SEED, Labels, Split, choose_rows
+from symlora.config.schema import HELD_OUT
 from symlora.data.readers import read_folder, read_hub
 from symlora.errors import SymloraError
 
@@ -33,48 +30,6 @@ SCORE_RANGE = (0.0, 5.0)  # STS-B, GLUE's one regression task
 # AX, the diagnostic set that GLUE wants an MNLI model's predictions of, is a config of its own on the hub.
 PLACES = {("mnli", "ax"): ("ax", "test")}
 DEMO_PLACES = {("mnli", "ax"): "test_matched"}  # the demo has no such set: the same sentences again
-
-Labels = npt.NDArray[np.int64] | npt.NDArray[np.float32]
-Rows = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """One split of a task, in file order; never changed."""
-
-    name: str
-    texts: tuple[list[str], ...]  # for each text column, [rows] strings
-    labels: Labels  # [rows] int64 classes or float32 scores; all -1 where hidden (GLUE's test labels, except MRPC's)
-    idx: Rows  # [rows] int64, the hub's row numbers (unique, but with gaps in MRPC)
-
-    def __post_init__(self) -> None:
-        if {len(column) for column in (*self.texts, self.labels)} != {len(self.idx)}:
-            raise ValueError(f"split {self.name}: columns differ in length")
-
-    def __len__(self) -> int:
-        return len(self.idx)
-
-    @cached_property
-    def sha256(self) -> str:
-        """Hash the content alone, not name or files.
-
-        Hashed in order, all integers little-endian: the line `symlora-split-1 <text columns> <rows> <int64|float32>`
-        with a newline; for each text column the byte length of every UTF-8 string (uint64), then the strings' bytes
-        end to end; the labels (int64 or float32); idx (int64).
-        """
-        digest = hashlib.sha256(f"symlora-split-1 {len(self.texts)} {len(self)} {self.labels.dtype.name}\n".encode())
-        for column in self.texts:
-            encoded = [text.encode() for text in column]
-            digest.update(np.array([len(text) for text in encoded], dtype="<u8").tobytes())
-            digest.update(b"".join(encoded))
-        digest.update(self.labels.astype(self.labels.dtype.newbyteorder("<")).tobytes())
-        digest.update(self.idx.astype("<i8").tobytes())
-        return digest.hexdigest()
-
-    def take(self, rows: Rows, name: str | None = None) -> Split:
-        """Return the given rows, in the given order, as a split."""
-        texts = tuple([column[row] for row in rows.tolist()] for column in self.texts)
-        return Split(name or self.name, texts, self.labels[rows], self.idx[rows])
 
 
 def load_splits(task: TaskConfig, data: DataConfig, names: Iterable[str]) -> dict[str, Split]:
@@ -93,7 +48,7 @@ def load_splits(task: TaskConfig, data: DataConfig, names: Iterable[str]) -> dic
             raise SymloraError(f"{task.name} has no split {name!r}. Choose among: {', '.join(task.splits)}.")
         official = task.splits[name] if data.source == "glue" else None
         if data.source == "own":
-            where, split = data.dir or data.dataset, Split(name, **vars(own[name]))
+            where, split = data.dir or data.dataset, own[name]
         else:
             where, table = _read(task, data, name)
             split = _checked(table, where, task, name, None if data.allow_subset else official)
@@ -104,7 +59,7 @@ def load_splits(task: TaskConfig, data: DataConfig, names: Iterable[str]) -> dic
                 file=sys.stderr,
             )
         if name == "train" and data.train_limit is not None:
-            split = split.take(choose_rows(split.labels, min(data.train_limit, len(split)), 0, SLICE_SEED))
+            split = split.take(choose_rows(split.labels, min(data.train_limit, len(split)), 0))
         splits[name] = split
     return splits
 
@@ -125,12 +80,7 @@ def holdout(split: Split, fraction: float, seed: int = SLICE_SEED) -> tuple[Spli
     """
     if not 0 < fraction < 1:
         raise SymloraError(f"the held-out fraction is {fraction}. Set a number between 0 and 1, such as 0.1.")
-    held_out = choose_rows(split.labels, round(fraction * len(split)), 1, seed)
-    rest = np.setdiff1d(np.arange(len(split)), held_out)
-    return split.take(rest), split.take(held_out, "held_out")
-
-
-# --- reading -------------------------------------------------------------------------------------------------------
+    return split.cut(choose_rows(split.labels, round(fraction * len(split)), 1, seed), HELD_OUT)
 
 
 def _read(task: TaskConfig, data: DataConfig, split: str) -> tuple[str, pa.Table]:
@@ -170,9 +120,6 @@ def _read(task: TaskConfig, data: DataConfig, split: str) -> tuple[str, pa.Table
 def _place(task: TaskConfig, split: str) -> tuple[str, str]:
     """Return the hub's config and split."""
     return PLACES.get((task.name, split), (task.name, split))
-
-
-# --- checking ------------------------------------------------------------------------------------------------------
 
 
 def _checked(table: pa.Table, where: str, task: TaskConfig, name: str, rows: int | None) -> Split:

@@ -24,7 +24,7 @@ from symlora.store.files import atomic_write
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-    from symlora.data.splits import Split
+    from symlora.config.rows import Split
 
 FORMAT = "symlora-tokens-1"  # change it when the arrays' meaning changes: old cache files are then left alone
 _CHUNK = 4096  # rows tokenised at once: bounds the memory of Python lists (MNLI has 392,702 rows)

@@ -14,8 +14,9 @@ import torch
 from safetensors import SafetensorError
 
 from symlora.config.identity import NOT_IDENTITY_TRAIN, config_hash
+from symlora.config.rows import Split
 from symlora.config.schema import HELD_OUT, Config
-from symlora.data.splits import Split, holdout, load_splits
+from symlora.data.splits import holdout, load_splits
 from symlora.data.tokens import TokenizedSplit, tokenize
 from symlora.errors import SymloraError
 from symlora.model.build import encoder_is_frozen
@@ -92,9 +93,7 @@ def prepare_pack(configs: Sequence[Config], reporters: Sequence[Reporter], proce
             raise publish.not_kept(place, error) from error
 
 
-def prepare_data(
-    config: Config,
-) -> tuple[dict[str, Split], dict[str, TokenizedSplit], dict[str, Any]]:
+def prepare_data(config: Config) -> tuple[dict[str, Split], dict[str, TokenizedSplit], dict[str, Any]]:
     """Load, tokenize and describe the splits that a run needs.
 
     `train`, then the task's validation splits, then `held_out` where the protocol sets a slice aside, then test splits

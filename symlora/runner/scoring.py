@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import pandas as pd
 
 from symlora.config.formatting import text_table
 from symlora.config.own_task import read_rows
+from symlora.config.rows import Split
 from symlora.config.schema import HELD_OUT, Config
-from symlora.data.splits import Split, holdout, load_splits
+from symlora.data.splits import holdout, load_splits
 from symlora.data.tokens import TokenizedSplit, tokenize
 from symlora.errors import SymloraError
 from symlora.metrics import GLUE
@@ -153,7 +155,7 @@ def _splits(config: Config, names: Sequence[str], file: Path | None) -> dict[str
         else:
             splits |= load_splits(config.task, config.data, [name])
     if file is not None:
-        splits[file.name] = Split(file.name, **vars(read_rows([file], config.task)))
+        splits[file.name] = replace(read_rows([file], config.task), name=file.name)
     return splits
 
 

@@ -63,11 +63,7 @@ def runs_below(source: Path) -> list[Path]:
 
 @contextmanager
 def open_trained(
-    source: Path,
-    task: str | None = None,
-    base: str | None = None,
-    alpha: float | None = None,
-    data: str | None = None,
+    source: Path, task: str | None = None, base: str | None = None, alpha: float | None = None, data: str | None = None
 ) -> Iterator[Trained]:
     """Open a run folder, an adapter's folder, or a checkpoint of loralib.
 
