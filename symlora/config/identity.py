@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,15 @@ from symlora.config.schema import Config
 from symlora.config.tables import find_tables
 
 # What says where and how to run, not what: two configurations that differ only here are the same run.
-_NOT_IDENTITY = ("seed", "logger", "checkpoint", "device", "results_dir", "force", "progress", "predict_test")
-_NOT_IDENTITY_DATA = ("dir", "cache_dir")
-_NOT_IDENTITY_MODEL = ("package", "note", "shape", "recipe")
-_NOT_IDENTITY_METHOD = ("equation", "source")
 NOT_IDENTITY_TRAIN = ("gradient_accumulation_steps", "compile")  # the same sums, otherwise rounded
+_NOT_IDENTITY = {
+    "": ("seed", "logger", "checkpoint", "device", "results_dir", "force", "progress", "predict_test"),
+    "data": ("dir", "cache_dir"),
+    "model": ("package", "note", "shape", "recipe"),
+    "method": ("equation", "source"),
+    "protocol": ("grid_seeds",),  # which runs choose, not what a run computes
+    "train": NOT_IDENTITY_TRAIN,
+}
 # What an encoder's folder holds beside its weights that changes the numbers.
 _BESIDE_WEIGHTS = (
     *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -26,9 +30,11 @@ _BESIDE_WEIGHTS = (
 _ADAPTERS = tuple(f"{folder}adapter_model.{kind}" for folder in ("adapter/", "") for kind in ("safetensors", "bin"))
 SAFE_WEIGHTS, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 # What the runs of a pack may differ in: it concerns the trained modules alone.
-_FREE = ("seed",)
-_FREE_TRAIN = ("lr", "head_lr", "weight_decay", "warmup_ratio", "max_grad_norm", "patience")
-_FREE_METHOD = ("lambda_decay",)
+_FREE = {
+    "": ("seed",),
+    "train": ("lr", "head_lr", "weight_decay", "warmup_ratio", "max_grad_norm", "patience"),
+    "method": ("lambda_decay",),
+}
 # Keys that came later name a run only when they are set: older runs keep their names.
 _LATER: dict[tuple[str, str], Any] = {
     ("train", "head_lr"): None,
@@ -42,17 +48,7 @@ _LATER: dict[tuple[str, str], Any] = {
 
 def identity(config: Config) -> dict[str, Any]:
     """Return what decides what a run computes, its seed apart."""
-    content = dataclasses.asdict(config)
-    for key in _NOT_IDENTITY:
-        del content[key]
-    for key in _NOT_IDENTITY_DATA:
-        del content["data"][key]
-    for key in _NOT_IDENTITY_MODEL:
-        del content["model"][key]
-    for key in _NOT_IDENTITY_METHOD:
-        del content["method"][key]
-    for key in NOT_IDENTITY_TRAIN:
-        del content["train"][key]
+    content = without(config, _NOT_IDENTITY)
     for (group, key), default in _LATER.items():
         if content[group][key] == default:
             del content[group][key]
@@ -61,7 +57,6 @@ def identity(config: Config) -> dict[str, Any]:
     content["init_from"] = _adapter_sha256(config.init_from)
     if config.data.allow_subset and config.data.dir:  # else the rows are the official ones, which the task names
         content["data"]["dir"] = _data_sha256(Path(config.data.dir), config.task.name)
-    del content["protocol"]["grid_seeds"]  # which runs choose, not what a run computes
     if config.data.source == "own":
         for key in ("splits", "sha256", "validation", "test"):
             del content["task"][key]
@@ -71,6 +66,15 @@ def identity(config: Config) -> dict[str, Any]:
         content["task"] = config.task.name  # its facts are the data's, which are checked; its metrics choose nothing
     if config.data.source != "demo":
         del content["data"]["demo_rows"]
+    return content
+
+
+def without(config: Config, left_out: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Return a configuration without some keys, given by group."""
+    content = dataclasses.asdict(config)
+    for group, keys in left_out.items():
+        for key in keys:
+            del (content[group] if group else content)[key]
     return content
 
 
@@ -160,11 +164,4 @@ def slug(config: Config) -> str:
 
 def pack_key(config: Config) -> str:
     """Return what the runs of a pack must share, as text."""
-    content = dataclasses.asdict(config)
-    for key in _FREE:
-        del content[key]
-    for key in _FREE_TRAIN:
-        del content["train"][key]
-    for key in _FREE_METHOD:
-        del content["method"][key]
-    return json.dumps(content, sort_keys=True)
+    return json.dumps(without(config, _FREE), sort_keys=True)

@@ -12,7 +12,6 @@ renames it when it is done, so that a reader never meets half a run. A failed ru
 traceback. run.json holds the size and SHA-256 of every other file, and of itself; `make verify-results` checks them.
 """
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -21,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from symlora.config.identity import file_sha256, slug
+from symlora.config.identity import file_sha256, slug, without
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.store.files import atomic_write
@@ -215,9 +214,7 @@ def scan(results_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def recorded_config(config: Config) -> dict[str, Any]:
     """Return a configuration without this machine's folders, for run.json."""
-    content = dataclasses.asdict(config)
-    del content["results_dir"], content["data"]["dir"], content["data"]["cache_dir"]
-    del content["force"], content["progress"], content["checkpoint"]
+    content = without(config, {"": ("results_dir", "force", "progress", "checkpoint"), "data": ("dir", "cache_dir")})
     for holder, key in ((content["model"], "path"), (content, "init_from")):
         if holder[key] is not None:
             holder[key] = Path(holder[key]).name
