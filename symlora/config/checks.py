@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from math import inf
 from typing import Any
 
 from symlora.config.schema import Config
@@ -44,14 +45,14 @@ def check(config: Config) -> None:
     if config.method.load_in_4bit and not (config.method.trains == "adapter" and lora):
         raise SymloraError("method.load_in_4bit goes with method.peft_type=LORA (and no use_dora): see method=qlora.")
     for name, ratio in config.method.lr_ratio.items():
-        if not 0.0 < ratio < float("inf"):
-            raise SymloraError(f"method.lr_ratio.{name}={ratio}: give a number above 0.")
+        _give(0.0 < ratio < inf, f"method.lr_ratio.{name}", ratio, "a number above 0")
     train, protocol = config.train, config.protocol
-    if not 0.0 < train.lr < float("inf"):
-        raise SymloraError(f"train.lr={train.lr}: give a learning rate above 0, for example 4e-4.")
+    _give(0.0 < train.lr < inf, "train.lr", train.lr, "a learning rate above 0, for example 4e-4")
     _one_of("train.compile", train.compile, ("auto", "on", "off"))
-    if train.head_lr is not None and not 0.0 < train.head_lr < float("inf"):
-        raise SymloraError(f"train.head_lr={train.head_lr}: give a learning rate above 0, or null for train.lr.")
+    if train.head_lr is not None:
+        _give(
+            0.0 < train.head_lr < inf, "train.head_lr", train.head_lr, "a learning rate above 0, or null for train.lr"
+        )
     _at_least("train.batch_size", train.batch_size, 1)
     _at_least("train.epochs", train.epochs, 1)
     if train.patience is not None:
@@ -68,15 +69,12 @@ def check(config: Config) -> None:
         )
     _at_least("train.weight_decay", train.weight_decay, 0.0)
     _at_least("train.max_grad_norm", train.max_grad_norm, 0.0)
-    if train.model_dropout is not None and not 0.0 <= train.model_dropout < 1.0:
-        raise SymloraError(f"train.model_dropout={train.model_dropout}: give a probability below 1, or null.")
-    if not 0.0 <= train.warmup_ratio <= 1.0:
-        raise SymloraError(f"train.warmup_ratio={train.warmup_ratio}: give a share between 0 and 1.")
+    if (dropout := train.model_dropout) is not None:
+        _give(0.0 <= dropout < 1.0, "train.model_dropout", dropout, "a probability below 1, or null")
+    _give(0.0 <= train.warmup_ratio <= 1.0, "train.warmup_ratio", train.warmup_ratio, "a share between 0 and 1")
     _one_of("protocol.selection", protocol.selection, SELECTIONS)
-    if not 0.0 <= protocol.held_out < 1.0:
-        raise SymloraError(
-            f"protocol.held_out={protocol.held_out}: give a share of the training split, 0 or more, below 1."
-        )
+    share = "a share of the training split, 0 or more, below 1"
+    _give(0.0 <= protocol.held_out < 1.0, "protocol.held_out", protocol.held_out, share)
     if protocol.selection == "held_out" and protocol.held_out == 0.0:
         raise SymloraError("protocol.selection=held_out needs protocol.held_out above 0 (for example 0.1).")
     _at_least("checkpoint.seconds", config.checkpoint.seconds, 0.0)
@@ -104,6 +102,11 @@ def check_name(group: str, name: Any) -> None:
 def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise SymloraError(f"{key}={value}: unknown. Choose one of: {', '.join(known)}.")
+
+
+def _give(holds: bool, key: str, value: float, what: str) -> None:
+    if not holds:
+        raise SymloraError(f"{key}={value}: give {what}.")
 
 
 def _at_least(key: str, value: float, least: float) -> None:

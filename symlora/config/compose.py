@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,11 @@ def _quoted(word: str) -> str:
 
 def _expand_home(config: Config) -> None:
     """Replace a leading `~` in every setting that is a path."""
-    keys = ((config, ("results_dir", "init_from")), (config.model, ("path",)), (config.data, ("dir", "cache_dir")))
-    for holder, names in keys:
-        for name in names:
-            if (value := getattr(holder, name)) is not None:
-                setattr(holder, name, os.path.expanduser(value))
+    for path in PATHS:
+        group, _, name = path.rpartition(".")
+        holder = getattr(config, group) if group else config
+        if (value := getattr(holder, name)) is not None:
+            setattr(holder, name, os.path.expanduser(value))
 
 
 def check_files() -> None:
@@ -107,11 +108,19 @@ def compose(*overrides: str) -> Config:
         SymloraError: An override names no key or has a wrong value.
     """
     from hydra import compose as hydra_compose
+
+    with our_configs():
+        return resolve(hydra_compose("config", overrides=quote_paths(overrides)))
+
+
+@contextmanager
+def our_configs() -> Iterator[None]:
+    """Let Hydra compose from configs/; say in one line what it cannot."""
     from hydra import initialize_config_dir
 
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            return resolve(hydra_compose("config", overrides=quote_paths(overrides)))
+            yield
     except (yaml.YAMLError, UnicodeDecodeError):
         check_files()  # says which
         raise

@@ -5,14 +5,12 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-import yaml
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 import symlora.sweep.launchers  # noqa: F401  # registers the schema of hydra/launcher=packed
-from symlora.config.compose import BEST_DIR, CONFIG_DIR, check_files, quote_paths, resolve
+from symlora.config.compose import BEST_DIR, CONFIG_DIR, our_configs, quote_paths, resolve
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.sweep.preflight import GROUPS, swept
@@ -26,15 +24,8 @@ def expand(*overrides: str) -> list[Config]:
     Raises:
         SymloraError: An override names no key or has a wrong value.
     """
-    try:
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            return _expand(quote_paths(overrides))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        check_files()  # says which
-        raise
-    except HydraException as error:
-        detail = f" ({error.__cause__})" if error.__cause__ else ""
-        raise SymloraError(f"{error}{detail}") from error
+    with our_configs():
+        return _expand(quote_paths(overrides))
 
 
 def _expand(overrides: Sequence[str]) -> list[Config]:
