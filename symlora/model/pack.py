@@ -34,9 +34,8 @@ from symlora.model.run_model import RunModel
 class Packed(nn.Module):
     """One trained module of each run, applied to its own rows.
 
-    Args:
-        members: The module as each run has it: of one structure, on shared frozen weights.
-        masks: The pack's: they know whose rows a batch holds.
+    The members are of one structure, on shared frozen weights; the masks, which all share, know whose rows a batch
+    holds.
     """
 
     def __init__(self, members: Sequence[nn.Module], masks: Masks) -> None:
@@ -96,9 +95,8 @@ class Packed(nn.Module):
 def _leaves(members: Sequence[nn.Module]) -> dict[str, list[Tensor]]:
     """Collect the runs' tensors that must be stacked, by name.
 
-    What is trained, and what is frozen but not the same.
-
-    What a method changes between steps (`changing_layer_names`) is not the same for long.
+    What is trained, and what is frozen but not the same. What a method changes between steps (`changing_layer_names`)
+    is not the same for long.
     """
     changing = tuple(f"{name}." for name in getattr(members[0], "changing_layer_names", ()))
     named = [{**dict(member.named_parameters()), **dict(member.named_buffers())} for member in members]
@@ -117,37 +115,25 @@ def _leaves(members: Sequence[nn.Module]) -> dict[str, list[Tensor]]:
 class Gather(torch.autograd.Function):
     """Gather rows of x by `index`.
 
-    The backward pass gathers by the inverse index, where torch's would add row by row.
+    The backward pass gathers by the inverse index, where torch's would add row by row; rows that are `surplus` get the
+    gradient 0.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(inverse)
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor, surplus: Tensor | None) -> Tensor:
+        ctx.save_for_backward(inverse, surplus)
         return x.index_select(0, index)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (inverse,) = ctx.saved_tensors
-        return grads[0].index_select(0, inverse), None, None
-
-
-class Scatter(torch.autograd.Function):
-    """Scatter real rows to their tokens; padding gets gradient 0."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scatter: Tensor, gather: Tensor, padding: Tensor) -> Tensor:
-        ctx.save_for_backward(gather, padding)
-        return x.index_select(0, scatter)
-
-    @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        gather, padding = ctx.saved_tensors
-        return grads[0].index_select(0, gather).index_fill_(0, padding, 0.0), None, None, None
+        inverse, surplus = ctx.saved_tensors
+        found = grads[0].index_select(0, inverse)
+        return found if surplus is None else found.index_fill_(0, surplus, 0.0), None, None, None
 
 
 @dataclass(frozen=True)
 class Fill:
-    """Fill the runs up to equal numbers of rows, and back.
+    """Fill runs up to equal numbers of rows, and back.
 
     With copies of each run's own first row.
     """
@@ -170,12 +156,12 @@ class Fill:
 
     def fill(self, rows: Tensor) -> Tensor:
         """Fill up rows: [R, …] to [K · most, …]."""
-        out: Tensor = Gather.apply(rows, self.index, self.back)  # type: ignore[no-untyped-call]
+        out: Tensor = Gather.apply(rows, self.index, self.back, None)  # type: ignore[no-untyped-call]
         return out
 
     def take_back(self, filled: Tensor) -> Tensor:
         """Take rows back: [K · most, …] to [R, …]."""
-        out: Tensor = Scatter.apply(filled, self.back, self.index, self.surplus)  # type: ignore[no-untyped-call]
+        out: Tensor = Gather.apply(filled, self.back, self.index, self.surplus)  # type: ignore[no-untyped-call]
         return out
 
 
@@ -232,12 +218,7 @@ class PackedModel:
 
 
 def trained_modules(run: RunModel) -> list[tuple[str, nn.Module]]:
-    """List names and modules of what each run has its own of.
-
-    Names are within the Encoder.
-
-    Adapted projections, head, and LayerNorms that train beside them.
-    """
+    """List each run's own modules by name: projections, head, LayerNorms beside."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import ModulesToSaveWrapper
 

@@ -71,10 +71,7 @@ class Checkpoint:
         return time.monotonic() >= self._next
 
     def save(self, state: dict[str, Any], steps: int, *, trained: bool = False) -> None:
-        """Write a checkpoint and remove the one before.
-
-        A full disk costs the checkpoint and not the run.
-        """
+        """Write a checkpoint and remove the one before; ignore a full disk."""
         started = time.monotonic()
         tensors: dict[str, Tensor] = {}
         header = {
@@ -105,10 +102,7 @@ class Checkpoint:
         self._next = now + max(self.seconds, (now - started) / SHARE_OF_TIME)
 
     def load(self) -> dict[str, Any] | None:
-        """Load what was kept of these runs, or None.
-
-        None also where it is damaged or was made with other versions.
-        """
+        """Load what was kept of these runs; None if unusable here."""
         for half in self.folder.glob(f".{self._name}.*.safetensors.*"):  # of a process killed while it wrote
             half.unlink(missing_ok=True)
         clear_settled(self.results_dir, self.runs)
@@ -164,10 +158,7 @@ class Checkpoint:
 
 
 def _taken_apart(value: Any, tensors: dict[str, Tensor], seen: dict[int, str]) -> Any:
-    """Take tensors and arrays out of a state, and number them.
-
-    One that stands at two places is kept once.
-    """
+    """Number a state's tensors and arrays; keep each of them once."""
     if isinstance(value, (Tensor, np.ndarray)):
         if id(value) not in seen:
             seen[id(value)] = str(len(tensors))

@@ -83,10 +83,7 @@ def plans(results_dir: Path) -> list[tuple[str, ...]]:
 
 
 def write_plan(results_dir: Path, runs: Sequence[str]) -> None:
-    """Note that these runs train together.
-
-    Without it a stopped sweep may put them into other packs later.
-    """
+    """Note which runs train together, for a sweep that is stopped."""
     path = results_dir / FOLDER / f"{pack_name(runs)}.plan.json"
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,10 +96,7 @@ def pack_name(runs: Sequence[str]) -> str:
 
 
 def clear_settled(results_dir: Path, mine: Sequence[str] = ()) -> None:
-    """Remove what a killed process left of settled runs.
-
-    Files of the runs `mine` are left alone.
-    """
+    """Remove what a killed process left of settled runs, not `mine`."""
     left = {header.path: header.runs for header in headers(results_dir)}
     left |= {results_dir / FOLDER / f"{pack_name(runs)}.plan.json": runs for runs in plans(results_dir)}
     for path, runs in left.items():

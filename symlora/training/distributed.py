@@ -59,11 +59,7 @@ ALONE = Processes()
 
 
 def launched_processes() -> Processes:
-    """Read torchrun's variables; one process without them.
-
-    Raises:
-        SymloraError: The variables contradict each other.
-    """
+    """Read torchrun's variables; one process without them."""
     try:
         rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     except ValueError as error:

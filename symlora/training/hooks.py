@@ -23,47 +23,42 @@ if TYPE_CHECKING:
 
 
 class StepHook:
-    """Nothing between steps: most methods."""
+    """Hand the calls to one of our methods, or do nothing.
+
+    Args:
+        own: Our method's model; None for PEFT's methods and for runs without an adapter.
+        seed: The run's.
+    """
+
+    def __init__(self, own: AdapterModel | None = None, seed: int = 0) -> None:
+        self.own, self.seed = own, seed
 
     def before_step(self, step: int, steps: int) -> None:
-        """Act before step `step` (from 1) of `steps`."""
+        """Act before step `step` (from 1) of `steps`.
+
+        What is drawn comes from a generator of seed and step, which needs no checkpoint.
+        """
+        if self.own is not None:
+            self.own.before_step(step, steps, torch_generator(self.seed, "step", step))
 
     def penalty(self) -> Tensor | None:
         """Return a scalar to train on beside the loss, or None.
 
         It is no part of the loss that is reported.
         """
-        return None
+        return None if self.own is None else self.own.penalty()
 
     def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
         """Act after the optimizer's step, while gradients are still there."""
+        if self.own is not None:
+            self.own.after_step(step, steps, optimizer)
 
     def state(self) -> dict[str, Tensor]:
         """Return what a checkpoint must keep."""
         return {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Puts back what `state` returned."""
-
-
-class OwnMethod(StepHook):
-    """Hand the calls to one of our methods."""
-
-    def __init__(self, model: AdapterModel, seed: int) -> None:
-        self.model = model
-        self.seed = seed
-
-    def before_step(self, step: int, steps: int) -> None:
-        """Draw from a generator of seed and step, which needs no checkpoint."""
-        self.model.before_step(step, steps, torch_generator(self.seed, "step", step))
-
-    def penalty(self) -> Tensor | None:
-        """See `AdapterModel.penalty`."""
-        return self.model.penalty()
-
-    def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
-        """See `AdapterModel.after_step`."""
-        self.model.after_step(step, steps, optimizer)
+        """Put back what `state` returned."""
 
 
 class AdaLora(StepHook):
@@ -79,6 +74,7 @@ class AdaLora(StepHook):
     AVERAGES = ("exp_avg_ipt", "exp_avg_unc")
 
     def __init__(self, model: AdaLoraModel, steps: int) -> None:
+        super().__init__()
         self.model: Any = model
         self.name: str = self.model.trainable_adapter_name
         self.config = config = self.model.peft_config[self.name]
@@ -115,7 +111,7 @@ class AdaLora(StepHook):
         self.model.update_and_allocate(step)
 
     def state(self) -> dict[str, Tensor]:
-        """Return the moving averages of importance and the singular values left."""
+        """Return moving averages of importance, and which singular values are left."""
         averages = {
             f"{kind}.{name}": value
             for kind in self.AVERAGES
@@ -125,7 +121,6 @@ class AdaLora(StepHook):
         return averages | left
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Puts back what `state` returned."""
         found: dict[str, dict[str, Tensor]] = {"rank_pattern": {}, **{kind: {} for kind in self.AVERAGES}}
         for key, value in state.items():
             kind, name = key.split(".", 1)
@@ -142,4 +137,4 @@ def step_hook(model: "RunModel", seed: int, steps: int) -> StepHook:
     tuner = None if model.peft is None else model.peft.base_model
     if isinstance(tuner, AdaLoraModel):
         return AdaLora(tuner, steps)
-    return OwnMethod(tuner, seed) if isinstance(tuner, AdapterModel) else StepHook()
+    return StepHook(tuner if isinstance(tuner, AdapterModel) else None, seed)

@@ -31,49 +31,35 @@ SWEEP_PATIENCE = 9  # seconds that all workers of a sweep may take
 _requested: int | None = None
 _stop_file: Path | None = None
 _announce = False  # whether a signal is passed on through the stop file
-_patience = PATIENCE
 _depth = 0
 
 
 class Stopped(SystemExit):
     """The user or the batch system asked to stop.
 
-    It is no Exception, so that no code takes it for a run's own failure.
-
-    A SystemExit, so that a program which it reaches anywhere, for example among its imports, ends with the exit code
-    and without a traceback.
+    It is no Exception, so that no code takes it for a run's own failure. A SystemExit, so that a program which it
+    reaches anywhere, for example among its imports, ends with the exit code and without a traceback.
 
     Attributes:
         signal: The signal's number.
+        exit_code: What the shell expects.
     """
 
     def __init__(self, number: int) -> None:
         super().__init__(number)  # its argument is what a copy in another process is made from
         self.signal = number
-        self.code = self.exit_code
-
-    @property
-    def exit_code(self) -> int:
-        """Return the exit code that the shell expects."""
-        return 128 + self.signal
+        self.code = self.exit_code = 128 + number
 
 
 def stop_requested() -> int | None:
-    """Return the signal that asked to stop, or None.
-
-    SIGTERM where the launching process of a sweep asked.
-    """
+    """Return the signal that asked to stop (of sweeps SIGTERM), or None."""
     if _requested is None and _stop_file is not None and _stop_file.exists():
         return int(signal.SIGTERM)
     return _requested
 
 
 def raise_if_stopped() -> None:
-    """Stops here if it was asked for.
-
-    Raises:
-        Stopped: It was.
-    """
+    """Raise `Stopped` if a stop was asked for."""
     if (number := stop_requested()) is not None:
         raise Stopped(number)
 
@@ -86,17 +72,16 @@ def graceful_stop(stop_file: Path | None = None, *, announce: bool = False) -> I
         stop_file: Where it appears, the launching process of a sweep asked to stop.
         announce: This is the launching process: a signal makes the file appear.
     """
-    global _requested, _stop_file, _announce, _patience, _depth
+    global _requested, _stop_file, _announce, _depth
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
-    outer = (_stop_file, _announce, _patience)
+    outer = (_stop_file, _announce)
     _stop_file, _announce = stop_file or _stop_file, announce or _announce
-    _patience = SWEEP_PATIENCE if _announce else PATIENCE
     _depth += 1
+    handlers: dict[int, Handler] = {signal.SIGINT: _note, signal.SIGTERM: _note, signal.SIGALRM: _give_up}
+    handlers |= {number: _note for number in WARNINGS if callable(signal.getsignal(number))}
     try:
-        handlers: dict[int, Handler] = {signal.SIGINT: _note, signal.SIGTERM: _note, signal.SIGALRM: _give_up}
-        handlers |= {number: _note for number in WARNINGS if callable(signal.getsignal(number))}
         with _handled(handlers):
             try:
                 yield
@@ -106,7 +91,7 @@ def graceful_stop(stop_file: Path | None = None, *, announce: bool = False) -> I
         _depth -= 1
         if _depth == 0:
             _requested = None
-        _stop_file, _announce, _patience = outer
+        _stop_file, _announce = outer
 
 
 @contextlib.contextmanager
@@ -145,9 +130,8 @@ def forward_signals(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 def stop_at_once() -> None:
     """Raise `Stopped` on either signal from now on.
 
-    So that what is half done is cleared away.
-
-    Where nothing is half done and it might get lost, in imports, the signal ends the program with the same exit code.
+    What is half done is cleared away. Where nothing is, and the exception might get lost (in imports), the signal ends
+    the program with the same exit code.
     """
     _handle({signal.SIGINT: _raise, signal.SIGTERM: _raise})
 
@@ -192,7 +176,7 @@ def _note(number: int, frame: FrameType | None) -> None:
     if _announce and _stop_file is not None:
         with contextlib.suppress(OSError):
             _stop_file.touch()
-    signal.alarm(_patience)
+    signal.alarm(SWEEP_PATIENCE if _announce else PATIENCE)
 
 
 def _give_up(number: int, frame: FrameType | None) -> None:
@@ -207,9 +191,7 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 
 def _swallowed(frame: FrameType | None) -> bool:
-    """Tell whether an exception raised here may get lost or change.
-
-    In imports and in Hydra's own code.
+    """Tell whether an exception may get lost here: imports, Hydra.
 
     Torch, transformers and OmegaConf were seen to do it. None of our files is half written there.
     """

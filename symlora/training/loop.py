@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -122,7 +123,7 @@ def fit_pack(
         if not runs:
             break
         trained = time.perf_counter()
-        poll = keeper.polling(epoch, per_epoch, trained - started)
+        poll = partial(keeper.while_scoring, epoch, per_epoch, trained - started)
         logits = predict_pack(pack.encoder, [data[name] for name in scored], len(runs), poll=poll)
         shared = len(runs)
         for run, found in zip(runs, logits, strict=True):
@@ -204,10 +205,7 @@ def _going_on(runs: list[RunState], pack: PackedModel) -> list[RunState]:
 def losses_of(
     logits: Float[Tensor, "batch classes"], labels: Int[Tensor, "batch"] | Float[Tensor, "batch"]
 ) -> Float[Tensor, "batch"]:
-    """Return each row's cross-entropy, or squared error for real labels.
-
-    [B, classes] against int64 [B], or [B, 1] against float32 [B].
-    """
+    """Return each row's cross-entropy, or squared error for real labels."""
     if labels.is_floating_point():
         return mse_loss(logits[:, 0], labels, reduction="none")
     return cross_entropy(logits, labels, reduction="none")
@@ -226,10 +224,7 @@ def predict_pack(
     max_tokens: int = EVAL_TOKENS,
     poll: Callable[[], None] = lambda: None,
 ) -> list[list[Logits]]:
-    """Return float32 logits [rows, classes] per run and split, in row order.
-
-    `poll` is called before each batch, and may abort by raising.
-    """
+    """Return float32 logits [rows, classes] by run and split; poll between batches."""
     encoder.eval()
     found: list[list[Logits]] = [[] for _ in range(runs)]
     for data in splits:

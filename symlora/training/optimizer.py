@@ -58,10 +58,7 @@ class AdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Take one step; λ is pulled toward 1 before it.
-
-        Nothing moves where GradScaler found an overflow.
-        """
+        """Pull λ toward 1 and take a step, unless GradScaler found overflow."""
         taken = 1.0 - getattr(self, "found_inf", 0.0)  # torch's own step asks it too
         for group in self.param_groups:
             for parameter in group["params"] if group["toward_one"] else []:
@@ -70,10 +67,7 @@ class AdamW(torch.optim.AdamW):
 
 
 def linear_schedule(optimizer: torch.optim.Optimizer, train: TrainConfig, steps: int) -> LRScheduler:
-    """Return linear warm-up, then linear decay to 0 (LoRA, table 9).
-
-    Warm-up takes ceil(warmup_ratio · steps) steps.
-    """
+    """Warm up over ceil(warmup_ratio · steps), then decay to 0 (LoRA, table 9)."""
     from transformers.optimization import get_linear_schedule_with_warmup
 
     schedule: LRScheduler = get_linear_schedule_with_warmup(optimizer, math.ceil(train.warmup_ratio * steps), steps)

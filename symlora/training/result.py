@@ -50,10 +50,7 @@ class Fit:
 
 
 def rules_met(epochs: list[Epoch], config: Config) -> list[str]:
-    """Return the selection rules that take the newest epoch.
-
-    Of equal scores the earlier epoch stays; NaN never wins.
-    """
+    """Return the rules that take the newest epoch; earlier ones win ties."""
     rules = ["last"]
     splits = {"best": config.task.validation[0]}
     if HELD_OUT in epochs[-1].metrics:

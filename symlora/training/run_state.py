@@ -1,6 +1,6 @@
 """Hold a run's optimizer, schedule and scores, and checkpoint a pack."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -134,23 +134,13 @@ class CheckpointWriter:
             self._save(epoch, step, seconds)
             raise_if_stopped()
 
-    def polling(self, epoch: int, step: int, seconds: float) -> Callable[[], None]:
-        """Return a function that stops between the batches of scoring.
-
-        The scoring is then done again, the steps are not.
-        """
-
-        def poll() -> None:
-            if stop_requested() is not None:
-                self.after_step(epoch, step, seconds)
-
-        return poll
+    def while_scoring(self, epoch: int, step: int, seconds: float) -> None:
+        """Stop between the batches of scoring; the steps are not done again."""
+        if stop_requested() is not None:
+            self.after_step(epoch, step, seconds)
 
     def trained(self, epoch: int) -> None:
-        """Write the checkpoint of a trained pack.
-
-        The run folders can be written from it.
-        """
+        """Write a trained pack's checkpoint, from which its folders can be written."""
         if self.epoch < epoch:
             self._save(epoch, 0, 0.0, trained=True)
 
