@@ -109,7 +109,11 @@ def _mrpc(draw: _Draw, words: Vocabulary, label: int) -> _Row:
 def _qqp(draw: _Draw, words: Vocabulary, label: int) -> _Row:
     event = _event(draw, words)
     asked = event if label == 1 else event.swapped()
-    return _Row((f"{grammar.ask_active(event)} ?", f"{grammar.ask_short_passive(asked)} ?"), event.words())
+    questions = (
+        f"did the {event.agent} {event.verb} the {event.patient} ?",
+        f"was the {asked.patient} {grammar.past(asked.verb)} ?",
+    )
+    return _Row(questions, event.words())
 
 
 def _mnli(draw: _Draw, words: Vocabulary, label: int) -> _Row:
@@ -196,7 +200,12 @@ def demo_split(task: str, split: str, rows: int, seed: int = 0, reveal: bool = F
     Raises:
         ValueError: of an unknown task or split, of negative rows or seed, or of more rows than the grammar has.
     """
-    spec = _checked(task, split, rows, seed)
+    known = demo_splits(task)
+    if split not in known:
+        raise ValueError(f"unknown split {split!r} of demo task {task!r}; known: {', '.join(known)}")
+    if rows < 0 or seed < 0:
+        raise ValueError(f"rows and seed must not be negative, got rows={rows}, seed={seed}")
+    spec = _TASKS[task]
     draw = _Draw((seed, zlib.crc32(task.encode()), zlib.crc32(split.encode())))
     vocabulary = ANIMALS if split.endswith("_mismatched") else PEOPLE
     side = split.partition("_")[0]
@@ -229,15 +238,6 @@ def demo_splits(task: str) -> tuple[str, ...]:
     if task == "mnli":
         return ("train", "validation_matched", "validation_mismatched", "test_matched", "test_mismatched")
     return ("train", "validation", "test")
-
-
-def _checked(task: str, split: str, rows: int, seed: int) -> _Task:
-    known = demo_splits(task)
-    if split not in known:
-        raise ValueError(f"unknown split {split!r} of demo task {task!r}; known: {', '.join(known)}")
-    if rows < 0 or seed < 0:
-        raise ValueError(f"rows and seed must not be negative, got rows={rows}, seed={seed}")
-    return _TASKS[task]
 
 
 def _new_texts(

@@ -111,13 +111,3 @@ def active(event: Event) -> str:
 def short_passive(event: Event) -> str:
     """Write "the pilot was praised", or "was not praised"."""
     return f"the {event.patient} was {'' if event.happened else 'not '}{past(event.verb)}"
-
-
-def ask_active(event: Event) -> str:
-    """Write "did the doctor praise the pilot"."""
-    return f"did the {event.agent} {event.verb} the {event.patient}"
-
-
-def ask_short_passive(event: Event) -> str:
-    """Write "was the pilot praised"."""
-    return f"was the {event.patient} {past(event.verb)}"

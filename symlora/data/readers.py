@@ -54,19 +54,10 @@ _MRPC_VALIDATION = (
 
 
 def read_folder(root: Path, config: str, split: str, task: TaskConfig) -> tuple[str, pa.Table] | None:
-    """Read a split from a folder; None if it is not there.
+    """Read a split from a folder of tasks; None without it.
 
-    Args:
-        root: The folder that holds the tasks.
-        config: The hub's name of the task (`ax` for MNLI's diagnostic set).
-        split: The hub's name of the split.
-        task: Its columns and classes.
-
-    Returns:
-        What to call the place in messages, and the table as found.
-
-    Raises:
-        SymloraError: The files are damaged, incomplete or of another kind.
+    `config` is the hub's name of the task (`ax` for MNLI's diagnostic set). Returns what to call the place in messages,
+    and the table as found.
     """
     for pattern in _PARQUET:
         if files := sorted(root.glob(pattern.format(config=config, split=split))):
@@ -86,11 +77,7 @@ def read_folder(root: Path, config: str, split: str, task: TaskConfig) -> tuple[
 
 
 def read_hub(data: DataConfig, config: str, split: str, task: TaskConfig) -> tuple[str, pa.Table]:
-    """Read a split from the hub's dataset, cached or downloaded.
-
-    Raises:
-        SymloraError: It is not there, or the hub cannot be reached.
-    """
+    """Read a split from the hub's dataset, cached or downloaded."""
     from huggingface_hub import snapshot_download
 
     where = f"{data.dataset} at {data.revision}, {config}/{split}"

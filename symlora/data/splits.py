@@ -37,9 +37,6 @@ def load_splits(task: TaskConfig, data: DataConfig, names: Iterable[str]) -> dic
 
     `train` is cut to `data.train_limit` rows. Which ones depends on the data and the limit alone; they hold classes in
     proportion, and stay in order.
-
-    Raises:
-        SymloraError: A file is missing, broken or not the official one, or the hub cannot be reached.
     """
     splits = {}
     own = read_own(task, data) if data.source == "own" else {}
@@ -68,15 +65,7 @@ def holdout(split: Split, fraction: float, seed: int = SLICE_SEED) -> tuple[Spli
     """Cut a split in two: (rest, held_out).
 
     Both parts keep file order. Classes are in proportion, with at least one row of each on both sides; regression rows
-    are drawn uniformly.
-
-    Args:
-        split: The training split.
-        fraction: Share of its rows to hold out, between 0 and 1.
-        seed: Not the run's seed: all runs must be selected on the same rows.
-
-    Raises:
-        SymloraError: The fraction is out of range, or a class has a single row.
+    are drawn uniformly. The seed is not the run's: all runs must be selected on the same rows.
     """
     if not 0 < fraction < 1:
         raise SymloraError(f"the held-out fraction is {fraction}. Set a number between 0 and 1, such as 0.1.")
@@ -123,10 +112,7 @@ def _place(task: TaskConfig, split: str) -> tuple[str, str]:
 
 
 def _checked(table: pa.Table, where: str, task: TaskConfig, name: str, rows: int | None) -> Split:
-    """Turn a table into a Split once all of it is right.
-
-    Further columns (pandas' index, other annotations) are left out.
-    """
+    """Turn a table into a Split; further columns are left out."""
     import pyarrow.types as types
 
     advice = f"Use the hub's own file for {'/'.join(_place(task, name))}."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
     from symlora.config.rows import Split
+    from symlora.config.schema import DataConfig
 
 FORMAT = "symlora-tokens-1"  # change it when the arrays' meaning changes: old cache files are then left alone
 _CHUNK = 4096  # rows tokenised at once: bounds the memory of Python lists (MNLI has 392,702 rows)
@@ -85,9 +87,6 @@ def tokenize(
             written into the cache's key, so that its tokens are not cached.
         max_length: Tokens at which a row is cut, special tokens included.
         cache_dir: Folder of the cache; None for no cache.
-
-    Raises:
-        SymloraError: `max_length` is less than the special tokens need, or more than the encoder takes.
     """
     least = tokenizer.num_special_tokens_to_add(pair=len(split.texts) == 2) + len(split.texts)
     if not least <= max_length <= tokenizer.model_max_length:
@@ -109,6 +108,13 @@ def tokenize(
     except OSError as error:
         log.warning("tokens of %s not cached (%s): set data.cache_dir to a writable folder", split.name, error)
     return tokens
+
+
+def tokenize_all(
+    splits: Mapping[str, Split], tokenizer: PreTrainedTokenizerBase, data: DataConfig
+) -> dict[str, TokenizedSplit]:
+    """Tokenize splits by name, as a configuration has it."""
+    return {name: tokenize(split, tokenizer, data.max_length, data.cache_dir) for name, split in splits.items()}
 
 
 def save_tokens(path: str | Path, tokens: TokenizedSplit) -> None:

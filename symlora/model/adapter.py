@@ -3,7 +3,6 @@
 import re
 import sys
 import warnings
-from functools import partial
 from typing import Any
 
 import peft
@@ -12,7 +11,6 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.tuners.vera import VeraLayer
 from peft.utils import ModulesToSaveWrapper
-from torch import nn
 
 from symlora.adapters.config import QUERY_VALUE, WHOLE, number
 from symlora.adapters.tuner import AdapterModel
@@ -65,7 +63,7 @@ def add_adapter(model: Any, config: Config) -> Any:
             wrapped = peft.get_peft_model(model, peft_config)
     except (TypeError, ValueError, AttributeError, NotImplementedError, re.error) as error:
         raise SymloraError(
-            f"method={method.name} does not fit model={config.model.name}: {_first_lines(error)}"
+            f"method={method.name} does not fit model={config.model.name}: {' '.join(str(error).split())[:600]}"
         ) from error
     _check_fit(wrapped, arguments.get("target_modules"), method.name)
     _train_in_float32(wrapped, beside)
@@ -95,11 +93,7 @@ def _train_in_float32(wrapped: Any, names: list[str]) -> None:
             if dtype in (torch.bfloat16, torch.float16):
                 own = module.modules_to_save["default"].float()
                 own.register_forward_pre_hook(lambda _, args: tuple(arg.float() for arg in args))
-                own.register_forward_hook(partial(_narrowed, dtype=dtype))
-
-
-def _narrowed(module: nn.Module, args: Any, output: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return output.to(dtype)
+                own.register_forward_hook(lambda module, args, output, dtype=dtype: output.to(dtype))
 
 
 def _check_arguments(arguments: dict[str, Any]) -> None:
@@ -130,7 +124,3 @@ def _check_fit(wrapped: Any, targets: Any, method: str) -> None:
             raise SymloraError(
                 f"method.peft_config.r={max(ranks.values())} is more than {name} allows: its weight is {shape}."
             )
-
-
-def _first_lines(error: Exception) -> str:
-    return " ".join(str(error).split())[:600]

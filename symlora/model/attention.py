@@ -275,19 +275,12 @@ def _window(size: int, length: int, device: torch.device) -> Float[Tensor, "1 le
 
 
 def _dropout_of(module: nn.Module) -> Dropout | None:
-    """Return an attention module's Dropout, None if it keeps all.
-
-    It is `dropout`, or `attention_dropout` (ALBERT, ModernBERT).
-    """
+    """Return a module's `dropout` or `attention_dropout`; None if it keeps all."""
     for name in ("dropout", "attention_dropout"):
         child = getattr(module, name, None)
         if isinstance(child, Dropout):
             return child if child.p > 0.0 else None
     raise ValueError(f"{type(module).__name__} has no Dropout of ours: call use_own_dropout on the model first")
-
-
-def _no_mask(*_: Any, **__: Any) -> None:
-    return None
 
 
 def register() -> None:
@@ -296,4 +289,4 @@ def register() -> None:
     from transformers.masking_utils import AttentionMaskInterface
 
     AttentionInterface.register(NAME, flat_attention)
-    AttentionMaskInterface.register(NAME, _no_mask)
+    AttentionMaskInterface.register(NAME, lambda *_, **__: None)

@@ -59,7 +59,10 @@ def build_pack(
     slow_sdpa = device.type == "cpu" and precision != "fp32"
     model, drawn = load_classifier(source, first, "eager" if slow_sdpa else None)
     if encoder_is_frozen(first.method) and precision != "fp32":
-        _encoder_to(model, DTYPES[precision])
+        base = getattr(model, model.base_model_prefix)
+        base.to(DTYPES[precision])
+        if getattr(base, "pooler", None) is not None:
+            base.pooler.float()
     masks = Masks()
     loads: Sequence[Load | None] = trained or [None] * len(configs)
     each = zip(configs[:-1], loads[:-1], strict=True)
@@ -71,10 +74,7 @@ def build_pack(
 
 
 def encoder_is_frozen(method: MethodConfig) -> bool:
-    """Tell whether nothing of the encoder trains: it may have 16 bits.
-
-    Full fine-tuning and BitFit train it.
-    """
+    """Tell whether nothing of the encoder trains, which allows 16 bits."""
     return method.trains != "all" and not method.base_parameters
 
 
@@ -117,13 +117,7 @@ def run_model(model: Any, drawn: list[str], config: Config, masks: Masks, traine
 def load_classifier(
     source: ModelSource, config: Config, attention_unless_flat: str | None = None
 ) -> tuple[Any, list[str]]:
-    """Load a float32 classifier with pre-trained encoder weights.
-
-    Also returns the names of the parameters that each run must draw.
-
-    Raises:
-        SymloraError: It cannot be loaded, or encoder weights are missing from the file.
-    """
+    """Load a float32 classifier, and the names of parameters to draw."""
     from transformers import AutoConfig, AutoModelForSequenceClassification
     from transformers.utils import logging
 
@@ -185,10 +179,7 @@ def load_classifier(
 def _describe_loaded(
     model: Any, missing: Sequence[str], unexpected: Iterable[str], stored_classes: list[str], labels: list[str]
 ) -> dict[str, Any]:
-    """Return what run.json says of head and weights.
-
-    The classes of a stored head are put into the task's order.
-    """
+    """Describe head and weights for run.json; put stored classes in order."""
     names = [
         name for name, _ in model.named_parameters() if any(f".{head}." in f".{name}" for head in head_modules(model))
     ]
@@ -230,13 +221,6 @@ def _draw(model: Any, keys: list[str], generator: torch.Generator) -> None:
                     parameter.normal_(0.0, std, generator=generator)
                 else:
                     parameter.fill_(1.0 if key.endswith(".weight") else 0.0)
-
-
-def _encoder_to(model: Any, dtype: torch.dtype) -> None:
-    base = getattr(model, model.base_model_prefix)
-    base.to(dtype)
-    if getattr(base, "pooler", None) is not None:
-        base.pooler.float()
 
 
 def _train_head(model: Any, base_parameters: Sequence[str]) -> None:

@@ -37,13 +37,16 @@ def adapter_norms(model: RunModel) -> Iterator[dict[str, Any]]:
             delta = _update(layer, adapter)
             if delta is None:
                 continue
+            number = re.search(r"\.(\d+)\.", name)
             yield {
-                **_place(name),
+                "module": name,
+                "layer": int(number[1]) if number else None,
+                "projection": name.rsplit(".", 1)[-1],
                 "lambda": scale,
-                "w0_frobenius": _frobenius(w0),
-                "lambda_w0_frobenius": abs(scale) * _frobenius(w0),
-                "delta_frobenius": _frobenius(delta),
-                "sum_frobenius": _frobenius(scale * w0 + delta),
+                "w0_frobenius": float(torch.linalg.norm(w0)),
+                "lambda_w0_frobenius": abs(scale) * float(torch.linalg.norm(w0)),
+                "delta_frobenius": float(torch.linalg.norm(delta)),
+                "sum_frobenius": float(torch.linalg.norm(scale * w0 + delta)),
                 "w0_l1": float(w0.abs().sum()),
                 "delta_l1": float(delta.abs().sum()),
                 **symmetry(delta),
@@ -84,12 +87,3 @@ def symmetry(delta: Float[Tensor, "rows columns"]) -> dict[str, Any]:
         "positive": int((eigenvalues > floor).sum()),
         "negative": int((eigenvalues < -floor).sum()),
     }
-
-
-def _frobenius(x: Tensor) -> float:
-    return float(torch.linalg.norm(x))
-
-
-def _place(name: str) -> dict[str, Any]:
-    number = re.search(r"\.(\d+)\.", name)
-    return {"module": name, "layer": int(number[1]) if number else None, "projection": name.rsplit(".", 1)[-1]}

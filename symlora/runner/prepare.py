@@ -17,7 +17,7 @@ from symlora.config.identity import NOT_IDENTITY_TRAIN, config_hash
 from symlora.config.rows import Split
 from symlora.config.schema import HELD_OUT, Config
 from symlora.data.splits import holdout, load_splits
-from symlora.data.tokens import TokenizedSplit, tokenize
+from symlora.data.tokens import TokenizedSplit, tokenize_all
 from symlora.errors import SymloraError
 from symlora.model.build import encoder_is_frozen
 from symlora.model.device import pick_device, pick_precision
@@ -111,10 +111,7 @@ def prepare_data(config: Config) -> tuple[dict[str, Split], dict[str, TokenizedS
             )
     source = find(config.model)
     tokenizer = load_tokenizer(source)
-    tokens = {
-        name: tokenize(split, tokenizer, config.data.max_length, config.data.cache_dir)
-        for name, split in splits.items()
-    }
+    tokens = tokenize_all(splits, tokenizer, config.data)
     described = describe_tokenizer(tokenizer, source, tokens["train"])
     if config.data.allow_subset:
         described["notes"].append(f"data.allow_subset: these need not be the official splits ({parts})")
@@ -137,43 +134,27 @@ def describe(split: Split, tokens: TokenizedSplit, config: Config) -> dict[str, 
 
 
 def check_model(prepared: Prepared, models: Sequence[RunModel]) -> None:
-    """Check the models, record their sizes and announce the runs.
-
-    Raises:
-        SymloraError: The tokenizer is another model's, or there is no room on the disk.
-    """
-    check_vocabulary(prepared.configs[0], models[0], prepared.tokens)
-    check_space(prepared.works[0], models)
+    """Check the models, record their sizes and announce the runs."""
+    largest = max(int(split.input_ids.max()) for split in prepared.tokens.values())
+    size = models[0].encoder.model.get_input_embeddings().num_embeddings
+    if largest >= size:
+        raise SymloraError(
+            f"model={prepared.configs[0].model.name}: its tokenizer gives token {largest}, but the encoder has {size}. "
+            "The tokenizer's files beside the weights are another model's."
+        )
+    # Trained weights in float32, and 16 MiB a run for the rest.
+    needed = sum(4 * model.counts().total + 16 * 2**20 for model in models)
+    place = prepared.works[0]
+    if (free := shutil.disk_usage(place).free) < needed:
+        runs = "a run needs" if len(models) == 1 else f"{len(models)} runs need"
+        room = f"{free / 2**20:.0f} MiB left, {runs} {needed / 2**20:.0f}"
+        raise SymloraError(f"{place.parent} has {room}. Free space or set results_dir.")
     for number, model in enumerate(models):
         record, loaded = prepared.records[number], model.encoder.model.loaded
         record["parameters"] = {**vars(model.counts()), "total": model.counts().total}
         origin = record["provenance"]
         origin |= {"head": loaded["head"], "notes": [*origin["notes"], *loaded["notes"]]}
         prepared.reporters[number].started(prepared.folders[number], record)
-
-
-def check_vocabulary(config: Config, model: RunModel, tokens: Mapping[str, TokenizedSplit]) -> None:
-    """Refuse a tokenizer that gives tokens which the encoder does not have."""
-    largest = max(int(split.input_ids.max()) for split in tokens.values())
-    size = model.encoder.model.get_input_embeddings().num_embeddings
-    if largest >= size:
-        raise SymloraError(
-            f"model={config.model.name}: its tokenizer gives token {largest}, but the encoder has {size}. The "
-            "tokenizer's files beside the weights are another model's."
-        )
-
-
-def check_space(work: Path, models: Sequence[RunModel]) -> None:
-    """Refuse to train what the disk has no room for.
-
-    Trained weights in float32, and 16 MiB a run for the rest.
-    """
-    needed = sum(4 * model.counts().total + 16 * 2**20 for model in models)
-    free = shutil.disk_usage(work).free
-    if free < needed:
-        runs = "a run needs" if len(models) == 1 else f"{len(models)} runs need"
-        room = f"{free / 2**20:.0f} MiB left, {runs} {needed / 2**20:.0f}"
-        raise SymloraError(f"{work.parent} has {room}. Free space or set results_dir.")
 
 
 def _begin(config: Config, work: Path, device: torch.device, precision: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from symlora.config.schema import Config
 from symlora.data.splits import load_splits
-from symlora.data.tokens import TokenizedSplit, tokenize
+from symlora.data.tokens import TokenizedSplit, tokenize_all
 from symlora.errors import SymloraError
 from symlora.metrics.functions import chance_level
 from symlora.model.run_model import RunModel
@@ -39,14 +39,11 @@ def keep_runs(
     """
     cost = _cost(prepared)
     ended: list[tuple[Path, dict[str, Any]]] = []
-    for number, (folder, work, record) in enumerate(
-        zip(prepared.folders, prepared.works, prepared.records, strict=True)
-    ):
-        model = models[number] if models else None
+    for number, (folder, record) in enumerate(zip(prepared.folders, prepared.records, strict=True)):
         try:
-            _write(prepared.configs[number], work, record, model, fits[number], prepared.tokens, cost)
+            _write(prepared, number, models[number] if models else None, fits[number], cost)
             if prepared.processes.rank == 0:
-                publish(work, folder)
+                publish(prepared.works[number], folder)
         except (SymloraError, OSError, SafetensorError) as error:
             record = {"status": "lost", "error": str(not_kept(folder, error))}
         else:
@@ -75,15 +72,11 @@ def _cost(prepared: Prepared) -> dict[str, Any]:
 
 
 def _write(
-    config: Config,
-    work: Path,
-    record: dict[str, Any],
-    model: RunModel | None,
-    result: Fit | Exception,
-    tokens: Mapping[str, TokenizedSplit],
-    cost: dict[str, Any],
+    prepared: Prepared, number: int, model: RunModel | None, result: Fit | Exception, cost: dict[str, Any]
 ) -> None:
     """Write all of one run's files, and complete its record."""
+    config, work, record = prepared.configs[number], prepared.works[number], prepared.records[number]
+    tokens = prepared.tokens
     try:
         if isinstance(result, Exception):
             raise result
@@ -126,11 +119,7 @@ def add_tests(config: Config, folder: Path) -> dict[str, Any]:
     record, rule = model.record, config.protocol.selection
     assert record is not None
     splits = load_splits(config.task, config.data, config.task.test)
-    tokenizer = load_tokenizer(find(config.model))
-    tokens = {
-        name: tokenize(split, tokenizer, config.data.max_length, config.data.cache_dir)
-        for name, split in splits.items()
-    }
+    tokens = tokenize_all(splits, load_tokenizer(find(config.model)), config.data)
     [logits] = logits_of([model], tokens, config.device)
     work = begin(folder)
     try:
@@ -152,10 +141,7 @@ def add_tests(config: Config, folder: Path) -> dict[str, Any]:
 
 
 def _scores(config: Config, result: Fit, labels: npt.NDArray[Any]) -> dict[str, Any]:
-    """Return every epoch's scores, and those that each rule chose.
-
-    A score that is not above what a constant prediction gets is marked `at_chance`.
-    """
+    """Return all epochs' scores and the chosen ones; mark those at chance."""
     epochs = [vars(epoch) for epoch in result.epochs]
     selections: dict[str, Any] = {
         rule: {"epoch": number, "metrics": result.epochs[number - 1].metrics}
@@ -181,10 +167,7 @@ def _scores(config: Config, result: Fit, labels: npt.NDArray[Any]) -> dict[str, 
 def predictions(
     config: Config, result: Fit, model: RunModel, tokens: Mapping[str, TokenizedSplit]
 ) -> dict[tuple[str, str], Any]:
-    """Return logits by (rule, split).
-
-    Those scored in training, and the test splits by the protocol's own rule.
-    """
+    """Return logits by rule and split; of test splits by the protocol's rule."""
     found: dict[tuple[str, str], Any] = {
         (rule, split): logits for rule, by_split in sorted(result.logits.items()) for split, logits in by_split.items()
     }

@@ -23,12 +23,9 @@ BINS = 32  # losses in that file, over the whole course
 
 
 class Reporter:
-    """Prints to stderr, so that stdout stays free for results.
+    """Print to stderr, and mirror in W&B if asked.
 
-    Args:
-        config: The run.
-        quiet: Say nothing but errors.
-        mirror: Mirror the run in W&B, if its configuration asks for that.
+    `quiet` says nothing but errors. One process of several has `mirror`.
     """
 
     def __init__(self, config: Config, *, quiet: bool = False, mirror: bool = True) -> None:

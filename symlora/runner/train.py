@@ -23,11 +23,7 @@ from symlora.training.interrupt import cluster_job
 
 
 def train(config: Config) -> dict[str, Any]:
-    """Return a finished run's record, or train the run now.
-
-    Raises:
-        SymloraError: It could not be trained, or it failed; the message says why.
-    """
+    """Return a finished run's record, or train the run now."""
     if (record := finished_record(config)) is not None:
         Reporter(config).skipped(run_folder(config), record)
         clear_settled(Path(config.results_dir))
@@ -63,11 +59,7 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def command(words: list[str]) -> None:
-    """Run `symlora train` with these overrides and options of Hydra.
-
-    Raises:
-        SymloraError: A word cannot be read, or names what is not there.
-    """
+    """Run `symlora train` with these overrides and options of Hydra."""
     check_files()
     if {"-m", "--multirun"} & {*words} and {"-c", "--cfg"} & {word.partition("=")[0] for word in words}:
         raise SymloraError("--cfg prints the configuration of one run: leave out -m, and give one value a setting")

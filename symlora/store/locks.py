@@ -41,14 +41,16 @@ def locked(results_dir: Path, folder: Path, wait: float = WAIT) -> Iterator[None
         lock.acquire(poll_interval=0.05)
         path.write_text(json.dumps({"host": platform.node(), "process": os.getpid(), "since": time.time()}))
     except Timeout:
-        raise Busy(_owner_text(path)) from None
+        said = _said(path)
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(said["since"]))
+        raise Busy(f"process {said['process']} on {said['host']} trains it since {since}") from None
     except OSError as error:
         lock.release()
         raise SymloraError(
             f"{path} cannot be locked: {error.strerror or error}. Set results_dir=<a writable folder>, on a file "
             "system that has locks."
         ) from error
-    progress = _progress_file(path)
+    progress = _progress_file(results_dir, folder)
     progress.unlink(missing_ok=True)  # of a process that was killed
     try:
         yield
@@ -59,7 +61,7 @@ def locked(results_dir: Path, folder: Path, wait: float = WAIT) -> Iterator[None
 
 def write_progress(results_dir: Path, folder: Path, content: Mapping[str, Any]) -> None:
     """Say how far a locked run is; ignore a full disk."""
-    path = _progress_file(_lock_file(results_dir, folder))
+    path = _progress_file(results_dir, folder)
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     with suppress(OSError):
         temporary.write_text(json.dumps(content))
@@ -69,7 +71,7 @@ def write_progress(results_dir: Path, folder: Path, content: Mapping[str, Any]) 
 def read_progress(results_dir: Path, folder: Path) -> dict[str, Any]:
     """Read how far a run is; empty where it has not said."""
     try:
-        found: dict[str, Any] = json.loads(_progress_file(_lock_file(results_dir, folder)).read_text())
+        found: dict[str, Any] = json.loads(_progress_file(results_dir, folder).read_text())
         return found
     except (OSError, ValueError):
         return {}
@@ -80,15 +82,13 @@ def holder(results_dir: Path, folder: Path) -> dict[str, Any] | None:
     path = _lock_file(results_dir, folder)
     if not path.exists():
         return None
-    lock = FileLock(path, timeout=0, fallback_to_soft=False)
     try:
-        lock.acquire()
+        with FileLock(path, timeout=0, fallback_to_soft=False):
+            return None
     except Timeout:
         return _said(path)
     except OSError:
         return None
-    lock.release()
-    return None
 
 
 def _lock_file(results_dir: Path, folder: Path) -> Path:
@@ -96,8 +96,8 @@ def _lock_file(results_dir: Path, folder: Path) -> Path:
     return results_dir / FOLDER / f"{name}.lock"
 
 
-def _progress_file(lock_file: Path) -> Path:
-    return lock_file.with_suffix(".progress")
+def _progress_file(results_dir: Path, folder: Path) -> Path:
+    return _lock_file(results_dir, folder).with_suffix(".progress")
 
 
 def _said(path: Path) -> dict[str, Any]:
@@ -108,9 +108,3 @@ def _said(path: Path) -> dict[str, Any]:
         return {"host": str(content["host"]), "process": int(content["process"]), "since": since}
     except (OSError, ValueError, KeyError, TypeError, OverflowError):  # it is being written, or is no work of ours
         return {"host": "?", "process": 0, "since": time.time()}
-
-
-def _owner_text(path: Path) -> str:
-    said = _said(path)
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(said["since"]))
-    return f"process {said['process']} on {said['host']} trains it since {since}"
