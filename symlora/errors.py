@@ -11,7 +11,8 @@ OFFLINE_HELP = (
 class SymloraError(Exception):
     """Bad input or environment: what is wrong, where, what to do.
 
-    The command line prints the message alone (no traceback) and exits non-zero.
+    The command line prints the message alone (no traceback) and exits non-zero. Whatever reads settings, files or the
+    hub may raise it.
     """
 
 

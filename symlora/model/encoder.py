@@ -95,8 +95,9 @@ class Encoder(nn.Module):
 
     def _flat(self, batch: Batch) -> Tensor:
         device, tokens = self.device, len(batch.input_ids)
-        # Tokens of no sentence fill the batch up, so that few numbers of tokens occur: oneDNN compiles for each.
-        extra = -tokens % _granule(tokens) if self.dtype == torch.bfloat16 else 0
+        # Tokens of no sentence fill the batch up to a multiple of a power of 2 (1/16 to 1/32 of them), so that few
+        # numbers of tokens occur: oneDNN compiles for each.
+        extra = -tokens % (1 << max(4, tokens.bit_length() - 5)) if self.dtype == torch.bfloat16 else 0
         positions = torch.arange(tokens) - torch.repeat_interleave(batch.starts, batch.lengths) + self._first_position
         inputs = {"input_ids": batch.input_ids, "position_ids": positions}
         if self._takes_token_types:
@@ -155,11 +156,6 @@ class Encoder(nn.Module):
             output.last_hidden_state = first
             return output
         return (first, *output[1:])
-
-
-def _granule(tokens: int) -> int:
-    """Return a power of 2: about 1/16 to 1/32 of the tokens."""
-    return 1 << max(4, tokens.bit_length() - 5)
 
 
 def _to_float32(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -66,7 +66,7 @@ class Packed(nn.Module):
         dim, counts = self.masks.counts(x)
         rows, most = (x[0] if dim else x), max(counts)
         fill = None if min(counts) == most else Fill.of(counts, x.device)
-        stacked = rows if fill is None else fill.fill(rows)
+        stacked = rows if fill is None else _gathered(rows, fill.index, fill.back)
         stacked = stacked.view(len(counts), *((1,) if dim else ()), most, *rows.shape[1:])
         keys = torch.zeros(len(rows), dtype=torch.int64, device=x.device)
         if drops(self.members[0]):
@@ -74,7 +74,7 @@ class Packed(nn.Module):
         keys = (keys if fill is None else keys[fill.index]).view(len(counts), most)
         out = self._together(stacked, keys).flatten(0, 2 if dim else 1)
         if fill is not None:
-            out = fill.take_back(out)
+            out = _gathered(out, fill.back, fill.index, fill.surplus)
         return out[None] if dim else out
 
     def _together(self, stacked: Tensor, keys: Tensor) -> Tensor:
@@ -131,12 +131,14 @@ class Gather(torch.autograd.Function):
         return found if surplus is None else found.index_fill_(0, surplus, 0.0), None, None, None
 
 
+def _gathered(x: Tensor, index: Tensor, inverse: Tensor, surplus: Tensor | None = None) -> Tensor:
+    out: Tensor = Gather.apply(x, index, inverse, surplus)  # type: ignore[no-untyped-call]
+    return out
+
+
 @dataclass(frozen=True)
 class Fill:
-    """Fill runs up to equal numbers of rows, and back.
-
-    With copies of each run's own first row.
-    """
+    """Fill runs up to equal numbers of rows by copies of their first."""
 
     index: Tensor  # the row at each of the K · most places: int64
     back: Tensor  # the place of each row: int64 [R]
@@ -153,16 +155,6 @@ class Fill:
         real = real.flatten()
         places = (index, real.nonzero().flatten(), (~real).nonzero().flatten())
         return Fill(*(to_device(part, device) for part in places))
-
-    def fill(self, rows: Tensor) -> Tensor:
-        """Fill up rows: [R, …] to [K · most, …]."""
-        out: Tensor = Gather.apply(rows, self.index, self.back, None)  # type: ignore[no-untyped-call]
-        return out
-
-    def take_back(self, filled: Tensor) -> Tensor:
-        """Take rows back: [K · most, …] to [R, …]."""
-        out: Tensor = Gather.apply(filled, self.back, self.index, self.surplus)  # type: ignore[no-untyped-call]
-        return out
 
 
 class PackedModel:

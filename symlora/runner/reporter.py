@@ -106,13 +106,9 @@ class Reporter:
     def epoch(self, epoch: "Epoch") -> None:
         """Report an epoch."""
         self._scores.append(next(iter(epoch.metrics.values())).get(self.config.task.score))
-        scores = "  ".join(
-            f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-            for split, metrics in epoch.metrics.items()
-        )
         self._say(
-            f"  epoch {epoch.number}/{self.config.train.epochs}  loss {epoch.train_loss:.3f}  {scores}"
-            f"  ({epoch.seconds:.0f} s)"
+            f"  epoch {epoch.number}/{self.config.train.epochs}  loss {epoch.train_loss:.3f}  "
+            f"{_metrics(epoch.metrics)}  ({epoch.seconds:.0f} s)"
         )
         if self._mirror is not None:
             flat = {
@@ -156,12 +152,8 @@ class Reporter:
                 f"  stopped after epoch {stopped} of {train.epochs}: no better score (train.patience={train.patience})"
             )
         for rule, chosen in record["selections"].items():
-            values = "  ".join(
-                f"{split}: " + ", ".join(f"{name} {_number(value)}" for name, value in metrics.items())
-                for split, metrics in chosen["metrics"].items()
-            )
             mark = "*" if rule == record["score"]["selection"] else " "
-            self._say(f"  {mark} {rule:8} (epoch {chosen['epoch']})  {values}")
+            self._say(f"  {mark} {rule:8} (epoch {chosen['epoch']})  {_metrics(chosen['metrics'])}")
         self._say(f"  {_score(record)}; {format_duration(record['cost']['seconds'])}")
         if record["score"]["at_chance"]:
             chance = record["score"]["chance"]
@@ -263,6 +255,14 @@ def _title(config: Config) -> str:
 def _score(record: dict[str, Any]) -> str:
     score = record["score"]
     return f"{score['metric']} {_number(score['value'])} on {score['split']} ({score['selection']} epoch)"
+
+
+def _metrics(metrics: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Format the metrics of every split."""
+    return "  ".join(
+        f"{split}: " + ", ".join(f"{name} {_number(value)}" for name, value in values.items())
+        for split, values in metrics.items()
+    )
 
 
 def _number(value: float | None) -> str:

@@ -35,17 +35,11 @@ _LAYER = re.compile(r"\.(\d+)\.")
 
 @dataclass(frozen=True)
 class Factors:
-    """ΔW = left @ right of one adapted matrix, but for its scale α/r.
+    """ΔW = left @ right of one adapted matrix, but for its scale α/r."""
 
-    Attributes:
-        module: Full name, as the file has it.
-        left: n_out × r: LoRA's B, SymLoRA's Q diag(Λ).
-        right: r × n_in: LoRA's A, SymLoRA's Qᵀ.
-    """
-
-    module: str
-    left: Array
-    right: Array
+    module: str  # full name, as the file has it
+    left: Array  # n_out × r: LoRA's B, SymLoRA's Q diag(Λ)
+    right: Array  # r × n_in: LoRA's A, SymLoRA's Qᵀ
 
     @property
     def layer(self) -> int:
@@ -61,19 +55,12 @@ class Factors:
 
 @dataclass(frozen=True)
 class StoredAdapter:
-    """An adapter as its files have it.
-
-    Attributes:
-        folder: Where the files are.
-        config: PEFT's configuration, of whatever method.
-        tensors: By name, as PEFT saved them: the adapter's own, and those of `modules_to_save`.
-        run: The content of run.json, if the adapter is a run's.
-    """
+    """An adapter as its files have it."""
 
     folder: Path
-    config: Any
-    tensors: dict[str, Tensor]
-    run: dict[str, Any] | None = None
+    config: Any  # PEFT's, of whatever method
+    tensors: dict[str, Tensor]  # by name, as PEFT saved them: the adapter's own, and those of `modules_to_save`
+    run: dict[str, Any] | None = None  # the content of run.json, if the adapter is a run's
 
     @property
     def method(self) -> str:
@@ -81,11 +68,7 @@ class StoredAdapter:
         return str(getattr(self.config.peft_type, "value", self.config.peft_type))
 
     def factors(self) -> list[Factors]:
-        """Return the low-rank factors of every adapted matrix, in float64.
-
-        Raises:
-            SymloraError: ΔW is no product of two factors, or a factor lacks its partner.
-        """
+        """Return the low-rank factors of every adapted matrix, in float64."""
         if self.method not in _PRODUCTS or getattr(self.config, "use_dora", False):
             name = "DoRA" if self.method in _PRODUCTS else self.method
             raise SymloraError(

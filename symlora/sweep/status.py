@@ -65,13 +65,6 @@ def costs(records: Iterable[Mapping[str, Any]]) -> Costs:
     return seconds
 
 
-def expected(run: RunStatus, costs: Costs) -> float | None:
-    """Return the mean seconds of such runs; None without any."""
-    of_task = [second for (task, _), seconds in costs.items() if task == run.task for second in seconds]
-    known = costs.get((run.task, run.method), of_task)
-    return fmean(known) if known else None
-
-
 def time_left(runs: Iterable[RunStatus], costs: Costs, workers: int) -> tuple[float, int]:
     """Estimate the seconds left, and count the runs of unknown cost.
 
@@ -88,8 +81,9 @@ def seconds_left(run: RunStatus, costs: Costs) -> float | None:
     """Estimate a run's seconds left by its steps, else its like."""
     if "left" in run.progress:
         return float(run.progress["left"])
-    mean = expected(run, costs)
-    return None if mean is None else max(0.0, mean - run.elapsed)
+    of_task = [second for (task, _), seconds in costs.items() if task == run.task for second in seconds]
+    known = costs.get((run.task, run.method), of_task)
+    return max(0.0, fmean(known) - run.elapsed) if known else None
 
 
 def table(runs: Sequence[RunStatus], costs: Costs, workers: int) -> str:

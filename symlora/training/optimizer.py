@@ -23,9 +23,9 @@ class AdamW(torch.optim.AdamW):
     layer. one: toward the pre-trained model, λ ← λ + lr·wd·(1 - λ), that is, λ - 1 decays.
 
     Args:
-        named: Names and values of what is trained.
+        named: What is trained.
         train: Learning rates and decay; betas and epsilon are torch's (0.9, 0.999, 1e-8), as in the Trainer.
-        method: Its `lambda_decay` and `lr_ratio`.
+        method: Its `lambda_decay` and `lr_ratio` count.
         in_head: Tells from its name whether a parameter is the head's.
     """
 

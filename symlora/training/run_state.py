@@ -55,13 +55,10 @@ class RunState:
         done = trained or result.ended
         rules = [rule for rule in result.state if done or rule != "last"] if result.error is None else []
         kept = {
+            **vars(result),
             "epochs": [vars(epoch) for epoch in result.epochs],
-            "chosen": result.chosen,
             "logits": {rule: result.logits[rule] for rule in rules},
             "state": {rule: result.state[rule] for rule in rules},
-            "tokens": result.tokens,
-            "train_seconds": result.train_seconds,
-            "stopped_epoch": result.stopped_epoch,
             "error": None if result.error is None else str(result.error),
         }
         if done:
@@ -81,10 +78,9 @@ class RunState:
     def load(self, saved: dict[str, Any]) -> None:
         """Puts back what `save` returned."""
         kept, result = saved["result"], self.result
+        vars(result).update(kept)
         result.epochs = [Epoch(**epoch) for epoch in kept["epochs"]]
         result.error = None if kept["error"] is None else Diverged(kept["error"])
-        for name in ("chosen", "logits", "state", "tokens", "train_seconds", "stopped_epoch"):
-            setattr(result, name, kept[name])
         if "model" not in saved:
             return
         self.model.load_state(saved["model"])
