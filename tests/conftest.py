@@ -211,3 +211,20 @@ def epoch_batches(data: TokenizedSplit, batch_size: int, seed: int, epoch: int) 
     """The batches of one run's epoch, as training takes them."""
     order = epoch_order(len(data), seed, epoch)
     return [pack_batch(data, [order], batch_size, step) for step in range(steps_per_epoch(len(data), batch_size))]
+
+
+def fit(
+    config: Config,
+    data: dict[str, TokenizedSplit],
+    model: Any,
+    on_step: Callable[[Any], object] = lambda progress: None,
+    on_epoch: Callable[[Any], object] = lambda epoch: None,
+) -> Any:
+    """Train one run as a pack of one; raise where it diverged."""
+    from symlora.model.pack import PackedModel
+    from symlora.training.loop import fit_pack
+
+    [result] = fit_pack([config], data, PackedModel([model]), lambda _, p: on_step(p), lambda _, e: on_epoch(e))
+    if result.error is not None:
+        raise result.error
+    return result

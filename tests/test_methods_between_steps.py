@@ -13,7 +13,7 @@ import numpy as np
 import peft
 import pytest
 import torch
-from conftest import TinyFactory, epoch_batches, made_up, run_config
+from conftest import TinyFactory, epoch_batches, fit, made_up, run_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layers import model_of
@@ -34,7 +34,7 @@ from symlora.model.packable import check_packable
 from symlora.model.run_model import RunModel
 from symlora.runner.norms import adapter_norms
 from symlora.training.hooks import AdaLora, step_hook
-from symlora.training.loop import fit, predict
+from symlora.training.loop import predict
 
 CPU = torch.device("cpu")
 LENGTHS = [5, 3, 12, 4, 8, 8, 3, 15, 7, 3, 4]

@@ -14,7 +14,7 @@ import numpy as np
 import peft
 import pytest
 import torch
-from conftest import TinyFactory, made_up, run_config
+from conftest import TinyFactory, fit, made_up, run_config
 from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import load_file
@@ -37,7 +37,6 @@ from symlora.model.build import build, encoder_is_frozen
 from symlora.model.catalog import examine
 from symlora.model.run_model import HEAD_FILE, RunModel
 from symlora.training.hooks import step_hook
-from symlora.training.loop import fit
 from symlora.training.optimizer import AdamW
 
 CPU = torch.device("cpu")

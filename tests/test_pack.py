@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TinyFactory, made_up, run_config
+from conftest import TinyFactory, fit, made_up, run_config
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,7 +18,7 @@ from symlora.data.batches import eval_batches, gather, pack_batch
 from symlora.data.tokens import TokenizedSplit
 from symlora.model.build import build, build_pack
 from symlora.model.pack import Packed, PackedModel
-from symlora.training.loop import fit, fit_pack, losses_of, predict, predict_pack, train_step
+from symlora.training.loop import fit_pack, losses_of, predict, predict_pack, train_step
 from symlora.training.result import Diverged, Fit
 from symlora.training.run_state import RunState
 

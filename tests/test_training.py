@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TinyFactory, epoch_batches, made_up, run_config
+from conftest import TinyFactory, epoch_batches, fit, made_up, run_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from symlora.model.build import build
 from symlora.model.encoder import Encoder
 from symlora.model.run_model import RunModel
 from symlora.runner.norms import adapter_norms
-from symlora.training.loop import StepProgress, fit, losses_of, predict
+from symlora.training.loop import StepProgress, losses_of, predict
 from symlora.training.optimizer import AdamW, linear_schedule
 from symlora.training.result import Diverged, Epoch, Fit, metrics_of, out_of_patience, predictions_of, rules_met
 from symlora.training.run_state import RunState

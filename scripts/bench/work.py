@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from symlora.config.rows import Rows
 from symlora.config.schema import Config
-from symlora.data.batches import Rows
 from symlora.data.tokens import TokenizedSplit
 from symlora.errors import SymloraError
 

@@ -47,10 +47,7 @@ class HoulsbyConfig(AdapterConfig, method="houlsby"):
 
 
 class HoulsbyLinear(AdapterLayer):
-    """Put bottleneck adapters on a linear layer's output.
-
-    Several adapters at work follow one another, in the order in which they were switched on.
-    """
+    """Put bottleneck adapters on a linear layer's output; several add up."""
 
     adapter_layer_names = ("houlsby_down", "houlsby_down_bias", "houlsby_up", "houlsby_up_bias")
 

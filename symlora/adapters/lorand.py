@@ -56,10 +56,7 @@ class LorandConfig(AdapterConfig, method="lorand"):
 
 
 class LorandLinear(AdapterLayer):
-    """Put LoRand adapters on a linear layer's output.
-
-    Several adapters at work follow one another, in the order in which they were switched on.
-    """
+    """Put LoRand adapters on a linear layer's output; several add up."""
 
     adapter_layer_names = (
         *("lorand_down_P", "lorand_down_Q", "lorand_K", "lorand_up_P", "lorand_up_Q"),

@@ -131,12 +131,10 @@ def _data_sha256(root: Path, task: str) -> str:
 
 def own_sha256(place: Path) -> str:
     """Hash the files of an own table, whatever they are called."""
-    files = [path for group in find_tables(place).values() for part in group for path in _files(part)]
+    parts = [part for group in find_tables(place).values() for part in group]
+    files = [path for part in parts for path in ([part] if part.is_file() else sorted(part.rglob("*")))]
+    files = [path for path in files if path.is_file()]
     return files_sha256(place.parent if place.is_file() else place, files)
-
-
-def _files(part: Path) -> list[Path]:
-    return [part] if part.is_file() else [path for path in sorted(part.rglob("*")) if path.is_file()]
 
 
 def file_sha256(path: Path) -> str:

@@ -138,9 +138,10 @@ def _parsed(columns: Columns, where: str, split: str, task: TaskConfig) -> Split
                 found = f"holds {text!r}, which is no text" if text not in (None, "") else "is empty"
                 raise SymloraError(f"{where}: row {number}, column {name} {found}. Correct or remove that row.")
     values = columns.get(task.label)
-    rows, kind = len(texts[0]), np.float32 if task.regression else np.int64
+    rows = np.arange(len(texts[0]))
+    kind: Any = np.float32 if task.regression else np.int64
     if values is None or (split == "test" and all(_hidden(value, split) for value in values)):
-        return Split(split, texts, np.full(rows, -1, kind), np.arange(rows))
+        return Split(split, texts, np.full(len(rows), -1, kind), rows)
     _refuse_empty(values, where, task.label)
     numbers = {name: number for number, name in enumerate(task.labels)}
     if not any(map(_whole, task.labels)):  # then a number stands for a class
@@ -151,7 +152,7 @@ def _parsed(columns: Columns, where: str, split: str, task: TaskConfig) -> Split
         row = labels.index(None)
         expected = "a number" if task.regression else f"one of {', '.join(task.labels[:20])}"
         raise SymloraError(f"{where}: row {row + 1}, column {task.label} holds {values[row]!r}; expected {expected}.")
-    return Split(split, texts, np.array(labels, kind), np.arange(rows))
+    return Split(split, texts, np.array(labels, kind), rows)
 
 
 def _refuse_empty(values: list[Any], where: str, column: str) -> None:

@@ -1,4 +1,4 @@
-"""Hold the rows of a split, and draw some class by class in proportion."""
+"""Hold a split's rows; draw some in proportion to the classes."""
 
 from __future__ import annotations
 

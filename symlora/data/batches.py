@@ -14,10 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from symlora.config.rows import Rows
 from symlora.data.tokens import TokenizedSplit
 from symlora.seeds import numpy_generator
-
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

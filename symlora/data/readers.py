@@ -18,12 +18,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from symlora.config.schema import DataConfig, TaskConfig
 from symlora.errors import OFFLINE_HELP, SymloraError, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from symlora.config.schema import DataConfig, TaskConfig
 
 # Of a split called {split} of the hub's config {config}; the first that matches any file is read.
 _PARQUET = (

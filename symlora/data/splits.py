@@ -17,14 +17,12 @@ import numpy as np
 
 from symlora.config.own_task import read_own
 from symlora.config.rows import SLICE_SEED, Labels, Split, choose_rows
-from symlora.config.schema import HELD_OUT
+from symlora.config.schema import HELD_OUT, DataConfig, TaskConfig
 from symlora.data.readers import read_folder, read_hub
 from symlora.errors import SymloraError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from symlora.config.schema import DataConfig, TaskConfig
 
 SCORE_RANGE = (0.0, 5.0)  # STS-B, GLUE's one regression task
 # AX, the diagnostic set that GLUE wants an MNLI model's predictions of, is a config of its own on the hub.

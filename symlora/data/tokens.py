@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from symlora.config.rows import Labels, Rows, Split
+from symlora.config.schema import DataConfig
 from symlora.errors import SymloraError
 from symlora.store.files import atomic_write
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
-
-    from symlora.config.rows import Split
-    from symlora.config.schema import DataConfig
 
 FORMAT = "symlora-tokens-1"  # change it when the arrays' meaning changes: old cache files are then left alone
 _CHUNK = 4096  # rows tokenised at once: bounds the memory of Python lists (MNLI has 392,702 rows)
@@ -41,8 +40,8 @@ class TokenizedSplit:
     input_ids: npt.NDArray[np.uint16] | npt.NDArray[np.int32]  # [tokens], int32 for vocabularies over 65,536
     token_type_ids: npt.NDArray[np.uint8] | None  # [tokens] which text it is of; None without segments (RoBERTa)
     offsets: npt.NDArray[np.int64]  # [rows + 1] where each row begins and ends; no row is empty
-    labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]  # [rows] as in Split
-    idx: npt.NDArray[np.int64]  # [rows] as in Split
+    labels: Labels  # [rows] as in Split
+    idx: Rows  # [rows] as in Split
     truncated: int  # number of rows that were cut at the maximal length
 
     def __post_init__(self) -> None:
@@ -82,7 +81,6 @@ def tokenize(
     only a warning.
 
     Args:
-        split: The rows.
         tokenizer: Any Hugging Face tokenizer. One not backed by the `tokenizers` library has no state that can be
             written into the cache's key, so that its tokens are not cached.
         max_length: Tokens at which a row is cut, special tokens included.
@@ -174,12 +172,12 @@ def _segments(encoded: BatchEncoding, texts: int) -> list[list[int]]:
     rows: list[list[int]] = encoded["token_type_ids"]
     if texts == 1 or not encoded.is_fast or any(map(any, rows)):
         return rows
-    return [_from_second_text(encoded.sequence_ids(row)) for row in range(len(rows))]
-
-
-def _from_second_text(sequences: list[int | None]) -> list[int]:
-    start = sequences.index(1) if 1 in sequences else len(sequences)
-    return [0] * start + [1] * (len(sequences) - start)
+    found = []
+    for row in range(len(rows)):
+        sequences = encoded.sequence_ids(row)
+        start = sequences.index(1) if 1 in sequences else len(sequences)
+        found.append([0] * start + [1] * (len(sequences) - start))
+    return found
 
 
 def _cache_key(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str | None:

@@ -43,12 +43,10 @@ def build_pack(
 
     Args:
         configs: The runs; they share encoder, task and method, and differ in seed and hyper-parameters.
-        device: Where to train.
         precision: A key of DTYPES, of frozen weights and activations; an encoder that trains is always fp32.
         trained: For each run, what puts its trained values on the classifier and returns PEFT's model, if any.
 
     Raises:
-        SymloraError: The encoder cannot be found or loaded, the adapter does not fit it, or `init_from` does not fit.
         CannotPack: These runs cannot share a pass (`PackedModel`).
     """
     first = configs[0]

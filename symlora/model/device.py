@@ -6,8 +6,8 @@ import torch
 
 from symlora.errors import SymloraError
 
+# Of frozen weights and activations, by `precision`
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Of frozen weights and activations, by `precision`."""
 
 
 def pick_device(name: str) -> torch.device:

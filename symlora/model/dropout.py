@@ -193,7 +193,6 @@ class Dropout(nn.Module):
     The identity outside of training.
 
     Args:
-        p: Probability of a zero.
         masks: Where the keys of rows are found.
         site: A number of this module's own.
     """

@@ -15,11 +15,7 @@ class CannotPack(ValueError):
 
 
 def check_packable(method: MethodConfig) -> None:
-    """Refuses methods whose runs cannot share an encoder.
-
-    Raises:
-        CannotPack: They train, or rewrite, what is shared; or their layers do not work on a stack of runs.
-    """
+    """Raise CannotPack for methods whose runs cannot share an encoder."""
     why = None
     arguments = method.peft_config
     if method.trains == "all":

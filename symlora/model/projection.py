@@ -14,24 +14,18 @@ factors that stay float32 parameters; λ is applied in float32. With z = W0ᵀ d
     dx = λ z + U diag(m) Vᵀ dy,   dλ = Σ x · z,   d(V diag(m)) = Σ dy pᵀ,   dU = Σ x (diag(m) Vᵀ dy)ᵀ
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
-from torch.nn.functional import grouped_mm
 
 from symlora.adapters.symlora import SymLoraLinear
-from symlora.model.device import to_device
 from symlora.model.dropout import Masks, drops
 from symlora.model.fused import combine, combine_back, fuses
-
-MOST_COLUMNS = 256  # of all runs' low-rank factors side by side
+from symlora.model.grouped import RunRows, by_run, finite, outer
 
 
 def use_projection(model: nn.Module, masks: Masks) -> None:
@@ -89,25 +83,9 @@ def projected(layers: Sequence[Any], x: Tensor, masks: Masks) -> Tensor:
     V = layers[0].scaling[name] * V
     rows = None
     if len(layers) > 1:
-        rows = Rows.of(masks.counts(x)[1], x.device)
+        rows = RunRows.of(masks.counts(x)[1], x.device)
     out: Tensor = _Projection.apply(x.flatten(0, -2), base.weight, base.bias, U, V, lam, rows)  # type: ignore[no-untyped-call]
     return out.view(*x.shape[:-1], -1)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Whose the rows of a pack are: one run's after the other's."""
-
-    ends: Tensor  # last row of each run + 1: int32 [K]
-    runs: Tensor  # number of each row's run: int64 [T]
-
-    @staticmethod
-    @lru_cache(maxsize=2)  # all layers of a batch ask for the same
-    def of(counts: tuple[int, ...], device: torch.device) -> "Rows":
-        """Number the rows of runs that have so many each."""
-        numbers = np.repeat(np.arange(len(counts)), counts)
-        ends = np.cumsum(counts, dtype=np.int32)
-        return Rows(to_device(torch.from_numpy(ends), device), to_device(torch.from_numpy(numbers), device))
 
 
 class _Projection(torch.autograd.Function):
@@ -119,7 +97,7 @@ class _Projection(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Any, U: Tensor, V: Tensor, lam: Any, rows: Any) -> Tensor:
         U, V = U.to(x.dtype), V.to(x.dtype)
-        low = _by_run(x, U, rows)
+        low = by_run(x, U, rows)
         out = _combined(nn.functional.linear(x, weight, bias), low, V, rows, lam, bias)
         ctx.save_for_backward(x, weight, U, V, low, *([] if lam is None else [lam]))
         ctx.rows = rows
@@ -130,60 +108,25 @@ class _Projection(torch.autograd.Function):
         x, weight, U, V, low, *others = ctx.saved_tensors
         lam, rows = others[0] if others else None, ctx.rows
         dy = grads[0].contiguous()
-        d_low = _by_run(dy, V.mT, rows)
+        d_low = by_run(dy, V.mT, rows)
         d_x = d_lam = None
         if ctx.needs_input_grad[0] or lam is not None:
             z = dy @ weight
             if lam is not None and ctx.needs_input_grad[0] and fuses(z.dtype, z.numel()):
-                d_x, dots = combine_back(z, _by_run(d_low, U.mT, rows), _of_rows(lam, z, rows), x)
+                d_x, dots = combine_back(z, by_run(d_low, U.mT, rows), _of_rows(lam, z, rows), x)
             else:
                 dots = None if lam is None else (x * z).sum(1, dtype=torch.float32)
                 d_x = _combined(z, d_low, U.mT, rows, lam) if ctx.needs_input_grad[0] else None
             if dots is not None and lam is not None:
                 d_lam = dots.sum()[None] if rows is None else torch.zeros_like(lam).index_add_(0, rows.runs, dots)
         # A row of x or dy that is not finite has a low-rank product that is not.
-        finite = x.device.type == "cpu" and _finite(low, d_low)
-        d_U, d_V = (_outer(a, b, rows, finite).float() for a, b in ((x, d_low), (low, dy)))
+        all_finite = x.device.type == "cpu" and finite(low, d_low)
+        d_U, d_V = (outer(a, b, rows, all_finite).float() for a, b in ((x, d_low), (low, dy)))
         return d_x, None, None, d_U, d_V, d_lam, None
 
 
-def _by_run(x: Tensor, factors: Tensor, rows: Rows | None) -> Tensor:
-    """Multiply each run's rows by its factor.
-
-    Factors are [K, n, r] or [K, r, n]. A product from the low rank is taken of all runs at once only where nothing in
-    it is NaN or infinite.
-    """
-    if rows is None:
-        return x @ factors[0]
-    number, width, height = factors.shape
-    if not _in_blocks(x, number * min(width, height)):
-        return grouped_mm(x, factors, offs=rows.ends)
-    if height < width:  # every run's columns for all rows, of which each row takes its own
-        found = (x @ factors.transpose(0, 1).flatten(1)).view(-1, number, height)
-        return found.take_along_dim(rows.runs[:, None, None], 1)[:, 0]
-    if not _finite(x, factors):
-        return grouped_mm(x, factors, offs=rows.ends)
-    return _spread(x, rows, number) @ factors.flatten(0, 1)
-
-
-def _in_blocks(x: Tensor, columns: int) -> bool:
-    """Tell whether one product for all runs pays: CPUs group none."""
-    return x.device.type == "cpu" and columns <= MOST_COLUMNS
-
-
-def _finite(*tensors: Tensor) -> bool:
-    """Tell whether none is NaN or infinite: 0 times it is 0."""
-    return all(math.isfinite(tensor.sum().item()) for tensor in tensors)
-
-
-def _spread(low: Tensor, rows: Rows, number: int) -> Tensor:
-    """Put each row at its run's columns among zeros: [T, K · r]."""
-    spread = low.new_zeros(len(low), number, low.shape[1])
-    return spread.scatter_(1, rows.runs[:, None, None].expand(-1, 1, low.shape[1]), low[:, None]).flatten(1)
-
-
 def _combined(
-    out: Tensor, low: Tensor, factors: Tensor, rows: Rows | None, lam: Tensor | None, bias: Tensor | None = None
+    out: Tensor, low: Tensor, factors: Tensor, rows: RunRows | None, lam: Tensor | None, bias: Tensor | None = None
 ) -> Tensor:
     """Return b + λ (out - b) + each run's `low` times its factor.
 
@@ -191,10 +134,10 @@ def _combined(
     back to it until λ is 2^-9 away from 1.
     """
     if lam is None:
-        return out.addmm_(low, factors[0]) if rows is None else out.add_(_by_run(low, factors, rows))
+        return out.addmm_(low, factors[0]) if rows is None else out.add_(by_run(low, factors, rows))
     if not out.is_cpu or fuses(out.dtype, out.numel()):
         shift = out.new_zeros(out.shape[1]) if bias is None else bias
-        result: Tensor = combine(out, _by_run(low, factors, rows), _of_rows(lam, out, rows), shift)
+        result: Tensor = combine(out, by_run(low, factors, rows), _of_rows(lam, out, rows), shift)
         return result
     shifts = (1 - lam[:, None]) * (torch.zeros(1) if bias is None else bias.float())
     parts = [(out, low)]
@@ -208,18 +151,6 @@ def _combined(
     return out
 
 
-def _of_rows(lam: Tensor, out: Tensor, rows: Rows | None) -> Tensor:
+def _of_rows(lam: Tensor, out: Tensor, rows: RunRows | None) -> Tensor:
     """Return each row's λ: [T, 1]."""
     return lam.repeat(len(out))[:, None] if rows is None else lam[rows.runs][:, None]
-
-
-def _outer(a: Tensor, b: Tensor, rows: Rows | None, finite: bool) -> Tensor:
-    """Sum up outer products of each run's rows."""
-    if rows is None:
-        return (a.mT @ b)[None]
-    number, width, height = len(rows.ends), a.shape[1], b.shape[1]
-    if not finite or not _in_blocks(a, number * min(width, height)):
-        return grouped_mm(a.mT, b, offs=rows.ends)
-    if height < width:
-        return (a.mT @ _spread(b, rows, number)).view(width, number, height).transpose(0, 1)
-    return (_spread(a, rows, number).mT @ b).view(number, width, height)

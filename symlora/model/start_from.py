@@ -70,14 +70,10 @@ def initialise_from(run_model: RunModel, source: Path) -> None:
     except RuntimeError as error:  # another shape: another rank or another encoder
         reason = " ".join(str(error).split())[:600]
         raise SymloraError(f"init_from={adapter.folder} does not fit this run's adapter: {reason}") from error
-    _describe(model, _modules(in_head & taken), _modules(other_head))
-
-
-def _describe(model: Any, taken: list[str], left_out: list[str]) -> None:
-    """Enter into `model.loaded` which modules of the head the adapter brought."""
-    head = {how: [name for name in names if name not in taken] for how, names in model.loaded["head"].items()}
-    notes = [f"init_from: {', '.join(left_out)} of that adapter left out: this classifier has none"] if left_out else []
-    model.loaded = {"head": {**head, "taken": taken}, "notes": [*model.loaded["notes"], *notes]}
+    brought, left_out = _modules(in_head & taken), ", ".join(_modules(other_head))
+    head = {how: [name for name in names if name not in brought] for how, names in model.loaded["head"].items()}
+    notes = [f"init_from: {left_out} of that adapter left out: this classifier has none"] if left_out else []
+    model.loaded = {"head": {**head, "taken": brought}, "notes": [*model.loaded["notes"], *notes]}
 
 
 def _named_as_in_classifier(tensors: dict[str, Tensor], encoder: str) -> dict[str, Tensor]:

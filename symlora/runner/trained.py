@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +156,8 @@ def logits_of(
     for number, model in enumerate(models):
         groups.setdefault(_shares(model, number), []).append(number)
     for members in groups.values():
-        numbers = iter(members)
-        while part := list(islice(numbers, TOGETHER)):
+        for start in range(0, len(members), TOGETHER):
+            part = members[start : start + TOGETHER]
             try:
                 results = _forward([models[number] for number in part], splits, place)
             except CannotPack:

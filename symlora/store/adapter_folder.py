@@ -78,12 +78,7 @@ class StoredAdapter:
 
 
 def read_adapter(source: Path) -> StoredAdapter:
-    """Read the adapter in a run folder, or one that PEFT saved.
-
-    Raises:
-        SymloraError: No adapter there, a method that PEFT does not know, or a file that cannot be read or was changed
-            since the run.
-    """
+    """Read the adapter in a run folder, or one that PEFT saved."""
     folder = next((place for place in (source / "adapter", source) if (place / CONFIG).is_file()), None)
     if folder is None:
         raise SymloraError(
@@ -141,7 +136,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise SymloraError(
             f"{path} cannot be read as a file of tensors: it is damaged, of another kind, or holds other objects."
         ) from error
-    if not isinstance(tensors, dict) or not all(_is_plain(name, value) for name, value in tensors.items()):
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+        for name, value in tensors.items()
+    ):
         raise SymloraError(f"{path} is not a state dict: names with dense tensors of numbers.")
     check_finite(tensors, path)
     return tensors
@@ -190,8 +188,3 @@ def _pair(path: Path, module: str, parts: dict[str, Array]) -> Factors:
     if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
         raise SymloraError(f"{path}: {module} has factors of {left.shape} and {right.shape}, which make no product.")
     return Factors(module, left, right)
-
-
-def _is_plain(name: object, value: object) -> bool:
-    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
-    return isinstance(name, str) and dense

@@ -24,12 +24,8 @@ def rank(score: float | None, lr: float, batch_size: int) -> tuple[float, float,
 def criterion(record: Mapping[str, Any]) -> tuple[float | None, str]:
     """Read the score that may choose a configuration, and its split.
 
-    Args:
-        record: Content of a finished run's run.json.
-
-    Returns:
-        The held-out slice's score at the held-out epoch, or without a slice the validation score at the epoch of the
-        protocol's rule; and the split's name. The score is None where the metric is not defined.
+    Of a finished run's run.json: the held-out slice's score at the held-out epoch, or without a slice the validation
+    score at the epoch of the protocol's rule. The score is None where the metric is not defined.
     """
     task, selections = record["config"]["task"], record["selections"]
     if HELD_OUT in selections:

@@ -36,7 +36,7 @@ def _expand(overrides: Sequence[str]) -> list[Config]:
     groups = {group: values[group] for group in GROUPS if group in values}
     keys = [key for key in values if key not in groups and (key in params or len(values[key]) > 1)]
     configs = []
-    for choice in product(*groups.values()):
+    for choice in product(*groups.values()):  # each is composed once; the other values are set in it
         chosen = [f"{group}={value}" for group, value in zip(groups, choice, strict=True)]
         composed = compose("config", [*fixed, *chosen])
         for point in product(*(values[key] for key in keys)):

@@ -125,7 +125,10 @@ class PackedLauncher(Launcher):
         on_gpu = kind != "cpu"
         devices = launchers.visible_devices() if kind == "cuda" else ["mps"] * on_gpu
         # By all runs that the command names, finished or not: the last of a stopped sweep trains as the others did.
-        inner = given.inner if given.inner != "auto" else _auto(self._asked, devices)
+        inner = given.inner
+        if inner == "auto":
+            places = min(self._asked, len(devices) or launchers.cores())
+            inner = "joblib" if places > 1 and launchers.installed("joblib") else "basic"
         settings = launchers.launcher_node(inner, given.inner_config)
         workers = given.workers or launchers.at_once(inner, settings, len(devices))
         stopped, others = stopped_packs(jobs)
@@ -198,11 +201,6 @@ def _name(job: Job) -> str:
 
 def _is_held(job: Job) -> bool:
     return holder(Path(job.config.results_dir), run_folder(job.config)) is not None
-
-
-def _auto(jobs: int, devices: Sequence[str]) -> str:
-    places = len(devices) or launchers.cores()
-    return "joblib" if min(jobs, places) > 1 and launchers.installed("joblib") else "basic"
 
 
 def _from_folder(job: Job, lost: str) -> Outcome:

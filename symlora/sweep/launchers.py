@@ -141,7 +141,7 @@ def launch(
         settings: Of the inner launcher (`launcher_node`).
         task: Finds its pack by `hydra.job.num`.
         overrides: Of each pack's first job, from which the worker composes its (unused) configuration.
-        context, config: Of the multirun.
+        context, config: The multirun's.
         environment: Variables of the workers, if `hydra.job.env_set` does not name them.
         wave: Launch so many at a time (submitit_local starts everything at once); None launches all.
     """

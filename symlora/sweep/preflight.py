@@ -42,10 +42,9 @@ def _swept(config: DictConfig) -> dict[str, list[str]]:
 
 
 class HasPlace(Callback):
-    """Make Hydra's folder of a multirun; Hydra itself would show a traceback."""
+    """Make Hydra's folder of a multirun, or exit in one line."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Exit if the folder cannot be made."""
         folder = Path(config.hydra.sweep.dir)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -57,10 +56,9 @@ class HasPlace(Callback):
 
 
 class GridSeeds(Callback):
-    """Check the protocol and the seeds of `sweep=grid`."""
+    """Check the protocol and the seeds of `sweep=grid`, or exit."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Exit if there are others."""
         values = _swept(config)
         seeds, chosen_by = values.get("seed", ["0"]), [str(seed) for seed in config.protocol.grid_seeds]
         if len(values.get("protocol", [])) > 1:
@@ -78,10 +76,9 @@ class GridSeeds(Callback):
 
 
 class HasBest(Callback):
-    """Check `sweep=seeds`: configs/best has each method and task, and nothing overrides it."""
+    """Check that `sweep=seeds` takes what was selected, or exit."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Exit if something was not selected yet."""
         values = _swept(config)
         for key in ("train.lr", "train.batch_size"):
             if key in values:

@@ -29,20 +29,16 @@ def describe(configs: Mapping[int, Config]) -> tuple[list[Job], dict[int, Outcom
     failed: dict[int, Outcome] = {}
     for index, config in configs.items():
         content = dataclasses.asdict(config)
-        parts = [content[name] for name in ("task", "data", "model", "protocol", "predict_test")]
+        parts = [content[name] for name in ("task", "data", "model", "protocol", "predict_test", "device")]
         key = json.dumps(parts, sort_keys=True)
         if key not in sizes:
             try:
+                pick_device(config.device)
                 train = prepare_data(config)[1]["train"]
                 sizes[key] = (float(train.lengths.mean()), len(train))
             except SymloraError as error:
                 sizes[key] = error
-        size = sizes[key]
-        try:
-            pick_device(config.device)
-        except SymloraError as error:
-            size = error
-        if isinstance(size, SymloraError):
+        if isinstance(size := sizes[key], SymloraError):
             failed[index] = Outcome(index, error=str(size))
         else:
             jobs.append(Job(index, config, *size, packable=packable(config)))

@@ -35,7 +35,6 @@ class Checkpoint:
     """Where one pack of runs keeps how far it is.
 
     Args:
-        results_dir: The results folder.
         runs: The runs' folders within it.
         fingerprint: See `Header`.
         seconds: Time between two checkpoints; at the end of the training there is one in any case.
@@ -122,8 +121,7 @@ class Checkpoint:
             if odd := self._differences(header):
                 self._say(f"a checkpoint was made with other {' and '.join(odd)}")
                 continue
-            size = int.from_bytes(content[:8], "little")  # safetensors: length of the header, header, tensors
-            said = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["symlora"])
+            said = header.said
             self.seconds_before, self.restarts = said["seconds"], said["restarts"] + 1
             self.together = len(header.runs)
             times = "" if self.restarts == 1 else f" for the {self.restarts}th time"

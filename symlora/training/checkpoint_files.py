@@ -32,6 +32,7 @@ class Header:
     # Configurations, data, weights, versions, device, precision and threads: all that must be the same
     fingerprint: dict[str, Any]
     steps: int  # steps done
+    said: dict[str, Any]  # all of it
 
     def serves(self, runs: Iterable[str]) -> bool:
         """Tell whether these runs can go on from it.
@@ -52,7 +53,7 @@ def headers(results_dir: Path) -> list[Header]:
             runs = tuple(str(run) for run in said["runs"])
             numbers = (said["steps"], said["restarts"], said["seconds"])
             if said["format"] == FORMAT and all(isinstance(number, int | float) for number in numbers):
-                found.append(Header(path, runs, bool(said["trained"]), {**said["fingerprint"]}, said["steps"]))
+                found.append(Header(path, runs, bool(said["trained"]), {**said["fingerprint"]}, said["steps"], said))
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             continue  # damaged; or removed since, by the process that finished its runs
     return sorted(found, key=lambda header: -header.steps)

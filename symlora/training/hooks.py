@@ -8,7 +8,7 @@ Whatever changes must be a trained parameter or a container that `RunModel.state
 in `state`, so that a run which was stopped goes on exactly.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from peft.tuners.adalora import AdaLoraModel
@@ -16,19 +16,12 @@ from torch import Tensor
 
 from symlora.adapters.tuner import AdapterModel
 from symlora.errors import SymloraError
+from symlora.model.run_model import RunModel
 from symlora.seeds import torch_generator
-
-if TYPE_CHECKING:
-    from symlora.model.run_model import RunModel
 
 
 class StepHook:
-    """Hand the calls to one of our methods, or do nothing.
-
-    Args:
-        own: Our method's model; None for PEFT's methods and for runs without an adapter.
-        seed: The run's.
-    """
+    """Hand the calls to one of our methods; without one, do nothing."""
 
     def __init__(self, own: AdapterModel | None = None, seed: int = 0) -> None:
         self.own, self.seed = own, seed
@@ -42,10 +35,7 @@ class StepHook:
             self.own.before_step(step, steps, torch_generator(self.seed, "step", step))
 
     def penalty(self) -> Tensor | None:
-        """Return a scalar to train on beside the loss, or None.
-
-        It is no part of the loss that is reported.
-        """
+        """Return a scalar to train on beside the reported loss, or None."""
         return None if self.own is None else self.own.penalty()
 
     def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
@@ -66,9 +56,6 @@ class AdaLora(StepHook):
 
     PEFT adds the penalty in its own forward, which batches here go past. `total_step` becomes the run's number of
     steps; `tinit` and `tfinal` below 1 are shares of it.
-
-    Raises:
-        SymloraError: The schedule leaves no step for allocating, or there is no rank to take away.
     """
 
     AVERAGES = ("exp_avg_ipt", "exp_avg_unc")
@@ -94,10 +81,7 @@ class AdaLora(StepHook):
             )
 
     def penalty(self) -> Tensor:
-        """Return `orth_reg_weight` times the mean of ‖P Pᵀ - I‖.
-
-        P is each lora_A, and the transpose of each lora_B.
-        """
+        """Return `orth_reg_weight` times the mean ‖P Pᵀ - I‖ of lora_A and lora_Bᵀ."""
         norms = []
         for name, value in self.model.model.named_parameters():
             if name.endswith((f"lora_A.{self.name}", f"lora_B.{self.name}")):
@@ -132,7 +116,7 @@ class AdaLora(StepHook):
         allocator.ipt = dict.fromkeys(allocator.exp_avg_ipt)  # the allocator starts afresh what it does not find here
 
 
-def step_hook(model: "RunModel", seed: int, steps: int) -> StepHook:
+def step_hook(model: RunModel, seed: int, steps: int) -> StepHook:
     """Return the hook of this run's method."""
     tuner = None if model.peft is None else model.peft.base_model
     if isinstance(tuner, AdaLoraModel):

@@ -19,7 +19,6 @@ from symlora.model.device import to_device
 from symlora.model.dropout import step_key
 from symlora.model.encoder import Encoder
 from symlora.model.pack import PackedModel
-from symlora.model.run_model import RunModel
 from symlora.training.checkpoint import Checkpoint
 from symlora.training.distributed import ALONE, Processes
 from symlora.training.interrupt import raise_if_stopped
@@ -38,26 +37,6 @@ class StepProgress:
     steps: int
     loss: float
     score: float | None
-
-
-def fit(
-    config: Config,
-    data: Mapping[str, TokenizedSplit],
-    model: RunModel,
-    on_step: Callable[[StepProgress], None] = lambda progress: None,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-) -> Fit:
-    """Train one run: `fit_pack` of one.
-
-    Raises:
-        Diverged: The loss or the model's output became NaN or infinite.
-    """
-    result = fit_pack(
-        [config], data, PackedModel([model]), lambda _, progress: on_step(progress), lambda _, epoch: on_epoch(epoch)
-    )[0]
-    if result.error is not None:
-        raise result.error
-    return result
 
 
 def fit_pack(
@@ -79,8 +58,7 @@ def fit_pack(
         data: `train`, the task's validation splits, and `held_out` where the protocol sets a slice aside.
         pack: Trained in place; afterwards its models hold the last epoch's parameters. Runs that ended early have left
             it.
-        on_step: Called for each run (by its number in `configs`) after every step.
-        on_epoch: Called for each run after every epoch.
+        on_step, on_epoch: Called for each run (by its number in `configs`) after every step and epoch.
         processes: Which part of every batch this process takes, where several train together.
         checkpoint: Where to keep progress; training resumes from what it holds of these runs.
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from symlora.config.rows import Labels
 from symlora.config.schema import HELD_OUT, Config
 from symlora.metrics.functions import compute
 
@@ -50,7 +51,10 @@ class Fit:
 
 
 def rules_met(epochs: list[Epoch], config: Config) -> list[str]:
-    """Return the rules that take the newest epoch; earlier ones win ties."""
+    """Return the selection rules that take the newest epoch.
+
+    Of equal scores the earlier epoch stays; NaN never wins.
+    """
     rules = ["last"]
     splits = {"best": config.task.validation[0]}
     if HELD_OUT in epochs[-1].metrics:
@@ -71,14 +75,12 @@ def out_of_patience(result: Fit, config: Config) -> bool:
     return done - result.chosen[config.protocol.selection] >= patience
 
 
-def predictions_of(logits: Logits, *, regression: bool) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
+def predictions_of(logits: Logits, *, regression: bool) -> Labels:
     """Return the class with the largest logit, or the score itself."""
     return logits[:, 0] if regression else logits.argmax(axis=1)
 
 
-def metrics_of(
-    config: Config, logits: Logits, labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
-) -> dict[str, float]:
+def metrics_of(config: Config, logits: Logits, labels: Labels) -> dict[str, float]:
     """Compute the task's metrics of these logits."""
     predicted = predictions_of(logits, regression=not config.task.labels)
     return compute(config.task.metrics, predicted, labels, logits[:, -1] - logits[:, 0])

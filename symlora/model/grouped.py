@@ -1,0 +1,83 @@
+"""Multiply each run's rows by its own matrix.
+
+    X_k F_k and A_kᵀ B_k,   k = 1 … K: the rows of run k, one run's after the other's
+
+CPUs have no kernel for that: there one product serves all runs, of zeros where a row is another run's, as long as their
+columns are few. Otherwise it is torch's grouped_mm.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import grouped_mm
+
+from symlora.model.device import to_device
+
+MOST_COLUMNS = 256  # of all runs' low-rank factors side by side
+
+
+@dataclass(frozen=True)
+class RunRows:
+    """Whose the rows of a pack are: one run's after the other's."""
+
+    ends: Tensor  # last row of each run + 1: int32 [K]
+    runs: Tensor  # number of each row's run: int64 [T]
+
+    @staticmethod
+    @lru_cache(maxsize=2)  # all layers of a batch ask for the same
+    def of(counts: tuple[int, ...], device: torch.device) -> "RunRows":
+        """Number the rows of runs that have so many each."""
+        numbers = np.repeat(np.arange(len(counts)), counts)
+        ends = np.cumsum(counts, dtype=np.int32)
+        return RunRows(to_device(torch.from_numpy(ends), device), to_device(torch.from_numpy(numbers), device))
+
+
+def by_run(x: Tensor, factors: Tensor, rows: RunRows | None) -> Tensor:
+    """Multiply each run's rows by its factor.
+
+    Factors are [K, n, r] or [K, r, n]. A product from the low rank is taken of all runs at once only where nothing in
+    it is NaN or infinite.
+    """
+    if rows is None:
+        return x @ factors[0]
+    number, width, height = factors.shape
+    if not _in_blocks(x, number * min(width, height)):
+        return grouped_mm(x, factors, offs=rows.ends)
+    if height < width:  # every run's columns for all rows, of which each row takes its own
+        found = (x @ factors.transpose(0, 1).flatten(1)).view(-1, number, height)
+        return found.take_along_dim(rows.runs[:, None, None], 1)[:, 0]
+    if not finite(x, factors):
+        return grouped_mm(x, factors, offs=rows.ends)
+    return _spread(x, rows, number) @ factors.flatten(0, 1)
+
+
+def _in_blocks(x: Tensor, columns: int) -> bool:
+    """Tell whether one product for all runs pays: CPUs group none."""
+    return x.device.type == "cpu" and columns <= MOST_COLUMNS
+
+
+def finite(*tensors: Tensor) -> bool:
+    """Tell whether none is NaN or infinite: 0 times it is 0."""
+    return all(math.isfinite(tensor.sum().item()) for tensor in tensors)
+
+
+def _spread(low: Tensor, rows: RunRows, number: int) -> Tensor:
+    """Put each row at its run's columns among zeros: [T, K · r]."""
+    spread = low.new_zeros(len(low), number, low.shape[1])
+    return spread.scatter_(1, rows.runs[:, None, None].expand(-1, 1, low.shape[1]), low[:, None]).flatten(1)
+
+
+def outer(a: Tensor, b: Tensor, rows: RunRows | None, all_finite: bool) -> Tensor:
+    """Sum up outer products of each run's rows."""
+    if rows is None:
+        return (a.mT @ b)[None]
+    number, width, height = len(rows.ends), a.shape[1], b.shape[1]
+    if not all_finite or not _in_blocks(a, number * min(width, height)):
+        return grouped_mm(a.mT, b, offs=rows.ends)
+    if height < width:
+        return (a.mT @ _spread(b, rows, number)).view(width, number, height).transpose(0, 1)
+    return (_spread(a, rows, number).mT @ b).view(number, width, height)
