@@ -138,7 +138,7 @@ def _gathered(x: Tensor, index: Tensor, inverse: Tensor, surplus: Tensor | None 
 
 @dataclass(frozen=True)
 class Fill:
-    """Fill runs up to equal numbers of rows by copies of their first."""
+    """Fill runs up to equal rows by copies of their first."""
 
     index: Tensor  # the row at each of the K · most places: int64
     back: Tensor  # the place of each row: int64 [R]

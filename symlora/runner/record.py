@@ -167,7 +167,7 @@ def _scores(config: Config, result: Fit, labels: npt.NDArray[Any]) -> dict[str, 
 def predictions(
     config: Config, result: Fit, model: RunModel, tokens: Mapping[str, TokenizedSplit]
 ) -> dict[tuple[str, str], Any]:
-    """Return logits by rule and split; of test splits by the protocol's rule."""
+    """Return logits by rule and split, test splits' by the protocol's."""
     found: dict[tuple[str, str], Any] = {
         (rule, split): logits for rule, by_split in sorted(result.logits.items()) for split, logits in by_split.items()
     }
