@@ -217,8 +217,8 @@ def fit(
     config: Config,
     data: dict[str, TokenizedSplit],
     model: Any,
-    on_step: Callable[[Any], object] = lambda progress: None,
-    on_epoch: Callable[[Any], object] = lambda epoch: None,
+    on_step: Callable[[Any], Any] = lambda progress: None,
+    on_epoch: Callable[[Any], Any] = lambda epoch: None,
 ) -> Any:
     """Train one run as a pack of one; raise where it diverged."""
     from symlora.model.pack import PackedModel

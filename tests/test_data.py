@@ -23,9 +23,10 @@ from hypothesis import strategies as st
 
 from symlora.config.compose import compose
 from symlora.config.identity import config_hash
+from symlora.config.rows import Split
 from symlora.config.schema import DataConfig, TaskConfig
 from symlora.data.batches import epoch_order, eval_batches, gather, padded, steps_per_epoch
-from symlora.data.splits import PLACES, Split, holdout, load_splits
+from symlora.data.splits import PLACES, holdout, load_splits
 from symlora.data.tokens import TokenizedSplit
 from symlora.errors import SymloraError
 from symlora.runner.prepare import prepare_data

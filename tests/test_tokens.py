@@ -27,10 +27,11 @@ from safetensors.torch import load_file
 from test_data import empty, glue, made_split, made_tokens, text, truncate
 
 from symlora.config.compose import compose
+from symlora.config.rows import Split
 from symlora.config.schema import ModelConfig
 from symlora.data.batches import gather, padded
 from symlora.data.demo import demo_split
-from symlora.data.splits import Split, load_splits
+from symlora.data.splits import load_splits
 from symlora.data.tokens import TokenizedSplit, load_tokens, save_tokens, tokenize
 from symlora.errors import SymloraError
 from symlora.model.hub import go_offline_if_unreachable
