@@ -20,7 +20,6 @@ PAGES = Environment(
 )
 _ANCHOR = re.compile(r'<a id="([\w-]+)"></a>')
 _WRAP_FROM = 25  # characters: longer cells may break over lines
-_ZOOM = 1.8  # pixels of a screen to a point of a figure, whose letters have 5 to 9 points
 _SVG, _LINK, _DC = (
     f"{{http://{name}}}" for name in ("www.w3.org/2000/svg", "www.w3.org/1999/xlink", "purl.org/dc/elements/1.1/")
 )
@@ -97,7 +96,7 @@ def figure_html(folder: Path, stem: str, out: Path) -> dict[str, Any]:
         group.attrib.pop("id", None)
     width = float(root.attrib.pop("width").removesuffix("pt"))
     root.attrib.pop("height")
-    root.set("style", f"width: {_ZOOM * width:.0f}px")
+    root.set("style", f"--points: {width:g}")  # the page says how many pixels a point has
     return {
         "what": FIGURES[stem],
         "files": {kind: path.relative_to(out).as_posix() for kind, path in files.items()},
