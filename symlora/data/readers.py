@@ -57,6 +57,9 @@ def read_folder(root: Path, config: str, split: str, task: TaskConfig) -> tuple[
 
     `config` is the hub's name of the task (`ax` for MNLI's diagnostic set). Returns what to call the place in messages,
     and the table as found.
+
+    Raises:
+        SymloraError: The files are damaged, incomplete or of another kind.
     """
     for pattern in _PARQUET:
         if files := sorted(root.glob(pattern.format(config=config, split=split))):
@@ -76,7 +79,11 @@ def read_folder(root: Path, config: str, split: str, task: TaskConfig) -> tuple[
 
 
 def read_hub(data: DataConfig, config: str, split: str, task: TaskConfig) -> tuple[str, pa.Table]:
-    """Read a split from the hub's dataset, cached or downloaded."""
+    """Read a split from the hub's dataset, cached or downloaded.
+
+    Raises:
+        SymloraError: It is not there, or the hub cannot be reached.
+    """
     from huggingface_hub import snapshot_download
 
     where = f"{data.dataset} at {data.revision}, {config}/{split}"

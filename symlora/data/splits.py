@@ -35,6 +35,9 @@ def load_splits(task: TaskConfig, data: DataConfig, names: Iterable[str]) -> dic
 
     `train` is cut to `data.train_limit` rows. Which ones depends on the data and the limit alone; they hold classes in
     proportion, and stay in order.
+
+    Raises:
+        SymloraError: A file is missing, broken or not the official one, or the hub cannot be reached.
     """
     splits = {}
     own = read_own(task, data) if data.source == "own" else {}
@@ -64,6 +67,9 @@ def holdout(split: Split, fraction: float, seed: int = SLICE_SEED) -> tuple[Spli
 
     Both parts keep file order. Classes are in proportion, with at least one row of each on both sides; regression rows
     are drawn uniformly. The seed is not the run's: all runs must be selected on the same rows.
+
+    Raises:
+        SymloraError: The fraction is out of range, or a class has a single row.
     """
     if not 0 < fraction < 1:
         raise SymloraError(f"the held-out fraction is {fraction}. Set a number between 0 and 1, such as 0.1.")

@@ -85,6 +85,9 @@ def tokenize(
             written into the cache's key, so that its tokens are not cached.
         max_length: Tokens at which a row is cut, special tokens included.
         cache_dir: Folder of the cache; None for no cache.
+
+    Raises:
+        SymloraError: `max_length` is less than the special tokens need, or more than the encoder takes.
     """
     least = tokenizer.num_special_tokens_to_add(pair=len(split.texts) == 2) + len(split.texts)
     if not least <= max_length <= tokenizer.model_max_length:

@@ -32,6 +32,9 @@ def add_adapter(model: Any, config: Config) -> Any:
     """Wrap a classifier into PEFT's model of the configured method.
 
     The adapter's start comes from the run's seed.
+
+    Raises:
+        SymloraError: Unknown method or argument, a target that matches nothing, a rank that does not fit.
     """
     method = config.method
     config_class = PEFT_TYPE_TO_CONFIG_MAPPING.get(method.peft_type)  # type: ignore[call-overload]

@@ -115,7 +115,11 @@ def run_model(model: Any, drawn: list[str], config: Config, masks: Masks, traine
 def load_classifier(
     source: ModelSource, config: Config, attention_unless_flat: str | None = None
 ) -> tuple[Any, list[str]]:
-    """Load a float32 classifier, and the names of parameters to draw."""
+    """Load a float32 classifier, and the names of parameters to draw.
+
+    Raises:
+        SymloraError: It cannot be loaded, or encoder weights are missing from the file.
+    """
     from transformers import AutoConfig, AutoModelForSequenceClassification
     from transformers.utils import logging
 

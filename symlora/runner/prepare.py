@@ -134,7 +134,11 @@ def describe(split: Split, tokens: TokenizedSplit, config: Config) -> dict[str, 
 
 
 def check_model(prepared: Prepared, models: Sequence[RunModel]) -> None:
-    """Check the models, record their sizes and announce the runs."""
+    """Check the models, record their sizes and announce the runs.
+
+    Raises:
+        SymloraError: The tokenizer is another model's, or there is no room on the disk.
+    """
     largest = max(int(split.input_ids.max()) for split in prepared.tokens.values())
     size = models[0].encoder.model.get_input_embeddings().num_embeddings
     if largest >= size:

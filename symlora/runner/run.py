@@ -40,7 +40,11 @@ Ended = tuple[Path, dict[str, Any]]  # a run's folder, and the content of its ru
 
 
 def run(config: Config, reporter: Reporter) -> Ended:
-    """Train one run: `run_pack` of one."""
+    """Train one run: `run_pack` of one.
+
+    Raises:
+        SymloraError: As `run_pack`; or the folder could not be finished.
+    """
     folder, record = run_pack([config], [reporter])[0]
     if record["status"] == "lost":
         raise SymloraError(record["error"])

@@ -79,6 +79,9 @@ def evaluate(models: Sequence[Trained], names: Sequence[str], file: Path | None,
     Returns:
         A row for each model, split and metric: `source`, `split`, `rows`, `metric`, `value`, `low` and `high` (of the
         95 % interval over rows; None where there is none), `recorded` (what run.json has; None where it has nothing).
+
+    Raises:
+        SymloraError: A split is not there, or its labels are hidden.
     """
     rows: list[dict[str, Any]] = []
     for group in _alike(models):

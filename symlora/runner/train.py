@@ -23,7 +23,11 @@ from symlora.training.interrupt import cluster_job
 
 
 def train(config: Config) -> dict[str, Any]:
-    """Return a finished run's record, or train the run now."""
+    """Return a finished run's record, or train the run now.
+
+    Raises:
+        SymloraError: It could not be trained, or it failed; the message says why.
+    """
     if (record := finished_record(config)) is not None:
         Reporter(config).skipped(run_folder(config), record)
         clear_settled(Path(config.results_dir))
@@ -59,7 +63,11 @@ def main(cfg: DictConfig) -> float | None:
 
 
 def command(words: list[str]) -> None:
-    """Run `symlora train` with these overrides and options of Hydra."""
+    """Run `symlora train` with these overrides and options of Hydra.
+
+    Raises:
+        SymloraError: A word cannot be read, or names what is not there.
+    """
     check_files()
     if {"-m", "--multirun"} & {*words} and {"-c", "--cfg"} & {word.partition("=")[0] for word in words}:
         raise SymloraError("--cfg prints the configuration of one run: leave out -m, and give one value a setting")

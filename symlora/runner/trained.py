@@ -72,6 +72,9 @@ def open_trained(
         base: Folder or hub name of the encoder, where the source does not say where it is.
         alpha: The α that a loralib checkpoint was trained with.
         data: Where the task's data are; None for GLUE_DIR, and without it the hub.
+
+    Raises:
+        SymloraError: Nothing usable is there; the message says what is missing.
     """
     if (source / RUN_FILE).is_file():
         model = of_run(source, base)

@@ -68,7 +68,11 @@ class StoredAdapter:
         return str(getattr(self.config.peft_type, "value", self.config.peft_type))
 
     def factors(self) -> list[Factors]:
-        """Return the low-rank factors of every adapted matrix, in float64."""
+        """Return the low-rank factors of every adapted matrix, in float64.
+
+        Raises:
+            SymloraError: ΔW is no product of two factors, or a factor lacks its partner.
+        """
         if self.method not in _PRODUCTS or getattr(self.config, "use_dora", False):
             name = "DoRA" if self.method in _PRODUCTS else self.method
             raise SymloraError(
@@ -78,7 +82,12 @@ class StoredAdapter:
 
 
 def read_adapter(source: Path) -> StoredAdapter:
-    """Read the adapter in a run folder, or one that PEFT saved."""
+    """Read the adapter in a run folder, or one that PEFT saved.
+
+    Raises:
+        SymloraError: No adapter there, a method that PEFT does not know, or a file that cannot be read or was changed
+            since the run.
+    """
     folder = next((place for place in (source / "adapter", source) if (place / CONFIG).is_file()), None)
     if folder is None:
         raise SymloraError(

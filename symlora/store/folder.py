@@ -41,7 +41,11 @@ class UnusableRun(Exception):
 
 
 def load_run(folder: Path, name: str = RUN_FILE) -> dict[str, Any]:
-    """Read run.json; raise UnusableRun where it is not usable."""
+    """Read run.json; raise UnusableRun where it is not usable.
+
+    Raises:
+        UnusableRun: There is none, or it is damaged, or of another schema.
+    """
     try:
         content = json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -47,7 +47,11 @@ class PackedLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Overrides, initial_job_idx: int) -> list[JobReturn]:
-        """Train all jobs; return the score or failure of each, in order."""
+        """Train all jobs; return the score or failure of each, in order.
+
+        Raises:
+            CompactHydraException: The launcher's settings are wrong; nothing was trained.
+        """
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         returns = [self._compose(job, initial_job_idx + index) for index, job in enumerate(job_overrides)]

@@ -59,7 +59,11 @@ ALONE = Processes()
 
 
 def launched_processes() -> Processes:
-    """Read torchrun's variables; one process without them."""
+    """Read torchrun's variables; one process without them.
+
+    Raises:
+        SymloraError: The variables contradict each other.
+    """
     try:
         rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     except ValueError as error:
