@@ -19,7 +19,7 @@ from symlora.report.collect import COLUMNS, collect
 from symlora.report.criteria import Criteria
 from symlora.report.leaderboard import load_leaderboard
 from symlora.report.predictions import load_predictions
-from symlora.store.folder import seal
+from symlora.store.folder import scan, seal
 from symlora.store.listing import table
 
 COMMITTED = CONFIG_DIR.parent / "results" / "runs"
@@ -242,6 +242,8 @@ def test_seeds_that_chose_a_point_take_no_part_in_its_mean(tmp_path: Path) -> No
     assert list(chosen.runs["seed"]) == [0, 1] and list(chosen.grid["lr"]) == [1e-3, 2e-3, 4e-3]
     assert chosen.grid["criterion"].tolist() == pytest.approx([0.7, 0.8, float("nan")], nan_ok=True)
     assert list(chosen.grid["status"]) == ["finished", "finished", "failed"]
+    listed = [line for line in table(record for _, record in scan(tmp_path)).splitlines() if " 0.002 " in line]
+    assert ["(2 grid seeds)" in line for line in listed] == [False, True]
 
 
 def test_settings_that_older_runs_lack_part_no_grid(tmp_path: Path) -> None:

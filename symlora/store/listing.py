@@ -76,10 +76,15 @@ def _own_data(protocol: str) -> dict[str, Any]:
 
 
 def _place(record: dict[str, Any]) -> tuple[Any, ...]:
-    """Sort key: block, task, method, learning rate, configuration."""
+    """Sort key: block, task, method, learning rate, configuration, chose."""
     config = record["config"]
     names = (config[group]["name"] for group in ("model", "task", "method"))
-    return (section_of(config), *names, config["train"]["lr"], record["config_hash"])
+    return (section_of(config), *names, config["train"]["lr"], record["config_hash"], _chose(record))
+
+
+def _chose(record: dict[str, Any]) -> bool:
+    """Tell whether a run only served to choose a grid point."""
+    return record["config"]["seed"] in record["config"]["protocol"].get("grid_seeds", ())
 
 
 def _row(runs: list[dict[str, Any]]) -> tuple[str, ...]:
@@ -90,6 +95,7 @@ def _row(runs: list[dict[str, Any]]) -> tuple[str, ...]:
         "failed": len(runs) - len(finished),
         "without a score": len(finished) - len(scores),
         "stopped early": sum("stopped_epoch" in run for run in finished),
+        "grid seeds": sum(map(_chose, runs)),
         "at chance": sum(run["score"].get("at_chance", False) for run in finished),
     }
     return (

@@ -30,6 +30,8 @@ _RUN = ["protocol", "model", "task", "method", "configuration", "seed"]
 def read_norms(runs: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Read norms.parquet of every finished run that has an adapter.
 
+    Runs that only chose a configuration are left out.
+
     Returns:
         A frame with a row per run and adapted projection: _RUN, projection, layer (from 1, at the embeddings),
         w0_frobenius and QUANTITIES; and the runs whose norms cannot be used, each with the reason.
@@ -37,7 +39,8 @@ def read_norms(runs: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     columns = [*_RUN, "projection", "layer", "w0_frobenius", *QUANTITIES]
     tables = [pd.DataFrame(columns=columns)]
     bad: list[str] = []
-    for run in runs[(runs["status"] == "finished") & (runs["adapter"] > 0)].to_dict("records"):
+    wanted = (runs["status"] == "finished") & (runs["adapter"] > 0) & ~runs["chose"].eq(True)
+    for run in runs[wanted].to_dict("records"):
         try:
             decay = _decay(load_run(run["folder"]))
             table = _norms(pd.read_parquet(run["folder"] / "norms.parquet"))
