@@ -58,7 +58,8 @@ def fit_pack(
         data: `train`, the task's validation splits, and `held_out` where the protocol sets a slice aside.
         pack: Trained in place; afterwards its models hold the last epoch's parameters. Runs that ended early have left
             it.
-        on_step, on_epoch: Called for each run (by its number in `configs`) after every step and epoch.
+        on_step: Called for each run (by its number in `configs`) after every step.
+        on_epoch: The same after every epoch.
         processes: Which part of every batch this process takes, where several train together.
         checkpoint: Where to keep progress; training resumes from what it holds of these runs.
 
