@@ -10,11 +10,13 @@ import re
 from dataclasses import fields, is_dataclass
 
 import hydra
+import pandas as pd
 import pyarrow.parquet as pq
 from conftest import ROOT
 from omegaconf import OmegaConf
 
 from symlora.config.compose import CONFIG_DIR, compose
+from symlora.config.formatting import format_rate
 from symlora.config.identity import pack_key
 from symlora.store.folder import run_folder, scan
 from symlora.store.listing import table as runs_table
@@ -86,6 +88,36 @@ def test_findings_are_those_of_table_2() -> None:
                     assert row[name] == line["Mean, as shown"].split()[0], (page, row)
                 assert row["difference, 95 %"] == own["SymLoRA"]["95 %, paired"], (page, row)
                 assert list(row.values())[-1] == own["SymLoRA"]["Verdict"], (page, row)
+
+
+def test_findings_say_what_the_study_measured() -> None:
+    """The numbers of the text that no table of the report prints, computed from the runs."""
+    text, study = (DOCS / "findings.md").read_text(), ROOT / "results" / "runs" / "study" / "minilm"
+    scores: dict[str, pd.DataFrame] = {}  # held-out points, [epochs, seeds]
+    for method, point in (("symlora", "lr-8e-3_*"), ("lora", "lr-1e-3_*")):
+        by_seed = {}
+        for folder in (study / method / "cola").glob(f"{point}/seed-?"):
+            epochs = json.loads((folder / "run.json").read_text())["epochs"]
+            by_seed[int(folder.name[5:])] = [
+                100 * epoch["metrics"]["held_out"]["matthews_correlation"] for epoch in epochs
+            ]
+        scores[method] = pd.DataFrame(by_seed, index=range(1, 11))
+    means = {method: table.mean(axis=1).round(1) for method, table in scores.items()}
+    eight = scores["symlora"].drop(columns=[3, 4]).mean(axis=1).round(1)
+    best = {method: f"{table.max().mean():.1f}" for method, table in scores.items()}
+    for said in (
+        "goes {}, {}, {} in epochs 6, 8 and 10".format(*means["symlora"][[6, 8, 10]]),
+        "LoRA's goes {}, {},\n  {}".format(*means["lora"][[6, 8, 10]]),
+        "flat from epoch 8 on: {}, {}, {}".format(*eight[[8, 9, 10]]),
+        f"held-out 30.6 and 35.1 became {best['symlora']} and {best['lora']}",
+    ):
+        assert said in text, said
+    for row in table("findings.md", "method"):
+        points = (CONFIG_DIR / "best" / "study" / "minilm" / f"{row['method'].lower()}-cola.yaml").read_text()
+        chosen = re.findall(r"^#\s+([\d.]+)\s+16\s+([\d.]+)", points, re.MULTILINE)
+        assert [row[format_rate(float(lr))].strip("*") for lr, _ in chosen] == [f"{float(s):.1f}" for _, s in chosen]
+    late = {method: table.loc[9:10].mean().mean() - table.loc[7:8].mean().mean() for method, table in scores.items()}
+    assert f"with +{late['symlora']:.1f}, and LoRA passes with +{late['lora']:.1f}" in (DOCS / "study.md").read_text()
 
 
 def shown_table(page: str, head: str) -> list[str]:

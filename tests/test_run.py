@@ -111,6 +111,14 @@ def test_a_run_out_of_patience_says_where_it_stopped(
     assert "(1 stopped early)" in listing.table([results.read_run(folder) or {}])
 
 
+@pytest.mark.parametrize("compiles", [True, False])
+def test_a_run_tells_whether_it_was_compiled(
+    minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiles: bool
+) -> None:
+    monkeypatch.setattr("symlora.runner.run.pick_compile", lambda *_: compiles)
+    assert train(small(tmp_path, "task=rte"))[1]["provenance"]["compiled"] is compiles
+
+
 def test_a_diverged_run_is_kept_as_failed_and_tried_again(minilm_dir: Path, tmp_path: Path) -> None:
     config = small(tmp_path, "task=rte", "train.lr=1e30")
     folder, record = train(config)
@@ -143,7 +151,6 @@ def test_start_from_another_run(minilm_dir: Path, tmp_path: Path, capsys: pytest
     assert started["epochs"][0]["train_loss"] != plain["epochs"][0]["train_loss"]
     assert started["config_hash"] != plain["config_hash"]
     assert started["provenance"]["head"] == {"taken": ["bert.pooler.dense"], "drawn": ["classifier"], "kept": []}
-    assert plain["provenance"]["compiled"] is False
     assert plain["provenance"]["head"] == {"drawn": ["classifier"], "kept": ["bert.pooler.dense"]}
     assert "head: classifier drawn; bert.pooler.dense taken from init_from\n" in capsys.readouterr().err
     assert started["config"]["init_from"] == parent.name  # not the folder, which may name a user

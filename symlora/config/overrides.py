@@ -5,14 +5,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from symlora.config.compose import CONFIG_DIR
+from symlora.config.compose import CONFIG_DIR, our_configs
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
 
@@ -106,7 +105,7 @@ def _check_choice(group: str, name: str, advice: str = "") -> None:
 
 def _check_hydra(group: str, name: str) -> None:
     """Check a choice such as hydra/launcher=packed, of Hydra's own groups."""
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+    with our_configs():
         known = GlobalHydra.instance().config_loader().get_group_options(group)
     if known and name not in known:
         raise SymloraError(f"{group}={name}: there is no such choice. {_near(name, known, 'There are')}")
