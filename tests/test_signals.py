@@ -150,6 +150,36 @@ def test_a_second_ctrl_c_ends_the_demo_at_once(minilm_dir: Path, tmp_path: Path)
         assert "Traceback" not in program.printed() and program.printed().count("Stopping") == 1
 
 
+def test_ctrl_c_reaches_an_idle_worker_without_a_word(minilm_dir: Path, tmp_path: Path) -> None:
+    """Two of three runs are finished: one worker trains, the other waits."""
+    runs, three = tmp_path / "runs", ("seed=0,1,2", "method=lora", "hydra.launcher.workers=2")
+    with started(
+        tmp_path, *DEMO, str(runs), *(word for word in FEW if word[:4] not in ("seed", "meth")), *three
+    ) as program:
+        program.wait_for(lambda: len(list(scan(runs))) == 2 and any(runs.rglob(".seed-*")))
+        program.ends(signal.SIGINT, everyone=True)
+        assert "Traceback" not in program.printed() and program.printed().count("Stopping") == 1
+
+
+def test_nothing_is_shown_where_a_second_ctrl_c_hits_the_end() -> None:
+    code = """if True:
+        import os, signal, threading, time
+        from symlora.training.interrupt import say_stopped, stop_at_once
+
+        def hit():
+            time.sleep(0.3)  # until the program joins this thread
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1.0)
+
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        stop_at_once()
+        threading.Thread(target=hit).start()
+        say_stopped()"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr == "\nStopped. Finished runs are kept; the same command goes on from the last checkpoint.\n"
+
+
 def test_workers_end_with_a_killed_demo(minilm_dir: Path, tmp_path: Path) -> None:
     with started(tmp_path, *DEMO, str(tmp_path / "runs"), *FEW, "hydra.launcher.workers=2") as program:
         program.wait_for(lambda: len(list((tmp_path / "runs").rglob(".seed-*"))) == 2)

@@ -21,6 +21,7 @@ from symlora.report.figures.cost import cost_panel, cost_points
 from symlora.report.formats import to_csv, to_latex, to_markdown
 from symlora.report.table import Cell, Section, Table, gap
 from symlora.report.write import write_tables
+from symlora.stats import seeds_needed
 from symlora.store.folder import seal
 
 ROOT = CONFIG_DIR.parent
@@ -190,6 +191,8 @@ def test_a_failed_run_leaves_no_verdict_and_the_family_is_fixed(tmp_path: Path) 
     verdict, pair = judged("cola")
     assert verdict == "worse" and pair.decision is not None and pair.p_difference is not None
     assert pair.decision.p_difference == pytest.approx(3 * pair.p_difference)
+    spread = scipy_stats.tstd([a - b for a, b in zip(*pair.scores, strict=True)])
+    assert pair.needed == seeds_needed(spread, 1.0, 0.8, 0.05 / 3)
     assert judged("mrpc")[0] == "worse"
     write_run(tmp_path, "lora", "mrpc", seed=3, status="failed", protocol="study", majority=50)
     assert judged("cola")[1].decision == pair.decision
