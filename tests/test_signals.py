@@ -206,6 +206,9 @@ def test_a_clusters_time_limit_checkpoints_and_requeues(
 
 def _workers(program: Program) -> list[psutil.Process]:
     """Its worker processes; joblib's resource tracker is none."""
-    children = psutil.Process(program.process.pid).children(recursive=True)
-    alive = (child for child in children if child.status() != psutil.STATUS_ZOMBIE)
-    return [child for child in alive if "popen_loky" in " ".join(child.cmdline())]
+    workers = []
+    for child in psutil.Process(program.process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):  # git, asked for the commit, ends at any time
+            if child.status() != psutil.STATUS_ZOMBIE and "popen_loky" in " ".join(child.cmdline()):
+                workers.append(child)
+    return workers
