@@ -142,7 +142,7 @@ def test_the_demos_columns_and_configurations_are_shown() -> None:
 
 def test_run_folder_has_no_other_key_or_column() -> None:
     named = set(re.findall(r"`([\w-]+)`", (DOCS / "run-folder.md").read_text()))
-    folder = next((ROOT / "results" / "runs").glob("short_holdout/minilm/symlora/*/*/seed-0"))
+    folder = next((ROOT / "results" / "runs").glob("archive/short_holdout/minilm/symlora/*/*/seed-0"))
     record = json.loads((folder / "run.json").read_text())
     parts = [record[part] for part in ("provenance", "parameters", "score", "cost", "selections")]
     keys = {key for part in [record, *parts, record["epochs"][0], record["data"]["train"]] for key in part}

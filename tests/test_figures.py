@@ -63,7 +63,7 @@ def copy_runs(target: Path, *tasks: str) -> Path:
     for task in tasks:
         for method in ("symlora", "lora"):
             place = Path("short", "minilm", method, task)
-            shutil.copytree(RUNS / place, target / place, ignore=shutil.ignore_patterns("adapter"))
+            shutil.copytree(RUNS / "archive" / place, target / place, ignore=shutil.ignore_patterns("adapter"))
     for path in target.rglob("run.json"):
         edit(path.parent)
     return target
@@ -110,7 +110,7 @@ def test_norms_are_those_of_the_run_folders() -> None:
     mine, bad = read_norms(runs)
     assert bad == () and len(mine) == (len(runs) - sum(runs["chose"])) * 12
     assert not mine["seed"].isin([100, 101]).any()
-    folder = next((RUNS / "short/minilm/symlora/cola").glob("*/seed-1"))
+    folder = next((RUNS / "archive/short/minilm/symlora/cola").glob("*/seed-1"))
     stored = pd.read_parquet(folder / "norms.parquet")
     for key, value in {"protocol": "short", "task": "cola", "method": "symlora", "seed": 1}.items():
         mine = mine[mine[key] == value]
@@ -194,7 +194,7 @@ def test_cells_are_means_over_the_seeds_of_the_chosen_configuration(found: pd.Da
     cell = found[place & (found["layer"] == 6)].iloc[0]
     values = [
         pd.read_parquet(path)["delta_frobenius"].iloc[-1]
-        for path in (RUNS / "short/minilm/symlora/cola").glob("*/seed-*/norms.parquet")
+        for path in (RUNS / "archive/short/minilm/symlora/cola").glob("*/seed-*/norms.parquet")
     ]
     assert (cell["seeds"], cell["failed"], cell["why"]) == (3, 0, "the only configuration")
     assert cell["delta_frobenius"] == pytest.approx(np.mean(values))
@@ -299,7 +299,7 @@ def test_differences_are_paired_by_seed_and_judged_over_the_tasks() -> None:
     scores = {
         method: [
             100 * json.loads(path.read_text(encoding="utf-8"))["score"]["value"]
-            for path in sorted((RUNS / "short/minilm" / method / "cola").glob("*/seed-*/run.json"))
+            for path in sorted((RUNS / "archive/short/minilm" / method / "cola").glob("*/seed-*/run.json"))
         ]
         for method in ("symlora", "lora")
     }

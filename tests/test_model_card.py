@@ -109,7 +109,7 @@ def test_a_run_without_an_adapter_has_no_card(minilm_dir: Path, tmp_path: Path) 
 
 def committed(method: str, task: str) -> tuple[dict[str, Any], Any, Any]:
     """Record, logits and labels of a run on real GLUE rows that is part of this repository."""
-    folder = min((ROOT / "results" / "runs" / "short" / "minilm" / method / task).glob("*/seed-0"))
+    folder = min((ROOT / "results" / "runs" / "archive" / "short" / "minilm" / method / task).glob("*/seed-0"))
     record = json.loads((folder / "run.json").read_text())
     table = pq.read_table(folder / "predictions.parquet").to_pandas()
     rows = table[(table.selection == record["score"]["selection"]) & (table.split == record["score"]["split"])]
