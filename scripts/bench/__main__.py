@@ -14,7 +14,7 @@ from symlora.errors import SymloraError
 from symlora.model.hub import go_offline_if_unreachable
 
 QUICK: dict[str, Any] = {"tasks": ("rte", "cola"), "runs": (1, 8), "rounds": 2, "steps": 2, "min_seconds": 0.3}
-QUICK["growth"] = ((16, 64), (2, 6))
+QUICK["compiled"] = False
 
 
 def arguments() -> dict[str, Any]:
@@ -34,7 +34,6 @@ def arguments() -> dict[str, Any]:
     add("--device", help="auto, cpu, cuda or cuda:<number> (default: auto)")
     add("--precision", choices=("auto", "fp32", "bf16"), help="of our fast rows (default: auto)")
     add("--cores", type=int, help="cores that each side uses (default: all)")
-    add("--no-growth", dest="growth", action="store_const", const=((), ()), help="without growth of length and layers")
     add("--checkpoints", action="store_true", help="only what checkpoints cost, for the first task")
     add("--out", type=Path, help="folder, or file ending in .json (default: results/bench)")
     return vars(parser.parse_args())

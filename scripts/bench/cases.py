@@ -1,7 +1,7 @@
-"""List what the bench measures: the cases of each task, and those that grow."""
+"""List what the bench measures: the cases of each task."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from bench.flops import Shape, needed
-from bench.work import BATCH_SIZE, Case, Load, measuring_rows, random_rows
+from bench.work import BATCH_SIZE, Case, Load, measuring_rows
 from symlora.config.compose import compose
 from symlora.config.schema import Config
 from symlora.model.device import pick_precision
@@ -18,7 +18,6 @@ from symlora.runner.prepare import prepare_data
 
 PADDED, DYNAMIC = "HF + PEFT, padded to 128", "HF + PEFT, dynamic padding"
 RIVAL = "HF + PEFT, grouped"  # the strongest settings: batches of rows of like length, and our precision
-LAYERS_AT = 64  # tokens a row while layers grow: RTE's mean
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Settings:
     device: str = "auto"
     precision: str = "auto"
     cores: int | None = None
-    growth: tuple[tuple[int, ...], tuple[int, ...]] = ((16, 32, 64, 128), (2, 4, 6, 12))  # lengths, layers
+    compiled: bool = True  # one rival more, whose encoder torch.compile has compiled: minutes a task
 
 
 def cases(settings: Settings, device: torch.device) -> list[Case]:
@@ -54,6 +53,8 @@ def cases(settings: Settings, device: torch.device) -> list[Case]:
         for attention in ("eager", "sdpa")
         for where, apart in spread.items()
     ]
+    if settings.compiled:
+        found.append(replace(found[-1], name=f"{RIVAL}, eager, compiled", attention="eager", compiled=True))
     found += [Case(f"ours {kind}, K = {runs}", "ours", method, "none", kind, runs=runs) for kind, runs in pairs]
     if method != "lora":
         own = [runs for kind, runs in pairs if kind == fast]
@@ -94,41 +95,21 @@ def task_loads(
     return loads, shape, described
 
 
-def growth_loads(settings: Settings, folder: Path, precision: str) -> dict[str, list[Load]]:
-    """Prepare the cases of `length` and `layers`, on random tokens; their names end with the number that grows."""
-    own, width = settings.model_shape or (None, None)
-
-    def load(part: str, size: int, length: int, layers: int | None) -> Load:
-        config = task_config(settings, settings.tasks[0], settings.method)
-        config.task.labels = ["0", "1"]
-        use_random_encoder(config, folder, layers, width)
-        hf_config = encoder_config(config)
-        rows = random_rows(length, settings.steps * BATCH_SIZE, hf_config.vocab_size)
-        case = Case(f"{part} {size}", "ours", settings.method, "none", precision)
-        return Load(case, config, rows, needed(Shape.of(hf_config, config), rows.lengths))
-
-    lengths, depths = settings.growth
-    by_length = [load("length", length, length, own) for length in lengths]
-    return {"length": by_length, "layers": [load("layers", depth, LAYERS_AT, depth) for depth in depths]}
-
-
 def encoder_config(config: Config) -> Any:
     """Load the encoder's config.json."""
     source = find(config.model)
     return transformers.AutoConfig.from_pretrained(source.name_or_path, **source.arguments)
 
 
-def use_random_encoder(config: Config, folder: Path, layers: int | None, width: int | None) -> None:
-    """Give a run a random encoder of its kind in another size; another width brings BERT's heads and feed-forward."""
-    path = folder / f"{config.model.name}-{layers or 'own'}x{width or 'own'}-{len(config.task.labels)}"
+def use_random_encoder(config: Config, folder: Path, layers: int, width: int) -> None:
+    """Give a run a random encoder of its kind in another size, with BERT's heads and feed-forward for that width."""
+    path = folder / f"{config.model.name}-{layers}x{width}-{len(config.task.labels)}"
     if not path.exists():
         transformers.utils.logging.disable_progress_bar()
         hf_config = encoder_config(config)
         hf_config.num_labels = len(config.task.labels) or 1
-        hf_config.num_hidden_layers = layers or hf_config.num_hidden_layers
-        if width is not None:
-            hf_config.hidden_size, hf_config.num_attention_heads = width, max(1, width // 64)
-            hf_config.intermediate_size = 4 * width
+        hf_config.num_hidden_layers, hf_config.hidden_size = layers, width
+        hf_config.num_attention_heads, hf_config.intermediate_size = max(1, width // 64), 4 * width
         transformers.AutoModelForSequenceClassification.from_config(hf_config).save_pretrained(path)
         load_tokenizer(find(config.model)).save_pretrained(path)
     config.model.path, config.model.shape = str(path), {}

@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.benchmark import Timer
 
 from bench import workers
-from bench.cases import Settings, cases, growth_loads, task_loads
+from bench.cases import Settings, cases, task_loads
 from bench.flops import Shape
 from bench.trainers import Ours
 from bench.work import BATCH_SIZE, Load
@@ -34,8 +34,8 @@ class Sides:
     measurements: list[dict[str, Any]] = field(default_factory=list)
     peaks: list[dict[str, Any]] = field(default_factory=list)
 
-    def measure(self, part: str, label: str, loads: Sequence[Load], rounds: int, shape: Shape | None = None) -> None:
-        """Build all cases, then measure them round by round; `shape` asks for the matmul peak in every round."""
+    def measure(self, label: str, loads: Sequence[Load], shape: Shape) -> None:
+        """Build all cases, then measure them and the matmul peak round by round."""
         ready = []
         for load in loads:
             self.say(f"{label}: {load.case.name}: load and warm up")
@@ -43,13 +43,13 @@ class Sides:
             samples, memory = zip(*group.ask(workers.load, load), strict=True)
             passes = max(1, round(self.settings.min_seconds / max(figures(samples)["seconds"], 1e-3)))
             ready.append((load.case, group, passes, max((m for m in memory if m is not None), default=None)))
+        rounds = self.settings.rounds
         for turn in range(1, rounds + 1):
-            if shape is not None:
-                self.peak(label, turn, shape)
+            self.peak(label, turn, shape)
             for case, group, passes, peak_bytes in ready:
                 self.say(f"{label}: round {turn} of {rounds}: {case.name}")
                 found = figures(group.ask(workers.run, case.name, turn, passes))
-                entry = {"part": part, "label": label, "round": turn, "case": asdict(case)}
+                entry = {"label": label, "round": turn, "case": asdict(case)}
                 self.measurements.append({**entry, **found, "peak_bytes": peak_bytes})
         for group in (self.ours, self.baseline):
             group.ask(workers.clear)
@@ -82,8 +82,7 @@ def figures(samples: Sequence[dict[str, float]]) -> dict[str, float]:
 
 def planned(settings: Settings) -> int:
     """Count the lines of progress of `run`."""
-    task = len(cases(settings, pick_device(settings.device))) * (settings.rounds + 1)
-    return len(settings.tasks) * task + sum(map(len, settings.growth)) * (min(2, settings.rounds) + 1)
+    return len(settings.tasks) * len(cases(settings, pick_device(settings.device))) * (settings.rounds + 1)
 
 
 def run(settings: Settings, say: Callable[[str], object]) -> dict[str, Any]:
@@ -103,9 +102,7 @@ def run(settings: Settings, say: Callable[[str], object]) -> dict[str, Any]:
         for task in settings.tasks:
             loads, shape, data[task] = task_loads(settings, task, device, Path(folder))
             encoder = asdict(shape)
-            sides.measure("task", task, loads, settings.rounds, shape)
-        for part, loads in growth_loads(settings, Path(folder), precision).items():
-            sides.measure(part, part, loads, min(2, settings.rounds))
+            sides.measure(task, loads, shape)
     return {
         "schema_version": SCHEMA_VERSION,
         "provenance": about["ours"][0][0],

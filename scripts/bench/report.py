@@ -19,10 +19,9 @@ Rounds = dict[int, dict[str, Any]]  # measurements of one case
 
 
 def text(record: dict[str, Any]) -> str:
-    """Show the head, a table for each task, the peak and the growth."""
-    parts = [_head(record), *(_task(record, task) for task in record["settings"]["tasks"]), _peak(record)]
-    parts += [_growth(record, part) for part in ("length", "layers") if _entries(record, part)]
-    return "\n\n".join(parts)
+    """Show the head, a table for each task, and the peak."""
+    tasks = record["settings"]["tasks"]
+    return "\n\n".join([_head(record), *(_task(record, task) for task in tasks), _peak(record)])
 
 
 def _head(record: dict[str, Any]) -> str:
@@ -51,7 +50,7 @@ def _task(record: dict[str, Any], task: str) -> str:
 def task_table(record: dict[str, Any], task: str) -> dict[str, dict[str, str]]:
     """Make one row a case, from its name, of cells by column."""
     by_case: dict[str, Rounds] = {}
-    for entry in _entries(record, "task"):
+    for entry in record["measurements"]:
         if entry["label"] == task:
             by_case.setdefault(entry["case"]["name"], {})[entry["round"]] = entry
     best: dict[tuple[int, str], float] = {}  # by round and precision
@@ -82,10 +81,6 @@ def task_table(record: dict[str, Any], task: str) -> dict[str, dict[str, str]]:
     return table
 
 
-def _entries(record: dict[str, Any], part: str) -> list[dict[str, Any]]:
-    return [entry for entry in record["measurements"] if entry["part"] == part]
-
-
 def _ratios(rounds: Rounds, others: Rounds) -> list[float]:
     key = "sentences_per_second"
     return [entry[key] / others[turn][key] for turn, entry in rounds.items() if turn in others]
@@ -98,18 +93,6 @@ def _peak(record: dict[str, Any]) -> str:
         found.setdefault(key, []).append(1e-9 * entry["flops_per_second"])
     rows = [[*key, _range(rates, 0)] for key, rates in found.items()]
     return _grid(["matmul peak", "", "tokens x n x m", "GFLOP/s"], rows)
-
-
-def _growth(record: dict[str, Any], part: str) -> str:
-    """The milliseconds of a step by length or by layers, and p in milliseconds ∝ size^p."""
-    found: dict[int, list[float]] = {}
-    for entry in _entries(record, part):
-        found.setdefault(int(entry["case"]["name"].split()[-1]), []).append(1e3 * entry["seconds_per_step"])
-    table = _grid([f"growth with {part}", "ms/step"], [[str(size), _range(ms, 1)] for size, ms in found.items()])
-    if len(found) < 2:
-        return table
-    power = np.polyfit(np.log(list(found)), np.log([median(ms) for ms in found.values()]), 1)[0]
-    return f"{table}\ntime ~ {part}^{power:.2f}"
 
 
 def _median(values: Sequence[float], digits: int) -> str:

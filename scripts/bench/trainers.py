@@ -71,6 +71,8 @@ class Baseline:
         warnings.filterwarnings("ignore", category=FutureWarning)  # peft 0.21 asks transformers 5.23 for a renamed name
         self.load, self.device = load, device
         self.model = _peft_model(load.config, load.case)
+        if load.case.compiled:
+            self.model.base_model.model.base_model.compile(dynamic=True)
         self.tokenizer = tokenizer or load_tokenizer(find(load.config.model))
         self.to_maximum = load.case.padding == "maximum"
         by_longest = transformers.DataCollatorWithPadding(self.tokenizer)

@@ -35,6 +35,7 @@ class Case:
     dropout: float = DROPOUT  # probability of every dropout of encoder and head
     runs: int = 1  # K, the runs in a pack
     attention: str = "sdpa"  # of the baseline, as transformers names it
+    compiled: bool = False  # the baseline's encoder by torch.compile
     spread: bool = False  # a baseline in a process of one thread on every core, else in one process of all threads
 
 
@@ -100,11 +101,3 @@ def measuring_rows(data: TokenizedSplit, count: int, together: int = 1) -> Token
     types = None if data.token_type_ids is None else data.token_type_ids[tokens]
     offsets = np.append(0, np.cumsum(data.lengths[rows]))
     return TokenizedSplit(data.input_ids[tokens], types, offsets, data.labels[rows], data.idx[rows], truncated=0)
-
-
-def random_rows(length: int, count: int, vocabulary: int) -> TokenizedSplit:
-    """Make `count` rows of `length` random tokens each, with two classes."""
-    generator, rows = np.random.default_rng(length), np.arange(count)
-    tokens = generator.integers(vocabulary // 2, vocabulary, length * count).astype(np.int32)
-    labels = generator.integers(2, size=count)
-    return TokenizedSplit(tokens, None, np.arange(count + 1) * length, labels, rows, truncated=0)
