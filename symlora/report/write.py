@@ -71,9 +71,9 @@ def write_report(report: Report, out: Path, as_paper: bool = False, checkpoint: 
     return [*written, *figures, *symmetry, *audit, write_text(out / "report.html", html)], problems
 
 
-def summary_line(report: Report) -> str:
-    """Say the verdicts on the paper's claim, a sentence a section."""
-    return " ".join([report.tally.counts, *(answer(report, *place) for place in places(report))])
+def summary(report: Report) -> str:
+    """Say the counts and each section's verdicts, a line each."""
+    return "\n".join([report.tally.counts, *(answer(report, *place) for place in places(report))])
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -108,7 +108,7 @@ def command(chosen: argparse.Namespace) -> int:
         files, problems = write_figures(report, chosen.out, chosen.as_paper)
     else:
         files, problems = write_report(report, chosen.out, chosen.as_paper, chosen.checkpoint)
-    print(*files, summary_line(report), sep="\n")
+    print(*files, summary(report), sep="\n")
     for problem in (*report.tally.bad, *problems):
         print(f"left out: {problem}")
     if chosen.strict and (problems or not report.tally.complete):
