@@ -49,9 +49,6 @@ def keep_runs(
         else:
             prepared.reporters[number].finished(folder, record)
         ended.append((folder, record))
-    # A fault in writing the folders is tried again from the trained checkpoint; what diverged would diverge again.
-    if prepared.checkpoint is not None and all(run_folders.is_settled(record) for _, record in ended):
-        prepared.checkpoint.remove()
     return ended
 
 

@@ -25,8 +25,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from symlora.store.files import atomic_write
-from symlora.store.folder import is_settled, read_run
-from symlora.training.checkpoint_files import FOLDER, FORMAT, Header, clear_settled, headers, pack_name, plans
+from symlora.training.checkpoint_files import FOLDER, FORMAT, Header, clear_settled, headers, pack_name
 
 SHARE_OF_TIME = 0.01  # a checkpoint that took t seconds is followed by none for t / 0.01
 
@@ -143,16 +142,6 @@ class Checkpoint:
     def seconds_spent(self) -> float:
         """Return the wall clock of these runs, earlier processes included."""
         return self.seconds_before + time.monotonic() - self._started
-
-    def remove(self) -> None:
-        """Remove these runs' checkpoints; not one that other runs still need."""
-        for header in headers(self.results_dir):
-            mine, others = set(header.runs) & set(self.runs), set(header.runs) - set(self.runs)
-            if mine and all(is_settled(read_run(self.results_dir / run)) for run in others):
-                header.path.unlink(missing_ok=True)
-        for runs in plans(self.results_dir):
-            if set(runs) & set(self.runs):
-                (self.folder / f"{pack_name(runs)}.plan.json").unlink(missing_ok=True)
 
 
 def _taken_apart(value: Any, tensors: dict[str, Tensor], seen: dict[int, str]) -> Any:

@@ -97,7 +97,10 @@ def pack_name(runs: Sequence[str]) -> str:
 
 
 def clear_settled(results_dir: Path, mine: Sequence[str] = ()) -> None:
-    """Remove what a killed process left of settled runs, not `mine`."""
+    """Remove the files of settled runs, not `mine`.
+
+    A run that failed otherwise keeps them: a fault in writing its folder is tried again from the trained checkpoint.
+    """
     left = {header.path: header.runs for header in headers(results_dir)}
     left |= {results_dir / FOLDER / f"{pack_name(runs)}.plan.json": runs for runs in plans(results_dir)}
     for path, runs in left.items():
