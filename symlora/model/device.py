@@ -9,8 +9,7 @@ import torch
 
 from symlora.errors import SymloraError
 
-# Of frozen weights and activations, by `precision`
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # of frozen weights and activations
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h; glibc's own values are 131,072 and 65,536
 
 

@@ -97,13 +97,10 @@ def pack_name(runs: Sequence[str]) -> str:
 
 
 def clear_settled(results_dir: Path, mine: Sequence[str] = ()) -> None:
-    """Remove the files of settled runs, not `mine`.
-
-    A run that failed otherwise keeps them: a fault in writing its folder is tried again from the trained checkpoint.
-    """
+    """Remove the files of settled runs, not `mine`."""
     left = {header.path: header.runs for header in headers(results_dir)}
     left |= {results_dir / FOLDER / f"{pack_name(runs)}.plan.json": runs for runs in plans(results_dir)}
-    for path, runs in left.items():
+    for path, runs in left.items():  # a fault in writing a folder is tried again from the trained checkpoint
         settled = all(is_settled(read_run(results_dir / run)) for run in runs)
         if settled and set(runs).isdisjoint(mine) and not any(holder(results_dir, results_dir / run) for run in runs):
             path.unlink(missing_ok=True)
