@@ -34,6 +34,7 @@ def arguments() -> dict[str, Any]:
     add("--device", help="auto, cpu, cuda or cuda:<number> (default: auto)")
     add("--precision", choices=("auto", "fp32", "bf16"), help="of our fast rows (default: auto)")
     add("--cores", type=int, help="cores that each side uses (default: all)")
+    add("--no-compiled", dest="compiled", action="store_false", help="without the rival that compiles for minutes")
     add("--checkpoints", action="store_true", help="only what checkpoints cost, for the first task")
     add("--out", type=Path, help="folder, or file ending in .json (default: results/bench)")
     return vars(parser.parse_args())
