@@ -1,5 +1,6 @@
 """The run folders under results/runs are what their paths and scores say."""
 
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ from symlora.store.folder import run_folder, scan
 
 ROOT = CONFIG_DIR.parent / "results" / "runs"
 RUNS = list(scan(ROOT))
+KEYS = ("lr", "head_lr", "batch_size", "epochs")  # early runs had no head_lr
 
 
 @pytest.mark.parametrize(("folder", "record"), RUNS, ids=[str(folder.relative_to(ROOT)) for folder, _ in RUNS])
@@ -24,7 +26,7 @@ def test_scores_follow_from_the_stored_predictions(folder: Path, record: dict) -
             assert len(rows) == record["data"][split]["rows"] == config["task"]["splits"].get(split, len(rows))
             assert compute(list(metrics), rows.prediction.to_numpy(), rows.label.to_numpy()) == pytest.approx(metrics)
     settings = [f"{key}={config[key]['name']}" for key in ("task", "method", "model", "protocol")]
-    train = [f"train.{key}={config['train'][key]}" for key in ("lr", "batch_size", "epochs")]
+    train = [f"train.{key}={json.dumps(config['train'][key])}" for key in KEYS if key in config["train"]]
     same = compose(*settings, *train, f"seed={config['seed']}", f"results_dir={ROOT}")
     root = ROOT / "archive" if record["config"]["protocol"]["name"].startswith("short") else ROOT
     assert root / run_folder(same).relative_to(ROOT) == folder  # the command line that makes it again finds it finished
