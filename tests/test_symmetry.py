@@ -215,7 +215,10 @@ def test_summary_takes_means_in_percent() -> None:
 def test_committed_runs_agree_with_the_norms_stored_beside_them() -> None:
     """norms.parquet was written at the end of training, by torch, from the whole matrix."""
     collected = collect(ROOT / "results" / "runs")
-    kept = [(run["folder"] / "adapter").is_dir() for run in collected.runs.to_dict("records")]
+    kept = [
+        (run["folder"] / "norms.parquet").is_file() and (run["folder"] / "adapter").is_dir()
+        for run in collected.runs.to_dict("records")
+    ]
     first = collected.runs[kept].drop_duplicates(["method", "task"]).groupby("method").head(2)
     frame, bad, _ = symmetry_of_runs(first)
     assert not bad and set(frame["method"]) == {"lora", "symlora"}
