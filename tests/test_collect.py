@@ -44,7 +44,8 @@ def test_the_committed_runs_are_all_usable() -> None:
     rte = found.runs[found.runs["task"] == "rte"]
     assert rte["chance"].unique() == pytest.approx([146 / 277])  # RTE's validation split: 146 of entailment, 131 not
     assert list(rte["at_chance"]) == list(rte["score"] <= 146 / 277) and rte["at_chance"].any()
-    assert not found.runs[found.runs["task"] == "stsb"]["at_chance"].any()
+    stsb = found.runs[(found.runs["task"] == "stsb") & ~found.runs["chose"]]  # a grid's largest rates fail
+    assert len(stsb) and not stsb["at_chance"].any()
 
 
 @pytest.mark.parametrize(("right", "flagged"), [(59, True), (60, True), (61, False)])
