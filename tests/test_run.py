@@ -119,16 +119,6 @@ def test_a_run_tells_whether_it_was_compiled(
     assert train(small(tmp_path, "task=rte"))[1]["provenance"]["compiled"] is compiles
 
 
-@pytest.mark.parametrize("lr", ["1e-3", "1e30"])
-def test_memory_is_kept_while_training_and_given_back(
-    minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lr: str
-) -> None:
-    asked: list[tuple[str, bool]] = []
-    monkeypatch.setattr("symlora.runner.run.keep_freed_memory", lambda device, keep: asked.append((device.type, keep)))
-    train(small(tmp_path, "task=rte", f"train.lr={lr}"))
-    assert asked == [("cpu", True), ("cpu", False)]
-
-
 def test_a_diverged_run_is_kept_as_failed_and_tried_again(minilm_dir: Path, tmp_path: Path) -> None:
     config = small(tmp_path, "task=rte", "train.lr=1e30")
     folder, record = train(config)

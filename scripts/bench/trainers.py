@@ -22,7 +22,6 @@ from symlora.adapters.config import QUERY_VALUE
 from symlora.config.schema import Config
 from symlora.data.batches import pack_batch
 from symlora.model.build import build_pack
-from symlora.model.device import keep_freed_memory
 from symlora.model.fused import fusing, pick_compile
 from symlora.model.head import head_modules
 from symlora.model.source import find, load_tokenizer
@@ -37,7 +36,6 @@ class Ours:
 
     def __init__(self, load: Load, device: torch.device) -> None:
         self.load, self.device = load, device
-        keep_freed_memory(device, True)
         self.compiles = pick_compile("auto", device, load.case.precision, _MANY)
         configs = [copy.deepcopy(load.config) for _ in range(load.case.runs)]
         for seed, config in enumerate(configs):

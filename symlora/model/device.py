@@ -1,16 +1,13 @@
-"""Choose device and precision, and keep the memory of a CPU's steps."""
+"""Choose device and precision."""
 
-import ctypes
 import os
-import sys
-from typing import Any
 
 import torch
 
 from symlora.errors import SymloraError
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # of frozen weights and activations
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h; glibc's own values are 131,072 and 65,536
+# Of frozen weights and activations, by `precision`
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(name: str) -> torch.device:
@@ -36,20 +33,6 @@ def pick_device(name: str) -> torch.device:
     if not there[device.type]:
         raise SymloraError(f"device={name}: torch {torch.__version__} sees no {device.type.upper()} device here.")
     return device
-
-
-def keep_freed_memory(device: torch.device, keep: bool) -> None:
-    """Let glibc keep what a step frees, or give it back.
-
-    glibc returns blocks of more than 32 MiB to the system at once. Their pages are then cleared and mapped anew at the
-    next step, which took two fifths of a step of 16 runs on RTE. Nothing happens on a GPU or with another C library.
-    """
-    libc: Any = ctypes.CDLL(None) if device.type == "cpu" and sys.platform == "linux" else None
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(_M_MMAP_MAX, 0 if keep else 65_536)
-        libc.mallopt(_M_TRIM_THRESHOLD, -1 if keep else 131_072)  # -1: never
-        if not keep:
-            libc.malloc_trim(0)
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

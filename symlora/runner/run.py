@@ -21,7 +21,6 @@ from symlora.config.identity import pack_key
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.model.build import build_pack
-from symlora.model.device import keep_freed_memory
 from symlora.model.fused import fusing, pick_compile
 from symlora.model.packable import CannotPack
 from symlora.model.run_model import RunModel
@@ -168,16 +167,13 @@ def _report_epoch(reporters: Sequence[Reporter], number: int, epoch: Epoch) -> N
 
 @contextmanager
 def _training(processes: Processes, device: torch.device) -> Iterator[None]:
-    """Connect the processes; let a signal end training gently; reuse memory."""
+    """Connect the processes; let a signal end training gently."""
     with connected(processes, device), graceful_stop():
-        keep_freed_memory(device, True)
         try:
             yield
         except Exception:
             raise_if_stopped()  # of several processes one may stop before the other, whose error is then no failure
             raise
-        finally:
-            keep_freed_memory(device, False)
 
 
 def is_out_of_memory(error: Exception) -> bool:
