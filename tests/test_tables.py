@@ -297,6 +297,7 @@ def test_a_cost_that_an_old_run_lacks_is_a_dash_with_a_reason(
     drawn = cost_panel(points, "MiniLM, protocol short")
     told = points[["parameters", "memory_gib", "training_seconds", "inference_ms"]].notna().to_numpy().sum()
     assert sum(len(axes.lines) for axes in drawn.axes) == told  # what is not told has no point
+    assert [axes.get_ylim() for axes in drawn.axes[-4:]] == [(69.5, 71.5)] * 4  # 70 and 71, at least two points apart
 
 
 def test_best_last_and_held_out_side_by_side(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -18,6 +19,7 @@ AXES = {
     "inference_ms": "inference, ms a sentence",
 }
 MARKERS = "osD^v<>Ph*X"
+LEAST_SPAN = 2.0  # points of an axis of scores, so that a difference of some hundredths does not look like a lead
 
 
 def cost_points(chosen: Mapping[Key, Chosen], model: str, protocol: str) -> pd.DataFrame:
@@ -76,6 +78,9 @@ def cost_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
                 axes.set_xticks([], minor=True)
                 axes.tick_params(length=2)
                 axes.spines[["top", "right"]].set_visible(False)
+            middle, span = mine["score"].agg(["min", "max"]).mean(), np.ptp(mine["score"])
+            if span < LEAST_SPAN:
+                row[0].set_ylim(middle - LEAST_SPAN / 2, middle + LEAST_SPAN / 2)
         for axes, label in zip(grid[-1], AXES.values(), strict=True):
             axes.set_xlabel(label)
         handles = {
