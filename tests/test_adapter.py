@@ -1,13 +1,16 @@
-"""SymLoRA against closed forms, finite differences and published counts; then as a PEFT adapter: save, load, merge.
+"""SymLoRA as PEFT's users meet it: its layer, saved adapters, refusals; and how PEFT comes to know a method.
 
-References: the dense formula W = λ W0 + (α/r) Q diag(Λ) Qᵀ written out here, float64 finite differences, and the counts
-of LoRA's Table 2. PEFT's own suite is test_peft_contract.py. Half a minute.
+What every method does is in test_methods.py; PEFT's own suite, on multi-layer perceptrons: test_peft_contract.py.
 """
+
+from __future__ import annotations
 
 import json
 import shutil
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import ROOT
-from layers import forget
+from conftest import ROOT, TinyFactory
+from layers import containers, forget, inputs, layer_of
 from peft import PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import PeftType
@@ -25,88 +28,93 @@ from transformers.models.auto import CONFIG_MAPPING
 
 from symlora import SymLoraConfig
 from symlora.adapters.config import LowRankConfig
-from symlora.adapters.factors import FactorLayer
-from symlora.adapters.layer import AdapterLayer
 from symlora.adapters.loralambda import LoraLambdaConfig
 from symlora.adapters.registry import METHODS
 from symlora.adapters.symlora import SymLoraLinear, symmetric_update
+from symlora.adapters.symmetric import SymmetricConfig
 from symlora.adapters.tuner import AdapterModel
 
-TINY: dict[str, Any] = {
-    "vocab_size": 40,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 24,
-    "num_labels": 3,
-    "initializer_range": 0.25,  # not 0.02: attention, and so the adapters in it, must matter to the output
-}
-CONFIGS = {"bert": transformers.BertConfig(**TINY), "roberta": transformers.RobertaConfig(**TINY)}
 CLASSIFIER: Any = transformers.AutoModelForSequenceClassification  # transformers' types stop at the auto classes
 ENCODER: Any = transformers.AutoModel
-IDS = torch.randint(3, 40, (4, 9), generator=torch.Generator().manual_seed(0))
+IDS = torch.randint(3, 100, (4, 9), generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 2, 0])
 
 
-def classifier(kind: str = "roberta", dtype: torch.dtype = torch.float32) -> Any:
-    torch.manual_seed(0)
-    model = CLASSIFIER.from_config(CONFIGS[kind]).to(dtype).eval()
-    for name, value in model.named_parameters():  # biases are 0 in a new model, where scaling them would not show
-        if name.endswith("bias"):
-            value.data.normal_(0, 0.3)
-    return model
+def layer(**fields: Any) -> Any:
+    """A layer 6 -> 6 in float64 with random values everywhere."""
+    return layer_of(SymLoraConfig(**{"r": 3, "alpha": 5, "init_weights": False, **fields}), 6, 6)
 
 
-def encoder_config(kind: str, **kwargs: Any) -> Any:
-    return CONFIG_MAPPING[kind](**kwargs)
+def parts(module: Any) -> tuple[Tensor, Tensor, Tensor]:
+    Q, diag, lam = containers(module).values()
+    return Q, diag, lam
 
 
-def adapted(base: Any, **kwargs: Any) -> Any:
-    return get_peft_model(base, SymLoraConfig(task_type="SEQ_CLS", **kwargs)).eval()
+@pytest.fixture(scope="module")
+def base_dir(tiny: TinyFactory) -> Path:
+    """A classifier of 3 classes, 32 wide, 2 layers."""
+    return tiny("roberta", head=True, num_labels=3)
 
 
-def layer(n: int = 6, r: int = 3, alpha: float = 5.0, *, bias: bool = True, **kwargs: Any) -> Any:
-    """A double precision layer with random values everywhere."""
-    torch.manual_seed(1)
-    config = SymLoraConfig(r=r, alpha=alpha, init_weights=False, **kwargs)
-    return SymLoraLinear(nn.Linear(n, n, bias=bias).double(), "default", config, "lin").requires_grad_(True)
+def base(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    return CLASSIFIER.from_pretrained(folder, dtype=dtype).eval()
 
 
-def parts(module: Any, adapter: str = "default") -> tuple[Tensor, Tensor, Tensor]:
-    return module.symlora_Q[adapter], module.symlora_diag[adapter], module.symlora_lambda[adapter]
+def config(**fields: Any) -> Any:
+    return SymLoraConfig(**{"r": 4, "alpha": 6, "task_type": "SEQ_CLS", "init_weights": False, **fields})
 
 
-# The formula.
+def adapted(folder: Path, **fields: Any) -> Any:
+    torch.manual_seed(3)
+    return get_peft_model(base(folder), config(**fields)).eval()
 
 
-@pytest.mark.parametrize("bias", [True, False])
+def logits(model: Any) -> Any:
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+def layers(model: Any) -> list[Any]:
+    return [module for module in model.modules() if isinstance(module, SymLoraLinear)]
+
+
+@pytest.fixture(scope="module")
+def two_dirs(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two saved adapters of one base model, with a head each; the second has frozen factors, those of its start."""
+    root = tmp_path_factory.mktemp("heads")
+    adapted(base_dir).save_pretrained(root / "a")
+    other = adapted(base_dir, r=2, target_modules=["query", "key"], init_weights="eigen_largest")
+    for module in layers(other):
+        module.symlora_diag["default"].data.normal_()
+    other.save_pretrained(root / "b")
+    return root / "a", root / "b"
+
+
+# The layer.
+
+
 @pytest.mark.parametrize("value", [0.0, 1e-9, 0.7, 1.0, 1.3, -0.4])
-def test_forward_is_the_dense_formula_and_leaves_the_bias(value: float, bias: bool) -> None:
-    module = layer(bias=bias)
+def test_any_lambda_scales_the_weight_and_leaves_the_bias(value: float) -> None:
+    module, x = layer(), inputs(6).view(1, 5, 6)
     Q, diag, lam = parts(module)
     lam.data.fill_(value)
-    x = torch.randn(2, 5, 6, dtype=torch.float64)
     W = value * module.base_layer.weight + (5.0 / 3) * Q @ torch.diag(diag) @ Q.T
-    expected = x @ W.T + (module.base_layer.bias if bias else 0.0)
-    torch.testing.assert_close(module(x), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(module(x), x @ W.T + module.base_layer.bias, rtol=1e-12, atol=1e-12)
 
 
-def test_zero_start_of_q_is_a_dead_saddle() -> None:
-    gradients = {}
-    for start in ("ours", "zero"):
-        module = SymLoraLinear(nn.Linear(6, 6), "default", SymLoraConfig(r=3), "lin")
-        if start == "zero":
-            parts(module)[0].data.zero_()
-        module(torch.randn(5, 6)).square().sum().backward()
-        gradients[start] = [float(p.grad.abs().max()) for p in parts(module) if p.grad is not None]
-    assert gradients["zero"][:2] == [0.0, 0.0]  # neither factor will ever move
-    assert gradients["ours"][0] == 0.0 and gradients["ours"][1] > 0  # Λ moves first, then Q
-    assert gradients["ours"][2] > 0
+@pytest.mark.parametrize("zero", [False, True])
+def test_zero_start_of_q_is_a_dead_saddle(zero: bool) -> None:
+    """Neither factor would ever move. From our start Λ moves first, then Q."""
+    module = layer(init_weights=True)
+    Q, diag, lam = parts(module)
+    if zero:
+        Q.data.zero_()
+    module(inputs(6)).square().sum().backward()
+    assert [bool(value.grad.any()) for value in (Q, diag, lam) if value.grad is not None] == [False, not zero, True]
 
 
 def test_dropout_touches_the_low_rank_part_only() -> None:
-    module = layer(dropout=0.5).train()
-    x = torch.randn(4, 6, dtype=torch.float64)
+    module, x = layer(dropout=0.5).train(), inputs(6)
     assert not torch.equal(module(x), module(x))
     parts(module)[1].data.zero_()
     assert torch.equal(module(x), module(x))
@@ -114,35 +122,26 @@ def test_dropout_touches_the_low_rank_part_only() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_step_0_returns_any_base_output_to_the_last_bit(dtype: torch.dtype) -> None:
-    base = nn.Linear(64, 64, dtype=dtype)
-    nn.init.normal_(base.bias, std=3.0)
-    module = SymLoraLinear(base, "default", SymLoraConfig(r=8), "lin")
+    module = layer_of(SymLoraConfig(r=8), 64, 64, dtype)
+    nn.init.normal_(module.base_layer.bias, std=3.0)
     base_out = 1e-3 * torch.randn(500, 64, dtype=dtype)  # so small beside the bias that (out - b) + b is off
-    x = torch.randn(500, 64, dtype=dtype)
-    assert torch.equal(module.combine(["default"], x, base_out).to(dtype), base_out)
+    assert torch.equal(module.combine(["default"], inputs(64, 500, dtype), base_out).to(dtype), base_out)
 
 
-# In a model.
-
-
-def test_bfloat16_base_keeps_lambda_in_float32() -> None:
-    model = adapted(classifier("bert", torch.bfloat16), init_weights=False)
-    modules: list[Any] = [m for m in model.modules() if isinstance(m, SymLoraLinear)]
-    assert {p.dtype for m in modules for p in parts(m)} == {torch.float32}
-    module = modules[0]
-    assert module.base_layer.weight.dtype == torch.bfloat16
-    x = torch.randn(64, 16, dtype=torch.bfloat16)
+def test_lambda_keeps_its_digits_on_a_bfloat16_base() -> None:
+    module = layer_of(SymLoraConfig(init_weights=False), 16, 16, torch.bfloat16)
+    W0, bias = module.base_layer.weight.double(), module.base_layer.bias.double()
     Q, diag, lam = parts(module)
-    lam.data.fill_(1.003)  # bfloat16 would round it to 1
-    weight, bias = module.base_layer.weight.double(), module.base_layer.bias.double()
-    exact = x.double() @ (1.003 * weight + symmetric_update(Q, diag).double()).T + bias
-    base_only = x.double() @ (weight + symmetric_update(Q, diag).double()).T + bias
+    assert {value.dtype for value in (Q, diag, lam)} == {torch.float32}
+    x = inputs(16, 1000, torch.bfloat16)
     with torch.no_grad():
+        lam.fill_(1.003)  # bfloat16 would round it to 1
         out = module(x)
+        change = 0.003 * x.double() @ W0.T
+        rest = x.double() @ (W0 + symmetric_update(Q, diag).double()).T + bias
     assert out.dtype == torch.bfloat16
     # Each output is rounded, but unbiasedly: the projection on the change of λ shows it.
-    change = (exact - base_only).detach()
-    assert float(((out - base_only.detach()) * change).sum() / change.square().sum()) == pytest.approx(1, abs=0.15)
+    assert float(((out - rest) * change).sum() / change.square().sum()) == pytest.approx(1, abs=0.1)
 
 
 def test_unmerge_restores_every_bit_even_of_lambda_0_and_in_half_precision() -> None:
@@ -171,26 +170,116 @@ def test_safe_merge_refuses_nan_and_leaves_the_base() -> None:
     assert torch.equal(module.base_layer.weight, original) and not module.merged
 
 
-def test_saved_adapter_loads_in_a_fresh_process(tmp_path: Path) -> None:
-    base = classifier()
-    base.save_pretrained(tmp_path / "base")
-    model = adapted(base, init_weights=False, r=5, alpha=3, rank_pattern={"value": 2}, alpha_pattern={"value": 7})
-    model.save_pretrained(tmp_path / "adapter")
-    files = {path.name for path in (tmp_path / "adapter").iterdir()}
-    assert "adapter_model.safetensors" in files and not [name for name in files if name.endswith((".bin", ".pt"))]
-    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    assert config["peft_type"] == "SYMLORA"
-    program = f"""import symlora, peft
-import torch, transformers
-base = transformers.AutoModelForSequenceClassification.from_pretrained({str(tmp_path / "base")!r})
-model = peft.PeftModel.from_pretrained(base, {str(tmp_path / "adapter")!r}).eval()
-torch.save(model(torch.tensor({IDS.tolist()})).logits.detach(), {str(tmp_path / "logits.pt")!r})
-"""
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
-    assert torch.equal(torch.load(tmp_path / "logits.pt"), model(IDS).logits)
+# In a model.
 
 
-# Counts.
+def test_adapters_are_loaded_switched_and_deleted_with_their_heads(base_dir: Path, two_dirs: Any) -> None:
+    singles = [logits(PeftModel.from_pretrained(base(base_dir), folder)) for folder in two_dirs]
+    model: Any = PeftModel.from_pretrained(base(base_dir), two_dirs[0], adapter_name="a").eval()
+    model.load_adapter(two_dirs[1], "b", low_cpu_mem_usage=True)
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"cpu"}  # and none on meta
+    for name, expected in zip("ab", singles, strict=True):
+        model.set_adapter(name)
+        assert torch.equal(logits(model), expected)  # with its own head
+    with model.disable_adapter():
+        torch.testing.assert_close(logits(model), logits(base(base_dir)))
+    assert torch.equal(logits(model), singles[1])
+    status = model.get_model_status()
+    assert status.peft_types == {"a": "SYMLORA", "b": "SYMLORA"} and status.active_adapters == ["b"]
+    assert [name for name in model.state_dict() if name.endswith("symlora_start_Q.b")]
+    model.delete_adapter("b")
+    assert not [name for name in model.state_dict() if name.endswith(".b") or ".b." in name]
+    model.set_adapter("a")
+    assert torch.equal(logits(model), singles[0])
+
+
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float16, 0.02), (torch.bfloat16, 0.08), (torch.float32, 1e-5)])
+def test_training_and_merging_on_a_base_of_any_precision(
+    dtype: torch.dtype, near: float, base_dir: Path, two_dirs: Any
+) -> None:
+    reference = logits(PeftModel.from_pretrained(base(base_dir), two_dirs[0]))
+    model: Any = PeftModel.from_pretrained(base(base_dir, dtype), two_dirs[0], is_trainable=True).eval()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert {p.dtype for name, p in trained.items() if "symlora_" in name} == {torch.float32}
+    out = logits(model)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.float(), reference, rtol=near, atol=near)
+    model(IDS, labels=LABELS).loss.backward()
+    assert len(trained) == 4 * 3 + 4
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() and p.grad.any() for p in trained.values())
+    merged = model.merge_and_unload(safe_merge=True)
+    assert {p.dtype for p in merged.parameters()} == {dtype}
+    assert not layers(merged) and type(merged) is type(base(base_dir))
+    torch.testing.assert_close(logits(merged).float(), reference, rtol=near, atol=near)
+
+
+def test_transformers_loads_an_adapter_folder_itself(base_dir: Path, two_dirs: Any) -> None:
+    expected = logits(PeftModel.from_pretrained(base(base_dir), two_dirs[0]))
+    assert torch.equal(logits(CLASSIFIER.from_pretrained(two_dirs[0], num_labels=3).eval()), expected)
+    model = base(base_dir)
+    model.load_adapter(str(two_dirs[0]))
+    assert torch.equal(logits(model.eval()), expected)
+
+
+def test_a_pipeline_takes_the_adapted_and_the_merged_model(minilm_dir: Path) -> None:
+    torch.manual_seed(0)
+    names = {0: "equivalent", 1: "not_equivalent"}
+    model = get_peft_model(CLASSIFIER.from_pretrained(minilm_dir, id2label=names), config()).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(minilm_dir)
+    pair = {"text": "Rates rose by half a point.", "text_pair": "The bank raised its rates."}
+    with torch.no_grad():
+        chances = model(**tokenizer(*pair.values(), return_tensors="pt")).logits.softmax(-1)[0]
+    for subject in (model, model.merge_and_unload()):
+        answer: Any = transformers.pipeline("text-classification", model=subject, tokenizer=tokenizer)(pair)
+        assert answer["label"] == names[int(chances.argmax())]
+        assert answer["score"] == pytest.approx(float(chances.max()), abs=1e-5)
+
+
+def test_compiled_whole_without_a_graph_break(base_dir: Path) -> None:
+    model = adapted(base_dir)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(logits(compiled), logits(model))
+
+
+@pytest.mark.parametrize(("bits", "near"), [(8, 0.02), (4, 0.15)])
+def test_quantised_base(bits: int, near: float) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bnb: Any = pytest.importorskip(
+            "bitsandbytes", reason="bitsandbytes is not installed: 8-bit and 4-bit bases untested"
+        )
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
+    make: Callable[[], Any] = (
+        (lambda: bnb.nn.Linear8bitLt(64, 64, has_fp16_weights=False))
+        if bits == 8
+        else (lambda: bnb.nn.Linear4bit(64, 64, compute_dtype=torch.float32, quant_type="nf4"))
+    )
+    quantised = nn.Sequential(make(), nn.ReLU(), make())
+    quantised.load_state_dict(plain.state_dict())
+    quantised.to("cpu")  # which quantises
+    x = torch.randn(5, 64)
+    start = quantised(x).detach()
+    model: Any = get_peft_model(quantised, config(task_type=None, target_modules=["0", "2"], init_weights=True))
+    assert torch.equal(model(x), start)
+    first = layers(model)[0]
+    with torch.no_grad():
+        first.symlora_diag["default"].normal_()
+        first.symlora_lambda["default"].fill_(0.7)
+    out = model(x)
+    out.square().sum().backward()
+    assert all(p.grad is not None for name, p in model.named_parameters() if "symlora_" in name)
+    W0 = first.original_weight().double()  # dequantised
+    Q, diag = first.symlora_Q["default"].double(), first.symlora_diag["default"].double()
+    dense = x.double() @ (0.7 * W0 + 6 / 4 * Q @ torch.diag(diag) @ Q.T).T + first.get_base_layer().bias
+    scale = float(dense.detach().abs().max())
+    torch.testing.assert_close(first(x).double(), dense, rtol=0, atol=0.01 * scale)
+    model.merge_adapter()
+    torch.testing.assert_close(model(x), out, rtol=0, atol=near * float(out.detach().abs().max()))
+    model.unmerge_adapter()
+    torch.testing.assert_close(model(x), out, rtol=0, atol=1e-3 * float(out.detach().abs().max()))
+    merged = model.merge_and_unload()
+    assert type(merged[0]) is type(make()) and not layers(merged)
 
 
 ENCODERS = """albert bert big_bird camembert data2vec-text deberta-v2 distilbert electra ernie eurobert mpnet nomic_bert
@@ -199,9 +288,9 @@ roberta roformer xlm-roberta xlm-roberta-xl xmod"""
 
 @pytest.mark.parametrize("kind", ENCODERS.split())
 def test_default_targets_are_query_and_value(kind: str) -> None:
-    config = encoder_config(kind, **{"n_layers" if kind == "distilbert" else "num_hidden_layers": 1})
+    shape = CONFIG_MAPPING[kind](**{"n_layers" if kind == "distilbert" else "num_hidden_layers": 1})
     with torch.device("meta"):
-        model = get_peft_model(ENCODER.from_config(config), SymLoraConfig())
+        model = get_peft_model(ENCODER.from_config(shape), SymLoraConfig())
     names = [name.rsplit(".")[-1] for name in model.targeted_module_names]
     assert sorted(name[0] for name in names) == ["q", "v"]
 
@@ -209,134 +298,121 @@ def test_default_targets_are_query_and_value(kind: str) -> None:
 # Refusals.
 
 
-def test_rectangular_targets_are_refused_by_name_and_shape() -> None:
-    with pytest.raises(ValueError, match=r"square.*encoder\.layer\.0\.intermediate\.dense.*24 x 16"):
-        get_peft_model(classifier(), SymLoraConfig(target_modules=["intermediate.dense"]))
-    config = encoder_config("modernbert", num_hidden_layers=1)
-    with torch.device("meta"):
-        model = ENCODER.from_config(config)
-    with pytest.raises(ValueError, match=r"square.*attn\.Wqkv.*2304 x 768"):
-        get_peft_model(model, SymLoraConfig())
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (config(target_modules=["intermediate.dense"]), r"square.*encoder\.layer\.0\.intermediate\.dense.*48 x 32"),
+        (SymmetricConfig(target_modules=["intermediate.dense"]), r"square.*encoder\.layer\.0\.intermediate.*48 x 32"),
+        (config(r=33), r"r = 33.*encoder\.layer\.0\.attention\.self\.query.*32 x 32"),
+        (LoraLambdaConfig(r=33, target_modules=["intermediate.dense"]), r"r = 33.*intermediate\.dense.*48 x 32"),
+        (config(target_modules=["qeury"]), r"No modules were targeted.*Did you mean query\?"),
+        (
+            config(target_modules=["self.quary", "valeu"], task_type=None),
+            r"not found.*Did you mean self\.query, .*value\?",
+        ),
+        (config(target_modules=["xyz"]), r"linear layers end in dense, key, out_proj, query, value\."),
+        (
+            config(target_modules="no_such_.*", task_type=None),
+            r"not found in the base model.*linear layers end in dense",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(wrong: Any, words: str, base_dir: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        get_peft_model(base(base_dir), wrong)
 
 
-def test_a_refused_adapter_leaves_the_model_as_it_was() -> None:
+def test_a_refused_adapter_leaves_the_model_as_it_was(base_dir: Path) -> None:
     """PEFT of a half wrapped model would go on to train the whole encoder."""
-    fresh = get_peft_model(classifier(), SymLoraConfig(target_modules=["query"]))
-    model = classifier()
-    names = [name for name, _ in model.named_modules()]
+
+    def names(model: Any) -> list[str]:
+        return [name for name, _ in model.named_modules()]
+
+    fresh, model = adapted(base_dir, target_modules=["query"]), base(base_dir)
+    before = names(model)
     for targets, error in ((["query", "dense"], ValueError), (["query", "word_embeddings"], TypeError)):
         with pytest.raises(error):
-            get_peft_model(model, SymLoraConfig(target_modules=targets))
-        assert [name for name, _ in model.named_modules()] == names
-    again = get_peft_model(model, SymLoraConfig(target_modules=["query"]))
+            get_peft_model(model, config(target_modules=targets))
+        assert names(model) == before
+    again = get_peft_model(model, config(target_modules=["query"]))
     assert again.get_nb_trainable_parameters() == fresh.get_nb_trainable_parameters()
     with pytest.raises(ValueError, match="square"):
-        again.add_adapter("b", SymLoraConfig(target_modules=["query", "value", "intermediate.dense"]))
-    kept = [name for name, _ in again.named_modules()]
-    assert kept == [name for name, _ in fresh.named_modules()]
-    again.add_adapter("b", SymLoraConfig(target_modules=["value"]))
-    assert {name.rsplit(".", 1)[-1] for name, layer in again.named_modules() if "b" in getattr(layer, "r", ())} == {
-        "value"
-    }
+        again.add_adapter("b", config(target_modules=["query", "value", "intermediate.dense"]))
+    assert names(again) == names(fresh)
+    again.add_adapter("b", config(target_modules=["value"]))
+    with_b = {name.rsplit(".", 1)[-1] for name, module in again.named_modules() if "b" in getattr(module, "r", ())}
+    assert with_b == {"value"}
 
 
-def test_an_adapter_for_each_row_and_a_model_without_usual_targets_are_refused() -> None:
-    model = get_peft_model(classifier(), SymLoraConfig())
+def test_an_adapter_for_each_row_and_a_model_without_usual_targets_are_refused(base_dir: Path) -> None:
     with pytest.raises(ValueError, match=r"adapter_names.*LoRA's alone.*set_adapter"):
-        model(torch.ones(2, 3, dtype=torch.long), adapter_names=["default", "__base__"])
+        adapted(base_dir)(IDS, adapter_names=["default", "__base__"] * 2)
     with pytest.raises(ValueError, match=r"specify `target_modules`.*'custom'"):
         get_peft_model(nn.Sequential(nn.Linear(4, 4)), SymLoraConfig())
 
 
 def test_two_changes_of_one_weight_are_not_merged() -> None:
-    first, last = nn.Linear(8, 8), nn.Linear(8, 8)
-    model = nn.Sequential(first, nn.Linear(8, 8), last)
-    last.weight = first.weight
-    before = first.weight.detach().clone()
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
+    model[2].weight = model[0].weight
+    before = model[0].weight.detach().clone()
     adapted = get_peft_model(model, SymLoraConfig(r=2, target_modules=["0", "1", "2"], init_weights=False))
     for merge in (adapted.merge_adapter, adapted.merge_and_unload):
         with pytest.raises(ValueError, match=r"^0 and 2 share one weight"):
             merge()
-    assert torch.equal(before, first.weight)
+    assert torch.equal(before, model[2].base_layer.weight)
     alone = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
     alone[1].weight = alone[0].weight
     get_peft_model(alone, SymLoraConfig(r=2, target_modules=["0"])).merge_and_unload()
 
 
-def test_too_large_a_rank_is_refused_by_name_and_shape() -> None:
-    with pytest.raises(ValueError, match=r"r = 17.*encoder\.layer\.0\.attention\.self\.query.*16 x 16"):
-        get_peft_model(classifier(), SymLoraConfig(r=17))
-    with pytest.raises(ValueError, match=r"r = 17.*intermediate\.dense.*24 x 16"):
-        get_peft_model(classifier(), LoraLambdaConfig(r=17, target_modules=["intermediate.dense"]))
-
-
-# The package.
+# How PEFT knows a method.
 
 
 def test_import_is_light() -> None:
-    """`import symlora` alone, and with PEFT, which then knows all methods: no part of the pipeline comes along."""
-    program = """import sys, symlora
-assert not {"torch", "peft", "numpy", "transformers"} & set(sys.modules)
-import peft
-ours = {name for name in sys.modules if name.startswith("symlora")}
-assert {"symlora.adapters.symlora", "symlora.adapters.xgblora"} <= ours
-assert all(name == "symlora" or name.startswith("symlora.adapters") for name in ours), ours
-assert not {"hydra", "omegaconf", "jaxtyping", "matplotlib"} & set(sys.modules)
-assert symlora.SymLoraConfig is peft.PEFT_TYPE_TO_CONFIG_MAPPING["SYMLORA"]
-"""
+    program = 'import sys, symlora; assert not {"torch", "peft", "numpy", "transformers"} & set(sys.modules)'
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_a_file_dropped_in_is_a_method(tmp_path: Path) -> None:
-    """Nothing else names it, and `import symlora` is enough for PEFT; also after PEFT."""
+def test_a_fresh_process_knows_every_method_and_a_file_dropped_in(base_dir: Path, tmp_path: Path) -> None:
+    """`import symlora` is enough for PEFT, before or after; a saved adapter loads; no part of the pipeline comes."""
     shutil.copytree(ROOT / "symlora", tmp_path / "symlora", ignore=shutil.ignore_patterns("__pycache__"))
     page = (ROOT / "docs" / "adding-a-method.md").read_text()
     (tmp_path / "symlora" / "adapters" / "gatedlora.py").write_text(page.split("```python\n")[1].split("```")[0])
-    program = """import peft, symlora
+    model = adapted(base_dir, r=5, alpha=3, rank_pattern={"value": 2}, alpha_pattern={"value": 7})
+    model.save_pretrained(tmp_path / "adapter")
+    assert not [*(tmp_path / "adapter").glob("*.bin"), *(tmp_path / "adapter").glob("*.pt")]
+    program = f"""import sys, peft, symlora
+ours = {{name for name in sys.modules if name.startswith("symlora")}}
+assert {{"symlora.adapters.symlora", "symlora.adapters.xgblora"}} <= ours
+assert all(name == "symlora" or name.startswith("symlora.adapters") for name in ours), ours
+assert not {{"hydra", "omegaconf", "jaxtyping", "matplotlib"}} & set(sys.modules)
+assert symlora.SymLoraConfig is peft.PEFT_TYPE_TO_CONFIG_MAPPING["SYMLORA"]
 from symlora.adapters import GatedLoraConfig
 assert peft.PEFT_TYPE_TO_CONFIG_MAPPING["GATEDLORA"] is GatedLoraConfig
 assert peft.PEFT_TYPE_TO_TUNER_MAPPING["GATEDLORA"].prefix == "gatedlora_"
-assert peft.get_peft_config({"peft_type": "GATEDLORA", "r": 3}).r == 3"""
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path)
+assert peft.get_peft_config({{"peft_type": "GATEDLORA", "r": 3}}).r == 3
+import torch, transformers
+base = transformers.AutoModelForSequenceClassification.from_pretrained({str(base_dir)!r})
+model = peft.PeftModel.from_pretrained(base, "adapter").eval()
+print(model(torch.tensor({IDS.tolist()})).logits.tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert json.loads(done.stdout) == logits(model).tolist()
 
 
-def test_a_method_is_known_once_its_classes_are_defined(tmp_path: Path) -> None:
-    """LoRA with A fixed: trained, saved, loaded, merged and deleted, its frozen values too; and defined twice."""
+def test_of_a_method_defined_twice_the_last_definition_counts() -> None:
+    """As when a notebook's cell runs again."""
     for times in (1, 2):
 
         @dataclass
         class ToyConfig(LowRankConfig, method="toy"):
             pass
 
-        class ToyLinear(FactorLayer):
-            adapter_layer_names = ("toy_B",)
-            frozen_layer_names = ("toy_A",)
-            factor_names = ("toy_B", "toy_A")
-
-            def initial_values(self, config: Any, r: int) -> dict[str, Tensor]:
-                return {"toy_A": torch.randn(r, self.in_features), "toy_B": torch.zeros(self.out_features, r)}
-
-        class ToyModel(AdapterModel, config=ToyConfig, layer=ToyLinear):
+        class ToyModel(AdapterModel, config=ToyConfig, layer=SymLoraLinear):
             pass
 
         assert PEFT_TYPE_TO_TUNER_MAPPING[PeftType("TOY")] is METHODS["TOY"] is ToyModel, times
-    model: Any = get_peft_model(classifier(), ToyConfig(r=2, target_modules=["query", "intermediate.dense"]))
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    assert len(trained) == 4 and all(name.endswith("toy_B.default") for name in trained)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    optimizer = torch.optim.SGD(trained.values(), lr=1.0)
-    model(IDS, labels=torch.tensor([0, 1, 2, 0])).loss.backward()
-    optimizer.step()
-    assert {n for n, value in model.state_dict().items() if not torch.equal(value, before[n])} == trained.keys()
-    logits = model.eval()(IDS).logits
-    assert not torch.allclose(logits, classifier()(IDS).logits)
-    model.save_pretrained(tmp_path)
-    torch.manual_seed(5)  # A comes from the file
-    loaded: Any = PeftModel.from_pretrained(classifier(), tmp_path).eval()
-    assert torch.equal(loaded(IDS).logits, logits)
-    torch.testing.assert_close(loaded.merge_and_unload()(IDS).logits, logits)
-    model.base_model.delete_adapter("default")
-    assert not [name for name in model.state_dict() if "toy_" in name]
+        assert PeftType("TOY") is ToyConfig().peft_type
     forget("toy")
 
 
@@ -353,20 +429,3 @@ def test_a_name_of_pefts_own_is_refused() -> None:
             pass
 
     assert PEFT_TYPE_TO_TUNER_MAPPING[PeftType.LORA] is before and "LORA" not in METHODS
-
-
-def test_a_layer_without_a_matrix_refuses_to_merge() -> None:
-    class Shift(AdapterLayer):
-        adapter_layer_names = ("shift",)
-
-        def initial_values(self, config: Any, r: int) -> dict[str, Tensor]:
-            return {"shift": torch.ones(self.out_features)}
-
-        def adapter_output(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
-            shift: Tensor = self.shift[adapter]
-            return shift
-
-    module = Shift(nn.Linear(4, 4), "default", SymLoraConfig(r=2), "lin")
-    assert torch.equal(module(torch.ones(4)), module.base_layer(torch.ones(4)) + 1)
-    with pytest.raises(NotImplementedError, match="Shift adds no matrix to the weight, so it cannot be merged"):
-        module.merge()
