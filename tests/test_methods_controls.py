@@ -1,4 +1,4 @@
-"""SymLoRA's controls and the symmetric full-rank ΔW: formulas, what sets each apart, and what the report reads of them.
+"""What sets SymLoRA's controls and the symmetric full-rank ΔW apart.
 
 What every method must do is in test_methods.py.
 """
@@ -12,20 +12,16 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from conftest import TinyFactory, run_config
 from layers import inputs, layer_of, model_of
 from peft import LoraConfig
 from torch import Tensor, nn
 
 from symlora.adapters.symlora import SymLoraConfig
 from symlora.adapters.symlora_orthonormal import SymLoraOrthonormalConfig, orthonormal_columns
-from symlora.adapters.symmetric import SymmetricConfig, SymmetricLinear, triangle_places
+from symlora.adapters.symmetric import SymmetricConfig, triangle_places
 from symlora.config.schema import MethodConfig, TrainConfig
-from symlora.model.build import build
-from symlora.runner.norms import adapter_norms
 from symlora.training.optimizer import AdamW
 
-CPU = torch.device("cpu")
 N, R = 6, 3
 F32 = torch.float32
 
@@ -132,15 +128,6 @@ def test_an_eigen_start_takes_its_part_off_again_and_leaves_w0(kind: str, config
 # A symmetric full-rank ΔW.
 
 
-def test_each_value_of_the_triangle_gets_both_gradients() -> None:
-    layer = layer_of(SymmetricConfig(), N, N)
-    x, target = inputs(N), inputs(N).flip(0)
-    (layer(x) * target).sum().backward()
-    G = target.T @ x  # of a free ΔW
-    both = G + G.T - torch.diag(torch.diag(G))
-    torch.testing.assert_close(layer.symmetric_upper["default"].grad, both[np.triu_indices(N)])
-
-
 def test_symmetric_trains_after_it_was_first_used_without_gradients() -> None:
     triangle_places.cache_clear()
     layer = layer_of(SymmetricConfig(init_weights=False), N, N)
@@ -148,36 +135,3 @@ def test_symmetric_trains_after_it_was_first_used_without_gradients() -> None:
         layer(inputs(N))
     layer(inputs(N)).sum().backward()
     assert layer.symmetric_upper["default"].grad.abs().max() > 0
-
-
-def test_symmetric_needs_a_square_matrix() -> None:
-    with pytest.raises(ValueError, match=r"square matrix: the weight of module 'lin' is 4 x 6"):
-        SymmetricLinear(nn.Linear(6, 4), "default", SymmetricConfig(), "lin")
-
-
-# What the report reads.
-
-OWN = ("asymlora", "edora", "loralambda", "loraxs", "symlora_no_lambda", "symlora_orthonormal", "symmetric")
-
-
-@pytest.mark.parametrize("method", OWN)
-def test_norms_of_every_method_here(method: str, tiny: TinyFactory) -> None:
-    config = run_config(tiny("roberta"), method)
-    if method != "symlora_no_lambda":
-        config.method.peft_config["init_weights"] = False
-    run = build(config, CPU, "fp32")
-    layers = dict(run.adapted_layers())
-    if method == "symlora_no_lambda":
-        for layer in layers.values():
-            layer.symlora_diag["default"].data.normal_()
-    for row in adapter_norms(run):
-        layer = layers[row["module"]]
-        w0 = layer.get_base_layer().weight.detach().double()
-        delta = layer.get_delta_weight("default").detach().double() - (row["lambda"] - 1) * w0
-        assert row["delta_frobenius"] == pytest.approx(float(delta.norm()), rel=1e-5)
-        assert row["sum_frobenius"] == pytest.approx(float((row["lambda"] * w0 + delta).norm()), rel=1e-5)
-        assert (row["lambda"] != 1.0) == (method in ("loralambda", "symlora_orthonormal"))
-        if method.startswith("sym"):
-            assert row["symmetric_share"] == pytest.approx(1.0, abs=1e-9)
-        else:
-            assert 0 < row["symmetric_share"] < 0.999
