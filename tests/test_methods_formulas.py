@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from layers import CONFIGS, N_IN, N_OUT, SQUARE, R, containers, inputs, layer_of, model_of
-from peft import LoraConfig, convert_to_lora, get_peft_model, set_peft_model_state_dict
+from peft import convert_to_lora, get_peft_model, set_peft_model_state_dict
 from torch import Tensor
 
 from symlora.adapters.base_scale import BaseScaleLayer
@@ -130,7 +130,7 @@ def test_every_method_of_our_own_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("case", FORMULAS)
 def test_output_and_merged_weight_are_the_formula(case: str) -> None:
-    """Of one adapter, and of two, whose changes add."""
+    """Of one adapter, and of two, whose changes add; with a bias and without."""
     made = layer(case)
     made.update_layer("second", configuration(case), "0")
     made.double()
@@ -144,6 +144,8 @@ def test_output_and_merged_weight_are_the_formula(case: str) -> None:
         torch.testing.assert_close(made(x).detach(), x @ (W + delta).T + bias, rtol=1e-12, atol=1e-12)
     made.set_adapter(names)
     torch.testing.assert_close(made(x).detach(), x @ (W + sum(deltas)).T + bias, rtol=1e-12, atol=1e-12)
+    made.base_layer.bias = None
+    torch.testing.assert_close(made(x).detach(), x @ (W + sum(deltas)).T, rtol=1e-12, atol=1e-12)
     made.merge()
     torch.testing.assert_close(made.base_layer.weight.detach(), W + sum(deltas), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(made.get_delta_weight("second").detach(), deltas[1])  # also while it is merged
@@ -216,14 +218,3 @@ def test_factors_of_any_kind_and_place() -> None:
         wanted = S * torch.einsum("o,oi,i->oi", left, matrix, right)
         torch.testing.assert_close(made.get_delta_weight(adapter), wanted)
         torch.testing.assert_close(made.adapter_output(adapter, inputs(), inputs()), inputs() @ wanted.T)
-
-
-def test_lora_lambda_at_one_is_pefts_lora() -> None:
-    made = layer("loralambda")
-    lora = layer_of(LoraConfig(r=R, lora_alpha=5))
-    with torch.no_grad():
-        made.loralambda_lambda["default"].fill_(1.0)
-        lora.lora_A["default"].weight.copy_(made.loralambda_A["default"])
-        lora.lora_B["default"].weight.copy_(made.loralambda_B["default"])
-        lora.base_layer.load_state_dict(made.base_layer.state_dict())
-    torch.testing.assert_close(made(inputs()), lora(inputs()))

@@ -86,18 +86,6 @@ def test_dora() -> None:
     agree(layer, trained, reference, N_IN)
 
 
-def test_dora_starts_at_the_base_model() -> None:
-    """m = ‖W0‖ and B = 0."""
-    (settings,) = load(["dora"])
-    torch.manual_seed(0)
-    model = nn.Sequential()
-    model.add_module("linear", nn.Linear(N_IN, N_OUT))
-    x = torch.randn(ROWS, N_IN)
-    before = model(x)
-    config = peft.LoraConfig(**{**settings.peft_config, "target_modules": ["linear"]})
-    torch.testing.assert_close(peft.get_peft_model(model, config)(x), before, rtol=1e-6, atol=1e-6)
-
-
 @pytest.mark.parametrize(("n_in", "n_out"), [(N_IN, N_OUT), (N_OUT, N_IN), (N_IN, N_IN), (N_IN + 1, N_OUT)])
 def test_randlora(n_in: int, n_out: int) -> None:
     """ΔW = Σ_j B_j Λ_j A_j Γ_j over ⌈min(n_in, n_out) / r⌉ bases (arXiv 2502.00987, equation 4), times α/r.
