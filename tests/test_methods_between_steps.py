@@ -13,10 +13,11 @@ import numpy as np
 import peft
 import pytest
 import torch
-from conftest import TinyFactory, epoch_batches, fit, made_up, run_config
+from conftest import TinyFactory, epoch_batches, fit, run_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layers import model_of
+from test_checkpoint import checkpoint_of, same, stopped_at, trained
 from test_pack import data_of
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
@@ -33,6 +34,7 @@ from symlora.model.build import build
 from symlora.model.packable import check_packable
 from symlora.model.run_model import RunModel
 from symlora.runner.norms import adapter_norms
+from symlora.training.checkpoint_files import headers
 from symlora.training.hooks import AdaLora, step_hook
 from symlora.training.loop import predict
 
@@ -352,35 +354,16 @@ def test_adalora_is_kept_as_it_was_at_any_epoch(tiny: TinyFactory, tmp_path: Pat
     assert sum(sum(rows) for rows in saved.rank_pattern.values()) == 8
 
 
-@pytest.mark.parametrize("at", [3, 8, 11])
-def test_a_stopped_adalora_goes_on_exactly(at: int, tiny: TinyFactory) -> None:
-    """After step 3 the averages are under way, at 8 ranks are being taken away, at 11 all are allocated."""
-    config, data = adalora(tiny("bert")), made_up(LENGTHS)
-
-    def run(model: RunModel, hook: Any, optimizer: Any, steps: range) -> None:
-        batches = [batch for epoch in range(4) for batch in epoch_batches(data, 4, 0, epoch)]
-        for step in steps:
-            hook.before_step(step, 12)
-            loss = nn.functional.cross_entropy(model.encoder(batches[step - 1]), batches[step - 1].labels)
-            (loss + hook.penalty()).backward()
-            optimizer.step()
-            hook.after_step(step, 12, optimizer)
-            optimizer.zero_grad()
-
-    def start() -> tuple[RunModel, Any, Any]:
-        model = build(config, CPU, "fp32")
-        return model, step_hook(model, 0, 12), torch.optim.AdamW([p for _, p in model.trainable()], lr=1e-2)
-
-    whole = start()
-    run(*whole, range(1, at + 1))
-    kept = copy.deepcopy((whole[0].state(), whole[1].state(), whole[2].state_dict()))
-    run(*whole, range(at + 1, 13))
-    rest = start()
-    rest[0].load_state(kept[0])
-    rest[1].load_state(kept[1])
-    rest[2].load_state_dict(kept[2])
-    run(*rest, range(at + 1, 13))
-    assert all(torch.equal(value, rest[0].state()[name]) for name, value in whole[0].state().items())
+def test_a_stopped_adalora_keeps_the_ranks_that_are_allocated(
+    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped at step 10 of 11, of which the last 3 take nothing away any more; test_checkpoint.py stops before."""
+    some, data = [adalora(tiny("bert"), epochs=1)], data_of(LENGTHS)
+    some[0].train.batch_size = 1
+    wanted = trained(some, data)
+    stopped_at(10, some, data, checkpoint_of(tmp_path, some), monkeypatch)
+    assert headers(tmp_path)[0].steps == 10
+    same(trained(some, data, checkpoint_of(tmp_path, some)), wanted)
 
 
 def test_adalora_schedules_that_cannot_be(tiny: TinyFactory) -> None:

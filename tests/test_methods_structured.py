@@ -19,9 +19,9 @@ from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import load_file
 from test_pack import alike, trained_alone, trained_together
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy, gelu, linear
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 
 from symlora.adapters.houlsby import HoulsbyConfig
 from symlora.adapters.lora2 import Lora2Config, entries_kept
@@ -32,42 +32,30 @@ from symlora.adapters.melora import MeloraConfig
 from symlora.config.schema import Config
 from symlora.data.batches import gather, padded
 from symlora.errors import SymloraError
-from symlora.model import catalog as methods
 from symlora.model.build import build, encoder_is_frozen
-from symlora.model.catalog import examine
+from symlora.model.catalog import examine, load
 from symlora.model.run_model import HEAD_FILE, RunModel
 from symlora.training.hooks import step_hook
 from symlora.training.optimizer import AdamW
 
 CPU = torch.device("cpu")
+CLASSIFIER: Any = AutoModelForSequenceClassification
 get_peft_model: Any = peft.get_peft_model  # whose type says too little of the models that it makes
-SETTINGS = {name: methods.load([name])[0] for name in ("bitfit", "houlsby", "lora2", "loraplus", "lorta")}
 ROWS = [5, 3, 9, 4]
 CS = ("C_head", "C_matrix", "C_layer")
 DATA = {"train": made_up(ROWS * 4), "validation": made_up(ROWS, seed=1)}
 
 
 @pytest.fixture(scope="module")
-def bare() -> Callable[[], Any]:
+def bare(tiny: TinyFactory) -> Callable[[], Any]:
     """A classifier of 2 layers, 16 wide, 4 heads, without dropout, in float64; the same every time."""
-    config = BertConfig(
-        vocab_size=20,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=24,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        initializer_range=0.2,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = BertForSequenceClassification(config).double()
-    return lambda: copy.deepcopy(model)
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    folder = tiny("bert", head=True, vocab_size=20, hidden_size=16, intermediate_size=24, **still)
+    return lambda: CLASSIFIER.from_pretrained(folder).double()
 
 
 def adapted(model: Any, config: Any) -> Any:
-    """With adapters away from their start, and the first adapted layer."""
+    """With adapters away from their start."""
     torch.manual_seed(1)
     wrapped = get_peft_model(model, config).eval()
     with torch.no_grad():
@@ -81,17 +69,8 @@ def first_layer(model: Any) -> Any:
     return next(model.base_model.tuner_layers())
 
 
-def added(layer: Any, x: Tensor) -> Tensor:
-    """What the adapters add to the base layer's output."""
-    out: Tensor = layer(x) - layer.get_base_layer()(x)
-    return out.detach()
-
-
-def config_of(
-    name: str, folder: Path, *, seed: int = 0, peft_config: dict[str, Any] | None = None, **train: Any
-) -> Config:
-    config = run_config(folder, "lora", seed=seed, **{"model_dropout": 0.0, "lr": 1e-2, "warmup_ratio": 0.0, **train})
-    config.method = copy.deepcopy(SETTINGS[name])
+def config_of(name: str, folder: Path, *, peft_config: dict[str, Any] | None = None, **train: Any) -> Config:
+    config = run_config(folder, name, **{"model_dropout": 0.0, "lr": 1e-2, "warmup_ratio": 0.0, **train})
     config.method.peft_config |= peft_config or {}
     return config
 
@@ -130,7 +109,7 @@ def test_lorta_is_its_tensor(bare: Any) -> None:
             blocks = [A @ torch.diag(heads[h] * matrices[matrix] * layers[number]) @ B for h in range(4)]
             delta = 2.0 * torch.cat(blocks, 1).T
             torch.testing.assert_close(layer.get_delta_weight("default").detach(), delta)
-            torch.testing.assert_close(added(layer, x), x @ delta.T)
+            torch.testing.assert_close(layer(x) - layer.base_layer(x), x @ delta.T)
 
 
 def test_lorta_parameters_are_one_each(bare: Any, tmp_path: Path) -> None:
@@ -140,9 +119,7 @@ def test_lorta_parameters_are_one_each(bare: Any, tmp_path: Path) -> None:
     assert len(own) == 5 and sum(value.numel() for _, value in own) == (16 + 4 + 4 + 2 + 2) * 3
     for name in layers[0].adapter_layer_names:
         assert len({id(getattr(layer, name)["default"]) for layer in layers}) == 1
-    optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], 1.0)
-    assert sum("lorta" in name for name, value in model.named_parameters() if value.requires_grad) == 5
-    assert len(optimizer.param_groups[0]["params"]) == 5 + 2  # and the head's
+    assert sum(value.requires_grad for value in model.parameters()) == 5 + 2  # and the head's
     # Its gradient is the sum over the layers: that of a copy of the model with parameters of their own.
     with torch.no_grad():
         layers[0].lorta_B["default"].normal_()
@@ -308,7 +285,7 @@ def test_houlsby_is_its_bottleneck(bare: Any) -> None:
 
 @pytest.mark.parametrize(("size", "norms", "count"), [(8, False, 313_536), (8, True, 351_936), (64, True, 2_417_664)])
 def test_houlsby_counts_on_roberta_base(size: int, norms: bool, count: int) -> None:
-    method = copy.deepcopy(SETTINGS["houlsby"])
+    (method,) = load(["houlsby"])
     method.peft_config |= {"bottleneck_size": size} | ({"modules_to_save": ["LayerNorm"]} if norms else {})
     assert examine(method).trained == count
 
@@ -332,7 +309,7 @@ def test_houlsby_flat_is_the_stock_model_padded(kind: str, norms: list[str], tin
     settings = {"bottleneck_size": 3, "init_weights": False} | ({"modules_to_save": norms} if norms else {})
     run = build(config_of("houlsby", tiny(kind), peft_config=settings), CPU, "fp32")
     run.save(tmp_path)
-    stock = AutoModelForSequenceClassification.from_pretrained(tiny(kind), num_labels=2, attn_implementation="eager")
+    stock = CLASSIFIER.from_pretrained(tiny(kind), num_labels=2, attn_implementation="eager")
     model: Any = PeftModel.from_pretrained(stock, tmp_path, is_trainable=True).eval()
     run.encoder.eval()
     batch = gather(made_up(ROWS), np.arange(4))
@@ -348,8 +325,8 @@ def test_houlsby_flat_is_the_stock_model_padded(kind: str, norms: list[str], tin
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
 
 
-def test_trained_layernorms(tiny: TinyFactory, tmp_path: Path) -> None:
-    """In float32 on a bfloat16 encoder, without weight decay, saved and loaded, and packed as alone."""
+def test_trained_layernorms(tiny: TinyFactory) -> None:
+    """In float32 on a bfloat16 encoder, without weight decay, and packed as alone."""
     settings = {"bottleneck_size": 3, "modules_to_save": ["LayerNorm"]}
     some = [
         config_of("houlsby", tiny("bert"), seed=k, lr=5e-3 / (k + 1), weight_decay=0.1, peft_config=settings)
@@ -370,13 +347,6 @@ def test_trained_layernorms(tiny: TinyFactory, tmp_path: Path) -> None:
     fits, _ = trained_together(some, DATA)
     for config, found in zip(some, fits, strict=True):
         alike(found, trained_alone(config, DATA)[0])
-    run = build(some[0], CPU, "fp32")
-    run.load_state(fits[0].state["last"])
-    run.save(tmp_path / "adapter")
-    again = build(some[1], CPU, "fp32")
-    loaded = peft.utils.load_peft_weights(str(tmp_path / "adapter"), device="cpu")
-    peft.set_peft_model_state_dict(again.peft, loaded)
-    assert all(torch.equal(value, again.state()[name]) for name, value in run.state().items())
 
 
 @pytest.mark.parametrize(
@@ -400,7 +370,7 @@ def test_bitfit_trains_every_bias(tiny: TinyFactory, tmp_path: Path) -> None:
     assert not encoder_is_frozen(config.method)
     run = build(config, CPU, "bf16")  # a bias that trains in bfloat16 would lose its small steps
     encoder = [name for name, _ in run.trainable() if not run.in_head(name)]
-    stock: Any = AutoModelForSequenceClassification.from_pretrained(tiny("roberta"), num_labels=2)
+    stock = CLASSIFIER.from_pretrained(tiny("roberta"), num_labels=2)
     assert encoder == [
         f"model.{n}" for n, _ in stock.named_parameters() if n.endswith(".bias") and "classifier" not in n
     ]
