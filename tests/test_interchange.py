@@ -250,9 +250,11 @@ def test_there_and_back(train_lambda: bool, dtype: torch.dtype, base_dir: Path, 
 # Merged models.
 
 
-@pytest.mark.parametrize("kind", ["SymLoRA", "LoRA", "exported"])
+@pytest.mark.parametrize("kind", ["SymLoRA", "SymLoRA without a task type", "LoRA", "exported"])
 def test_merged_is_a_plain_model_of_the_same_function(kind: str, base_dir: Path, tmp_path: Path) -> None:
-    model = saved(tmp_path / "a", base_dir, lora() if kind == "LoRA" else symlora())
+    """Of the class that it was made for."""
+    sym = symlora(task_type=None) if "without" in kind else symlora()
+    model = saved(tmp_path / "a", base_dir, lora() if kind == "LoRA" else sym)
     if kind == "exported":
         symlora_to_lora(read_adapter(tmp_path / "a"), tmp_path / "b")
     export_merged(read_adapter(tmp_path / ("b" if kind == "exported" else "a")), tmp_path / "merged", str(base_dir))
@@ -481,10 +483,26 @@ def test_a_bad_adapter_is_one_clear_error(
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_an_adapter_without_task_type_is_merged_into_the_class_it_was_made_for(base_dir: Path, tmp_path: Path) -> None:
-    model = saved(tmp_path / "a", base_dir, symlora(task_type=None))
-    export_merged(read_adapter(tmp_path / "a"), tmp_path / "merged", str(base_dir))
-    close(logits(base(tmp_path / "merged")), logits(model))
+@pytest.fixture(scope="module")
+def folder_of_all(base_dir: Path, tiny: TinyFactory, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Adapters, base models and other files, for commands that change none of them."""
+    root = tmp_path_factory.mktemp("all")
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "wide": ("roberta", {"hidden_size": 16}),
+        "flat": ("roberta", {"num_hidden_layers": 1}),
+        "bert": ("bert", {}),
+    }
+    for name, (kind, shape) in kinds.items():
+        (root / name).symlink_to(tiny(kind, head=True, num_labels=3, **shape))
+    for name, config in (("sym", symlora()), ("nameless", symlora()), ("regex", lora()), ("lora", lora())):
+        saved(root / name, base_dir, config)
+    edit(root / "nameless", base_model_name_or_path=None)
+    edit(root / "regex", exclude_modules="(")
+    torch.save(made_up_checkpoint(), root / "loralib.bin")
+    for folder in ("full/file", "checkpoint/pytorch_model.bin"):
+        (root / folder).parent.mkdir()
+        (root / folder).touch()
+    return root
 
 
 @pytest.mark.parametrize(
@@ -514,24 +532,9 @@ def test_an_adapter_without_task_type_is_merged_into_the_class_it_was_made_for(b
     ],
 )
 def test_a_command_that_does_not_fit_is_one_clear_error(
-    command: str, words: str, base_dir: Path, tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, words: str, folder_of_all: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    kinds: dict[str, tuple[str, dict[str, Any]]] = {
-        "wide": ("roberta", {"hidden_size": 16}),
-        "flat": ("roberta", {"num_hidden_layers": 1}),
-        "bert": ("bert", {}),
-    }
-    for name, (kind, shape) in kinds.items():
-        Path(name).symlink_to(tiny(kind, head=True, num_labels=3, **shape))
-    for name, config in (("sym", symlora()), ("nameless", symlora()), ("regex", lora()), ("lora", lora())):
-        saved(Path(name), base_dir, config)
-    edit(Path("nameless"), base_model_name_or_path=None)
-    edit(Path("regex"), exclude_modules="(")
-    torch.save(made_up_checkpoint(), "loralib.bin")
-    for folder in ("full/file", "checkpoint/pytorch_model.bin"):
-        Path(folder).parent.mkdir()
-        Path(folder).touch()
+    monkeypatch.chdir(folder_of_all)
     with pytest.raises(SystemExit, match=f"error: .*{words}"):
         main(["export", *command.split()])
     assert not Path("out").exists()
