@@ -144,17 +144,23 @@ def tiny_roberta_dir(tiny: TinyFactory, roberta_tokenizer_dir: Path, tmp_path_fa
 
 
 @pytest.fixture(scope="session")
-def sweep_overrides(tiny: TinyFactory, minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Overrides of short runs: the demo's sentences, a BERT with random weights and MiniLM's tokenizer."""
-    encoder = tmp_path_factory.mktemp("sweep") / "encoder"
-    shutil.copytree(tiny("bert", vocab_size=30522, max_position_embeddings=128), encoder)
+def tiny_bert_dir(tiny: TinyFactory, minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MiniLM's tokenizer beside a small BERT with random weights."""
+    folder = tmp_path_factory.mktemp("bert") / "encoder"
+    shutil.copytree(tiny("bert", vocab_size=30522, max_position_embeddings=128), folder)
     for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(minilm_dir / file, encoder)
+        shutil.copy(minilm_dir / file, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sweep_overrides(tiny_bert_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides of short runs: the demo's sentences, a BERT with random weights and MiniLM's tokenizer."""
     return [
         "task=rte",
         "model=local",
         "model.name=tiny",
-        f"model.path={encoder}",
+        f"model.path={tiny_bert_dir}",
         "protocol=demo",
         "data.demo_rows={train: 24, validation: 12, test: 4}",
         f"data.cache_dir={tmp_path_factory.mktemp('tokens')}",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import runpy
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,22 +13,12 @@ import pandas as pd
 import pytest
 import torch
 import transformers
-from conftest import ROOT, TinyFactory
+from conftest import ROOT
 from peft import PeftModel
 from safetensors.torch import load_file
 
 EXAMPLES = ROOT / "scripts" / "examples"
 CLASSIFIER: Any = transformers.AutoModelForSequenceClassification
-
-
-@pytest.fixture(scope="module")
-def encoder(tiny: TinyFactory, minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What save_pretrained leaves of a model and its tokenizer."""
-    folder = tmp_path_factory.mktemp("encoder") / "bert"
-    shutil.copytree(tiny("bert", vocab_size=30522, max_position_embeddings=64), folder)
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(minilm_dir / file, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -59,25 +48,25 @@ def check_adapter(folder: Path, encoder: Path) -> None:
 @pytest.mark.parametrize("task", ["mrpc", "cola"])
 def test_trainer_example(
     task: str,
-    encoder: Path,
+    tiny_bert_dir: Path,
     data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    arguments = ["--model", str(encoder), "--task", task, "--data", str(data), "--max-steps", "3"]
+    arguments = ["--model", str(tiny_bert_dir), "--task", task, "--data", str(data), "--max-steps", "3"]
     monkeypatch.setattr(sys, "argv", ["trainer.py", *arguments, "--out", str(tmp_path / "out")])
     runpy.run_path(str(EXAMPLES / "trainer.py"), run_name="__main__")
     printed = capsys.readouterr().out
     assert "trainable params: 1,126 ||" in printed  # 4 matrices of (32 + 1) 8 + 1, and a head of 66
     assert ("'eval_accuracy': 0." if task == "mrpc" else "'eval_matthews_correlation': ") in printed
-    check_adapter(tmp_path / "out", encoder)
+    check_adapter(tmp_path / "out", tiny_bert_dir)
 
 
-def test_accelerate_example_under_accelerate_launch(encoder: Path, data: Path, tmp_path: Path) -> None:
+def test_accelerate_example_under_accelerate_launch(tiny_bert_dir: Path, data: Path, tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    arguments = ["--model", str(encoder), "--data", str(data), "--max-steps", "4", "--out", str(tmp_path / "out")]
+    arguments = ["--model", str(tiny_bert_dir), "--data", str(data), "--max-steps", "4", "--out", str(tmp_path / "out")]
     done = subprocess.run(
         [*launch, str(EXAMPLES / "accelerate_loop.py"), *arguments],
         cwd=tmp_path,
@@ -95,4 +84,4 @@ def test_accelerate_example_under_accelerate_launch(encoder: Path, data: Path, t
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("step 4: loss") == 1  # the first process alone prints
-    check_adapter(tmp_path / "out", encoder)
+    check_adapter(tmp_path / "out", tiny_bert_dir)
