@@ -10,9 +10,10 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from test_methods import SETTINGS, examined
 
 from symlora.config.compose import CONFIG_DIR
-from symlora.model.catalog import examine, load, names
+from symlora.model.catalog import names
 from symlora.store.folder import scan
 from symlora.sweep.grid import expand
 
@@ -43,12 +44,12 @@ def test_equal_budgets_are_equal(budget: str) -> None:
     text = (CONFIG_DIR / "budget" / f"{budget}.yaml").read_text()
     methods = params(f"budget={budget}")["method"].split(",")
     assert len(methods) >= 5 and any(name.startswith("symlora") for name in methods)
-    for method in load(methods):
-        trained = examine(method).trained
+    for name in methods:
+        method, trained = SETTINGS[name], examined(name).trained
         if method.peft_type == "SYMLORA":
             assert trained == BUDGETS[budget] + 24 * (method.peft_config["r"] + 1) and f"{trained:,}" in text
         else:
-            assert trained == BUDGETS[budget], method.name
+            assert trained == BUDGETS[budget], name
 
 
 def test_a_budget_takes_the_place_of_the_sweeps_methods() -> None:

@@ -376,22 +376,10 @@ def test_adapters_are_float32_on_a_bf16_encoder(name: str, tiny: TinyFactory) ->
 def test_training_lowers_the_loss_and_a_pack_changes_nothing(name: str, tiny: TinyFactory) -> None:
     """6 steps on 16 made-up rows. Where there is an adapter the head stands still, so that the adapter must do it."""
     rate = LEARNING_RATE.get(name, 1e-2)
-    some = [
-        config_of(
-            name,
-            tiny,
-            seed=k,
-            lr=rate / (2 - k),
-            batch_size=8,
-            epochs=EPOCHS.get(name, 3),
-            weight_decay=0.0,
-            warmup_ratio=0.0,
-        )
-        for k in range(2)
-    ]
-    for config in some:
-        if name in ADAPTERS:
-            config.train.head_lr = 1e-12
+    train: dict[str, Any] = {"batch_size": 8, "epochs": EPOCHS.get(name, 3), "weight_decay": 0.0, "warmup_ratio": 0.0}
+    if name in ADAPTERS:
+        train["head_lr"] = 1e-12
+    some = [config_of(name, tiny, seed=k, lr=rate / (2 - k), **train) for k in range(2)]
     built(some[0])
     rows = [5, 3, 8, 4] * 4
     data = {"train": made_up(rows), "validation": made_up(rows[:3], seed=1)}
@@ -424,7 +412,7 @@ def test_a_wrong_rank_is_one_clear_message(name: str, rank: Any, tiny: TinyFacto
     assert str(rank) in message or (rank == 33 and re.search(r"r = \d+ is more than 32: .* 32 x 32", message))
 
 
-def test_make_methods_lists_every_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_make_methods_lists_every_file() -> None:
     found = [examined(name) for name in NAMES]
     text, markdown = methods.table(found), methods.table(found, markdown=True)
     for name in NAMES:
