@@ -352,7 +352,7 @@ def test_an_adapter_for_each_row_and_a_model_without_usual_targets_are_refused(b
 
 
 def test_two_changes_of_one_weight_are_not_merged() -> None:
-    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
+    model: Any = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
     model[2].weight = model[0].weight
     before = model[0].weight.detach().clone()
     adapted = get_peft_model(model, SymLoraConfig(r=2, target_modules=["0", "1", "2"], init_weights=False))
