@@ -143,8 +143,7 @@ def test_a_stored_head_is_kept_in_the_tasks_order_and_said(stored: str, says: li
 def test_layers_that_the_configuration_leaves_out_are_said(tiny: TinyFactory, tmp_path: Path) -> None:
     folder = tmp_path / "shorter"
     shutil.copytree(tiny("bert"), folder)
-    content = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(content | {"num_hidden_layers": 1}))
+    change_config(folder, num_hidden_layers=1)
     loaded = built(folder).encoder.model.loaded
     assert loaded["head"] == {"kept": ["bert.pooler.dense"], "drawn": ["classifier"]}
     assert len(loaded["notes"]) == 1 and "16 tensors" in loaded["notes"][0] and "encoder.layer.1." in loaded["notes"][0]
@@ -223,21 +222,6 @@ def test_state_is_a_copy_that_can_be_put_back(tiny: TinyFactory) -> None:
     assert torch.equal(logits(run_model), before)
 
 
-@pytest.mark.parametrize("method", ["symlora", "lora"])
-@pytest.mark.parametrize("kind", ["roberta", "bert", "distilbert", "albert", "mpnet"])
-def test_saved_adapter_is_plain_peft(kind: str, method: str, tiny: TinyFactory, tmp_path: Path) -> None:
-    from peft import PeftModel
-
-    run_model = shake(built(tiny(kind), method))
-    run_model.save(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
-    stock = CLASSIFIER.from_pretrained(tiny(kind), num_labels=2, attn_implementation="eager")
-    loaded: Any = PeftModel.from_pretrained(stock, tmp_path).eval()
-    with torch.no_grad():
-        expected = loaded(**padded(BATCH, stock.config.pad_token_id)).logits
-    torch.testing.assert_close(logits(run_model), expected, rtol=1e-5, atol=1e-5)
-
-
 def test_saved_head_and_saved_model(tiny: TinyFactory, tmp_path: Path) -> None:
     head = shake(built(tiny("bert"), "head"))
     head.save(tmp_path / "head")
@@ -299,10 +283,7 @@ def test_init_from_errors(tiny: TinyFactory, tmp_path: Path) -> None:
         (f"{here}.*another encoder", lambda: started(tiny("bert"), source)),
         (f"{here}.*other targets", lambda: started(folder, source, target_modules=["query"])),
         ("there is no adapter_config.json", lambda: started(folder, tmp_path)),
-        (
-            "symlora export .*pytorch_model.bin FOLDER --to lora",
-            lambda: started(folder, tmp_path / "pytorch_model.bin"),
-        ),
+        ("export .*pytorch_model.bin FOLDER --to lora", lambda: started(folder, tmp_path / "pytorch_model.bin")),
         ("nowhere does not exist", lambda: started(folder, tmp_path / "nowhere")),
         ("method=head has no adapter", lambda: started(folder, source, "head")),
     ]
@@ -386,19 +367,12 @@ def test_adapters_that_do_not_fit(method: str, arguments: dict[str, Any], messag
         build(config, CPU, "fp32")
 
 
-def test_unknown_peft_type_names_those_there_are(tiny: TinyFactory) -> None:
-    config = run_config(tiny("roberta"))
-    config.method.peft_type = "NO_SUCH"
-    with pytest.raises(SymloraError, match="NO_SUCH.*LORA.*SYMLORA"):
-        build(config, CPU, "fp32")
-
-
-@pytest.mark.parametrize("kind", ["PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"])
-def test_prompt_methods_are_refused(kind: str, tiny: TinyFactory) -> None:
-    """They would silently train the head alone."""
+@pytest.mark.parametrize("kind", ["NO_SUCH", "PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"])
+def test_a_peft_type_that_cannot_run_is_refused(kind: str, tiny: TinyFactory) -> None:
+    """Prompts would silently train the head alone."""
     config = run_config(tiny("roberta"), "lora")
     config.method.peft_type, config.method.peft_config = kind, {"num_virtual_tokens": 2}
-    with pytest.raises(SymloraError, match=kind):
+    with pytest.raises(SymloraError, match="NO_SUCH.*LORA.*SYMLORA" if kind == "NO_SUCH" else kind):
         build(config, CPU, "fp32")
 
 
@@ -445,18 +419,14 @@ def test_another_hub_model_is_named_by_its_own_configuration(tiny: TinyFactory) 
     with pytest.raises(SymloraError, match=own):
         build(config, CPU, "fp32")
     assert compose("model=roberta-large").model.hub == config.model.hub
+    local = "model=local model.name=<name> model.path="
     for source, says in (
         (ModelSource("FacebookAI/roberta-large", "main"), own),
-        (
-            ModelSource("a/b", "main"),
-            "model=local model.name=<name> model.path=null model.revision=<commit> model.hub=a/b",
-        ),
-        (ModelSource("/a/b", None), "model=local model.name=<name> model.path=/a/b"),
+        (ModelSource("a/b", "main"), f"{local}null model.revision=<commit> model.hub=a/b"),
+        (ModelSource("/a/b", None), f"{local}/a/b"),
     ):
         assert re.search(says, str(wrong_shape(source, "roberta-base", {"hidden_size": 1024}, {"hidden_size": 768})))
-    pickled = OSError(
-        "m does not appear to have model.safetensors and thus cannot be loaded with `safetensors`. Please"
-    )
+    pickled = OSError("m does not appear to have model.safetensors and thus cannot be loaded with `safetensors`.")
     message = str(load_failure(ModelSource("a/b", "0123"), pickled))
     assert "hf download a/b --revision 0123 --local-dir <folder>" in message and "weights_only=True" in message
     with pytest.raises(SymloraError, match="model.hub=a/b needs model.revision"):
@@ -477,8 +447,7 @@ def test_model_configurations_are_pinned_and_say_how_they_run(path: Path) -> Non
 
 def test_devices_and_precisions() -> None:
     assert pick_device("cpu") == CPU
-    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    for name in ("no-such", "meta", *(() if torch.cuda.is_available() else ("cuda", "cuda:1"))):
+    for name in ("no-such", "meta", *(() if torch.cuda.is_available() else ("cuda:1",))):
         with pytest.raises(SymloraError, match=f"device={name}"):
             pick_device(name)
     assert [pick_precision(name, CPU) for name in ("fp32", "bf16", "fp16")] == ["fp32", "bf16", "fp16"]
