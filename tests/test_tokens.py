@@ -24,7 +24,7 @@ import pytest
 import torch
 from conftest import TinyFactory, epoch_batches
 from safetensors.torch import load_file
-from test_data import empty, glue, made_split, made_tokens, text, truncate
+from test_data import DAMAGE, glue, made_split, made_tokens
 
 from symlora.config.compose import compose
 from symlora.config.rows import Split
@@ -86,7 +86,7 @@ def test_cache_is_read_keyed_and_repaired(
     with monkeypatch.context() as patch:
         patch.setattr("symlora.data.tokens._tokenize", forbidden)
         assert_same(tokenize(split, tokenizer, 16, str(tmp_path)), first)
-    for damage in (truncate, flip_last_byte, empty, text):
+    for damage in (DAMAGE["truncated"], flip_last_byte, DAMAGE["empty"], DAMAGE["text"]):
         damage(path)
         with pytest.raises(SymloraError, match=str(path)):
             load_tokens(path)
