@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from symlora.training.loop import fit_pack
 from symlora.training.result import Fit
 
 CPU = torch.device("cpu")
+Stop = Callable[[int, list[Config], dict[str, TokenizedSplit]], None]
 MADE_WITH: dict[str, Any] = {"threads": 1}
 
 
@@ -46,20 +47,22 @@ def trained(some: list[Config], data: dict[str, TokenizedSplit], kept: Checkpoin
     return fit_pack(some, data, build_pack(some, CPU, "fp32"), checkpoint=kept)
 
 
-def stopped_at(
-    call: int, some: list[Config], data: dict[str, TokenizedSplit], kept: Checkpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Trains until the stop request has been asked for `call` times (between steps, and between batches of scoring)."""
-    calls = iter(range(1, 10**6))
+@pytest.fixture
+def stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stop:
+    """Train until the stop request has been asked for `call` times (between steps, and between batches of scoring)."""
 
-    def stop_requested() -> int | None:
-        return signal.SIGTERM if next(calls) >= call else None
+    def train(call: int, some: list[Config], data: dict[str, TokenizedSplit]) -> None:
+        calls = iter(range(1, 10**6))
 
-    with monkeypatch.context() as patched:
-        patched.setattr("symlora.training.run_state.stop_requested", stop_requested)
-        patched.setattr("symlora.training.interrupt.stop_requested", lambda: int(signal.SIGTERM))
-        with pytest.raises(Stopped):
-            trained(some, data, kept)
+        def stop_requested() -> int | None:
+            return signal.SIGTERM if next(calls) >= call else None
+
+        with monkeypatch.context() as patched, pytest.raises(Stopped):
+            patched.setattr("symlora.training.run_state.stop_requested", stop_requested)
+            patched.setattr("symlora.training.interrupt.stop_requested", lambda: int(signal.SIGTERM))
+            trained(some, data, checkpoint_of(tmp_path, some))
+
+    return train
 
 
 def same(found: list[Fit], wanted: list[Fit]) -> None:
@@ -79,14 +82,14 @@ def same(found: list[Fit], wanted: list[Fit]) -> None:
 
 @pytest.mark.parametrize(("runs", "method"), [(1, "symlora"), (3, "lora")])
 def test_stopped_and_resumed_is_never_stopped(
-    runs: int, method: str, tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: int, method: str, tiny: TinyFactory, tmp_path: Path, stop: Stop
 ) -> None:
     """Ten steps an epoch: stopped within the first, while it is scored (12, 14), within the second, and once more."""
     some, data = configs(tiny("bert"), method, runs, model_dropout=0.1), data_of(UNEQUAL)
     wanted = trained(some, data)
     for calls in ([3], [12], [14, 2, 3]) if runs == 1 else ([12], [14, 2]):
         for call in calls:
-            stopped_at(call, some, data, checkpoint_of(tmp_path, some), monkeypatch)
+            stop(call, some, data)
             assert len(headers(tmp_path)) == 1
         last = checkpoint_of(tmp_path, some)
         same(trained(some, data, last), wanted)
@@ -106,7 +109,7 @@ BETWEEN_STEPS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("method", BETWEEN_STEPS)
 def test_a_method_that_acts_between_steps_goes_on_with_what_it_holds(
-    method: str, tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, tiny: TinyFactory, tmp_path: Path, stop: Stop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped after step 4 of 8. Had it lost what it noted by then it would end elsewhere, or this shows nothing."""
     # At a rate as high as 0.1 what counts least changes on the way: else all that goes has gone by step 4.
@@ -114,7 +117,7 @@ def test_a_method_that_acts_between_steps_goes_on_with_what_it_holds(
     some[0].method.peft_config = {**some[0].method.peft_config, **BETWEEN_STEPS[method]}
     data = {"train": made_up([5, 3, 8, 4] * 8), "validation": made_up([4, 6], seed=1)}
     wanted = trained(some, data)
-    stopped_at(4, some, data, checkpoint_of(tmp_path, some), monkeypatch)
+    stop(4, some, data)
     assert headers(tmp_path)[0].steps == 4
     shutil.copytree(tmp_path / FOLDER, tmp_path / "again" / FOLDER)
     last = checkpoint_of(tmp_path, some)
@@ -136,14 +139,14 @@ def test_a_method_that_acts_between_steps_goes_on_with_what_it_holds(
 
 
 def test_a_run_that_diverged_before_the_stop_stays_diverged(
-    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny: TinyFactory, tmp_path: Path, stop: Stop, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Until its folder is written, `make runs` lists it with the others."""
     some, data = configs(tiny("bert"), "lora", model_dropout=0.1), data_of(UNEQUAL)
     some[1].train.lr = 1e30
     wanted = trained(some, data)
     assert wanted[1].error is not None
-    stopped_at(9, some, data, checkpoint_of(tmp_path, some), monkeypatch)
+    stop(9, some, data)
     with locked(tmp_path, tmp_path / "run/seed-2"):
         states = dict.fromkeys(("run/seed-0", "run/seed-1"), "stopped") | {"run/seed-2": "running"}
         assert unfinished(tmp_path) == [(run, state, "9") for run, state in states.items()]
@@ -153,13 +156,13 @@ def test_a_run_that_diverged_before_the_stop_stays_diverged(
 
 
 def test_a_pack_goes_on_without_the_run_whose_patience_is_over(
-    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: TinyFactory, tmp_path: Path, stop: Stop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in epoch 3, after the first run has left: bit for bit, also as the second run does from there alone."""
     some, data = still(configs(tiny("bert"), "symlora", 2, model_dropout=0.1), 4), data_of(UNEQUAL)
     wanted = trained(some, data)
     assert [one.stopped_epoch for one in wanted] == [2, None]
-    stopped_at(27, some, data, checkpoint_of(tmp_path, some), monkeypatch)
+    stop(27, some, data)
     assert headers(tmp_path)[0].steps > 20
     alone, saved = checkpoint_of(tmp_path / "alone", some[1:]), checkpoint_of(tmp_path, some).load()
     assert saved is not None and "model" not in saved["runs"]["run/seed-0"]
@@ -179,20 +182,24 @@ def test_any_run_of_a_trained_pack_is_taken_from_the_checkpoint(
     same(trained(some[1:], data, checkpoint_of(tmp_path, some[1:])), wanted[1:])
 
 
-def test_runs_of_a_pack_in_training_start_anew_alone(
-    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_alone_starts_anew_and_does_not_cost_its_pack_the_checkpoint(
+    tiny: TinyFactory, tmp_path: Path, stop: Stop
 ) -> None:
     some, data = configs(tiny("bert"), "symlora"), data_of(UNEQUAL)
-    stopped_at(5, some, data, checkpoint_of(tmp_path, some), monkeypatch)
+    wanted = trained(some, data)
+    stop(5, some, data)
     assert checkpoint_of(tmp_path, some[:1]).load() is None
     same(trained(some[:1], data, checkpoint_of(tmp_path, some[:1])), trained(some[:1], data))
+    resumed = checkpoint_of(tmp_path, some)
+    same(trained(some, data, resumed), wanted)
+    assert resumed.restarts == 1
 
 
 def test_what_is_damaged_or_of_another_origin_is_not_used(
-    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny: TinyFactory, tmp_path: Path, stop: Stop, capsys: pytest.CaptureFixture[str]
 ) -> None:
     some, data = configs(tiny("bert"), "symlora", 1), data_of(UNEQUAL)
-    stopped_at(5, some, data, checkpoint_of(tmp_path, some), monkeypatch)
+    stop(5, some, data)
     assert checkpoint_of(tmp_path, some, threads=2).load() is None
     assert "made with other threads" in capsys.readouterr().err
     some[0].train.lr *= 2
@@ -249,12 +256,10 @@ def test_the_time_between_checkpoints(
     assert capsys.readouterr().err.count("No space left on device") == 1
 
 
-def test_a_checkpoint_is_small(tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_small(tiny: TinyFactory, tmp_path: Path, stop: Stop) -> None:
     """Trained parameters, two moments of each, and the best so far: nothing of the encoder."""
     some = configs(tiny("bert", num_hidden_layers=6), "symlora", 1)
-    stopped_at(
-        15, some, data_of(UNEQUAL) | {"validation": made_up([5] * 12)}, checkpoint_of(tmp_path, some), monkeypatch
-    )
+    stop(15, some, data_of(UNEQUAL) | {"validation": made_up([5] * 12)})
     model = build_pack(some, CPU, "fp32").runs[0]
     whole = sum(p.numel() for p in model.encoder.parameters())
     size = headers(tmp_path)[0].path.stat().st_size
@@ -294,9 +299,7 @@ def test_the_launching_process_of_a_sweep_passes_a_signal_on(tmp_path: Path) -> 
     assert signals.stop_requested() is None
 
 
-def test_a_stop_while_the_end_is_written_is_heeded(
-    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stop_while_the_end_is_written_is_heeded(tiny: TinyFactory, tmp_path: Path) -> None:
     some, data = configs(tiny("bert"), "symlora", 1), data_of(UNEQUAL)
     wanted = trained(some, data)
 
@@ -308,12 +311,3 @@ def test_a_stop_while_the_end_is_written_is_heeded(
         fit_pack(some, data, build_pack(some, CPU, "fp32"), on_epoch=on_epoch, checkpoint=checkpoint_of(tmp_path, some))
     assert headers(tmp_path)[0].trained
     same(trained(some, data, checkpoint_of(tmp_path, some)), wanted)
-
-
-def test_a_run_alone_does_not_cost_its_pack_the_checkpoint(
-    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    some, data = configs(tiny("bert"), "symlora"), data_of(UNEQUAL)
-    stopped_at(5, some, data, checkpoint_of(tmp_path, some), monkeypatch)
-    trained(some[:1], data, checkpoint_of(tmp_path, some[:1]))
-    same(trained(some, data, checkpoint_of(tmp_path, some)), trained(some, data))
