@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from symlora.config.compose import CONFIG_DIR, compose
 from symlora.errors import SymloraError
@@ -75,9 +74,3 @@ def test_the_environment_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "first")
     with pytest.raises(SymloraError, match="numbers"):
         launched_processes()
-
-
-def test_one_process_adds_nothing_up() -> None:
-    value = torch.ones(2)
-    Processes().add_up([value])
-    assert value.tolist() == [1.0, 1.0]

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,22 @@ def train(config: Config) -> tuple[Path, dict[str, Any]]:
     return run(config, Reporter(config, quiet=True))
 
 
+@cache
+def scored_run(root: Path, task: str, method: str) -> tuple[Config, Path, dict[str, Any]]:
+    """Train a run once, for tests that only read it; `root` is the session's."""
+    words = (f"task={task}", f"method={method}", "protocol.held_out=0.25", "predict_test=true")
+    config = small(root / f"{task}-{method}", *words)
+    return config, *train(config)
+
+
 @pytest.mark.parametrize(
     ("task", "method"), [("mnli", "symlora"), ("stsb", "symlora"), ("mnli", "head"), ("stsb", "lora"), ("mnli", "full")]
 )
-def test_a_run_folder_alone_rebuilds_the_scores(minilm_dir: Path, tmp_path: Path, method: str, task: str) -> None:
-    config = small(tmp_path, f"task={task}", f"method={method}", "protocol.held_out=0.25", "predict_test=true")
-    folder, record = train(config)
+def test_a_run_folder_alone_rebuilds_the_scores(
+    minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory, method: str, task: str
+) -> None:
+    root = tmp_path_factory.getbasetemp()
+    config, folder, record = scored_run(root, task, method)
     assert folder == results.run_folder(config) and not list(folder.parent.glob(".*"))
     assert record == results.read_run(folder) and record["status"] == "finished"
     table = pq.read_table(folder / "predictions.parquet").to_pandas()
@@ -76,9 +87,11 @@ def test_a_run_folder_alone_rebuilds_the_scores(minilm_dir: Path, tmp_path: Path
         np.testing.assert_array_equal(rows.idx.to_numpy(), official.idx)
     parameters = record["parameters"]
     assert parameters["total"] == parameters["adapter"] + parameters["head"] + parameters["encoder"]
-    assert (folder / "norms.parquet").exists() == (method in ("symlora", "lora"))
+    for name in ("norms.parquet", "adapter/README.md"):
+        assert (folder / name).exists() == (method in ("symlora", "lora"))
+    assert record["provenance"]["compiled"] is False
     assert record["data"]["train"]["rows"] == 36 and record["data"]["held_out"]["rows"] == 12
-    assert str(tmp_path) not in (folder / "run.json").read_text() + (folder / "config.yaml").read_text()
+    assert str(root) not in (folder / "run.json").read_text() + (folder / "config.yaml").read_text()
 
 
 def test_same_seed_same_run_bit_for_bit_and_finished_runs_are_kept(minilm_dir: Path, tmp_path: Path) -> None:
@@ -111,12 +124,9 @@ def test_a_run_out_of_patience_says_where_it_stopped(
     assert "(1 stopped early)" in listing.table([results.read_run(folder) or {}])
 
 
-@pytest.mark.parametrize("compiles", [True, False])
-def test_a_run_tells_whether_it_was_compiled(
-    minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiles: bool
-) -> None:
-    monkeypatch.setattr("symlora.runner.run.pick_compile", lambda *_: compiles)
-    assert train(small(tmp_path, "task=rte"))[1]["provenance"]["compiled"] is compiles
+def test_a_run_tells_that_it_was_compiled(minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("symlora.runner.run.pick_compile", lambda *_: True)
+    assert train(small(tmp_path, "task=rte", "train.epochs=1"))[1]["provenance"]["compiled"] is True
 
 
 def test_a_diverged_run_is_kept_as_failed_and_tried_again(minilm_dir: Path, tmp_path: Path) -> None:
@@ -143,8 +153,13 @@ def test_no_failure_replaces_a_finished_run(minilm_dir: Path, tmp_path: Path, mo
     assert json.loads((folder / results.FAILED_FILE).read_text()) == failed
 
 
-def test_start_from_another_run(minilm_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    parent, _ = train(small(tmp_path, "task=mnli", "train.lr=1e-2"))
+def test_start_from_another_run(
+    minilm_dir: Path,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, parent, _ = scored_run(tmp_path_factory.getbasetemp(), "mnli", "symlora")
     _, plain = train(small(tmp_path, "task=rte"))
     config = small(tmp_path, "task=rte", f"init_from={parent}")
     folder, started = run(config, Reporter(config))
@@ -221,12 +236,11 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run.json").read_text()) == {"a": None, "b": [None, 1.5], "c": {"d": None}}
 
 
-def shell(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.Popen[str]:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+def shell(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, str(REPOSITORY / "scripts/train.py"), *arguments],
-        cwd=cwd,
-        env=environment,
+        cwd=REPOSITORY,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -237,41 +251,26 @@ def shell(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.Popen[str]:
 
 def test_multirun_trains_each_and_a_failing_job_does_not_stop_the_others(minilm_dir: Path, tmp_path: Path) -> None:
     common = [*SMALL, "train.epochs=1", f"results_dir={tmp_path / 'runs'}", f"data.cache_dir={tmp_path / 'tokens'}"]
-    process = shell(
-        "-m", "task=rte", "method=symlora,lora", "train.lr=1e30,1e-3", f"hydra.sweep.dir={tmp_path}", *common
-    )
+    process = shell("-m", "task=rte", "train.lr=1e30,1e-3", f"hydra.sweep.dir={tmp_path}", *common)
     _, err = process.communicate(timeout=240)
     assert process.returncode == 1 and "Traceback" not in err and "the run failed: Diverged" in err
-    statuses = [
-        (r["config"]["method"]["name"], r["config"]["train"]["lr"], r["status"])
-        for _, r in results.scan(tmp_path / "runs")
-    ]
-    assert sorted(statuses) == [
-        ("lora", 1e-3, "finished"),
-        ("lora", 1e30, "failed"),
-        ("symlora", 1e-3, "finished"),
-        ("symlora", 1e30, "failed"),
-    ]
+    statuses = {record["config"]["train"]["lr"]: record["status"] for _, record in results.scan(tmp_path / "runs")}
+    assert statuses == {1e30: "failed", 1e-3: "finished"}
 
 
-def test_wandb_mirrors_offline_and_interrupting_leaves_nothing_half_done(minilm_dir: Path, tmp_path: Path) -> None:
-    common = [*SMALL, f"results_dir={tmp_path / 'runs'}", f"data.cache_dir={tmp_path / 'tokens'}", "task=rte"]
-    mirrored = shell(*common, "logger=wandb", "train.epochs=1", cwd=tmp_path)
-    long = shell(*common, "train.epochs=500", cwd=tmp_path)
-    out, err = mirrored.communicate(timeout=240)
-    assert mirrored.returncode == 0, err
-    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+def test_interrupting_leaves_nothing_half_done(minilm_dir: Path, tmp_path: Path) -> None:
+    places = [f"results_dir={tmp_path / 'runs'}", f"data.cache_dir={tmp_path / 'tokens'}"]
+    process = shell(*SMALL, *places, "task=rte", "train.epochs=500")
     deadline = time.monotonic() + 120
     while not list((tmp_path / "runs").rglob(".seed-0.*/run.json")) and time.monotonic() < deadline:
         time.sleep(0.2)
     time.sleep(3)
-    long.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
     asked = time.monotonic()
-    _, err = long.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert time.monotonic() - asked < 10
-    assert long.returncode == 130 and "Traceback" not in err and "goes on from the last checkpoint" in err
-    assert len(list(results.scan(tmp_path / "runs"))) == 1
-    assert not list((tmp_path / "runs").rglob(".seed-*"))
+    assert process.returncode == 130 and "Traceback" not in err and "goes on from the last checkpoint" in err
+    assert not list(results.scan(tmp_path / "runs")) and not list((tmp_path / "runs").rglob(".seed-*"))
     assert len(headers(tmp_path / "runs")) == 1 and headers(tmp_path / "runs")[0].steps > 0
 
 
