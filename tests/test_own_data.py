@@ -123,16 +123,8 @@ def changed(row: int, **values: Any) -> list[dict[str, Any]]:
         (changed(9, label=None), [], "row 9, column label is empty or NaN"),
         (changed(9, label="NaN"), [], "row 9, column label is empty or NaN"),
         (changed(9, label="once"), [], r"t\.jsonl: row 9 alone is of class 'once' \(column label\)"),
-        (
-            changed(9, label=float("nan")),
-            ["task.regression=true"],
-            "row 9, column label is empty or NaN",
-        ),
-        (
-            changed(9, label="bad"),
-            ["task.labels=[neg,neutral,pos]"],
-            "row 9, column label holds 'bad'; expected",
-        ),
+        (changed(9, label=float("nan")), ["task.regression=true"], "row 9, column label is empty or NaN"),
+        (changed(9, label="bad"), ["task.labels=[neg,neutral,pos]"], "row 9, column label holds 'bad'; expected"),
         ([{**row, "label": "x"} for row in ROWS], [], "column label holds one class, 'x'"),
         ([{**row, "label": f"x{n}"} for n, row in enumerate(ROWS)], [], "60 different labels in 60 rows"),
         (changed(3, extra=1), [], "row 3 has not the columns of row 1"),

@@ -31,20 +31,9 @@ def configs(folder: Any, method: str, runs: int = 3, **train: Any) -> list[Confi
     """Runs that differ in seed, learning rates, decay, warm-up and clipping."""
     found = []
     for k in range(runs):
-        config = run_config(
-            folder,
-            "lora" if method == "dora" else method,
-            seed=k,
-            **{
-                "epochs": 2,
-                "lr": 3e-3 * (k + 1),
-                "head_lr": 1e-3 / (k + 1),
-                "weight_decay": 0.1 * k,
-                "warmup_ratio": 0.1 * k,
-                "max_grad_norm": 0.5 + k,
-                **train,
-            },
-        )
+        own: dict[str, Any] = {"epochs": 2, "lr": 3e-3 * (k + 1), "head_lr": 1e-3 / (k + 1), "weight_decay": 0.1 * k}
+        own |= {"warmup_ratio": 0.1 * k, "max_grad_norm": 0.5 + k}
+        config = run_config(folder, "lora" if method == "dora" else method, seed=k, **(own | train))
         if method == "dora":
             config.method.peft_config = {**config.method.peft_config, "use_dora": True}
         found.append(config)
@@ -157,16 +146,21 @@ VIEWS = ("view", "t", "transpose", "slice", "select", "expand", "detach", "unsqu
 
 
 class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operators that would be kernels on a GPU."""
+    """Counts the operators that would be kernels on a GPU, and notes copies that would wait for it."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.count: Counter[str] = Counter()
+        self.waits: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__.strip("_")
-        self.count[name] += name.removeprefix("unsafe_") not in VIEWS
-        return func(*args, **(kwargs or {}))
+        kwargs, name = kwargs or {}, func.overloadpacket.__name__
+        self.count[name.strip("_")] += name.strip("_").removeprefix("unsafe_") not in VIEWS
+        places = {arg.device.type for arg in args if isinstance(arg, Tensor)} | {str(kwargs.get("device"))}
+        blocks = not (kwargs.get("non_blocking") or (name == "copy_" and args[2:] == (True,)))
+        if name in ("_to_copy", "copy_") and {"cpu", "meta"} <= places and blocks:
+            self.waits.append(name)
+        return func(*args, **kwargs)
 
 
 @pytest.mark.parametrize(
@@ -203,22 +197,6 @@ def test_a_steps_operators_do_not_grow_with_the_runs(kind: str, method: str, pre
     assert found[32].total() < 1.5 * found[1].total()
 
 
-class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes copies that would wait for a GPU."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs, name = kwargs or {}, func.overloadpacket.__name__
-        places = {arg.device.type for arg in args if isinstance(arg, Tensor)} | {str(kwargs.get("device"))}
-        blocks = not (kwargs.get("non_blocking") or (name == "copy_" and args[2:] == (True,)))
-        if name in ("_to_copy", "copy_") and {"cpu", "meta"} <= places and blocks:
-            self.found.append(name)
-        return func(*args, **kwargs)
-
-
 @pytest.mark.parametrize(
     ("kind", "method", "precision", "runs"),
     [("bert", "symlora", "bf16", 2), ("bert", "lora", "fp32", 3), ("bert", "symlora", "bf16", 1)]
@@ -240,9 +218,9 @@ def test_a_step_waits_for_its_device_once(
         return np.ones(sums.shape).tolist()
 
     monkeypatch.setattr(Tensor, "tolist", read)
-    with Waits() as waits:
+    with Operators() as called:
         train_step(states, [pack_batch(data, [np.arange(40)] * runs, 4, 0)], pack, 1, 4)
-    assert reads == [(2, runs)] and waits.found == []
+    assert reads == [(2, runs)] and called.waits == []
     assert [run.steps_done for run in states] == [1] * runs
 
 
