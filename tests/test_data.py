@@ -519,16 +519,6 @@ def test_order_depends_on_seed_and_epoch_and_on_nothing_else() -> None:
     assert epoch_order(8, 0, 0).tolist() == [2, 6, 7, 0, 1, 5, 3, 4]
 
 
-def test_batches_refuse_bad_numbers() -> None:
-    data = made_tokens([1, 2])
-    with pytest.raises(ValueError, match="batch_size"):
-        epoch_batches(data, 0, 0, 0)
-    with pytest.raises(ValueError, match="must be 0 or larger"):
-        epoch_batches(data, 1, -1, 0)
-    with pytest.raises(ValueError, match="max_tokens"):
-        eval_batches(data, 0)
-
-
 def test_streams_of_a_seed_are_separate_and_fixed() -> None:
     draws = {
         (seed, stream): tuple(torch.rand(3, generator=torch_generator(seed, stream)).tolist())

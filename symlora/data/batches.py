@@ -76,8 +76,6 @@ def pack_batch(
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
     """Count the steps of an epoch; a short last batch is kept."""
-    if rows < 1 or batch_size < 1:
-        raise ValueError(f"rows and batch_size must be 1 or larger, found {rows} and {batch_size}")
     return -(-rows // batch_size)
 
 
@@ -96,8 +94,6 @@ def eval_batches(data: TokenizedSplit, max_tokens: int, runs: int = 1) -> Iterat
     the tokens of all runs count. Rows of like length meet, so that padding costs little, and the largest batch comes
     first: what does not fit into memory fails at once. `batch.rows` says where each prediction belongs.
     """
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens must be 1 or larger, found {max_tokens}")
     order = np.argsort(-data.lengths, kind="stable")  # equal lengths stay in file order
     ends = np.cumsum(data.lengths[order])
     return (
