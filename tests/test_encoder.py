@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TinyFactory, made_up, run_config
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
@@ -220,37 +220,6 @@ def test_rows_do_not_see_each_other(bert: RunModel, data: st.DataObject, lengths
 
 
 @relaxed
-@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=12), heads=st.integers(1, 3), extra=st.integers(0, 2))
-def test_flat_layout_is_a_padded_regrouping(lengths: list[int], heads: int, extra: int) -> None:
-    tokens = sum(lengths)
-    layout = FlatLayout.of(torch.tensor(lengths), heads, tokens + extra, CPU)
-    rows = torch.arange(tokens * heads)
-    assert torch.equal(layout.gather[layout.scatter[: len(rows)]], rows)  # there and back
-    assert layout.scatter[len(rows) :].tolist() == [len(layout.gather)] * (extra * heads)  # tokens of no sentence
-    real = torch.ones(len(layout.gather), dtype=torch.bool)
-    real[layout.padding] = False
-    assert torch.equal(layout.scatter[: len(rows)].sort().values, real.nonzero().flatten())
-    found: list[list[int]] = []
-    start = 0
-    for group in layout.groups:
-        assert group.rows.start == start
-        start = group.rows.stop
-        gathered, keep = (t[group.rows].view(group.shape) for t in (layout.gather, real))
-        assert (group.mask is None) == bool(keep.all())
-        hidden = ~keep[:, :1, None, group.shortest :]
-        assert bool(keep[..., : group.shortest].all())
-        assert group.mask is None or torch.equal(group.mask.isneginf(), hidden) and not group.mask[~hidden].any()
-        for places, kept in zip(gathered.flatten(0, 1), keep.flatten(0, 1), strict=True):
-            assert set(places[~kept].tolist()) <= set(places[:1].tolist())  # padding is the sentence's own first token
-            found.append(places[kept].tolist())
-    assert start == len(layout.gather)
-    starts = np.cumsum(lengths) - lengths
-    spans = [range(s, s + n) for s, n in zip(starts.tolist(), lengths, strict=True)]
-    wanted = [[token * heads + head for token in span] for span in spans for head in range(heads)]
-    assert sorted(found) == sorted(wanted)  # every sentence whole, in order, once for each head
-
-
-@relaxed
 @given(lengths=st.lists(st.integers(1, 128), min_size=1, max_size=300), cost=st.floats(0, 1e6))
 def test_groups_are_as_few_as_their_padding_is_cheap(lengths: list[int], cost: float) -> None:
     """No more groups than multiples of STEP, whatever the number of sentences; padding within each costs no more."""
@@ -263,33 +232,39 @@ def test_groups_are_as_few_as_their_padding_is_cheap(lengths: list[int], cost: f
     assert len(grouped(np.array(lengths), 1e12)) == 1
 
 
-@pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("p", [0.0, 0.3])
-def test_attention_and_its_gradients_equal_a_sentence_at_a_time(p: float, biased: bool) -> None:
-    """With dropout of the probabilities too, whose masks are drawn sentence by sentence here, and with a bias."""
-    lengths, heads = torch.tensor([60, 3, 53, 1, 60, 18]), 2
-    generator = torch.Generator().manual_seed(0)
-    shape = (1, heads, int(lengths.sum()), 4)
+@relaxed
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=12),
+    heads=st.integers(1, 3),
+    extra=st.integers(0, 2),
+    p=st.sampled_from([0.0, 0.3]),
+    biased=st.booleans(),
+)
+@example(lengths=[60, 3, 53, 1, 60, 18], heads=2, extra=1, p=0.3, biased=True)  # in several groups
+def test_attention_and_its_gradients_equal_a_sentence_at_a_time(
+    lengths: list[int], heads: int, extra: int, p: float, biased: bool
+) -> None:
+    """With dropout, whose masks are drawn sentence by sentence here, a bias, and tokens of no sentence at the end."""
+    generator, tokens = torch.Generator().manual_seed(0), sum(lengths)
+    shape = (1, heads, tokens + extra, 4)
     inputs = [torch.randn(shape, generator=generator, requires_grad=True) for _ in range(3)]
-    weights = torch.randn(1, shape[2], 2, 4, generator=generator)
+    inputs += [torch.randn(heads, 64, 64, generator=generator, requires_grad=True)] if biased else []
+    weights = torch.randn(1, shape[2], heads, 4, generator=generator)
     keys = torch.randint(1 << 60, (shape[2],), generator=generator)
     module = torch.nn.Module()
     module.dropout = Dropout(p, Masks(), site=5)
-    layout = FlatLayout.of(lengths, heads, shape[2], CPU, Masks().of_heads(keys, heads))
-    assert len(layout.groups) > 1
-    q, k, v = inputs
-    bias = torch.randn(heads, 64, 64, generator=generator, requires_grad=True) if biased else None
+    layout = FlatLayout.of(torch.tensor(lengths), heads, shape[2], CPU, Masks().of_heads(keys, heads))
+    (q, k, v), bias = inputs[:3], inputs[3] if biased else None
     out, _ = flat_attention(module, q, k, v, None, scaling=0.7, dropout=p, flat_layout=layout, bias=bias)
-    inputs += [] if bias is None else [bias]
     grads = torch.autograd.grad((out * weights).sum(), inputs)
     parts = []
-    own = [torch.split(t, lengths.tolist(), -1 if t is keys else 2) for t in (*inputs[:3], keys)]
-    for q, k, v, tokens in zip(*own, strict=True):
+    own = [torch.split(t[:, :, :tokens], lengths, 2) for t in (q, k, v)]
+    for q, k, v, part in zip(*own, torch.split(keys[:tokens], lengths), strict=True):
         masks = Masks()
-        masks.draw_for(tokens[None], tokens[:1])
-        added = 0.0 if bias is None else bias[:, : len(tokens), : len(tokens)]
+        masks.draw_for(part[None], part[:1])
+        added = 0.0 if bias is None else bias[:, : len(part), : len(part)]
         parts.append((Dropout(p, masks, site=5)(torch.softmax(0.7 * q @ k.mT + added, -1)) @ v).transpose(1, 2))
-    expected = torch.cat(parts, dim=1)
+    expected = torch.cat([*parts, torch.zeros(1, extra, heads, 4)], dim=1)
     close(out, expected)
     for found, wanted in zip(grads, torch.autograd.grad((expected * weights).sum(), inputs), strict=True):
         close(found, wanted)
