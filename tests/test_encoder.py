@@ -202,23 +202,6 @@ def test_max_length_beyond_the_positions_is_refused(kind: str, tiny: TinyFactory
         build(config, CPU, "fp32")
 
 
-@pytest.fixture(scope="module")
-def bert(tiny: TinyFactory) -> RunModel:
-    return moved(run_config(tiny("bert")))
-
-
-@relaxed
-@given(data=st.data(), lengths=st.lists(st.integers(1, 20), min_size=2, max_size=9))
-def test_rows_do_not_see_each_other(bert: RunModel, data: st.DataObject, lengths: list[int]) -> None:
-    """Neither order nor company of the rows matters."""
-    order = np.array(data.draw(st.permutations(range(len(lengths)))))
-    split = made_up(lengths, types=True)
-    with torch.inference_mode():
-        logits = bert.encoder(gather(split, np.arange(len(lengths))))
-        close(bert.encoder(gather(split, order)), logits[torch.from_numpy(order)])
-        close(bert.encoder(gather(split, order[:1])), logits[order[:1]])
-
-
 @relaxed
 @given(lengths=st.lists(st.integers(1, 128), min_size=1, max_size=300), cost=st.floats(0, 1e6))
 def test_groups_are_as_few_as_their_padding_is_cheap(lengths: list[int], cost: float) -> None:

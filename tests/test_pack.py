@@ -102,13 +102,6 @@ def test_packed_equals_alone(kind: str, method: str, lengths: list[int], dropout
         alike(found, wanted)
 
 
-def test_neighbours_and_place_do_not_matter(tiny: TinyFactory) -> None:
-    some, data = configs(tiny("bert"), "symlora", 4, epochs=1, model_dropout=0.1), data_of(UNEQUAL)
-    first = trained_together([some[0], some[1]], data)[0][0]
-    last = trained_together([some[3], some[2], some[0]], data)[0][2]
-    alike(first, last)
-
-
 def gradients(pack: PackedModel, data: TokenizedSplit, poisoned: int | None) -> list[dict[str, Tensor]]:
     """Of every run, after one batch; the poisoned run's adapter holds a NaN."""
     if poisoned is not None:
@@ -334,7 +327,7 @@ def test_a_pack_predicts_as_its_runs_do(tiny: TinyFactory) -> None:
         np.testing.assert_allclose(found[0], predict(run.encoder, split), rtol=1e-4, atol=1e-5)
 
 
-def test_batches_of_a_pack(tiny: TinyFactory) -> None:
+def test_batches_of_a_pack() -> None:
     data = made_up(UNEQUAL[:7])
     orders = [np.array([3, 1, 0, 2, 6, 5, 4]), np.array([6, 5, 4, 3, 2, 1, 0])]
     batch = pack_batch(data, orders, 4, 1)
