@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from symlora.data.batches import gather, pack_batch
+from symlora.data.batches import gather
 from symlora.model.build import build
 from symlora.model.dropout import Dropout, Masks, sequence, step_key, token_keys
 from symlora.model.encoder import FLAT_MODEL_TYPES
@@ -124,19 +124,6 @@ def test_dtype_shape_and_strides_do_not_change_the_draws(dtype: torch.dtype) -> 
     assert torch.equal(zeros(0.5, keys=keys_of(lengths=(6,)), columns=9)[:, :5], wanted)
 
 
-def test_under_vmap_the_draws_are_those_of_each_row() -> None:
-    masks, keys = Masks(), keys_of(lengths=(15,))
-    drop = Dropout(0.5, masks, 9)
-
-    def one(x: Tensor, given: Tensor) -> Tensor:
-        masks.given = given
-        out: Tensor = drop(x)
-        return out
-
-    found = torch.vmap(one)(torch.ones(3, 5, 7), keys.view(3, 5))
-    assert torch.equal(found.view(15, 7), drop_of(torch.ones(15, 7), 0.5, 9, keys))
-
-
 def test_a_module_that_layers_share_draws_anew_in_each() -> None:
     masks, x = Masks(), torch.ones(10, 40)
     masks.given, drop = keys_of(lengths=(10,)), Dropout(0.5, masks, 0)
@@ -145,26 +132,10 @@ def test_a_module_that_layers_share_draws_anew_in_each() -> None:
     assert torch.equal(drop(x), first) and not torch.equal(first, second)
 
 
-def test_a_share_of_a_batch_has_the_masks_of_the_whole() -> None:
-    data, order = made_up([5, 3, 8, 2, 7, 1]), [np.arange(6)]
-    whole = token_keys([11], pack_batch(data, order, 5, 0))
-    parts = [pack_batch(data, order, 5, 0, slice(rank, None, 2)) for rank in (0, 1)]
-    split = torch.split(whole, [5, 3, 8, 2, 7])
-    for rank, part in enumerate(parts):
-        assert torch.equal(token_keys([11], part), torch.cat(split[rank::2]))
-
-
 def test_identity_outside_of_training_and_at_zero() -> None:
     x = torch.randn(50, 2)
     assert Dropout(0.5, Masks(), 0).eval()(x) is x
     assert Dropout(0.0, Masks(), 0)(x) is x
-
-
-def test_gradient_is_the_mask() -> None:
-    x = torch.randn(7, 11, requires_grad=True)
-    drop_of(x, 0.3).sum().backward()  # type: ignore[no-untyped-call]
-    assert x.grad is not None
-    assert torch.equal(x.grad, drop_of(torch.ones(7, 11), 0.3))
 
 
 def test_sequence_is_splitmix64() -> None:
