@@ -1,15 +1,20 @@
-"""Run folders made up for the tests of the report: no training, scores that follow from the predictions beside them."""
+"""Run folders for the tests of the report: made up without training, or the committed ones."""
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from conftest import ROOT
 
 from symlora.metrics.functions import METRICS
+from symlora.report.collect import Collected, collect
 from symlora.store.folder import SCHEMA_VERSION, seal
 
+RUNS = ROOT / "results" / "runs"
 ROWS = 100
 TASKS = {"rte": "accuracy", "mrpc": "accuracy", "cola": "matthews_correlation", "stsb": "pearson"}
 COMMON: dict[str, Any] = {
@@ -31,16 +36,11 @@ COMMON: dict[str, Any] = {
 
 
 def write_run(root: Path, method: str = "symlora", task: str = "rte", *, seed: int = 0, **given: Any) -> Path:
-    """Write one run folder and return it.
+    """Write one run folder and return it; its scores follow from its predictions.
 
-    Args:
-        root: Results folder.
-        method: Named in the path.
-        task: One of TASKS.
-        seed: Named in the path; decides nothing.
-        given: `right` (rows predicted correctly at the protocol's own epoch; 70), `best` and `last` (the same at those
-            epochs; `right`), `held_out` (share of the held-out slice; None: no slice), `lr`, `batch_size`, `model`,
-            `protocol`, `grid_seeds`, `status`, `majority` (rows of class 1; 60).
+    `given` may hold `right` (rows predicted correctly at the protocol's own epoch; 70), `best` and `last` (the same at
+    those epochs; `right`), `held_out` (share of the held-out slice; None: no slice), `lr`, `batch_size`, `model`,
+    `protocol`, `grid_seeds`, `status` and `majority` (rows of class 1; 60).
     """
     lr, batch = given.get("lr", 4e-3), given.get("batch_size", 16)
     protocol, model = given.get("protocol", "short"), given.get("model", "minilm")
@@ -92,7 +92,7 @@ def write_run(root: Path, method: str = "symlora", task: str = "rte", *, seed: i
 
 
 def rows_of(task: str, right: int, majority: int) -> pd.DataFrame:
-    """Labels (`majority` of class 1 first) and predictions, the first `right` of them correct. STS-B: noisy reals."""
+    """Make labels, `majority` of class 1 first, and predictions, the first `right` of them correct."""
     rows = np.arange(ROWS)
     if task == "stsb":
         labels = np.linspace(0, 5, ROWS)
@@ -101,7 +101,28 @@ def rows_of(task: str, right: int, majority: int) -> pd.DataFrame:
     return pd.DataFrame({"idx": rows, "label": classes, "prediction": np.where(rows < right, classes, 1 - classes)})
 
 
+def write_seeds(root: Path, task: str = "rte", lora: Any = (), symlora: Any = (), head: Any = (), **given: Any) -> None:
+    """Write each method's runs of seeds 0, 1, ..., with these numbers of rows right; None: a run that failed."""
+    for method, rights in {"lora": lora, "symlora": symlora, "head": head}.items():
+        for seed, right in enumerate(rights):
+            status = "failed" if right is None else "finished"
+            write_run(root, method, task, seed=seed, right=right, status=status, **given)
+
+
 def read_record(folder: Path) -> dict[str, Any]:
-    """Content of run.json."""
+    """Read run.json."""
     content: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     return content
+
+
+def edit_run(folder: Path, change: Callable[[dict[str, Any]], Any] = lambda record: None) -> None:
+    """Change run.json, and seal the folder as it is."""
+    record = read_record(folder)
+    change(record)
+    seal(folder, record)
+
+
+@cache
+def committed() -> Collected:
+    """Collect the committed runs, once for all tests."""
+    return collect(RUNS)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 import torch
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from report_runs import RUNS, committed, edit_run, read_record
 from torch import nn
 
 from symlora import stats
@@ -34,18 +33,15 @@ from symlora.report.figures.norms import companion, figure1, matrix
 from symlora.report.figures.norms_frame import QUANTITIES, cells, decay_to_zero, read_norms
 from symlora.report.figures.scores import curve_panel, curves, grid_panel, grid_points
 from symlora.report.figures.style import COLOURS, compact, minus, save, scale_of, text_colour
-from symlora.store.folder import seal
 from symlora.training.optimizer import AdamW, linear_schedule
 
-RUNS = CONFIG_DIR.parent / "results" / "runs"
 SECTION = ("minilm", "short")
 
 
 @pytest.fixture(scope="module")
 def found() -> pd.DataFrame:
-    """Cells of the committed runs."""
-    runs = collect(RUNS).runs
-    return cells(choose(runs, {}), read_norms(runs)[0], *SECTION)
+    """Make the cells of the committed runs."""
+    return cells_of(committed().runs)
 
 
 @pytest.fixture
@@ -59,25 +55,27 @@ def gappy(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def copy_runs(target: Path, *tasks: str) -> Path:
-    """Committed runs of these tasks under a folder of the test's own, without weights."""
+    """Copy the committed runs of these tasks, without weights."""
     for task in tasks:
         for method in ("symlora", "lora"):
             place = Path("short", "minilm", method, task)
             shutil.copytree(RUNS / "archive" / place, target / place, ignore=shutil.ignore_patterns("adapter"))
     for path in target.rglob("run.json"):
-        edit(path.parent)
+        edit_run(path.parent)
     return target
 
 
-def edit(folder: Path, change: Callable[[dict[str, Any]], Any] = lambda record: None) -> None:
-    """Changes run.json, and seals the folder as it is."""
-    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    change(record)
-    seal(folder, record)
+def one_run(root: Path, method: str, task: str) -> Path:
+    """Find a method's run of seed 0."""
+    return next(root.glob(f"short/minilm/{method}/{task}/*/seed-0"))
+
+
+def cells_of(runs: pd.DataFrame) -> pd.DataFrame:
+    return cells(choose(runs, {}), read_norms(runs)[0], *SECTION)
 
 
 def run_row(method: str, lr: float, batch: int, score: float, *, seed: int = 0, **more: Any) -> dict[str, Any]:
-    """A row of symlora.report.collect's frame."""
+    """Make a row of symlora.report.collect's frame."""
     return {
         "protocol": "p", "model": "m", "method": method, "task": "rte", "configuration": f"{lr}-{batch}", "grid": "g",
         "seed": seed, "status": "finished", "lr": lr, "batch_size": batch, "epochs": 1, "metric": "accuracy",
@@ -87,18 +85,18 @@ def run_row(method: str, lr: float, batch: int, score: float, *, seed: int = 0, 
 
 
 def texts(figure: Figure) -> list[str]:
-    """All that is written on a figure, its title and caption first."""
+    """List all that is written on a figure, its title and caption first."""
     inside = [text.get_text() for axes in figure.axes for text in (*axes.texts, *axes.get_yticklabels())]
     return [figure.get_suptitle(), figure.get_supxlabel().replace("\n", " "), *inside]
 
 
 def maps(figure: Figure) -> list[tuple[Any, Any]]:
-    """Its heat maps: axes and cells."""
+    """List the heat maps: axes and cells."""
     return [(axes, axes.collections[0]) for axes in figure.axes if axes.patch.get_hatch()]
 
 
 def missing(figure: Figure) -> int:
-    """Cells through which the hatching is seen."""
+    """Count the cells through which the hatching is seen."""
     return sum(int(np.ma.getmaskarray(mesh.get_array()).sum()) for _, mesh in maps(figure))
 
 
@@ -106,13 +104,13 @@ def missing(figure: Figure) -> int:
 
 
 def test_norms_are_those_of_the_run_folders() -> None:
-    runs = collect(RUNS).runs
+    runs = committed().runs
     mine, bad = read_norms(runs)
     adapted = runs[~runs["chose"] & (runs["method"] != "head")]  # the head alone adapts no matrix
     assert bad == () and len(mine) == len(adapted) * 12
     assert not mine["seed"].isin([100, 101]).any()
-    folder = next((RUNS / "archive/short/minilm/symlora/cola").glob("*/seed-1"))
-    stored = pd.read_parquet(folder / "norms.parquet")
+    (path,) = (RUNS / "archive/short/minilm/symlora/cola").glob("*/seed-1/norms.parquet")
+    stored = pd.read_parquet(path)
     for key, value in {"protocol": "short", "task": "cola", "method": "symlora", "seed": 1}.items():
         mine = mine[mine[key] == value]
     assert list(mine["layer"]) == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
@@ -129,13 +127,13 @@ def test_norms_are_those_of_the_run_folders() -> None:
 
 def test_lambda_keeps_its_sign_in_the_printed_form_alone_and_no_update_has_no_logarithm(tmp_path: Path) -> None:
     root = copy_runs(tmp_path, "mrpc")
-    path = next(root.glob("short/minilm/symlora/mrpc/*/seed-0/norms.parquet"))
+    path = one_run(root, "symlora", "mrpc") / "norms.parquet"
     stored = pd.read_parquet(path)
     w0, w0_l1 = (float(stored[key].iloc[0]) for key in ("w0_frobenius", "w0_l1"))
     changes = {"lambda": -0.5, "lambda_w0_frobenius": 0.5 * w0, "delta_frobenius": 0.0, "delta_l1": 0.0}
     stored.loc[0, list(changes)] = list(changes.values())
     stored.to_parquet(path)
-    edit(path.parent)
+    edit_run(path.parent)
     frame = read_norms(collect(root).runs)[0]
     row = frame[frame["method"] == "symlora"].iloc[0]
     assert row["difference_frobenius"] == pytest.approx(0.5 * w0)
@@ -143,40 +141,40 @@ def test_lambda_keeps_its_sign_in_the_printed_form_alone_and_no_update_has_no_lo
     assert math.isnan(row["log10_ratio"])
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_decay_alone_is_what_the_optimizer_does_to_a_lambda_without_gradient(epoch: int) -> None:
+def test_decay_alone_is_what_the_optimizer_does_to_a_lambda_without_gradient() -> None:
     values = {"lr": 0.02, "batch_size": 4, "epochs": 3, "warmup_ratio": 0.2, "weight_decay": 0.3, "max_grad_norm": 1.0}
     train = TrainConfig(**values)  # type: ignore[arg-type]
     parameter = nn.Parameter(torch.ones(1))
     optimizer = AdamW([("layer.symlora_lambda.default", parameter)], train, MethodConfig(lambda_decay="zero"))
     schedule = linear_schedule(optimizer, train, 30)
-    for _ in range(10 * epoch):
-        parameter.grad = torch.zeros(1)
-        optimizer.step()
-        schedule.step()
-    alone = decay_to_zero(values, 38, epoch)  # 10 steps an epoch, the last batch short
-    assert alone == pytest.approx(float(parameter.detach()), rel=1e-3) and alone < 0.98
+    for epoch in (1, 2, 3):
+        for _ in range(10):
+            parameter.grad = torch.zeros(1)
+            optimizer.step()
+            schedule.step()
+        alone = decay_to_zero(values, 38, epoch)  # 10 steps an epoch, the last batch short
+        assert alone == pytest.approx(float(parameter.detach()), rel=1e-3) and alone < 0.98
 
 
 @pytest.mark.parametrize(("decay", "wanted"), [("none", 1.0), ("one", 1.0), ("zero", None)])
 def test_decay_as_run(decay: str, wanted: float | None, tmp_path: Path) -> None:
     root = copy_runs(tmp_path, "mrpc")
-    folder = next(root.glob("short/minilm/symlora/mrpc/*/seed-0"))
-    edit(folder, lambda record: record["config"]["method"].update(lambda_decay=decay))
-    train = json.loads((folder / "run.json").read_text())["config"]["train"]
+    folder = one_run(root, "symlora", "mrpc")
+    edit_run(folder, lambda record: record["config"]["method"].update(lambda_decay=decay))
+    alone = decay_to_zero(read_record(folder)["config"]["train"], 3668, 1)
     frame = read_norms(collect(root).runs)[0]
     mine = frame[frame["method"] == "symlora"]
-    assert mine["decay_to_zero"].iloc[0] == pytest.approx(decay_to_zero(train, 3668, 1))
-    assert set(mine["decay_only"]) == {wanted if wanted else mine["decay_to_zero"].iloc[0]}
+    assert set(mine["decay_to_zero"]) == {alone} and set(mine["decay_only"]) == {wanted or alone}
     assert frame.loc[frame["method"] == "lora", ["decay_only", "decay_to_zero"]].isna().all(axis=None)  # it has no λ
 
 
 def test_a_run_with_broken_norms_is_named_and_its_cells_are_gaps(tmp_path: Path) -> None:
     root = copy_runs(tmp_path, "mrpc", "stsb")
-    next(root.glob("short/minilm/lora/mrpc/*/seed-0/norms.parquet")).write_bytes(b"PAR1 no more")
-    next(root.glob("short/minilm/lora/stsb/*/seed-0/norms.parquet")).unlink()
-    for folder in root.glob("short/minilm/lora/*/*/seed-0"):
-        edit(folder)  # else the whole run is left out
+    mrpc, stsb = (one_run(root, "lora", task) for task in ("mrpc", "stsb"))
+    (mrpc / "norms.parquet").write_bytes(b"PAR1 no more")
+    (stsb / "norms.parquet").unlink()
+    for folder in (mrpc, stsb):
+        edit_run(folder)  # else the whole run is left out
     runs = collect(root).runs
     norms, bad = read_norms(runs)
     assert [problem.split("/")[2:4] for problem in bad] == [["lora", "mrpc"], ["lora", "stsb"]]
@@ -208,22 +206,13 @@ def test_a_grid_at_one_seed_takes_no_part_in_the_means(tmp_path: Path) -> None:
     own = next(root.glob("short/minilm/symlora/cola/*"))
     other = own.with_name("lr-9e-3_bs-16_ep-4_00000000") / "seed-0"
     shutil.copytree(own / "seed-0", other)
-    edit(other, lambda record: record["config"]["train"].update(lr=9e-3) or record.update(config_hash="00000000"))
-    runs = collect(root).runs
-    mine = cells(choose(runs, {}), read_norms(runs)[0], *SECTION).query("method == 'symlora'")
+    edit_run(other, lambda record: record["config"]["train"].update(lr=9e-3) or record.update(config_hash="00000000"))
+    mine = cells_of(collect(root).runs).query("method == 'symlora'")
     assert set(mine["configuration"]) == {own.name.rsplit("_", 1)[1]} and set(mine["seeds"]) == {3}
     assert set(mine["why"]) == {"most seeds of 2 configurations"}
 
 
 # --- Figure 1 -----------------------------------------------------------------------------------------------------
-
-
-def test_rows_run_from_the_head_to_the_embeddings(found: pd.DataFrame) -> None:
-    values = matrix(found, "symlora", "query", "lambda")
-    assert values.shape == (6, 4)
-    place = (found["method"] == "symlora") & (found["projection"] == "query") & (found["task"] == "mrpc")
-    for row, layer in ((0, 6), (5, 1)):
-        assert values[row, 0] == found[place & (found["layer"] == layer)]["lambda"].iloc[0]
 
 
 def test_scales_are_a_columns_own_and_shared_by_the_methods_or_one_as_printed(found: pd.DataFrame) -> None:
@@ -249,6 +238,8 @@ def test_figure1_writes_every_number_and_hatches_every_gap(gappy: pd.DataFrame, 
     key = "delta_l1" if as_paper else "delta_frobenius"
     axes, mesh = drawn[1]
     values = matrix(gappy, "symlora", "query", key)
+    mrpc = gappy.query("method == 'symlora' and projection == 'query' and task == 'mrpc'").set_index("layer")[key]
+    assert values.shape == (6, 4) and list(values[:, 0]) == [mrpc[layer] for layer in (6, 5, 4, 3, 2, 1)]
     assert np.array_equal(mesh.get_array(), values)
     assert [text.get_text() for text in axes.texts] == [compact(value) for value in values.ravel()]
     assert not any("nan" in text for text in texts(figure)) and axes.get_aspect() == 1  # square cells
@@ -275,9 +266,7 @@ def test_a_dot_marks_cells_that_differ_much_between_seeds(found: pd.DataFrame) -
 def test_the_companion_centres_lambda_at_1_over_what_decay_alone_makes_of_it(gappy: pd.DataFrame) -> None:
     figure = companion(gappy, "MiniLM, protocol short", "A note.")
     drawn = maps(figure)
-    assert (
-        len(drawn) == 2 + 4 and missing(figure) == 2 * 6
-    )  # λ; the ratio of two methods, in which LoRA's RTE is missing
+    assert len(drawn) == 2 + 4 and missing(figure) == 2 * 6  # λ; the ratio of both methods, without LoRA's RTE
     axes, mesh = drawn[0]
     assert [label.get_text() for label in axes.get_yticklabels()][-2:] == ["decay, as run", "decay to 0"]
     zero = matrix(gappy, "symlora", "query", "decay_to_zero")[0]
@@ -292,15 +281,15 @@ def test_the_companion_centres_lambda_at_1_over_what_decay_alone_makes_of_it(gap
 
 
 def test_differences_are_paired_by_seed_and_judged_over_the_tasks() -> None:
-    criteria = read_yaml(CONFIG_DIR / "report.yaml", Criteria)
-    chosen = choose(collect(RUNS).runs, {})
+    criteria = replace(read_yaml(CONFIG_DIR / "report.yaml", Criteria), resamples=100)
+    chosen = {key: cell for key, cell in choose(committed().runs, {}).items() if key[:2] == SECTION}
     frame = differences(compare_all(chosen, criteria), chosen, *SECTION, criteria.margin, criteria.alpha)
     assert list(frame["task"]) == ["mrpc"] + ["cola"] * 3 + ["rte"] * 3 + ["stsb"]
     cola = frame[frame["task"] == "cola"]
     scores = {
         method: [
-            100 * json.loads(path.read_text(encoding="utf-8"))["score"]["value"]
-            for path in sorted((RUNS / "archive/short/minilm" / method / "cola").glob("*/seed-*/run.json"))
+            100 * read_record(folder)["score"]["value"]
+            for folder in sorted((RUNS / "archive/short/minilm" / method / "cola").glob("*/seed-*"))
         ]
         for method in ("symlora", "lora")
     }
@@ -342,10 +331,6 @@ def test_the_plot_of_differences_shows_margin_verdicts_and_cut_intervals() -> No
 # --- the grid -----------------------------------------------------------------------------------------------------
 
 
-def at_of(line: Line2D) -> list[float]:
-    return [float(at) for at in np.asarray(line.get_xdata(), np.float64)]
-
-
 def test_the_grid_has_its_optimum_its_edges_and_its_gaps() -> None:
     rows = [run_row("symlora", lr, 16, score) for lr, score in ((1e-3, 0.5), (2e-3, 0.6), (4e-3, 0.7))]
     rows += [run_row("symlora", 1e-3, 32, 0.55)]
@@ -359,22 +344,16 @@ def test_the_grid_has_its_optimum_its_edges_and_its_gaps() -> None:
     assert list(points.loc[points["chosen"], "lr"]) == [4e-3, 4e-3]  # LoRA's, by its two seeds, is not its optimum
     assert set(points["seeds"]) == {"0"} and set(points["on"]) == {"the held-out slice"}
     (axes,) = grid_panel(points, "Model, protocol p", "A note.").axes
-    scores = {
-        (line.get_color(), line.get_linestyle()): np.asarray(line.get_ydata(), np.float64)
-        for line in axes.lines
-        if line.get_marker() == "."
-    }
+    lines: dict[Any, list[Any]] = {}
+    for line in axes.lines:
+        lines.setdefault(line.get_marker(), []).append(line)
+    scores = {(line.get_color(), line.get_linestyle()): line.get_ydata() for line in lines["."]}
     np.testing.assert_allclose(scores[COLOURS["lora"], "-"], [50.0, 80.0, 60.0])
     np.testing.assert_allclose(scores[COLOURS["symlora"], "--"], [55.0])
-    marks = {
-        kind: [
-            (at, line.get_markeredgecolor()) for line in axes.lines if line.get_marker() == kind for at in at_of(line)
-        ]
-        for kind in "xoD"
-    }
-    assert [at for at, _ in marks["x"]] == [4e-3]  # LoRA's failed point
-    assert marks["o"] == [(4e-3, "#d6002a"), (2e-3, "black")]
-    assert [at for at, _ in marks["D"]] == [4e-3]
+    assert [rate for line in lines["x"] for rate in line.get_xdata()] == [4e-3]  # LoRA's failed point
+    rings = [(rate, line.get_markeredgecolor()) for line in lines["o"] for rate in line.get_xdata()]
+    assert rings == [(4e-3, "#d6002a"), (2e-3, "black")]
+    assert [rate for line in lines["D"] for rate in line.get_xdata()] == [4e-3]
     legend = axes.get_legend()
     assert legend is not None
     labels = [text.get_text() for text in legend.get_texts()]
@@ -412,8 +391,7 @@ def test_the_same_runs_give_the_same_bytes_and_what_the_csv_says(tmp_path: Path)
     assert {path.parent for path in written} == {folder} and bad == ()
     frame = pd.read_csv(folder / "figure1.csv")
     runs = collect(root).runs
-    fresh = cells(choose(runs, {}), read_norms(runs)[0], *SECTION)
-    assert frame["delta_frobenius"].to_list() == fresh["delta_frobenius"].to_list()  # to the last bit
+    assert frame["delta_frobenius"].to_list() == cells_of(runs)["delta_frobenius"].to_list()  # to the last bit
     note = runs["note"].iloc[0]
     pictures = {
         "differences": difference_plot(pd.read_csv(folder / "differences.csv"), "MiniLM, protocol short", note),
@@ -434,10 +412,9 @@ def test_as_paper_is_written_beside_and_every_section_has_its_folder(
 ) -> None:
     monkeypatch.setattr("symlora.report.figures.draw.save", lambda figure, stem: [stem.with_suffix(".png")])
     root = copy_runs(tmp_path / "runs", "mrpc")
-    for path in list(root.rglob("run.json")):
-        target = Path(str(path.parent).replace("/short/", "/other/"))
-        shutil.copytree(path.parent, target)
-        edit(target, lambda record: record["config"]["protocol"].update(name="other"))
+    shutil.copytree(root / "short", root / "other")
+    for path in (root / "other").rglob("run.json"):
+        edit_run(path.parent, lambda record: record["config"]["protocol"].update(name="other"))
     written, _ = drawn(root, tmp_path / "out", as_paper=True)
     assert {path.parent.name for path in written} == {"short-minilm", "other-minilm"}
     names = {path.name for path in written if path.parent.name == "short-minilm"}
@@ -483,8 +460,8 @@ def test_curves_are_the_epochs_of_the_chosen_runs(tmp_path: Path) -> None:
     points = curves(choose(collect(root).runs, {}), *SECTION)
     assert set(points["method"]) == {"lora", "symlora"} and set(points["on"]) == {"validation"}
     for (method, seed), own in points.groupby(["method", "seed"]):
-        (path,) = root.glob(f"*/*/{method}/rte/*/seed-{seed}/run.json")
-        epochs = json.loads(path.read_text())["epochs"]
+        (folder,) = root.glob(f"*/*/{method}/rte/*/seed-{seed}")
+        epochs = read_record(folder)["epochs"]
         assert own["epoch"].to_list() == [epoch["number"] for epoch in epochs]
         assert own["score"].to_list() == [100 * epoch["metrics"]["validation"]["accuracy"] for epoch in epochs]
     (axes,) = curve_panel(points, "MiniLM").axes
