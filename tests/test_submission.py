@@ -1,8 +1,9 @@
-"""The zip for the GLUE server: from run folders of real size, checked against rows and words written down here."""
+"""Check the GLUE server's zip against rows and words typed here."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import zipfile
@@ -13,24 +14,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from report_runs import COMMON, write_run
+from conftest import ROOT
+from report_runs import COMMON, read_record, write_run
 
 from symlora.cli import main
 from symlora.config.compose import compose
-from symlora.config.schema import Config
 from symlora.data.splits import load_splits
 from symlora.errors import SymloraError
 from symlora.metrics.functions import compute
 from symlora.report.choice import choose
 from symlora.report.collect import collect
-from symlora.runner import record as run_files
-from symlora.store import folder as results
+from symlora.report.leaderboard import load_leaderboard
+from symlora.runner.record import write_predictions
+from symlora.store.folder import recorded_config, run_folder, write_json
 from symlora.submission.check import check
 from symlora.submission.files import LINES, MAJORITY, files
 from symlora.submission.gather import as_text, gather
 from symlora.submission.write import write
 
-ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("smoke", "minilm", "symlora")
 # Rows and words of the server's eleven files, typed from the lists of other projects, not from configs/task.
 NLI, TWO = {"entailment", "neutral", "contradiction"}, {"entailment", "not_entailment"}
@@ -50,59 +51,49 @@ SERVER: dict[str, tuple[int, set[str]]] = {
 TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
 
 
-def make_run(root: Path, task: str = "rte", *, test: bool = True, **given: Any) -> Path:
-    """A run folder with the real numbers of rows, through the project's own writers. `overrides`, `right` (of 1)."""
-    config = compose(
-        f"task={task}", "model=minilm", "protocol=smoke", f"results_dir={root}", *given.get("overrides", ())
-    )
+def make_run(root: Path, task: str = "rte", *overrides: str, test: bool = True) -> Path:
+    """Write a run folder with the real numbers of rows; not sealed."""
+    config = compose(f"task={task}", "model=minilm", "protocol=smoke", f"results_dir={root}", *overrides)
     config.predict_test = test
-    generator = np.random.default_rng(config.seed)
-    rule, facts = config.protocol.selection, config.task
-    found = {}
+    facts, rule, generator = config.task, config.protocol.selection, np.random.default_rng(config.seed)
+    found, metrics = {}, {}
     for split in (*facts.validation, *(facts.test if test else ())):
-        rows = facts.splits[split]
-        if facts.labels:
-            labels = generator.integers(len(facts.labels), size=rows)
-            logits = generator.normal(size=(rows, len(facts.labels))).astype(np.float32)
-            known = generator.random(rows) < given.get("right", 0.7)
-            logits[known, labels[known]] += 9
-        else:
-            labels = generator.uniform(0, 5, rows).astype(np.float32)
-            logits = (labels[:, None] + generator.normal(size=(rows, 1))).astype(np.float32)  # some below 0, above 5
-        hidden = labels if split in facts.validation else np.full_like(labels, -1)
-        for name in (rule, "last") if split in facts.validation else (rule,):
-            found[name, split] = {"idx": np.arange(rows), "label": hidden, "logits": logits}
-    folder = results.run_folder(config)
+        rows, known = facts.splits[split], split in facts.validation
+        logits = generator.uniform(-1, 6, (rows, len(facts.labels) or 1)).astype(np.float32)  # some scores are clipped
+        predicted = logits.argmax(1) if facts.labels else logits[:, 0]
+        labels = np.roll(predicted, rows // 5) if known else np.full_like(predicted, -1)
+        for name in (rule, "last") if known else (rule,):
+            found[name, split] = {"idx": np.arange(rows), "label": labels, "logits": logits}
+        if known:
+            metrics[split] = compute(facts.metrics, predicted, labels)
+    folder = run_folder(config)
     folder.mkdir(parents=True)
-    run_files.write_predictions(folder / "predictions.parquet", found)
-    results.write_json(folder / "run.json", record_of(config, found))
-    return folder
-
-
-def record_of(config: Config, found: dict[tuple[str, str], Any]) -> dict[str, Any]:
-    rule, facts = config.protocol.selection, config.task
-    metrics = {}
-    for split in facts.validation:
-        part = found[rule, split]
-        predicted = part["logits"].argmax(1) if facts.labels else part["logits"][:, 0]
-        metrics[split] = compute(facts.metrics, predicted, part["label"])
-    split, scored = facts.validation[0], metrics[facts.validation[0]][facts.score]
-    return {
-        **COMMON,
-        "config_hash": results.run_folder(config).parent.name.rpartition("_")[2],
-        "config": results.recorded_config(config),
+    write_predictions(folder / "predictions.parquet", found)
+    split = facts.validation[0]
+    score = {"metric": facts.score, "split": split, "selection": rule, "value": metrics[split][facts.score]}
+    record = {
+        "config_hash": folder.parent.name.rpartition("_")[2],
+        "config": recorded_config(config),
         "data": {name: {"rows": facts.splits[name]} for name in facts.validation},
         "selections": {name: {"epoch": 1, "metrics": metrics} for name in (rule, "last")},
-        "score": {"metric": facts.score, "split": split, "selection": rule, "value": scored},
+        "score": score,
     }
+    write_json(folder / "run.json", COMMON | record)
+    return folder
 
 
 def change(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
     """Edit run.json as a text editor would."""
-    record = results.read_run(folder)
-    assert record is not None
+    record = read_record(folder)
     edit(record)
-    results.write_json(folder / "run.json", record)
+    write_json(folder / "run.json", record)
+
+
+def zip_of(path: Path, *entries: tuple[str, str | bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries:
+            archive.writestr(name, content)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -151,15 +142,15 @@ def test_a_zip_of_all_runs_holds_what_they_predicted(whole: Path, all_runs: Path
                 assert table.prediction.tolist() == [said[number] for number in expected]
     beside = json.loads(whole.with_suffix(".json").read_text())
     runs = {entry["file"]: entry["run"] for entry in beside["files"]}
-    assert runs["AX.tsv"] == runs["MNLI-m.tsv"] and runs["MNLI-m.tsv"]["folder"].startswith(
-        "smoke/minilm/symlora/mnli/"
-    )
+    assert runs["AX.tsv"] == runs["MNLI-m.tsv"]
+    assert runs["MNLI-m.tsv"]["folder"].startswith("smoke/minilm/symlora/mnli/")
     assert runs["WNLI.tsv"] is None and str(all_runs) not in whole.with_suffix(".json").read_text()
 
 
-def test_the_same_predictions_give_the_same_bytes(all_runs: Path, whole: Path, tmp_path: Path) -> None:
-    again, _ = write(gather(all_runs, *NAMES), tmp_path, "again")
-    assert again.read_bytes() == whole.read_bytes()
+def test_the_same_predictions_give_the_same_bytes(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs")
+    first, again = (write(gather(tmp_path / "runs", *NAMES), tmp_path / name, name)[0] for name in ("first", "again"))
+    assert first.read_bytes() == again.read_bytes()
 
 
 def test_the_command_exits_with_0_3_and_1(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,12 +174,8 @@ def test_the_command_exits_with_0_3_and_1(whole: Path, tmp_path: Path, capsys: p
     (tmp_path / "smoke-minilm-symlora.zip").touch()
     assert "smoke-minilm-symlora.zip beside it is an older one" in run(*some)[1]
     (tmp_path / "smoke-minilm-symlora.zip").unlink()
-    with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(tmp_path / "bad.zip", "w") as other:
-        for name in archive.namelist():
-            other.writestr(
-                name, archive.read(name).replace(b"\t0", b"\t2") if name == "WNLI.tsv" else archive.read(name)
-            )
-    status, said = run("--check", str(tmp_path / "bad.zip"))
+    bad = zip_of(tmp_path / "bad.zip", ("WNLI.tsv", WNLI.replace("\t0", "\t2")))
+    status, said = run("--check", str(bad))
     assert status == 1 and "wrong: WNLI.tsv: row 0 predicts '2'; allowed: 0 or 1." in said
 
 
@@ -213,7 +200,7 @@ def test_the_best_seed_of_the_chosen_configuration_is_taken(
 
 
 def test_a_run_without_test_predictions_says_the_command_that_makes_them(tmp_path: Path) -> None:
-    folder = make_run(tmp_path, "rte", test=False, overrides=["seed=2", "train.lr=3e-3"])
+    folder = make_run(tmp_path, "rte", "seed=2", "train.lr=3e-3", test=False)
     part = next(part for part in gather(tmp_path, *NAMES) if part.file.name == "RTE.tsv")
     assert not part.predictions
     command = re.search(r"`make glue (.*)`", part.source)
@@ -221,7 +208,7 @@ def test_a_run_without_test_predictions_says_the_command_that_makes_them(tmp_pat
     given = dict(word.split("=", 1) for word in shlex.split(command[1]))
     settings = [f"{key.lower()}={value}" for key, value in given.items() if key != "ARGS"]
     again = compose(*settings, *given["ARGS"].split())
-    assert results.run_folder(again) == folder and again.predict_test
+    assert run_folder(again) == folder and again.predict_test
     change(folder, lambda record: record["config"].update(init_from="seed-3"))
     part = next(part for part in gather(tmp_path, *NAMES) if part.file.name == "RTE.tsv")
     assert "init_from=<path of seed-3>" in part.source
@@ -236,7 +223,13 @@ def test_old_mnli_runs_lack_ax_alone(tmp_path: Path) -> None:
     assert "no predictions on ax" in parts["AX.tsv"].source and "force=true" in parts["AX.tsv"].source
 
 
-FRAME = {"idx": np.arange(1379), "prediction": np.linspace(-1, 6, 1379)}
+SCORES = pd.DataFrame({"idx": np.arange(1379), "prediction": np.linspace(-1, 6, 1379)})
+
+
+def test_scores_are_clipped() -> None:
+    file = next(file for file in files() if file.name == "STS-B.tsv")
+    text = as_text(file, SCORES, "here")
+    assert text[:2] == ("0.000", "0.000") and text[-1] == "5.000"
 
 
 @pytest.mark.parametrize(
@@ -256,16 +249,8 @@ FRAME = {"idx": np.arange(1379), "prediction": np.linspace(-1, 6, 1379)}
 )
 def test_what_is_no_prediction_is_refused(name: str, change: Callable[[Any], Any], says: str) -> None:
     file = next(file for file in files() if file.name == name)
-    good = pd.DataFrame(FRAME)
-    if name == "STS-B.tsv":
-        assert as_text(file, good, "here")[:2] == ("0.000", "0.000") and as_text(file, good, "here")[-1] == "5.000"
     with pytest.raises(SymloraError, match=f"^here: .*{says}"):
-        as_text(file, change(good), "here")
-
-
-def broken_parquet(folder: Path) -> None:
-    content = (folder / "predictions.parquet").read_bytes()
-    (folder / "predictions.parquet").write_bytes(content[: len(content) // 2])
+        as_text(file, change(SCORES), "here")
 
 
 def nan_in_test(folder: Path) -> None:
@@ -275,6 +260,7 @@ def nan_in_test(folder: Path) -> None:
 
 
 OTHER = {"predictions.parquet": {"bytes": 1, "sha256": "0"}}
+TORN = r"stsb/.*/seed-0: predictions.parquet cannot be read .* train that run again"
 NAN = "predictions.parquet, split test: the prediction of row 17 is nan"
 
 
@@ -282,7 +268,7 @@ NAN = "predictions.parquet, split test: the prediction of row 17 is nan"
     ("task", "damage", "says"),
     [
         ("stsb", lambda folder: change(folder, lambda record: record.update(files=OTHER)), "seed-0: it is damaged"),
-        ("stsb", broken_parquet, r"stsb/.*/seed-0: predictions.parquet cannot be read .* train that run again"),
+        ("stsb", lambda folder: os.truncate(folder / "predictions.parquet", 999), TORN),
         ("stsb", nan_in_test, NAN),
         ("rte", nan_in_test, NAN),  # pandas makes floats of the classes of all splits
         ("rte", lambda folder: (folder / "run.json").unlink(), "it has no run.json"),
@@ -305,9 +291,7 @@ def test_no_runs_and_no_place_are_one_message_each(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(SymloraError, match="out/x-partial.zip cannot be written"):
         write(gather(tmp_path / "runs", *NAMES), tmp_path / "out", "x")
-    with pytest.raises(
-        SymloraError, match=r"protocol nope, .*; there is: smoke/minilm/symlora\.$"
-    ):  # no advice: no such
+    with pytest.raises(SymloraError, match=r"protocol nope, .*; there is: smoke/minilm/symlora\.$"):  # no advice
         gather(tmp_path / "runs", "nope", *NAMES[1:])
     with pytest.raises(SymloraError, match=r"method lora .*there is: .*METHOD=lora .*results_dir=.* makes one\.$"):
         gather(tmp_path / "runs", *NAMES[:2], "lora")
@@ -348,9 +332,7 @@ STSB = "index\tprediction\n" + "".join(f"{row}\t2.500\n" for row in range(1379))
     ],
 )
 def test_what_the_server_refuses_is_found(tmp_path: Path, name: str, content: str, says: str) -> None:
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr(name, content)
-    checked = check(tmp_path / "a.zip")
+    checked = check(zip_of(tmp_path / "a.zip", (name, content)))
     assert not checked.complete and len(checked.missing) == (10 if name in SERVER else 11)
     assert (len(checked.wrong) == 1 and says in checked.wrong[0]) if says else checked.good == (name,)
 
@@ -361,15 +343,10 @@ def test_a_zip_that_is_none_or_holds_a_file_twice(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_text("index\tprediction")
     with pytest.raises(SymloraError, match="cannot be read as a zip"):
         check(tmp_path / "a.zip")
-    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
-        archive.writestr("WNLI.tsv", WNLI)
-        with pytest.warns(UserWarning, match="Duplicate name"):
-            archive.writestr("WNLI.tsv", WNLI)
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        zip_of(tmp_path / "b.zip", ("WNLI.tsv", WNLI), ("WNLI.tsv", WNLI))
     assert check(tmp_path / "b.zip").wrong == ("WNLI.tsv is there 2 times.",)
-    damaged = bytearray((tmp_path / "b.zip").read_bytes()[:])
-    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
-        archive.writestr("WNLI.tsv", WNLI)
-    damaged = bytearray((tmp_path / "c.zip").read_bytes())
+    damaged = bytearray(zip_of(tmp_path / "c.zip", ("WNLI.tsv", WNLI)).read_bytes())
     damaged[100] ^= 1
     (tmp_path / "c.zip").write_bytes(damaged)
     with pytest.raises(SymloraError, match="CRC"):
@@ -398,8 +375,6 @@ def test_a_folder_without_ax_says_where_it_belongs(tmp_path: Path) -> None:
 
 
 def test_the_leaderboards_template_is_one_that_the_report_reads(tmp_path: Path) -> None:
-    from symlora.report.leaderboard import load_leaderboard
-
     text = (ROOT / "results" / "leaderboard" / "README.md").read_text()
     (tmp_path / "a.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0])
     scores, problems = load_leaderboard(tmp_path)
