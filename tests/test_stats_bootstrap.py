@@ -1,7 +1,4 @@
-"""Bootstraps: metrics of counted rows against those of the rows drawn, intervals against scipy and theory, coverage.
-
-Run: pytest tests/test_stats_bootstrap.py (about 15 s).
-"""
+"""Check bootstraps against the rows drawn, scipy and theory."""
 
 import math
 from collections.abc import Callable
@@ -27,7 +24,7 @@ def ends(interval: Interval) -> tuple[float, float]:
 
 
 def noisy(labels: Classes, right: float, rng: np.random.Generator, seeds: int) -> Classes:
-    """Predictions [seeds, rows] of the classes 0 and 1, each right with the chance given."""
+    """Draw predictions [seeds, rows], each right with this chance."""
     return np.where(rng.random((seeds, len(labels))) < right, labels, 1 - labels)
 
 
@@ -76,7 +73,7 @@ def test_counts_are_those_of_a_bootstrap(rows: int) -> None:
 
 @pytest.mark.parametrize("name", ["matthews_correlation", "f1", "spearmanr", "pearson"])
 def test_bootstrap_interval_agrees_with_scipy(name: str) -> None:
-    """Two bootstraps of one data set, each with its own random numbers: 0.25 of a standard error is their noise."""
+    # Two bootstraps, each with its own random numbers: 0.25 of a standard error is their noise.
     rng = np.random.default_rng(2)
     labels = rng.integers(0, 2, 150)
     data: tuple[Any, Any] = (noisy(labels, 0.85, rng, 1)[0], labels)
@@ -93,7 +90,7 @@ def test_bootstrap_interval_agrees_with_scipy(name: str) -> None:
 
 
 def test_frozen_figures() -> None:
-    """As computed before this code went onto scipy: the tables of make report are the same as long as these are."""
+    # The tables of make report stay the same as long as these do.
     labels = np.arange(300) % 2
     right = np.arange(300) * 7919 % 101 > 9
     interval = stats.bootstrap_interval("matthews_correlation", np.where(right, labels, 1 - labels), labels)
@@ -106,7 +103,7 @@ def test_frozen_figures() -> None:
 
 
 def test_degenerate_resamples_are_counted_and_named() -> None:
-    """One positive row of 20: a share (19/20)^20 = 36 % of resamples has none, and no Matthews correlation."""
+    # One positive row of 20: a share (19/20)^20 = 36 % of resamples has none, and no Matthews correlation.
     labels = np.array([1] + [0] * 19)
     interval = stats.bootstrap_interval("matthews_correlation", np.array([1, 1] + [0] * 18), labels)
     assert interval.degenerate == pytest.approx(10_000 * (19 / 20) ** 20, abs=200)
@@ -119,7 +116,7 @@ def test_degenerate_resamples_are_counted_and_named() -> None:
 
 
 def test_two_level_variance_is_owens() -> None:
-    """Of the pigeonhole bootstrap (Owen 2007): seeds' and rows' parts as they are, the interaction three times over."""
+    # Owen 2007, the pigeonhole bootstrap: seeds' and rows' parts as they are, the interaction three times over.
     rng, seeds, rows = np.random.default_rng(9), 40, 400
     row, seed = 1.2 * rng.normal(size=rows), 0.4 * rng.normal(size=(seeds, 1))
     a = (row + seed + rng.normal(size=(seeds, rows)) > -1).astype(np.int64)
@@ -163,10 +160,7 @@ LABELS = np.array([0, 1, 0, 1])
         (lambda: stats.bootstrap_interval("pearson", [0.1, math.nan], [0.1, 0.2]), "not finite"),
         (lambda: stats.bootstrap_interval("f1", LABELS, LABELS, level=0), "level"),
         (lambda: stats.two_level_bootstrap("f1", LABELS, LABELS, LABELS), r"\[seeds, rows\]"),
-        (
-            lambda: stats.two_level_bootstrap("f1", LABELS, LABELS[None], np.stack([LABELS] * 2)),
-            r"\(1, 4\) and \(2, 4\)",
-        ),
+        (lambda: stats.two_level_bootstrap("f1", LABELS, LABELS[None], [LABELS, LABELS]), r"\(1, 4\) and \(2, 4\)"),
     ],
 )
 def test_bad_input_is_refused(call: Callable[[], Interval], says: str) -> None:

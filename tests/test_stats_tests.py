@@ -1,7 +1,4 @@
-"""Tests of difference, equivalence and power against scipy and statsmodels, by enumeration, and by simulation.
-
-Run: pytest tests/test_stats_tests.py (about 15 s).
-"""
+"""Check the tests against scipy, statsmodels, enumeration and simulation."""
 
 import itertools
 import math
@@ -47,7 +44,7 @@ def test_pairs_without_spread() -> None:
 
 
 def test_tost_keeps_its_level_and_power() -> None:
-    """On the margin "equivalent" comes in at most alpha of experiments; within it as often as tost_power says."""
+    # On the margin "equivalent" comes in at most alpha of experiments; within it as often as tost_power says.
     rng, n, sd, margin = np.random.default_rng(4), 8, 0.6, 1.0
     for truth in (margin, 0.4):
         d = rng.normal(truth, sd, size=(1200, n))
@@ -59,7 +56,7 @@ def test_tost_keeps_its_level_and_power() -> None:
 @relaxed
 @given(st.lists(st.tuples(st.integers(0, 999), st.integers(-6, 6)), min_size=2, max_size=7))
 def test_sign_flip_equals_exact_enumeration(tenths: list[tuple[int, int]]) -> None:
-    """Of points with one decimal, whose differences are off by some 1e-15: patterns of one mean must tie."""
+    # Differences of points with one decimal are off by some 1e-15: patterns of one mean must tie.
     d = [difference for _, difference in tenths]
     sums = [abs(np.dot(signs, d)) for signs in itertools.product((1, -1), repeat=len(d))]
     a, b = zip(*(((score + difference) / 10, score / 10) for score, difference in tenths), strict=True)
@@ -93,7 +90,7 @@ def test_holm_equals_statsmodels(p_values: list[float]) -> None:
 @relaxed
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=4))
 def test_holm_of_rows_is_a_closed_test(p_values: list[tuple[float, float]]) -> None:
-    """A hypothesis is rejected if Bonferroni rejects every set of hypotheses that holds it and can be true at once."""
+    # A hypothesis is rejected if Bonferroni rejects every set of hypotheses that holds it and can be true at once.
     p, expected = np.array(p_values), np.zeros((len(p_values), 2))
     for chosen in itertools.product((None, 0, 1), repeat=len(p)):  # of each row: neither hypothesis, or one of them
         true = [(row, column) for row, column in enumerate(chosen) if column is not None]
@@ -114,7 +111,7 @@ def test_holm_and_verdicts_by_hand() -> None:
 
 
 def judged(truth: Any, spread: Any, seed: int, n: int = 5) -> tuple[Verdicts, npt.NDArray[np.bool_]]:
-    """Verdicts [reports, tasks] at margin 1, and which are false, for normal differences of n seeds."""
+    """Draw verdicts [reports, tasks] at margin 1; tell which are false."""
     truth = np.broadcast_to(truth, 8)
     d = np.random.default_rng(seed).normal(truth, spread, size=(4000, n, 8))
     different = scipy.stats.ttest_1samp(d, 0, axis=1).pvalue
@@ -137,7 +134,7 @@ def judged(truth: Any, spread: Any, seed: int, n: int = 5) -> tuple[Verdicts, np
     ],
 )
 def test_any_false_verdict_comes_in_at_most_five_of_a_hundred_reports(truth: Any, spread: Any) -> None:
-    """Eight tasks, five seeds. 4,000 reports: three standard errors of noise are 1.0 points."""
+    # Eight tasks, five seeds. 4,000 reports: three standard errors of noise are 1.0 points.
     assert np.mean(judged(truth, spread, seed=6)[1].any(axis=1)) <= 0.06
 
 
