@@ -1,4 +1,4 @@
-"""Check the tables of the pages against the configuration, the code and the committed runs."""
+"""Check the pages' tables against configuration, code and committed runs."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def held_out(method: str, task: str, rate: str) -> pd.DataFrame:
 
 
 def test_findings_say_what_the_study_measured() -> None:
-    """The numbers of the text that no table of the report prints, computed from the runs."""
+    # The numbers of the text that no table of the report prints.
     text = re.sub(r"\s+", " ", (DOCS / "findings.md").read_text())
     cola = {"symlora": held_out("symlora", "cola", "8e-3"), "lora": held_out("lora", "cola", "1e-3")}
     means = {method: scores.mean(axis=1).round(1) for method, scores in cola.items()}
@@ -136,18 +136,14 @@ def test_findings_say_what_the_study_measured() -> None:
     assert f"with +{gain['symlora']:.1f}, and LoRA passes with +{gain['lora']:.1f}" in (DOCS / "study.md").read_text()
 
 
-def shown_table(page: str, head: str) -> list[str]:
-    """Read the table of runs that a page shows under this head."""
-    blocks = re.findall(rf"^    {head}\n(?:    .+\n)+", (DOCS / page).read_text(), re.MULTILINE)
-    return [line[4:] for line in blocks[0].splitlines()]
-
-
 def test_the_demos_columns_and_configurations_are_shown() -> None:
-    shown = [line.split() for line in shown_table("get-started.md", "protocol demo, model minilm")[1:]]
-    assert shown[0] == list(HEADER)
+    page = (DOCS / "get-started.md").read_text()
+    (block,) = re.findall(r"^    protocol demo, model minilm\n((?:    .+\n)+)", page, re.MULTILINE)
+    head, *rows = (line.split() for line in block.splitlines())
+    assert head == list(HEADER)
     runs = expand("sweep=demo", "results_dir=nowhere")
     expected = {(run.task.name, run.method.name, run_folder(run).parent.name.rpartition("_")[2]) for run in runs}
-    assert {(row[0], row[2], row[-1]) for row in shown[1:]} == expected
+    assert {(row[0], row[2], row[-1]) for row in rows} == expected
 
 
 def test_run_folder_has_no_other_key_or_column() -> None:
