@@ -1,4 +1,4 @@
-"""Run folders for the tests of the report: made up without training, or the committed ones."""
+"""Make up run folders without training, and collect the committed ones."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ COMMON: dict[str, Any] = {
 
 
 def write_run(root: Path, method: str = "symlora", task: str = "rte", *, seed: int = 0, **given: Any) -> Path:
-    """Write one run folder and return it; its scores follow from its predictions.
+    """Write a run folder whose scores follow from its predictions.
 
     `given` may hold `right` (rows predicted correctly at the protocol's own epoch; 70), `best` and `last` (the same at
     those epochs; `right`), `held_out` (share of the held-out slice; None: no slice), `lr`, `batch_size`, `model`,
@@ -92,7 +92,7 @@ def write_run(root: Path, method: str = "symlora", task: str = "rte", *, seed: i
 
 
 def rows_of(task: str, right: int, majority: int) -> pd.DataFrame:
-    """Make labels, `majority` of class 1 first, and predictions, the first `right` of them correct."""
+    """Make labels, ones first, and predictions, the right ones first."""
     rows = np.arange(ROWS)
     if task == "stsb":
         labels = np.linspace(0, 5, ROWS)
@@ -102,7 +102,7 @@ def rows_of(task: str, right: int, majority: int) -> pd.DataFrame:
 
 
 def write_seeds(root: Path, task: str = "rte", lora: Any = (), symlora: Any = (), head: Any = (), **given: Any) -> None:
-    """Write each method's runs of seeds 0, 1, ..., with these numbers of rows right; None: a run that failed."""
+    """Write runs of seeds 0, 1, ... by their right rows (None: failed)."""
     for method, rights in {"lora": lora, "symlora": symlora, "head": head}.items():
         for seed, right in enumerate(rights):
             status = "failed" if right is None else "finished"

@@ -1,4 +1,4 @@
-"""The audit against arithmetic done another way, and against the committed page."""
+"""Check the audit against other arithmetic and the committed page."""
 
 import math
 import shutil
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers.optimization import get_linear_schedule_with_warmup
@@ -17,7 +18,6 @@ from symlora.audit import arithmetic, audit
 from symlora.audit.published import Published, read_published
 from symlora.errors import SymloraError
 
-ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "results" / "published"
 
 
@@ -85,7 +85,7 @@ def test_z_is_the_gap_in_standard_deviations_of_a_simulation() -> None:
 
 
 def test_decay_is_adamw_under_the_real_schedule() -> None:
-    """A parameter whose gradient is always zero, through torch's AdamW and transformers' schedule."""
+    # A parameter whose gradient is always zero, through torch's AdamW and transformers' schedule.
     rows, batch, epochs, lr, decay = 1000, 16, 20, 0.05, 0.1
     steps = math.ceil(rows / batch) * epochs
     scale = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))

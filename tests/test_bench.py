@@ -1,4 +1,4 @@
-"""The bench counts right, and both of its sides do the same work. No test depends on how long anything takes."""
+"""Check the bench's counts, and that both sides do the same work."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def baseline(what: Load) -> Baseline:
 
 
 def sizes(parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> dict[str, int]:
-    """Of those that are trained, by name without the wrappers' own."""
+    """Count the trained ones, by name without the wrappers' own."""
     trained = {name: parameter.numel() for name, parameter in parameters if parameter.requires_grad}
     return {re.sub(r"base_model\.model\.|modules_to_save\.default\.|^model\.", "", n): s for n, s in trained.items()}
 

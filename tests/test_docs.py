@@ -1,4 +1,4 @@
-"""Check what the pages show: links, commands, Python blocks. `make docs-check` also runs the cheap commands."""
+"""Check the pages' links, commands and Python blocks."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def commands(page: Path) -> list[str]:
 
 
 def words(command: str) -> list[str]:
-    """Split a command; drop variables before the program, and fill in what is left to the reader."""
+    """Split a command without variables; fill in what the reader must."""
     text = re.sub(r"<[^<>]*>|(?<==)…", "placeholder", command.replace(EXAMPLE, "symlora"))
     return shlex.split(re.sub(r"^([A-Z_]+=\S+ )+", "", text), comments=True)
 
 
 def check(command: str) -> None:
-    """Check a command without running it: target, script, options, names in configs/, overrides."""
+    """Check a command's target, options and overrides without running it."""
     program, *rest = words(command)
     if program == "make":
         check_make(rest)
@@ -94,7 +94,7 @@ def check(command: str) -> None:
 
 
 def check_make(rest: list[str]) -> None:
-    """Check that a target exists and uses each variable, and check what it would run."""
+    """Check a target, its variables and what it would run."""
 
     def dry_run(*more: str) -> str:
         done = subprocess.run([*MAKE, "-n", *rest, *more], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -110,7 +110,7 @@ def check_make(rest: list[str]) -> None:
 
 
 def parse(program: str | Path, rest: list[str]) -> Namespace:
-    """Start a script or console command, and stop it once its own parser has read the command line."""
+    """Start a program, and stop it once it has parsed its arguments."""
 
     def stop(parser: ArgumentParser, args: Any = None, namespace: Any = None) -> None:
         raise Parsed(parse_args(parser, args, namespace))
@@ -154,7 +154,7 @@ def check_names(given: Namespace) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """List the anchors that GitHub makes of a page's headings, and its <a id="…">."""
+    """List the anchors of a page's headings, and its <a id="…">."""
     tokens = MarkdownIt().parse(page.read_text())
     titles = [after.content for token, after in zip(tokens, tokens[1:], strict=False) if token.type == "heading_open"]
     made = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
@@ -163,7 +163,7 @@ def anchors(page: Path) -> set[str]:
 
 @pages
 def test_links_and_names_are_right(page: Path) -> None:
-    """Check relative links with their anchors, and the files and settings named in code type."""
+    """Check relative links, and files and settings in code type."""
     for link in inline(page, "link_open", "image"):
         name, _, anchor = str(link.attrs.get("href") or link.attrs["src"]).partition("#")
         if not re.match(r"[a-z]+:", name):

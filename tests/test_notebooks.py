@@ -1,4 +1,4 @@
-"""Run the notebooks, and compare what they say with the outputs that are committed.
+"""Run the notebooks, and compare their outputs with the committed ones.
 
 .venv/bin/python -m pytest tests/test_notebooks.py -m docs --overwrite    writes new outputs
 """
@@ -19,7 +19,7 @@ SECONDS = 240
 
 
 def said(notebook: Any) -> list[str]:
-    """Join the text of each code cell's outputs; addresses differ from run to run."""
+    """Join the text of each cell's outputs, without addresses."""
     cells = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
     parts = [[{"text/plain": output.get("text"), **output.get("data", {})} for output in cell] for cell in cells]
     texts = ["".join(str(part.get("text/markdown") or part["text/plain"]) for part in cell) for cell in parts]
@@ -27,7 +27,7 @@ def said(notebook: Any) -> list[str]:
 
 
 def write(notebook: Any, path: Path) -> None:
-    """Write a notebook without what differs from run to run: times, versions, cuts in a stream of output."""
+    """Write a notebook without times, versions and cuts in its output."""
     notebook.metadata.language_info = {"name": "python"}
     for cell in notebook.cells:
         cell.metadata = {}
