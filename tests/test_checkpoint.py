@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,22 +48,24 @@ def trained(some: list[Config], data: dict[str, TokenizedSplit], kept: Checkpoin
     return fit_pack(some, data, build_pack(some, CPU, "fp32"), checkpoint=kept)
 
 
+def stopped_at(
+    call: int, some: list[Config], data: dict[str, TokenizedSplit], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Train until the stop request has been asked for `call` times (between steps, and between batches of scoring)."""
+    calls = iter(range(1, 10**6))
+
+    def stop_requested() -> int | None:
+        return signal.SIGTERM if next(calls) >= call else None
+
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr("symlora.training.run_state.stop_requested", stop_requested)
+        patched.setattr("symlora.training.interrupt.stop_requested", lambda: int(signal.SIGTERM))
+        trained(some, data, checkpoint_of(folder, some))
+
+
 @pytest.fixture
 def stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stop:
-    """Train until the stop request has been asked for `call` times (between steps, and between batches of scoring)."""
-
-    def train(call: int, some: list[Config], data: dict[str, TokenizedSplit]) -> None:
-        calls = iter(range(1, 10**6))
-
-        def stop_requested() -> int | None:
-            return signal.SIGTERM if next(calls) >= call else None
-
-        with monkeypatch.context() as patched, pytest.raises(Stopped):
-            patched.setattr("symlora.training.run_state.stop_requested", stop_requested)
-            patched.setattr("symlora.training.interrupt.stop_requested", lambda: int(signal.SIGTERM))
-            trained(some, data, checkpoint_of(tmp_path, some))
-
-    return train
+    return partial(stopped_at, folder=tmp_path, monkeypatch=monkeypatch)
 
 
 def same(found: list[Fit], wanted: list[Fit]) -> None:

@@ -361,7 +361,7 @@ def test_a_stopped_adalora_keeps_the_ranks_that_are_allocated(
     some, data = [adalora(tiny("bert"), epochs=1)], data_of(LENGTHS)
     some[0].train.batch_size = 1
     wanted = trained(some, data)
-    stopped_at(10, some, data, checkpoint_of(tmp_path, some), monkeypatch)
+    stopped_at(10, some, data, tmp_path, monkeypatch)
     assert headers(tmp_path)[0].steps == 10
     same(trained(some, data, checkpoint_of(tmp_path, some)), wanted)
 
