@@ -10,14 +10,11 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from faults.places import make_encoder
 from omegaconf import OmegaConf
 from test_run import small, train
 
-from symlora.config.compose import compose
-
 SOURCES = sorted([*(ROOT / "symlora").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")])
-FORBIDDEN_MODULES = {"cPickle", "dill", "cloudpickle", "marshal", "shelve"}
+FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
 FORBIDDEN = {
     *("eval", "exec", "compile", "__import__"),
     *("os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"),
@@ -28,17 +25,16 @@ FORBIDDEN = {
 }
 # Allowed where the call itself says how: these keywords, or this class among its arguments.
 SAFE_WITH = {"torch.load": "weights_only=True", "yaml.load": "SafeLoader", "yaml.load_all": "SafeLoader"}
-USUAL_NAMES = {"np": "numpy", "pd": "pandas"}
-PLACES = tuple({str(ROOT), sys.prefix, sys.base_prefix, str(Path.home())} - {"/"})
+PLACES = {str(ROOT), sys.prefix, sys.base_prefix, str(Path.home())} - {"/"}
 
 
 def imported(tree: ast.AST) -> dict[str, str]:
     """What each name that a module binds by an import stands for: `load` for `joblib.load`."""
-    names = dict(USUAL_NAMES)
+    names = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.asname: alias.name for alias in node.names if alias.asname}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        elif isinstance(node, ast.ImportFrom) and not node.level:
             names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
@@ -52,65 +48,32 @@ def full_name(node: ast.AST, names: dict[str, str]) -> str:
     return ""
 
 
-def keywords(call: ast.Call) -> dict[str, object]:
-    return {item.arg: getattr(item.value, "value", None) for item in call.keywords if item.arg}
-
-
-def of_imports(node: ast.AST) -> list[str]:
-    """Of modules that load code, and of names that the other checks would not see under a name of their own."""
-    if isinstance(node, ast.Import):
-        return [f"imports {alias.name}" for alias in node.names if alias.name.split(".")[0] in FORBIDDEN_MODULES]
-    if not isinstance(node, ast.ImportFrom) or not node.module or node.level:
-        return []
-    if node.module.split(".")[0] in {*FORBIDDEN_MODULES, "pickle"}:
-        return [f"imports {node.module}"]
-    found = {f"{node.module}.{alias.name}" for alias in node.names}
-    if f"{node.module}.*" in found:
-        return [f"imports {node.module}.*"] * any(name.startswith(f"{node.module}.") for name in FORBIDDEN)
-    return [f"imports {name}" for name in sorted(found & {*FORBIDDEN, *SAFE_WITH})]
-
-
-def of_names(tree: ast.AST) -> list[str]:
-    """Uses, not calls alone: `read = numpy.load` is one too."""
+def offences(path: Path) -> list[str]:
+    """Uses of what may run code; `read = numpy.load` is one too. Ruff sees star imports and imports without a use."""
+    tree = ast.parse(path.read_text())
     names, found = imported(tree), []
-    from_imports = {node for node in names if names[node] in {*FORBIDDEN, *SAFE_WITH}}  # reported by `of_imports`
-    safe = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call) and is_safe(node, names)}
+    calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Name | ast.Attribute) or not isinstance(node.ctx, ast.Load):
+        if not isinstance(getattr(node, "ctx", None), ast.Load):
             continue  # a field called `compile` is no use of the function
-        if isinstance(node, ast.Name) and node.id in from_imports:
-            continue
-        name = full_name(node, names)
-        if name in FORBIDDEN or (name in SAFE_WITH and id(node) not in safe):
+        name, call = full_name(node, names), calls.get(id(node))
+        of_module = name.partition(".")[0] in FORBIDDEN_MODULES and "." in name and name != "pickle.UnpicklingError"
+        if of_module or name in FORBIDDEN:
             found.append(f"uses {name}")
-        if name.startswith("pickle.") and name != "pickle.UnpicklingError":
-            found.append("uses pickle")
-    return found
+        if name in SAFE_WITH and (call is None or SAFE_WITH[name] not in ast.unparse(call)):
+            found.append(f"uses {name} without {SAFE_WITH[name]}")
+    return found + [offence for call in calls.values() for offence in of_keywords(call)]
 
 
-def is_safe(call: ast.Call, names: dict[str, str]) -> bool:
-    said = SAFE_WITH.get(full_name(call.func, names))
-    return said is not None and any(said in ast.unparse(part) for part in (*call.args, *call.keywords))
-
-
-def of_calls(call: ast.Call) -> list[str]:
-    given, found = keywords(call), []
+def of_keywords(call: ast.Call) -> list[str]:
+    given, found = {item.arg: getattr(item.value, "value", None) for item in call.keywords}, []
     if given.get("trust_remote_code", False) is not False:
         found.append("trust_remote_code")
     if given.get("shell") is True:
         found.append("a shell")
-    called = ast.unparse(call.func)
-    if called.endswith(".from_pretrained") and "AutoModel" in called and given.get("use_safetensors") is not True:
+    if re.search(r"AutoModel.*\.from_pretrained$", ast.unparse(call.func)) and given.get("use_safetensors") is not True:
         found.append("from_pretrained without use_safetensors=True")
     return found
-
-
-def offences(path: Path) -> list[str]:
-    tree = ast.parse(path.read_text())
-    found = of_names(tree)
-    for node in ast.walk(tree):
-        found += of_imports(node) + (of_calls(node) if isinstance(node, ast.Call) else [])
-    return sorted(found)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -122,32 +85,26 @@ def test_no_source_runs_code_from_files(path: Path) -> None:
     "line",
     [
         "pickle.load(file)",
-        "from pickle import loads",
-        "from cloudpickle import load",
+        "from pickle import loads\nloads(text)",
+        "from cloudpickle import load\nload(file)",
         "torch.load(path)",
         "torch.load(path, weights_only=False)",
-        "np.load(path)",
+        "load = torch.load",
+        "import numpy as np\nnp.load(path)",
         "read = numpy.load",
-        "import numpy as other\nother.load(path)",
-        "pd.read_pickle(path)",
-        "from pandas import read_pickle",
-        "from joblib import load",
+        "from pandas import read_pickle\nread_pickle(path)",
         "from joblib import load as read\nread(path)",
         "import joblib\njoblib.load(path)",
-        "from torch import load",
-        "from torch import load as read\nread(path, weights_only=True)",
         "import torch as t\nt.load(path)",
-        "from os import *",
+        "from torch import load as read\nread(path)",
         "yaml.load(text)",
         "yaml.load(text, Loader=yaml.Loader)",
         "yaml.load_all(text)",
         "yaml.full_load(text)",
-        "yaml.unsafe_load(text)",
-        "from yaml import full_load",
+        "from yaml import unsafe_load\nunsafe_load(text)",
         "eval(text)",
         "resolver = eval",
         "hydra.utils.instantiate(cfg)",
-        "hydra.utils.call(cfg)",
         "from hydra import utils\nutils.call(cfg)",
         "from hydra.utils import instantiate\ninstantiate(cfg)",
         "subprocess.run(text, shell=True)",
@@ -185,33 +142,19 @@ def test_configurations_name_no_code_and_pin_what_they_fetch() -> None:
     assert re.fullmatch("[0-9a-f]{40}", str(OmegaConf.load(ROOT / "configs/config.yaml").data.revision))
 
 
+@pytest.mark.parametrize(("rate", "status"), [("1e-3", "finished"), ("1e30", "failed")])
 def test_records_name_no_user_machine_or_folder(
-    minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rate: str, status: str, minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret = "0123456789abcdef0123456789abcdef01234567"
     monkeypatch.setenv("WANDB_API_KEY", secret)
     monkeypatch.setenv("HF_TOKEN", "hf_" + secret)
     monkeypatch.setenv("USER", "somebodys-name")
     monkeypatch.setattr(platform, "node", lambda: "this-machines-name")
-    folder, _ = train(small(tmp_path, "task=rte", "train.epochs=1"))
-    names = [secret, "somebodys-name", "this-machines-name", str(Path.home()), str(tmp_path)]
-    for path in folder.rglob("*"):
-        if path.is_file():
-            content = path.read_bytes()
-            assert not [name for name in names if name.encode() in content], path.name
-
-
-def test_a_failed_runs_record_names_no_folder(tmp_path: Path) -> None:
-    folders = {"model.path": make_encoder(tmp_path / "encoder"), "results_dir": tmp_path / "runs"}
-    config = compose(
-        *("task=mrpc", "method=symlora", "model=local", "model.name=tiny", "protocol=demo"),
-        *("train.lr=1e30", "train.epochs=1", "train.batch_size=8", "device=cpu", "precision=fp32"),
-        *("data.demo_rows={train: 64, validation: 16, test: 4}", f"data.cache_dir={tmp_path / 'tokens'}"),
-        *(f"{key}={folder}" for key, folder in folders.items()),
-    )
-    folder, record = train(config)
-    assert record["status"] == "failed" and record["error"].startswith("Diverged:")
-    assert 'File "symlora/runner/record.py"' in record["traceback"], "it should still say where"
+    folder, record = train(small(tmp_path, "task=rte", "train.epochs=1", f"train.lr={rate}"))
+    assert record["status"] == status
+    assert status == "finished" or 'File "symlora/runner/record.py"' in record["traceback"], "it should still say where"
+    names = [secret, "somebodys-name", "this-machines-name", str(tmp_path), *PLACES]
     for path in filter(Path.is_file, folder.rglob("*")):
         content = path.read_bytes()
-        assert not [place for place in (*PLACES, str(tmp_path)) if place.encode() in content], path.name
+        assert not [name for name in names if name.encode() in content], path.name
