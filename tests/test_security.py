@@ -30,7 +30,7 @@ PLACES = {str(ROOT), sys.prefix, sys.base_prefix, str(Path.home())} - {"/"}
 
 def imported(tree: ast.AST) -> dict[str, str]:
     """What each name that a module binds by an import stands for: `load` for `joblib.load`."""
-    names = {}
+    names: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.asname: alias.name for alias in node.names if alias.asname}
