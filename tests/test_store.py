@@ -7,17 +7,18 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
 from test_run import small, train
 
+from symlora.cli import main
+from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.runner.reporter import Reporter
 from symlora.runner.run import is_out_of_memory, run_pack
@@ -29,11 +30,20 @@ from symlora.sweep.status import run_status
 from symlora.training import loop
 
 
+def one(tmp_path: Path, *overrides: str) -> Config:
+    """The run of `finished`, or one like it."""
+    return small(tmp_path, "task=rte", "train.epochs=1", *overrides)
+
+
+def quiet(*configs: Config) -> list[Reporter]:
+    return [Reporter(config, quiet=True) for config in configs]
+
+
 @pytest.fixture(scope="module")
 def finished(minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A results folder with one finished run, and that run's folder."""
     root = tmp_path_factory.mktemp("finished")
-    folder, record = train(small(root, "task=rte", "train.epochs=1"))
+    folder, record = train(one(root))
     assert record["status"] == "finished"
     return root, folder
 
@@ -62,19 +72,14 @@ def test_every_file_is_hashed_and_any_change_is_found(finished: tuple[Path, Path
             assert len(problems) == 1 and name in problems[0], (name, problems)
             if bad:  # not trained over, and not passed over in silence
                 with pytest.raises(SymloraError, match="damaged|cannot be read"):
-                    results.finished_record(small(tmp_path, "task=rte", "train.epochs=1"))
+                    results.finished_record(one(tmp_path))
         path.unlink()
         assert len(lost := verify(tmp_path / "runs").problems) == 1 and name in lost[0]
         path.write_bytes(content)
-    assert verify(tmp_path / "runs").problems == []
-
-
-def test_a_run_without_checksums_is_counted(finished: tuple[Path, Path], tmp_path: Path) -> None:
-    folder = copied(finished, tmp_path)
-    record = json.loads((folder / "run.json").read_text())
-    del record["files"], record["sha256"]
+    del record["files"], record["sha256"]  # as runs were before they had checksums
     results.write_json(folder / "run.json", record)
-    assert verify(tmp_path / "runs").unsealed == 1
+    found = verify(tmp_path / "runs")
+    assert (found.unsealed, found.problems) == (1, [])
 
 
 def _hold(root: Path, folder: Path, ready: Any) -> None:
@@ -83,62 +88,72 @@ def _hold(root: Path, folder: Path, ready: Any) -> None:
         signal.pause()
 
 
-def test_a_lock_is_one_process_s_and_ends_with_it(tmp_path: Path) -> None:
-    folder = tmp_path / "a" / "seed-0"
+@contextmanager
+def held_by_another(root: Path, folder: Path) -> Iterator[int]:
+    """Let another process hold a run's lock within the block, and kill it at the end; yields its number."""
     context = multiprocessing.get_context("fork")
     ready = context.Event()
-    other = context.Process(target=_hold, args=(tmp_path, folder, ready))
+    other = context.Process(target=_hold, args=(root, folder, ready))
     other.start()
     try:
-        assert ready.wait(20)
+        assert ready.wait(20) and other.pid is not None
+        yield other.pid
+    finally:
+        other.kill()
+        other.join()
+
+
+def test_a_lock_is_one_process_s_and_ends_with_it(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "seed-0"
+    with held_by_another(tmp_path, folder) as number:
         said = holder(tmp_path, folder)
-        assert said is not None and said["process"] == other.pid
-        with pytest.raises(Busy, match=f"process {other.pid} on"), locked(tmp_path, folder, wait=0):
+        assert said is not None and said["process"] == number
+        with pytest.raises(Busy, match=f"process {number} on"), locked(tmp_path, folder, wait=0):
             pass
         with locked(tmp_path, tmp_path / "a" / "seed-1"):  # another run's
             pass
-    finally:
-        os.kill(other.pid or 0, signal.SIGKILL)
-        other.join()
     assert holder(tmp_path, folder) is None  # nobody has to wait for a dead process
     with locked(tmp_path, folder, wait=0):
         pass
 
 
+def test_a_lock_that_says_odd_things_is_a_lock(tmp_path: Path) -> None:
+    config = one(tmp_path)
+    folder, root = results.run_folder(config), tmp_path / "runs"
+    with held_by_another(root, folder):
+        (lock,) = (root / ".locks").glob("*.lock")
+        for said in (
+            b'{"host": "a", "process": 1e999, "since": 0}',
+            *(b'{"host": "a", "process": 1, "since": %b}' % since for since in (b"1e20", b"-1e20", b"1e999", b"NaN")),
+            b'{"host": ["a"], "process": null, "since": "now"}',
+            *(b"[]", b"\xff\xfe", b""),
+        ):
+            lock.write_bytes(said)
+            assert run_status("seeds", config, time.time()).state == "running"
+            with pytest.raises(Busy, match=r"process 0 on \? trains it since 2"), locked(root, folder, wait=0):
+                pass
+
+
 def test_a_run_that_another_process_trains_is_left_to_it(minilm_dir: Path, tmp_path: Path) -> None:
-    mine, theirs = small(tmp_path, "task=rte"), small(tmp_path, "task=rte", "seed=1")
+    mine, theirs = one(tmp_path), one(tmp_path, "seed=1")
     folder = results.run_folder(theirs)
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    other = context.Process(target=_hold, args=(tmp_path / "runs", folder, ready))
-    other.start()
-    try:
-        assert ready.wait(20)
-        reporters = [Reporter(config, quiet=True) for config in (mine, theirs)]
-        (_, trained), (place, busy) = run_pack([mine, theirs], reporters)
+    with held_by_another(tmp_path / "runs", folder) as number:
+        (_, trained), (place, busy) = run_pack([mine, theirs], quiet(mine, theirs))
         assert trained["status"] == "finished" and place == folder
-        assert busy["status"] == "busy" and f"process {other.pid}" in busy["error"]
-        assert (
-            run_status("seeds", theirs, 1e12).state == "running" and run_status("seeds", mine, 1e12).state == "finished"
-        )
-    finally:
-        other.kill()
-        other.join()
+        assert busy["status"] == "busy" and f"process {number}" in busy["error"]
+        assert [run_status("seeds", config, 1e12).state for config in (mine, theirs)] == ["finished", "running"]
     assert run_status("seeds", theirs, 1e12).state == "missing"
 
 
 def test_what_a_kill_between_two_renames_hides_comes_back(finished: tuple[Path, Path], tmp_path: Path) -> None:
     folder = copied(finished, tmp_path)
-    config = small(tmp_path, "task=rte", "train.epochs=1")
     record = results.read_run(folder)
     os.rename(folder, folder.with_name(".seed-0.old.1234"))
     half = folder.with_name(".seed-0.5678")
     half.mkdir()
     (half / "run.json").write_text('{"schema_version": 1, "status": "running"}')
     assert len(verify(tmp_path / "runs").problems) == 2
-    before = (tmp_path / "runs" / ".locks").exists()
-    again, found = train(config)  # nothing is trained: the run is there
-    assert again == folder and found == record and before
+    assert train(one(tmp_path)) == (folder, record)  # nothing is trained: the run is there
     assert verify(tmp_path / "runs").problems == [] and not list(folder.parent.glob(".*"))
 
 
@@ -166,28 +181,13 @@ def test_what_is_being_written_is_no_leftover(finished: tuple[Path, Path], tmp_p
     folder = copied(finished, tmp_path)
     work = begin(folder.with_name("seed-3"))
     assert "left by a process that was killed" in verify(tmp_path / "runs").problems[0]
-    other = multiprocessing.get_context("fork").Process(
-        target=hold, args=(tmp_path / "runs", folder.with_name("seed-3"), tmp_path / "held")
-    )
-    other.start()
-    try:
-        while not (tmp_path / "held").exists():
-            time.sleep(0.01)
+    with held_by_another(tmp_path / "runs", folder.with_name("seed-3")):
         assert verify(tmp_path / "runs").problems == [] and work.exists()
-    finally:
-        other.kill()
-        other.join()
-
-
-def hold(root: Path, folder: Path, told: Path) -> None:
-    with locked(root, folder):
-        told.touch()
-        time.sleep(60)
 
 
 def test_a_run_cut_short_is_not_called_finished(finished: tuple[Path, Path], tmp_path: Path) -> None:
     folder = copied(finished, tmp_path)
-    config = small(tmp_path, "task=rte", "train.epochs=1")
+    config = one(tmp_path)
     assert run_status("seeds", config, 0.0).state == "finished"
     (folder / "predictions.parquet").write_bytes(b"")
     assert run_status("seeds", config, 0.0).state == "failed"
@@ -221,35 +221,18 @@ def test_a_record_without_what_readers_need_is_no_record(
 def test_what_another_process_of_the_sweep_settled_is_not_trained_again(
     minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fails = small(tmp_path, "task=rte", "train.epochs=1", "train.lr=1e30")
-    forced = small(tmp_path, "task=rte", "train.epochs=1", "force=true")
+    fails = one(tmp_path, "train.lr=1e30")
+    forced = one(tmp_path, "force=true")
     began = time.time() - 1
     (_, failed), (_, repeated) = train(fails), train(forced)
     assert (failed["status"], repeated["status"]) == ("failed", "finished")
     monkeypatch.setattr("symlora.runner.run.fit_pack", lambda *_, **__: pytest.fail("trained again"))
     for config in (fails, forced):
-        reporters = [Reporter(config, quiet=True)]
         stored = results.read_run(results.run_folder(config))
-        assert run_pack([config], reporters, began)[0][1] == stored
+        assert run_pack([config], quiet(config), began)[0][1] == stored
         with monkeypatch.context() as patched:
             patched.setattr("symlora.runner.run.fit_pack", lambda *_, **__: [RuntimeError("trained again")])
-            assert "trained again" in run_pack([config], reporters, time.time() + 1)[0][1]["error"]
-
-
-def test_no_memory_for_the_models_is_as_no_memory_for_training(
-    minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    configs = [small(tmp_path, "task=rte", "train.epochs=1", f"seed={seed}") for seed in range(2)]
-
-    def build_pack(some: Any, *_: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    monkeypatch.setattr("symlora.runner.run.build_pack", build_pack)
-    ended = run_pack(configs, [Reporter(config, quiet=True) for config in configs])
-    assert "trained again in two halves" in capsys.readouterr().err
-    for folder, record in ended:
-        assert record["status"] == "failed" and "OutOfMemoryError" in record["error"]
-        assert results.read_run(folder) == json.loads(json.dumps(record))
+            assert "trained again" in run_pack([config], quiet(config), time.time() + 1)[0][1]["error"]
 
 
 def test_a_damaged_leftover_takes_no_place(finished: tuple[Path, Path], tmp_path: Path) -> None:
@@ -265,7 +248,7 @@ def test_a_pack_without_memory_is_trained_in_two_halves(
     minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each part is a pack of its own, and is halved again if it needs to be."""
-    configs = [small(tmp_path, "task=rte", "train.epochs=1", f"seed={seed}") for seed in range(3)]
+    configs = [one(tmp_path, f"seed={seed}") for seed in range(3)]
     sizes: list[int] = []
     whole = loop.fit_pack
 
@@ -276,10 +259,20 @@ def test_a_pack_without_memory_is_trained_in_two_halves(
         return whole(some, *arguments, **more)
 
     monkeypatch.setattr("symlora.runner.run.fit_pack", fit_pack)
-    ended = run_pack(configs, [Reporter(config, quiet=True) for config in configs])
+    ended = run_pack(configs, quiet(*configs))
     assert sizes == [3, 2, 1, 1, 1]
     assert [record["status"] for _, record in ended] == ["finished"] * 3
     assert "not enough memory for 3 runs at once; trained again in two halves" in capsys.readouterr().err
+
+    def build_pack(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("symlora.runner.run.build_pack", build_pack)
+    configs = [one(tmp_path, f"seed={seed}") for seed in (8, 9)]
+    for folder, record in run_pack(configs, quiet(*configs)):
+        assert record["status"] == "failed" and "OutOfMemoryError" in record["error"]
+        assert results.read_run(folder) == json.loads(json.dumps(record))
+    assert "not enough memory for 2 runs at once" in capsys.readouterr().err
     with pytest.raises(RuntimeError) as error:
         torch.empty(1 << 60)
     assert is_out_of_memory(error.value) and not is_out_of_memory(ValueError("x"))
@@ -292,13 +285,16 @@ def test_a_run_at_chance_is_kept_and_marked(finished: tuple[Path, Path]) -> None
     assert score["at_chance"] == (not score["value"] > score["chance"]) and 0.5 <= score["chance"] < 1
 
 
-def test_verify_results_tells_and_exits_with_1(finished: tuple[Path, Path], tmp_path: Path) -> None:
+def test_verify_results_tells_and_exits_with_1(
+    finished: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = copied(finished, tmp_path)
-    command = [sys.executable, "-m", "symlora", "verify", str(tmp_path / "runs")]
-    good = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert good.returncode == 0 and "1 runs" in good.stdout and "0 problems" in good.stdout
+    main(["verify", str(tmp_path / "runs")])
+    printed = capsys.readouterr().out
+    assert "1 runs" in printed and "0 problems" in printed
     (folder / "norms.parquet").write_bytes(b"x")
-    bad = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert bad.returncode == 1 and "norms.parquet has 1 bytes" in bad.stdout
-    nothing = subprocess.run([*command[:-1], str(tmp_path / "nowhere")], cwd=ROOT, capture_output=True, text=True)
-    assert nothing.returncode == 1 and "no run folders" in nothing.stderr
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", str(tmp_path / "runs")])
+    assert ended.value.code == 1 and "norms.parquet has 1 bytes" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no run folders"):
+        main(["verify", str(tmp_path / "nowhere")])
