@@ -267,5 +267,6 @@ def test_odd_paths_need_no_quotes(name: str, tmp_path: Path) -> None:
 
 def test_right_words_of_a_command_pass() -> None:
     check_words(["-m", "method=glob(*)", "task=rte,mrpc", "model=minilm", "+data.x=[1,2]", "sweep=grid", "~logger"])
+    check_words(["++train.lr=1e-3", "++hydra.launcher.timeout_min=10"])
     check_words(["--config-dir=elsewhere", "method=of_my_own"])
     check_words(["task=rte", "--cfg", "job", "--resolve"])

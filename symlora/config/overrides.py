@@ -49,7 +49,7 @@ def check_words(words: Sequence[str]) -> None:
                 _check_choice(match[1], name)
                 if match[1] == "protocol" and name != "null":
                     _check_protocol(name, words)
-        elif not (override.is_add() or override.is_delete() or override.is_sweep_override()):
+        elif not (word.startswith(("+", "~")) or override.is_sweep_override()):
             _check_setting(word, override.get_key_element(), override.value())
         if override.is_sweep_override() and not many:
             raise SymloraError(f"{word}: several values make several runs, which needs -m. With make: ARGS=-m")
