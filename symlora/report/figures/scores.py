@@ -118,7 +118,7 @@ def grid_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
                 _draw_grid(axes, mine[mine["method"] == method], method, batches)
             rates = sorted(set(mine["lr"]))
             axes.set_xscale("log")
-            axes.set_xticks(rates, [minus(format_rate(rate)) for rate in rates], size=6)
+            axes.set_xticks(rates, [minus(format_rate(rate)) for rate in rates], size=5)
             axes.set_xticks([], minor=True)
             axes.set_xlabel("learning rate", labelpad=2)
             axes.legend(frameon=False, fontsize=6, loc="upper left", bbox_to_anchor=(-0.02, -0.22))
