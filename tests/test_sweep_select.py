@@ -7,6 +7,7 @@ import runpy
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -75,11 +76,8 @@ def base() -> Config:
 def test_the_grid_is_the_one_that_was_fixed() -> None:
     configs = expand("sweep=grid", *COMMON)
     points = {(c.method.name, c.train.batch_size, c.train.lr) for c in configs}
-    assert (
-        points == {(m, b, lr) for m in ("symlora", "lora") for b in (16, 32) for lr in (1e-3, 2e-3, 4e-3, 8e-3)}
-        and len(configs) == 16
-    )
-    assert {config.seed for config in configs} == {0}
+    assert points == {(m, b, lr) for m in ("symlora", "lora") for b in (16, 32) for lr in (1e-3, 2e-3, 4e-3, 8e-3)}
+    assert [config.seed for config in configs] == [0] * 16
     plain = compose(*COMMON, "method=lora", "train.batch_size=32", "train.lr=8e-3", "seed=0")
     assert run_folder(plain) in {run_folder(config) for config in configs}
 
@@ -97,13 +95,9 @@ def test_every_protocol_has_a_grid(protocol: str) -> None:
 
 
 def test_a_sweep_is_expanded_as_the_command_line_says() -> None:
-    configs = expand(
-        "sweep=grid", *COMMON, "method=lora", "train.lr=3e-3", "method.peft_config.r=2,4", "precision=fp32"
-    )
-    assert {(c.train.lr, c.method.peft_config["r"], c.precision) for c in configs} == {
-        (3e-3, 2, "fp32"),
-        (3e-3, 4, "fp32"),
-    }
+    given = ("method=lora", "train.lr=3e-3", "method.peft_config.r=2,4", "precision=fp32")
+    found = {(c.train.lr, c.method.peft_config["r"], c.precision) for c in expand("sweep=grid", *COMMON, *given)}
+    assert found == {(3e-3, 2, "fp32"), (3e-3, 4, "fp32")}
     assert swept({"seed": "range(5)"}, ["seed=range(2)"]) == {"seed": ["0", "1"]}
     with pytest.raises(SymloraError, match="no_such"):
         expand("sweep=grid", "train.no_such=1")
@@ -124,9 +118,8 @@ def test_the_best_point_is_chosen_on_the_held_out_slice() -> None:
 
 
 def test_without_a_held_out_slice_validation_decides() -> None:
-    config = compose("task=rte", "model=minilm", "protocol=paper")
     runs = [compose("task=rte", "model=minilm", "protocol=paper", f"train.lr={lr}") for lr in (1e-3, 2e-3)]
-    choice = grid_search(config, [record(run, score) for run, score in zip(runs, (0.2, 0.9), strict=True)])
+    choice = grid_search(runs[0], [record(run, score) for run, score in zip(runs, (0.2, 0.9), strict=True)])
     assert choice.best.lr == 1e-3 and choice.best.score == pytest.approx(0.8)  # `record` turns validation round
 
 
@@ -145,10 +138,8 @@ def test_failed_runs_are_points_and_never_chosen() -> None:
 
 
 def test_other_settings_and_seeds_are_no_points() -> None:
-    config = compose(*COMMON)
-    other = compose(*COMMON, "method.peft_config.r=4", "train.lr=1e-3")
-    seed = compose(*COMMON, "seed=1", "train.lr=1e-3")
-    choice = grid_search(config, [record(run, 0.9) for run in (other, seed, compose(*COMMON, "train.lr=4e-3"))])
+    given = (("method.peft_config.r=4", "train.lr=1e-3"), ("seed=1", "train.lr=1e-3"), ("train.lr=4e-3",))
+    choice = grid_search(base(), [record(compose(*COMMON, *overrides), 0.9) for overrides in given])
     assert [point.lr for point in choice.points] == [4e-3] and choice.others == 1
 
 
@@ -168,15 +159,6 @@ def test_a_point_is_chosen_by_the_mean_of_the_protocols_seeds() -> None:
     assert [(point.lr, point.score) for point in choice.points] == [(1e-3, 0.7), (2e-3, 0.8), (8e-3, None)]
     assert choice.best.lr == 2e-3 and choice.rule == "held_out at the held_out epoch, mean of seeds 100, 101"
     assert run_folder(run(1e-3, 0)) == run_folder(compose(*COMMON, "train.lr=1e-3"))  # not a part of what is computed
-
-
-def test_seeds_that_chose_take_no_further_part() -> None:
-    chosen_by = ("protocol.grid_seeds=[100,101]", *COMMON)
-    GridSeeds().on_multirun_start(multirun_config("sweep=grid", *chosen_by, "seed=100,101"))
-    with pytest.raises(SystemExit, match="mean of the seeds 100, 101. Leave out seed"):
-        GridSeeds().on_multirun_start(multirun_config("sweep=grid", *chosen_by, "seed=0"))
-    with pytest.raises(SystemExit, match="seed 101: it chose the point"):
-        HasBest().on_multirun_start(multirun_config("sweep=seeds", *chosen_by, "seed=0,101"))
 
 
 def test_widening_goes_one_step_beyond_the_edge() -> None:
@@ -215,9 +197,7 @@ def test_the_choice_is_a_configuration_that_the_seeds_take(tmp_path: Path) -> No
     assert "     0.007     32    75.00  *" in text and "failed" in text
     write(choice, path)
     assert path.read_text() == text and len(list(path.parent.iterdir())) == 1
-    holdout = [
-        "protocol=holdout" if part.startswith("protocol=") else part for part in COMMON
-    ]  # nothing is chosen there
+    holdout = ("task=rte", "model=minilm", "protocol=holdout")  # nothing is chosen there
     common = [*holdout, "method=symlora", f"hydra.searchpath=[file://{tmp_path}]"]
     configs = expand("sweep=seeds", "seed=range(3)", *common)
     assert [(c.seed, c.train.lr, c.train.batch_size) for c in configs] == [(s, 7e-3, 32) for s in range(3)]
@@ -249,12 +229,25 @@ def test_an_installed_package_keeps_its_selections_in_the_current_folder(
     assert shipped.train.lr != 7e-3 == expand(*seeds)[0].train.lr
 
 
-def test_grid_and_seeds_are_never_multiplied() -> None:
-    GridSeeds().on_multirun_start(multirun_config("sweep=grid", *COMMON, "seed=3"))
-    with pytest.raises(SystemExit, match="2 seeds.*never multiplied"):
-        GridSeeds().on_multirun_start(multirun_config("sweep=grid", *COMMON, "seed=0,1"))
-    with pytest.raises(SystemExit, match="several protocols"):
-        GridSeeds().on_multirun_start(multirun_config("sweep=grid", "protocol=paper,holdout"))
+CHOSEN_BY = ("protocol.grid_seeds=[100,101]", *COMMON)
+
+
+@pytest.mark.parametrize(
+    ("check", "overrides", "says"),
+    [
+        (GridSeeds, ("sweep=grid", *COMMON, "seed=3"), None),
+        (GridSeeds, ("sweep=grid", *COMMON, "seed=0,1"), "2 seeds.*never multiplied"),
+        (GridSeeds, ("sweep=grid", *CHOSEN_BY, "seed=100,101"), None),
+        (GridSeeds, ("sweep=grid", *CHOSEN_BY, "seed=0"), "mean of the seeds 100, 101. Leave out seed"),
+        (HasBest, ("sweep=seeds", *CHOSEN_BY, "seed=0,101"), "seed 101: it chose the point"),
+        (HasBest, ("sweep=seeds", *COMMON, "train.lr=1e-3"), "seeds are trained at what"),
+        (HasBest, ("sweep=seeds", *COMMON, "train.lr=1e-3,2e-3"), "seeds are trained at what"),
+        (HasBest, ("sweep=seeds", *COMMON, "train.batch_size=16"), "seeds are trained at what"),
+    ],
+)
+def test_grid_and_seeds_are_checked_before_they_start(check: Any, overrides: tuple[str, ...], says: str | None) -> None:
+    with pytest.raises(SystemExit, match=says) if says else nullcontext():
+        check().on_multirun_start(multirun_config(*overrides))
 
 
 def test_seeds_need_a_selection(tmp_path: Path) -> None:
@@ -265,12 +258,6 @@ def test_seeds_need_a_selection(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="best/smoke/minilm/lora-rte.yaml.*make select TASK=rte MODEL=minilm"):
         HasBest().on_multirun_start(multirun_config(*command))
     HasBest().on_multirun_start(multirun_config(*command, "method=symlora"))
-
-
-@pytest.mark.parametrize("point", ["train.lr=1e-3", "train.lr=1e-3,2e-3", "train.batch_size=16"])
-def test_seeds_are_trained_at_what_was_selected(point: str) -> None:
-    with pytest.raises(SystemExit, match="seeds are trained at what"):
-        HasBest().on_multirun_start(multirun_config("sweep=seeds", *COMMON, point))
 
 
 def test_a_grid_of_the_command_line_reaches_neither_selection_nor_seeds(tmp_path: Path) -> None:
