@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import pytest
@@ -21,15 +22,16 @@ from symlora.store.locks import holder
 from symlora.training.checkpoint_files import headers
 from symlora.training.interrupt import SWEEP_PATIENCE, Stopped
 
-DEMO = ("demo", "--results-dir")
+# Runs of a demo, each in a pack of its own, in two workers.
 FEW = (
     "task=mrpc",
-    "method=symlora,lora",
-    "seed=0",
+    "method=lora",
     "data.demo_rows={train: 160, validation: 40, test: 10}",
     "hydra.launcher.inner=joblib",
+    "hydra.launcher.workers=2",
     "hydra.launcher.max_tokens=1",
 )
+Found = TypeVar("Found")
 SECONDS = 20.0  # that a stop may take here: twice what is promised, for a machine that does other things too
 
 
@@ -57,11 +59,13 @@ class Program:
                 preexec_fn=_listen,
             )
 
-    def wait_for(self, happened: Callable[[], bool], seconds: float = 120.0) -> None:
+    def wait_for(self, happened: Callable[[], Found], seconds: float = 120.0) -> Found:
+        """Wait until something has happened while it runs, and return it."""
         deadline = time.monotonic() + seconds
-        while not happened():
+        while not (found := happened()):
             assert self.process.poll() is None and time.monotonic() < deadline, self.printed()
             time.sleep(0.02)
+        return found
 
     def ends(self, number: int, *, everyone: bool = False, times: int = 1) -> float:
         """Sends a signal, to all its processes as Ctrl-C does or to it alone; seconds until nothing of it runs."""
@@ -121,43 +125,31 @@ def test_a_stop_that_nobody_catches_is_an_exit_code(tmp_path: Path) -> None:
 
 
 def test_a_stopped_demo_leaves_nothing_running_and_goes_on(minilm_dir: Path, tmp_path: Path) -> None:
-    """Ctrl-C while the first run trains, then SIGTERM while the second does."""
+    """SIGTERM while two of three runs train; then Ctrl-C while the third does, and a worker has nothing to do."""
     runs = tmp_path / "runs"
 
-    def stopped(number: int, finished: int, *, everyone: bool) -> None:
-        """Sends a signal when so many runs are finished and the next one has begun."""
-        with started(tmp_path, *DEMO, str(runs), *FEW, "hydra.launcher.workers=1") as program:
-            program.wait_for(lambda: len(list(scan(runs))) == finished and any(runs.rglob(".seed-*")))
+    def stopped(number: int, finished: int, training: int, *, everyone: bool) -> None:
+        """Sends a signal when so many runs are finished and so many have begun."""
+        with started(tmp_path, "demo", "--results-dir", str(runs), *FEW, "seed=0,1,2") as program:
+            program.wait_for(lambda: (len(list(scan(runs))), len(list(runs.rglob(".seed-*")))) == (finished, training))
             assert program.ends(number, everyone=everyone) < SECONDS
         assert program.process.returncode == 128 + number, program.printed()
         assert "Finished runs are kept; the same command goes on" in program.printed()
         assert "Traceback" not in program.printed() and program.printed().count("Stopping") == 1
-        assert [header.trained for header in headers(runs)] == [False] and not list(runs.rglob(".seed-*"))
+        assert [header.trained for header in headers(runs)] == [False] * training and not list(runs.rglob(".seed-*"))
+        assert [run["cost"]["restarts"] for _, run in scan(runs)] == [1] * finished  # they went on from checkpoints
 
-    stopped(signal.SIGINT, 0, everyone=True)
-    assert not list(scan(runs))
-    stopped(signal.SIGTERM, 1, everyone=False)
-    assert [run["cost"]["restarts"] for _, run in scan(runs)] == [1]  # it went on from its checkpoint
+    stopped(signal.SIGTERM, 0, 2, everyone=False)
+    stopped(signal.SIGINT, 2, 1, everyone=True)
 
 
 def test_a_second_ctrl_c_ends_the_demo_at_once(minilm_dir: Path, tmp_path: Path) -> None:
     """The worker does nothing at all here, and would not see a stop file."""
-    with started(tmp_path, *DEMO, str(tmp_path / "runs"), *FEW, "hydra.launcher.workers=2") as program:
+    with started(tmp_path, "demo", "--results-dir", str(tmp_path / "runs"), *FEW, "seed=0,1") as program:
         program.wait_for(lambda: len(list((tmp_path / "runs").rglob(".seed-*"))) == 2)  # none is importing any more
         os.kill(_workers(program)[0].pid, signal.SIGSTOP)
         assert program.ends(signal.SIGINT, everyone=True, times=2) < SWEEP_PATIENCE
         assert program.process.returncode == 130
-        assert "Traceback" not in program.printed() and program.printed().count("Stopping") == 1
-
-
-def test_ctrl_c_reaches_an_idle_worker_without_a_word(minilm_dir: Path, tmp_path: Path) -> None:
-    """Two of three runs are finished: one worker trains, the other waits."""
-    runs, three = tmp_path / "runs", ("seed=0,1,2", "method=lora", "hydra.launcher.workers=2")
-    with started(
-        tmp_path, *DEMO, str(runs), *(word for word in FEW if word[:4] not in ("seed", "meth")), *three
-    ) as program:
-        program.wait_for(lambda: len(list(scan(runs))) == 2 and any(runs.rglob(".seed-*")))
-        program.ends(signal.SIGINT, everyone=True)
         assert "Traceback" not in program.printed() and program.printed().count("Stopping") == 1
 
 
@@ -178,12 +170,6 @@ def test_nothing_is_shown_where_a_second_ctrl_c_hits_the_end() -> None:
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (130, "")
     assert ended.stderr == "\nStopped. Finished runs are kept; the same command goes on from the last checkpoint.\n"
-
-
-def test_workers_end_with_a_killed_demo(minilm_dir: Path, tmp_path: Path) -> None:
-    with started(tmp_path, *DEMO, str(tmp_path / "runs"), *FEW, "hydra.launcher.workers=2") as program:
-        program.wait_for(lambda: len(list((tmp_path / "runs").rglob(".seed-*"))) == 2)
-        program.ends(signal.SIGKILL)
 
 
 @pytest.mark.parametrize("launcher", [(), ("hydra/launcher=packed", "hydra.launcher.inner=submitit_local")])
