@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from conftest import ROOT, outcomes
+from conftest import outcomes
+from test_signals import Program
 
 from symlora.store.folder import scan
 from symlora.store.locks import holder
@@ -45,32 +43,30 @@ class Sweep:
     """The command `symlora train -m` and its results folder."""
 
     def __init__(self, folder: Path, overrides: list[str]) -> None:
-        self.runs, self._printed = folder / "runs", folder / "printed"
+        self.folder, self.runs = folder, folder / "runs"
         self._words = [*overrides, f"results_dir={self.runs}", f"hydra.sweep.dir={folder / 'sweep'}"]
         folder.mkdir()
 
-    def start(self, *overrides: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "symlora", "train", "-m", *self._words, *overrides]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        with open(self._printed, "w") as out:
-            return subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
+    def start(self, *overrides: str) -> Program:
+        return Program(self.folder, "train", "-m", *self._words, *overrides)
 
-    def ends(self, process: subprocess.Popen[bytes], status: int = 0) -> dict[str, Any]:
+    def ends(self, program: Program, status: int = 0) -> dict[str, Any]:
         """Wait for the end; return what the runs computed."""
-        assert process.wait(600) == status, self._printed.read_text()
+        assert program.process.wait(600) == status, program.printed()
         return outcomes(self.runs)
 
-    def held(self, process: subprocess.Popen[bytes], finished: int) -> psutil.Process:
+    def held(self, program: Program, finished: int) -> psutil.Process:
         """Wait until so many runs are finished and a worker trains the next; suspend that worker."""
-        deadline = time.monotonic() + 300
-        while True:
-            assert process.poll() is None and time.monotonic() < deadline, self._printed.read_text()
+
+        def trains() -> dict[str, Any] | None:
             training = [path.with_name(path.name.split(".")[1]) for path in self.runs.rglob(".seed-*")]
-            if training and len(list(scan(self.runs))) == finished and (trains := holder(self.runs, training[0])):
-                worker = psutil.Process(trains["process"])
-                worker.suspend()
-                return worker
-            time.sleep(0.02)
+            return holder(self.runs, training[0]) if training and len(list(scan(self.runs))) == finished else None
+
+        found = program.wait_for(trains, 300)
+        assert found is not None
+        worker = psutil.Process(found["process"])
+        worker.suspend()
+        return worker
 
 
 @pytest.fixture
@@ -85,15 +81,12 @@ def reference(sweep_overrides: list[str], tmp_path_factory: pytest.TempPathFacto
     return basic.ends(basic.start(*POINTS))
 
 
-@pytest.fixture
-def slurm() -> None:
-    if shutil.which("sinfo") is None or subprocess.run(["sinfo"], capture_output=True).returncode:
+def need(name: str) -> None:
+    """Skip a test whose cluster cannot be had."""
+    if name == "ray":
+        pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="Ray is not installed")
+    elif shutil.which("sinfo") is None or subprocess.run(["sinfo"], capture_output=True).returncode:
         pytest.skip("no Slurm controller answers")
-
-
-@pytest.fixture
-def ray() -> None:
-    pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="Ray is not installed")
 
 
 def jobs() -> list[str]:
@@ -104,9 +97,9 @@ def jobs() -> list[str]:
 @launched
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_cluster_gives_the_runs_of_the_basic_launcher(
-    name: str, how: Callable[[str], list[str]], sweep: Sweep, reference: Any, request: pytest.FixtureRequest
+    name: str, how: Callable[[str], list[str]], sweep: Sweep, reference: Any
 ) -> None:
-    request.getfixturevalue("slurm" if "slurm" in name else name)
+    need(name)
     found = sweep.ends(sweep.start(*POINTS, *how(name)))
     assert len(found) == 2 and found.keys() == reference.keys()
     for folder, (status, selections, losses) in found.items():
@@ -114,54 +107,39 @@ def test_a_cluster_gives_the_runs_of_the_basic_launcher(
         assert losses == pytest.approx(reference[folder][2], rel=1e-5, abs=1e-7)  # two runs of a pack: other sums
 
 
-def only_the_missing(sweep: Sweep, reference: dict[str, Any], overrides: list[str]) -> None:
-    """Give the same command again; the run that was finished is left as it is."""
+@launched
+@pytest.mark.parametrize(("name", "cancelled"), [("submitit_slurm", True), ("submitit_slurm", False), ("ray", False)])
+def test_after_a_cancelled_job_or_a_killed_worker_the_same_command_trains_what_is_missing(
+    name: str, cancelled: bool, how: Callable[[str], list[str]], sweep: Sweep, reference: Any
+) -> None:
+    need(name)
+    overrides = [*POINTS, *how(name), *(["hydra.launcher.max_tokens=1"] if how is packed else [])]  # one run a pack
+    program = sweep.start(*overrides)
+    worker = sweep.held(program, finished=1)
+    if cancelled:
+        subprocess.run(["scancel", *jobs()], check=True)  # which sends SIGCONT, then SIGTERM
+    else:
+        worker.send_signal(signal.SIGKILL)
+    sweep.ends(program, 1)
+    if cancelled:
+        assert len(headers(sweep.runs)) == 1 and "the job was cancelled" in program.printed()
     (done,) = [folder / "run.json" for folder, _ in scan(sweep.runs)]
     before = done.stat().st_mtime_ns
-    assert sweep.ends(sweep.start(*POINTS, *overrides)) == reference
-    assert done.stat().st_mtime_ns == before
-
-
-@launched
-def test_a_cancelled_slurm_job_goes_on(
-    how: Callable[[str], list[str]], sweep: Sweep, reference: Any, slurm: None
-) -> None:
-    overrides = [*how("submitit_slurm"), *(["hydra.launcher.max_tokens=1"] if how is packed else [])]
-    process = sweep.start(*POINTS, *overrides)
-    sweep.held(process, finished=1)
-    subprocess.run(["scancel", *jobs()], check=True)  # which sends SIGCONT, then SIGTERM
-    sweep.ends(process, 1)
-    assert len(headers(sweep.runs)) == 1 and "the job was cancelled" in sweep._printed.read_text()
-    only_the_missing(sweep, reference, overrides)
-
-
-@launched
-@pytest.mark.parametrize("name", SETTINGS)
-def test_after_a_killed_worker_the_same_command_trains_what_is_missing(
-    name: str, how: Callable[[str], list[str]], sweep: Sweep, reference: Any, request: pytest.FixtureRequest
-) -> None:
-    request.getfixturevalue("slurm" if "slurm" in name else name)
-    overrides = [*how(name), *(["hydra.launcher.max_tokens=1"] if how is packed else [])]
-    process = sweep.start(*POINTS, *overrides)
-    sweep.held(process, finished=1).send_signal(signal.SIGKILL)
-    sweep.ends(process, 1)
-    only_the_missing(sweep, reference, overrides)
+    assert sweep.ends(sweep.start(*overrides)) == reference
+    assert done.stat().st_mtime_ns == before  # the run that was finished is left as it is
 
 
 @launched
 def test_a_time_limit_of_slurm_checkpoints_and_requeues(
-    how: Callable[[str], list[str]], sweep: Sweep, reference: Any, slurm: None
+    how: Callable[[str], list[str]], sweep: Sweep, reference: Any
 ) -> None:
-    process = sweep.start(*POINTS, *how("submitit_slurm"))
-    sweep.held(process, finished=0)
+    need("submitit_slurm")
+    program = sweep.start(*POINTS, *how("submitit_slurm"))
+    sweep.held(program, finished=0)
     (job,) = jobs()
     # Slurm looks every 30 s for jobs near their end, and sends SIGCONT and SIGUSR2.
     subprocess.run(["scontrol", "update", f"JobId={job}", "TimeLimit=2"], check=True)
-    deadline = time.monotonic() + 120
-    while not headers(sweep.runs):
-        assert time.monotonic() < deadline and process.poll() is None, sweep._printed.read_text()
-        time.sleep(0.1)
+    program.wait_for(lambda: headers(sweep.runs))
     subprocess.run(["scontrol", "update", f"JobId={job}", "TimeLimit=10"], check=True)
-    found = sweep.ends(process)
-    assert found.keys() == reference.keys()
+    assert sweep.ends(program).keys() == reference.keys()
     assert max(run["cost"]["restarts"] for _, run in scan(sweep.runs)) == 1
