@@ -6,19 +6,28 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors
 import safetensors.numpy
 from conftest import ROOT
 from faults.children import Ended
 from faults.damage import FLIPS, HEADERS, PLANS, RECORDS, VERSIONS, named_by_content
+from faults.files import write_glue
 from faults.kills import spread
 from faults.runs import Watch, left_behind, results_of, trained_anew
 from faults.session import Session, unclear
+
+from symlora.config.compose import compose
+from symlora.config.schema import Config
+from symlora.data.splits import load_splits
+from symlora.errors import SymloraError
 
 RNG = random.Random(0)
 
@@ -80,7 +89,6 @@ def test_what_a_kill_left_and_what_trained_anew_is_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("status", "err", "expected"),
     [
-        (1, "error: train.lr=0: give a rate above 0.", ""),
         (1, "  epoch 1/2\nerror: train.lr=0: give a rate above 0.", ""),
         (1, "train.lr=0\nerror: something is wrong.", "names none"),
         (1, "", "without a message"),
@@ -98,56 +106,45 @@ def test_unclear_messages_are_seen(status: int, err: str, expected: str) -> None
 
 def test_answers_to_bad_input_are_counted_apart() -> None:
     session = Session()
-    for kind, status, err, right in (
-        ("files", 0, "", True),
-        ("files", 1, "error: x", False),
-        ("files", 1, "error: x", True),
-        ("files", 1, "Traceback (most recent call last):\nx", False),
-        ("disks", 0, "", False),
+    for status, err, right in (
+        (0, "", True),
+        (1, "error: x", False),
+        (1, "error: x", True),
+        (1, "Traceback (most recent call last):\nx", False),
+        (0, "", False),
     ):
-        session.judge(kind, "a try", Ended(status, "", err, 0.0), ["x"], right)
-    assert (session.harmless, session.clear, session.bad) == (1, 2, {"files": 4, "disks": 1})
+        session.judge("files", "a try", Ended(status, "", err, 0.0), ["x"], right)
+    assert (session.harmless, session.clear, session.bad) == (1, 2, {"files": 5})
     assert {fault: len(found) for fault, found in session.faults.items()} == {"traceback": 1, "unclear": 1}
 
 
-@pytest.mark.parametrize("status", [0, 1, -9])
-def test_a_command_that_did_not_end_well_is_seen(status: int) -> None:
-    session = Session()
-    session.check_end(Ended(status, "", "", 0.0), "a command", [0, 1])
-    session.check_end(Ended(0, "", "Traceback (most recent call last):", 0.0), "a command")
-    assert len(session.faults["did not end well"]) == (2 if status == -9 else 1)
+FAULTS = ("lost", "counted twice", "differs", "left behind", "trained anew beside a checkpoint", "unclear")
 
 
 @pytest.mark.parametrize(
-    ("changed", "kills", "bad", "said"),
+    ("changed", "said"),
     [
-        ({}, 3, 2, ""),
-        ({"kills": {}, "ends": 0, "resumed": 0}, 0, 2, ""),
-        ({"resumed": 0}, 3, 2, "no run was taken up from a checkpoint"),
-        ({}, 4, 2, "3 of 4 kills were made"),
-        ({}, 3, 3, "2 of 3 bad inputs were tried"),
-        *(
-            ({"fault": name}, 3, 2, f"{name}: a/seed-0")
-            for name in (
-                "lost",
-                "counted twice",
-                "differs",
-                "left behind",
-                "trained anew beside a checkpoint",
-                "unclear",
-            )
-        ),
+        ({}, ""),
+        ({"kills": 0, "resumed": 0}, ""),
+        ({"resumed": 0}, "3 kills, and no run was taken up from a checkpoint"),
+        ({"kills": 2}, "2 of 3 kills were made"),
+        ({"bad": 1}, "1 of 2 bad inputs were tried"),
+        ({"status": 1}, "did not end well: status 1"),
+        ({"err": "Traceback (most recent call last):"}, "did not end well: status 0"),
+        *(({"fault": name}, f"{name}: a/seed-0") for name in FAULTS),
     ],
 )
 def test_what_went_wrong_or_was_not_tried_is_a_fault(
-    changed: dict[str, Any], kills: int, bad: int, said: str, capsys: pytest.CaptureFixture[str]
+    changed: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    session = Session(ends=changed.get("ends", 3), resumed=changed.get("resumed", 1))
-    session.kills.update(changed.get("kills", {"packs": 3}))
-    session.bad.update({"files": 2})
+    given = {"kills": 3, "bad": 2, "resumed": 1, "status": 0, "err": "", **changed}
+    session = Session(resumed=given["resumed"])
+    session.kills.update({"packs": given["kills"]})
+    session.bad.update({"files": given["bad"]})
+    session.check_end(Ended(given["status"], "", given["err"], 0.0), "a command")
     if "fault" in changed:
         session.add(changed["fault"], "a command", ["a/seed-0"])
-    assert session.report(kills, bad) == (1 if said else 0)
+    assert session.report(3 if given["kills"] else 0, 2) == (1 if said else 0)
     assert said in capsys.readouterr().out
 
 
@@ -173,3 +170,50 @@ def test_damaged_and_odd_content_is_another_and_the_odd_can_be_read(tmp_path: Pa
         path.write_bytes(change(checkpoint, RNG))
         with safetensors.safe_open(path, framework="np") as file:
             assert json.loads(file.metadata()["symlora"]) != said and file.get_tensor("0").tolist() == [1.0] * 3
+
+
+@pytest.fixture(scope="module")
+def rte(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path, pd.DataFrame]:
+    """A configuration, the file of its validation split, and what belongs in it."""
+    folder = tmp_path_factory.mktemp("glue")
+    write_glue(folder)
+    path = folder / "rte" / "validation-00000-of-00001.parquet"
+    config = compose("task=rte", "data.source=glue", f"data.dir={folder}")
+    table = pd.read_parquet(path)
+    assert len(load_splits(config.task, config.data, ["validation"])["validation"]) == len(table)
+    return config, path, table
+
+
+def holding(column: str, value: Any, table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(**{column: [value] * len(table)})
+
+
+def labelled(label: int, table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(label=[label, *table["label"][1:]])
+
+
+def renamed(column: str, name: str, table: pd.DataFrame) -> pd.DataFrame:
+    return table.rename(columns={column: name})
+
+
+NAMES = ("x", "Label", "label ", "sentence", "a/b", "名前", "é\u0301", "\u200b", "entailment", "0")
+DAY = pd.Timestamp("2026-01-01")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(partial(holding, f"sentence{n}", value) for n in (1, 2) for value in (["a"], b"a\xff", 0.5, 0, None, DAY)),
+        *(partial(holding, name, value) for name in ("label", "idx") for value in (["a"], 0.5, "0", True, None, DAY)),
+        lambda table: table.astype({"sentence1": "category"}),
+        *(partial(labelled, label) for label in (2, 2**62, -(2**62))),
+        *(partial(renamed, ("sentence2", "label")[n % 2], name) for n, name in enumerate(NAMES)),
+    ],
+)
+def test_a_made_up_data_file_is_refused_by_its_name(
+    change: Callable[[pd.DataFrame], pd.DataFrame], rte: tuple[Config, Path, pd.DataFrame]
+) -> None:
+    config, path, table = rte
+    change(table).to_parquet(path)
+    with pytest.raises(SymloraError, match=path.name):
+        load_splits(config.task, config.data, ["validation"])

@@ -9,11 +9,9 @@ child of one process that has imported everything once, so that a run takes abou
     places      the tiny encoder and the runs that are tried on
     runs        what of a results folder must be equal, must not be lost, must not be there twice
     kills       single runs and packs, killed at random moments and at every point
-    sweeps      sweeps with worker processes, killed with all of them; several processes on one sweep
+    sweeps      several processes on one sweep
     disks       full and blocked disks, clocks that jump
     damage      damaged and odd versions of a file's content
     files       damaged versions of every file that is read
-    locks       locks with odd content that other processes hold
     overrides   made-up settings
-    tables      made-up data files
 """

@@ -8,17 +8,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from faults.disks import blocked_folders, full_disks, jumping_clocks
-from faults.files import AGAIN, STATUS, TARGETS, Files, Try, damaged_file, good_files, odd_tries, tries
+from faults.disks import blocked_folders, full_disks_and_clocks
+from faults.files import AGAIN, TARGETS, Files, Try, damaged_file, good_files, odd_tries, tries
 from faults.kills import POINTED, all_kills, at_points, once_saved, points_of, reach, subject
-from faults.locks import LOCKS, odd_locks
 from faults.overrides import made_up_overrides
 from faults.places import Place, prepare
 from faults.session import Session
-from faults.sweeps import DIVERGING, killed_with_workers, several_processes
-from faults.tables import made_up_tables
+from faults.sweeps import DIVERGING, several_processes
 
-WORKER_KILLS = 4  # each starts three processes anew
 QUICK = (6, 10)  # kills and bad inputs of --quick
 
 
@@ -62,31 +59,23 @@ def few(place: Place, session: Session) -> None:
 
 def kill(place: Place, session: Session, count: int) -> None:
     """Make all kills."""
-    workers = min(WORKER_KILLS, count // 10)
     session.begin("kills of single runs, packs and sweeps")
-    all_kills(place, session, count - workers)
+    all_kills(place, session, count)
     session.begin("several processes on one sweep")
     several_processes(place, session, 2, DIVERGING)
     several_processes(place, session, 8)
     several_processes(place, session, 4, kill_first_after=3.0)
-    if workers:
-        session.begin("sweeps with worker processes")
-        killed_with_workers(place, session, workers)
 
 
 def feed(place: Place, session: Session, count: int) -> None:
-    """Try all bad input: damaged files a half, settings and data files most of the rest, then disks and clocks."""
+    """Try all bad input: damaged files more than a half, settings a quarter, then disks and clocks."""
     session.begin("full disks, clocks that jump")
-    full_disks(place, session, round(0.1 * count))
+    full_disks_and_clocks(place, session, round(0.12 * count))
     blocked_folders(place, session)
-    jumping_clocks(place, session, 5 if count > 50 else 1)
     session.begin("made-up settings")
     made_up_overrides(place, session, round(0.25 * count))
-    session.begin("made-up data files")
-    made_up_tables(place, session, max(1, round(0.12 * count)))
     session.begin("damaged files")
     files = good_files(place)
-    odd_locks(files.copied("locks"), session, STATUS.words, min(len(LOCKS), count // 12))
     # Files that can be read and say odd things: each once, before any is tried with another command.
     share = round(0.4 * count)
     odd = odd_tries()[: max(share, sum(len(target.odd) for target in TARGETS))]

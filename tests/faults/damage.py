@@ -1,7 +1,4 @@
-"""Make damaged and odd versions of a file's content.
-
-Odd content can be read, and no checksum speaks against it.
-"""
+"""Make damaged and odd versions of a file's content: odd content has no wrong checksum."""
 
 import hashlib
 import json
@@ -35,6 +32,10 @@ def _content(content: bytes) -> Change:
     return lambda _, rng: content
 
 
+def _json(make: Callable[[Any], Any]) -> Change:
+    return lambda content, rng: json.dumps(make(json.loads(content))).encode()
+
+
 OTHERS: dict[str, Changes] = {  # readable content of another kind, by suffix
     ".json": (("a JSON list", _content(b"[]")), ("a JSON object of something else", _content(b'{"a": 1}'))),
     ".yaml": (
@@ -44,19 +45,17 @@ OTHERS: dict[str, Changes] = {  # readable content of another kind, by suffix
 }
 
 
-def _unsealed(keys: str, value: Any, content: bytes, _: random.Random) -> bytes:
-    """Take run.json's checksums out, and set a value (None: remove its key), as another program may write it."""
-    record = json.loads(content)
+def _unsealed(keys: str, value: Any, record: Any) -> Any:
+    """Set a value of run.json (None: remove its key) and take the checksums out, as another program may."""
     del record["files"], record["sha256"]
     *outer, last = keys.split(".")
     place = record
     for key in outer:
         place = place[key]
+    place[last] = value
     if value is None:
-        place.pop(last)
-    else:
-        place[last] = value
-    return json.dumps(record).encode()
+        del place[last]
+    return record
 
 
 UNSEALED: Sequence[tuple[str, Any]] = (
@@ -68,23 +67,16 @@ UNSEALED: Sequence[tuple[str, Any]] = (
     ("score.value", "high"),
     ("config.protocol", "demo"),
 )
-RECORDS: Changes = tuple((f"unsealed, {k} is {value!r}", partial(_unsealed, k, value)) for k, value in UNSEALED)
-
-
-def _plan(make: Callable[[list[str]], Any], content: bytes, _: random.Random) -> bytes:
-    return json.dumps(make(json.loads(content))).encode()
-
-
-_PLANS: Sequence[tuple[str, Callable[[list[str]], Any]]] = (
-    ("numbers", lambda runs: [1, 2]),
-    ("nested names", lambda runs: [runs]),
-    ("a name twice", lambda runs: [runs[0], *runs]),
-    ("no names", lambda runs: []),
-    ("a run that nobody asked for", lambda runs: [*runs, "gone/seed-0"]),
-    ("a folder outside", lambda runs: ["../../x", "/etc"]),
-    ("null", lambda runs: None),
+RECORDS: Changes = tuple((f"unsealed, {k} is {value!r}", _json(partial(_unsealed, k, value))) for k, value in UNSEALED)
+PLANS: Changes = (
+    ("numbers", _json(lambda runs: [1, 2])),
+    ("nested names", _json(lambda runs: [runs])),
+    ("a name twice", _json(lambda runs: [runs[0], *runs])),
+    ("no names", _json(lambda runs: [])),
+    ("a run that nobody asked for", _json(lambda runs: [*runs, "gone/seed-0"])),
+    ("a folder outside", _json(lambda runs: ["../../x", "/etc"])),
+    ("null", _json(lambda runs: None)),
 )
-PLANS: Changes = tuple((name, partial(_plan, make)) for name, make in _PLANS)
 
 
 def _header(key: str, value: Any, content: bytes, _: random.Random) -> bytes:
@@ -116,7 +108,7 @@ HEADERS: Changes = tuple(
 
 
 def named_by_content(path: Path, content: bytes) -> Path:
-    """Name a checkpoint as its content must be: the name says what it hashes to."""
+    """Name a checkpoint by the hash of its content."""
     pack = path.name.split(".")[0]
     return path.with_name(f"{pack}.{hashlib.sha256(content).hexdigest()[:16]}{path.suffix}")
 

@@ -13,10 +13,17 @@ from faults.points import checkpoints_at_once, clock_jumps, failing_at, files_up
 from faults.runs import Watch, results_of
 from faults.session import Session
 
-SIZES = (4096, 9000, 20_000, 60_000)  # bytes; what the command prints must fit
 YEAR = 365 * 86400.0
-JUMPS = ((10 * YEAR, 3), (-10 * YEAR, 3), (3600.0, 1), (-7 * 86400.0, 10), (-40 * YEAR, 20))
 CODES = (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT)
+Fault = tuple[str, Callable[[Path], Plant]]
+FAULTS: tuple[Fault, ...] = (
+    # what the command prints must fit
+    *((f"no file above {size} bytes", partial(files_up_to, size)) for size in (9000, 4096, 20_000, 60_000)),
+    *(
+        (f"the clock jumps by {seconds:.0f} s", partial(clock_jumps, seconds, after))
+        for seconds, after in ((10 * YEAR, 3), (-10 * YEAR, 3), (3600.0, 1), (-7 * 86400.0, 10), (-40 * YEAR, 20))
+    ),
+)
 RUN = ("method=symlora", *SHORT)
 SWEEP = (*PACKED, "method=symlora,lora", "seed=0", *SHORT)
 BLOCKED = (
@@ -25,18 +32,15 @@ BLOCKED = (
 )
 
 
-def full_disks(place: Place, session: Session, count: int) -> None:
-    """Let runs and sweeps meet a disk that is full, or fails, from some point on; then start them on a whole one."""
+def full_disks_and_clocks(place: Place, session: Session, count: int) -> None:
+    """Plant so many faults: two thirds in a single run, the others in a pack; up to half are FAULTS, the rest calls."""
+    rng = session.rng
     for kind, overrides, tries in (("single runs", RUN, count - count // 3), ("packs", SWEEP, count // 3)):
         if not tries:
             continue
-        what, rng = subject(place, kind, overrides), session.rng
-        faults: list[tuple[str, Callable[[Path], Plant]]] = [
-            (f"no file above {size} bytes", partial(files_up_to, size))
-            for size in (SIZES if tries >= 12 else SIZES[1:2])
-        ]
-        names = points_of(place, what)
-        for point in spread(len(names), max(1, tries - len(faults)), rng):
+        what = subject(place, kind, overrides)
+        faults, names = list(FAULTS[: max(1, tries // 2)]), points_of(place, what)
+        for point in spread(len(names), tries - len(faults), rng):
             code, forever = rng.choice(CODES), rng.random() < 0.7
             name = f"{errno.errorcode[code]} {'from' if forever else 'in'} call {point} ({names[point - 1]})"
             faults.append((name, partial(failing_at, point, code, forever)))
@@ -45,7 +49,7 @@ def full_disks(place: Place, session: Session, count: int) -> None:
             watch = Watch(here.runs)
             ended = here.train(*overrides, plant=planted(checkpoints_at_once, fault(here.runs))).wait()
             right = results_of(here.runs) == what.expected
-            session.judge("disks", said, ended, [str(here.runs), "results_dir"], right)
+            session.judge("disks and clocks", said, ended, [str(here.runs), "results_dir"], right)
             watch.look()
             last(here, session, what, watch, said)
 
@@ -60,17 +64,7 @@ def blocked_folders(place: Place, session: Session) -> None:
         ended = here.train(*overrides).wait()
         right = all(run["status"] == "finished" for run in results_of(here.runs).values())
         key = "results_dir" if name.startswith("runs") else "hydra.sweep.dir"
-        session.judge("disks", said, ended, [str(path), key], right)
+        session.judge("disks and clocks", said, ended, [str(path), key], right)
         if path.read_text() != "a file":
             session.add("other run changed", said, [path])
-        here.clear()
-
-
-def jumping_clocks(place: Place, session: Session, count: int) -> None:
-    """Let the wall clock jump while a run is trained; nothing may depend on it."""
-    what = subject(place, "single runs", RUN)
-    for seconds, after in JUMPS[:count]:
-        here, said = place.below("clock"), f"{shlex.join(RUN)}, the clock jumps by {seconds:.0f} s"
-        ended = here.train(*RUN, plant=planted(checkpoints_at_once, clock_jumps(seconds, after))).wait()
-        session.judge("clocks", said, ended, ["clock"], results_of(here.runs) == what.expected)
         here.clear()

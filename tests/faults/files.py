@@ -3,72 +3,69 @@
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from faults.children import Ended
+import numpy as np
+import pandas as pd
+
+from faults.children import Ended, Plant
 from faults.damage import FLIPS, HEADERS, OTHERS, PLANS, RECORDS, VERSIONS, Change, Changes, named_by_content, tree
 from faults.places import PACKED, SMALL, Place
 from faults.points import checkpoints_at_once, killed_once_saved, planted
-from faults.runs import results_of, trained_anew
+from faults.runs import differing, results_of, trained_anew
 from faults.session import Session
-from faults.tables import write_glue
 
 SECTION = "runs/demo/tiny/symlora/mrpc/*/seed-0/"
 CHECKPOINTS = "stopped/.checkpoints/*.safetensors"
 
 
 def trained(place: Place, ended: Ended) -> dict[str, Any]:
-    """The runs. A run of another name is another configuration: it was told apart."""
+    """Read the runs; one of another name is another configuration."""
     return results_of(place.runs)
 
 
 def taken_up(place: Place, ended: Ended) -> dict[str, Any]:
-    """The run that was stopped."""
+    """Read the run that was stopped."""
     return results_of(place.folder / "stopped")
 
 
 def printed(place: Place, ended: Ended) -> str:
-    """What the command prints."""
+    """Return what the command printed."""
     return ended.printed.replace(str(place.folder), "")
 
 
-def written(place: Place, ended: Ended) -> dict[str, bytes]:
-    """The numbers: CSV and Markdown files."""
-    return {name: text for name, text in exported(place, ended).items() if name.endswith((".csv", ".md"))}
-
-
 def exported(place: Place, ended: Ended) -> dict[str, bytes]:
-    """All that was written."""
+    """Read all that was written."""
     return tree(place.folder / "out")
 
 
+def written(place: Place, ended: Ended) -> dict[str, bytes]:
+    """Read the numbers that were written: CSV and Markdown files."""
+    return {name: text for name, text in exported(place, ended).items() if name.endswith((".csv", ".md"))}
+
+
 def same(expected: Any, found: Any) -> bool:
-    """Whether nothing that was expected has changed; runs of other names do not count.
+    """Tell whether nothing that was expected has changed; runs of other names do not count.
 
     A run's settings are recorded as they were read, comments and descriptions included, and are left out.
     """
     if not isinstance(expected, dict) or any(isinstance(value, bytes) for value in expected.values()):
         return bool(expected == found)
-
-    def computed(run: Any) -> Any:
-        return {key: value for key, value in run.items() if key not in ("config", "config.yaml")}
-
-    return all(computed(found.get(name, run)) == computed(run) for name, run in expected.items())
+    left_out = {"config", "config.yaml"}
+    return all(not differing(run, found.get(name, run)) - left_out for name, run in expected.items())
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command that reads files, and what must be as ever if it comes to a result."""
+    """Hold a command that reads files, and what must be as ever if it comes to a result."""
 
-    words: Sequence[str]  # `{folder}` in them is the try's folder, `{run}` its run
+    words: Sequence[str]  # `{run}` in them is a run folder
     result: Callable[[Place, Ended], Any]
 
     def run(self, place: Place) -> Ended:
         """Run it to its end."""
-        run = next(place.folder.glob(SECTION), place.folder)
-        words = [word.replace("{folder}", str(place.folder)).replace("{run}", str(run)) for word in self.words]
+        words = [word.replace("{run}", str(next(place.folder.glob(SECTION), ""))) for word in self.words]
         return place.child(*(place.command(*words[1:]) if words[0] == "train" else words), plant=_no_pictures).wait()
 
 
@@ -109,27 +106,24 @@ EXPORT = Command(("export", "{run}", "{folder}/out", "--to", "lora"), exported)
 
 @dataclass(frozen=True)
 class Target:
-    """A file to damage: a pattern below the try's folder, or with `project/` before it the copy of the project."""
+    """Hold a file to damage."""
 
-    path: str  # the first match is taken
+    path: str  # a pattern below the try's folder, or from `project/` on in the copy of the project
     commands: Sequence[Command]  # that read it
     names: Sequence[str] = ()  # one of these must be in a message; the file's own name is always right
     odd: Changes = ()  # content that can be read, and is odd
 
     @property
     def damages(self) -> Changes:
-        """List what is tried beside the odd content. Of what people type, in results/published, a digit is an edit."""
+        """List what is tried beside the odd content."""
+        # of what people type, another digit is an edit
         flips = () if "results/published" in self.path else FLIPS
         return (*VERSIONS, *flips, *OTHERS.get(Path(self.path).suffix, ()))
 
     def find(self, place: Place) -> Path:
         """Find the file; that there is none says that this suite is out of date."""
-        in_project = self.path.startswith("project/")
-        root, pattern = (place.project, self.path[8:]) if in_project else (place.folder, self.path)
-        found = sorted(root.glob(pattern))
-        if not found:
-            raise FileNotFoundError(self.path)
-        return found[0]
+        root = place.project.parent if self.path.startswith("project/") else place.folder
+        return min(root.glob(self.path), default=root / self.path)
 
 
 def _configs(command: Command, *names: str, also: Sequence[str] = ()) -> Iterator[Target]:
@@ -172,14 +166,14 @@ def tries() -> list[Try]:
 
 
 def odd_tries() -> list[Try]:
-    """List all odd versions: with the first command of their target, then with the next."""
+    """List all odd versions, with the first command of each target, then the next."""
     turns = range(max(len(target.commands) for target in TARGETS))
     return [(t, c, *way) for turn in turns for t in TARGETS for c in t.commands[turn : turn + 1] for way in t.odd]
 
 
 @dataclass
 class Files:
-    """A folder with every file that is read, and what the commands give while all are whole."""
+    """Hold a folder with every file, and what commands make of them undamaged."""
 
     good: Place  # never changed
     expected: dict[Command, Any] = field(default_factory=dict)
@@ -195,6 +189,18 @@ def _at_home(place: Place) -> Place:
     """Keep encoder and cache of tokens in the place's own folder."""
     own = (f"model.path={place.folder / 'encoder'}", f"data.cache_dir={place.folder / 'cache'}")
     return replace(place, settings=(*place.settings, *own))
+
+
+def write_glue(folder: Path) -> None:
+    """Write both splits of RTE as the hub lays them out."""
+    (folder / "rte").mkdir(parents=True)
+    words = np.array(["actor", "artist", "helped", "doctor", "guard", "happy"])
+    for split, rows in (("train", 2490), ("validation", 277)):  # as published
+        generator = np.random.default_rng(0)
+        texts = [[" ".join(row) for row in words[generator.integers(len(words), size=(rows, 4))]] for _ in range(2)]
+        columns: list[Any] = [*texts, generator.integers(2, size=rows), np.arange(rows)]
+        table = pd.DataFrame(dict(zip(("sentence1", "sentence2", "label", "idx"), columns, strict=True)))
+        table.to_parquet(folder / "rte" / f"{split}-00000-of-00001.parquet")
 
 
 def good_files(place: Place, *, quick: bool = False) -> Files:
@@ -214,7 +220,8 @@ def good_files(place: Place, *, quick: bool = False) -> Files:
     best.parent.mkdir(parents=True)
     best.write_text("# @package _global_\ntrain:\n  lr: 0.005\n  batch_size: 8\n")
     _make(good, *PACKED, "method=symlora,lora", "seed=0,1", *SMALL)
-    _make(good, "seed=5", *SMALL, "results_dir={folder}/cached", plant=partial(write_glue, good.folder / "glue"))
+    _make(good, "seed=5", *SMALL, "results_dir={folder}/cached")  # fills the cache
+    write_glue(good.folder / "glue")
     stop = planted(checkpoints_at_once, killed_once_saved(good.folder / "stopped"))
     _make(good, *STOPPED, "checkpoint.seconds=0", plant=stop)
     shutil.rmtree(good.folder / "cached")
@@ -229,8 +236,8 @@ def good_files(place: Place, *, quick: bool = False) -> Files:
     return Files(good)
 
 
-def _make(good: Place, *overrides: str, plant: Callable[[], object] | None = None) -> None:
-    ended = good.train(*(word.replace("{folder}", str(good.folder)) for word in overrides), plant=plant).wait()
+def _make(good: Place, *overrides: str, plant: Plant | None = None) -> None:
+    ended = good.train(*overrides, plant=plant).wait()
     if ended.status not in (0, -9):
         raise RuntimeError(f"{overrides} ended with {ended.status}: {ended.printed}")
 

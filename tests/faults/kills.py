@@ -1,6 +1,5 @@
-"""Kill single runs and packs again and again; they must end as if nothing had happened."""
+"""Kill single runs, packs and sweeps; they must end as if nothing had happened."""
 
-import random
 import shlex
 import signal
 from collections.abc import Callable, Iterable, Sequence
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from faults.children import Plant
@@ -33,12 +33,12 @@ SHARES = ((SINGLE, "single runs", 0.3), (PACKS, "packs", 0.2), (SWEEPS, "sweeps"
 POINTED = {"single runs": ("method=symlora", *SHORT), "packs": (*PACKED, "method=lora", "seed=0,1,2", *SHORT)}
 
 Kill = tuple[str, Callable[[Path], Plant] | None, float | None]
-"""How it is described, what plants it (given the results folder), and after how many seconds it comes, if not so."""
+"""How it is described; what plants it, given the results folder; or after how many seconds it comes."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A command, and what it leaves behind when nothing stops it."""
+    """Hold a command, and what it leaves behind when nothing stops it."""
 
     kind: str  # key of `Session.kills`
     overrides: Sequence[str]
@@ -58,9 +58,10 @@ def subject(place: Place, kind: str, overrides: Sequence[str]) -> Subject:
 
 
 def killed(place: Place, session: Session, what: Subject, kills: Iterable[Kill], *, taken_up: bool = False) -> int:
-    """Kill a command at each of these, one start after another, and let it end; how many kills there were.
+    """Kill one start after another, then let the command end.
 
-    `taken_up`: the last start must go on from a checkpoint.
+    Returns:
+        How many kills there were. With `taken_up` the last start must go on from a checkpoint.
     """
     here, said, made = place.below("killed"), shlex.join(what.overrides), 0
     watch = Watch(here.runs)
@@ -87,9 +88,10 @@ def last(here: Place, session: Session, what: Subject, watch: Watch, said: str, 
 
 
 def reach(place: Place, session: Session, what: Subject, wanted: int) -> None:
-    """Kill at random moments until so many kills were made, or too many starts ended before theirs.
+    """Kill at random moments until so many kills were made.
 
-    The first moment is anywhere in the run's life; others mostly behind its start-up, which takes a third.
+    A start may end before its moment: then there is another, ROUNDS times at most. The first moment is anywhere in the
+    run's life; others mostly come after its start-up, which takes a third.
     """
     for _ in range(wanted + ROUNDS):
         if wanted <= 0:
@@ -100,7 +102,10 @@ def reach(place: Place, session: Session, what: Subject, wanted: int) -> None:
 
 
 def once_saved(place: Place, session: Session, what: Subject) -> None:
-    """Kill a command as soon as a checkpoint stands; the next start must take every run up from it."""
+    """Kill a command as soon as a checkpoint stands.
+
+    The next start must take every run up from it.
+    """
     killed(place, session, what, [("once a checkpoint was saved", killed_once_saved, None)], taken_up=True)
 
 
@@ -110,7 +115,7 @@ def at_points(place: Place, session: Session, what: Subject, *points: int) -> No
 
 
 def points_of(place: Place, what: Subject) -> list[str]:
-    """List the names of the calls that change the disk, in their order."""
+    """Name the calls that change the disk, in their order."""
     here = place.below("points")
     file = here.folder / "calls"
     here.train(*what.overrides, plant=planted(checkpoints_at_once, listed(file, here.runs))).wait()
@@ -120,12 +125,11 @@ def points_of(place: Place, what: Subject) -> list[str]:
 
 
 def stopped(place: Place, session: Session, what: Subject, number: int) -> None:
-    """Send SIGINT or SIGTERM at a random moment: the command ends within 10 s, and the next start ends as ever."""
+    """Stop a command by a signal at a random moment: it must end in time."""
     here, said = place.below("stopped"), f"{shlex.join(what.overrides)} stopped by signal {number}"
     watch = Watch(here.runs)
     child = here.train(*what.overrides, plant=checkpoints_at_once)
-    moment = session.rng.uniform(0.2, 0.9) * what.seconds
-    if child.lives(moment):
+    if child.lives(session.rng.uniform(0.2, 0.9) * what.seconds):
         child.interrupt(number)
         late = child.lives(STOP_SECONDS)
         session.check_end(child.wait(), said, () if late else (0, 128 + number))
@@ -133,7 +137,7 @@ def stopped(place: Place, session: Session, what: Subject, number: int) -> None:
 
 
 def all_kills(place: Place, session: Session, budget: int) -> None:
-    """Spread a number of kills: half at random moments of single runs and packs, a third at points, else sweeps."""
+    """Spread the kills: two thirds at random moments, a third at points."""
     for commands, kind, share in SHARES:
         for command in commands:
             what = subject(place, kind, command)
@@ -141,17 +145,16 @@ def all_kills(place: Place, session: Session, budget: int) -> None:
             for number in (signal.SIGINT, signal.SIGTERM) if budget >= 50 else ():
                 stopped(place, session, what, number)
     for kind, pointed in POINTED.items():
-        what = subject(place, kind, pointed)
+        what, rng = subject(place, kind, pointed), session.rng
         once_saved(place, session, what)
-        count, rng = len(points_of(place, what)), session.rng
+        count = len(points_of(place, what))
         for point in spread(count, max(2, round(0.35 * budget / len(POINTED))), rng):
             at_points(place, session, what, point, *([rng.randint(1, count)] if rng.random() < 0.3 else []))
     if (missing := budget - session.kills.total()) > 0:  # ends that came before their moments
         reach(place, session, subject(place, "single runs", SINGLE[0]), missing)
 
 
-def spread(count: int, wanted: int, rng: random.Random) -> list[int]:
-    """Choose up to `wanted` of the numbers 1 to count: one of each equal stretch."""
-    if wanted >= count:
-        return list(range(1, count + 1))
+def spread(count: int, wanted: int, rng: Random) -> list[int]:
+    """Choose up to `wanted` of the numbers 1 to count, one of each equal stretch."""
+    wanted = min(wanted, count)
     return [rng.randint(1 + i * count // wanted, (i + 1) * count // wanted) for i in range(wanted)]

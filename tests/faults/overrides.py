@@ -1,14 +1,9 @@
-"""Make up settings: each is wrong, and the message must name the key, or what was written where that is none."""
+"""Give wrong settings: a message must name the key, or what was written where that is none."""
 
-import random
-import string
 from dataclasses import replace
 
 from faults.places import SHORT, Place
 from faults.session import Session
-
-Wrong = tuple[str, tuple[str, ...]]
-"""An override, and what a message about it must name: one of these."""
 
 ACCEPTED = 77
 
@@ -66,7 +61,6 @@ RANGES = {
     "task.columns": ["[sentence]", "word"],
     "task.splits": ["{train: 5}", "word"],
 }
-PAIRS = [(key, value) for key, values in RANGES.items() for value in values]
 # Whole numbers without an upper bound: harmless, or refused.
 LARGE = (
     ("data.demo_rows", "{train: 20000, validation: 16, test: 4}"),
@@ -81,35 +75,34 @@ LARGE = (
     ("data.max_length", str(2**63)),
     ("method.peft_config.r", str(10**30)),
 )
-WHOLE = ("train.batch_size", "train.epochs", "seed", "data.max_length", "data.train_limit")
-GROUPS = ("task", "method", "model", "protocol", "logger")
-PARTS = ("train", "data", "method", "method.peft_config", "model", "protocol", "logger", "task", "checkpoint")
-OPEN = ("train", "data", "method.peft_config", "model")  # parts to which `+` may try to add
-ODD = ("../../x", "null", "[a,b]", "/etc/passwd", "ünï")
 SYNTAX = ["=1", "train.lr=[1", "train.lr={", "train.lr='x", "seed=1,2", "train.lr=1e-3,2e-3", "train", "~train.nothing",
           "train.=1", ".lr=1", "++=1", "train.lr=${nothing}", "train.lr=${oc.env:NOTHING_HERE}", "seed=range(3)",
           "train..lr=1", "seed=a:b:c(", "~task.name"]  # fmt: skip
+UNKNOWN = [
+    *(f"{part}.nothing" for part in ("train", "data", "method", "model", "protocol", "logger", "task", "checkpoint")),
+    *(f"+{part}.nothing" for part in ("train", "data", "method.peft_config", "model")),
+    *("method.peft_config.nothing", "nothing"),
+]
+OPTIONS = [
+    (group, name)
+    for group in ("task", "method", "model", "protocol", "logger")
+    for name in ("nothing", "../../x", "null", "[a,b]", "/etc/passwd", "ünï")
+]
 
 
-def wrong(rng: random.Random) -> Wrong:
-    """Draw a wrong override, and what a message about it must name."""
-    word = "x" + "".join(rng.choices(string.ascii_lowercase + "_", k=rng.randint(3, 10)))  # no key begins so
-    kind = rng.choice(("range", "range", "range", "below", "above", "unknown", "alone", "added", "option", "syntax"))
-    if kind == "syntax":
-        text = rng.choice(SYNTAX)
-        return text, tuple(part for part in (text, *text.strip("~+").partition("=")) if len(part) > 1)
-    if kind == "option":
-        group, name = rng.choice(GROUPS), rng.choice((word, word, *ODD))
-        return f"{group}={name}", (name, group)
-    key, value = {
-        "range": rng.choice(PAIRS),
-        "below": (rng.choice(WHOLE), str(rng.randint(-(10**30), -1))),  # far below 0
-        "above": ("data.max_length", str(rng.randint(10**5, 10**30))),  # what the encoder bounds; others: LARGE
-        "unknown": (f"{rng.choice(PARTS)}.{word}", "1"),
-        "alone": (word, "1"),
-        "added": (f"{rng.choice(OPEN)}.{word}", "1"),
-    }[kind]
-    return f"{'+' * (kind == 'added')}{key}={value}", (key, key.rpartition(".")[2])
+def _keyed(key: str, value: object) -> tuple[str, tuple[str, ...]]:
+    return f"{key}={value}", (key.lstrip("+"), key.rpartition(".")[2])
+
+
+# Overrides, and what a message must name: one of these.
+WRONG: list[tuple[str, tuple[str, ...]]] = [
+    *(_keyed(key, value) for key, values in RANGES.items() for value in values),
+    *(_keyed(key, -(10**30)) for key in ("train.batch_size", "train.epochs", "seed", "data.train_limit")),
+    *(_keyed("data.max_length", value) for value in (-(10**30), 10**5, 10**30)),  # the encoder bounds it; others: LARGE
+    *(_keyed(key, 1) for key in UNKNOWN),
+    *((f"{group}={name}", (name, group)) for group, name in OPTIONS),
+    *((text, tuple(part for part in (text, *text.strip("~+").partition("=")) if len(part) > 1)) for text in SYNTAX),
+]
 
 
 def stop_before_training() -> None:
@@ -123,23 +116,19 @@ def stop_before_training() -> None:
 
 
 def made_up_overrides(place: Place, session: Session, count: int) -> None:
-    """Start a run with each of `count` settings: three quarters wrong ones, and large ones that may be right."""
-    large, seen = min(count // 4, len(LARGE)), set[str]()
-    for key, value in LARGE[:large]:  # to a finished run, or refused in one clear message; never to a failed run
+    """Start `count` runs: a quarter with large numbers, the others with wrong settings."""
+    large = LARGE[: count // 4]
+    for key, value in large:  # to a finished run, or refused in one clear message; never to a failed run
         here, said = place.below("large"), f"{key}={value}"
         ended = here.train(*SHORT, said).wait()
         names = [] if "the run failed" in ended.err else [key, f"{key.rpartition('.')[2]} = {value}"]
         session.judge("overrides", said, ended, names, right=True)
         here.clear()
-    while len(seen) < max(1, count - large):
-        text, alternatives = wrong(session.rng)
-        if text in seen:
-            continue
-        seen.add(text)
+    for text, names in session.rng.sample(WRONG, min(len(WRONG), max(1, count - len(large)))):
         here = place.below("override")
         ended = here.train(text, plant=stop_before_training).wait()
         if ended.status in (0, ACCEPTED):
             ended = replace(ended, status=1, out="", err="it was let through")
-        session.judge("overrides", text, ended, alternatives, right=False)
+        session.judge("overrides", text, ended, names, right=False)
         session.add("other run changed", text, [f"left {path}" for path in here.folder.rglob(".seed-*")])
         here.clear()

@@ -1,4 +1,4 @@
-"""Make the place of the tries: a copy of the project, a tiny encoder, and the commands."""
+"""Copy the project, make a tiny encoder, and start the commands on them."""
 
 import importlib
 import multiprocessing.util
@@ -33,9 +33,9 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Place:
-    """A copy of the project, so that its own files can be damaged, and a folder for everything else."""
+    """Start commands in a folder, on a copy of the project whose files can be damaged."""
 
-    folder: Path  # of this try; commands run in it
+    folder: Path  # of this try; commands run in it, and `{folder}` in their words is this
     project: Path  # the copy
     encoder: Path
     settings: tuple[str, ...]  # of `train`
@@ -47,7 +47,7 @@ class Place:
 
     def child(self, *arguments: str, plant: Plant | None = None) -> Child:
         """Start `symlora` in a child."""
-        return Child(arguments, self.folder, plant)
+        return Child([word.replace("{folder}", str(self.folder)) for word in arguments], self.folder, plant)
 
     def train(self, *overrides: str, plant: Plant | None = None) -> Child:
         """Start a small run, or several (`-m`)."""
@@ -84,7 +84,7 @@ def copy_of_project(folder: Path) -> Path:
 
 
 def make_encoder(folder: Path) -> Path:
-    """Make a folder as `model.path` takes it: a BERT of two layers; its words are the demo's, so that it is small."""
+    """Save a BERT of two layers with the demo's words, as `model.path` takes it."""
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast
     from transformers.utils import logging

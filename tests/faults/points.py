@@ -117,7 +117,7 @@ def files_up_to(size: int, below: Path) -> Plant:
     return plant
 
 
-def clock_jumps(seconds: float, after: int) -> Plant:
+def clock_jumps(seconds: float, after: int, below: Path) -> Plant:
     """Let the wall clock jump by so many seconds after `after` looks at it, and back after as many, and so on."""
 
     def plant() -> None:

@@ -1,4 +1,4 @@
-"""Say what of a results folder must be equal, must not be lost, must not be there twice."""
+"""Compare results folders: what must be equal, is lost, or is there twice."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ COMPARED = ("status", "config_hash", "config", "epochs", "selections", "score", 
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Read all of a run folder that seed and configuration decide: no times, no memory, no checksums of these."""
+    """Read what seed and configuration decide of a run folder: no times, no memory."""
     from symlora.store.folder import read_run
 
     record = read_run(folder)
@@ -37,13 +37,13 @@ def results_of(root: Path) -> dict[str, dict[str, Any]]:
     return {str(folder.relative_to(root)): contents(folder) for folder, _ in scan(root)}
 
 
-def difference(expected: dict[str, Any], found: dict[str, Any]) -> str:
+def differing(expected: dict[str, Any], found: dict[str, Any]) -> set[str]:
     """Name the parts that differ."""
-    return ", ".join(sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)))
+    return {key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)}
 
 
 def counted_twice(root: Path) -> list[str]:
-    """List the configurations and seeds that a reader of the results folder meets more than once."""
+    """List the runs that a reader of the results folder meets more than once."""
     from symlora.store.folder import run_folders, scan
 
     runs = dict(scan(root))
@@ -58,7 +58,7 @@ def counted_twice(root: Path) -> list[str]:
 
 
 def left_behind(root: Path) -> list[str]:
-    """List working folders, checkpoints and temporary files that nobody removed. Locks stay: they are files."""
+    """List working folders, checkpoints and temporary files that nobody removed."""
     kept = {".locks", ".checkpoints"}
     hidden = [path for path in root.rglob(".*") if not kept & set(path.relative_to(root).parts)]
     return [str(path.relative_to(root)) for path in sorted(hidden) + sorted((root / ".checkpoints").glob("*"))]
@@ -73,7 +73,7 @@ def trained_anew(root: Path) -> list[str]:
 
 @dataclass
 class Watch:
-    """Follows one results folder over several starts."""
+    """Follow one results folder over several starts."""
 
     root: Path
     finished: dict[str, dict[str, Any]] = field(default_factory=dict)  # contents of runs that were seen finished
@@ -81,13 +81,13 @@ class Watch:
     twice: list[str] = field(default_factory=list)
 
     def look(self) -> dict[str, dict[str, Any]]:
-        """Compare with what was seen before; the runs that are there."""
+        """Compare with what was seen before; return the runs that are there."""
         found = results_of(self.root) if self.root.exists() else {}
         for name, before in self.finished.items():
             if name not in found:
                 self.lost.append(f"{name} was finished, and is gone")
             elif found[name] != before:
-                self.lost.append(f"{name} was finished, and has changed: {difference(before, found[name])}")
+                self.lost.append(f"{name} was finished, and has changed: {_listed(before, found[name])}")
         self.finished |= {name: run for name, run in found.items() if run.get("status") == "finished"}
         if self.root.exists():
             self.twice += counted_twice(self.root)
@@ -98,5 +98,9 @@ class Watch:
         found = self.look()
         self.lost += [f"{name} is missing at the end" for name in expected if name not in found]
         self.twice += [f"{name} should not be there" for name in found if name not in expected]
-        both = [(name, run, found[name]) for name, run in expected.items() if name in found]
-        return [f"{name}: {difference(run, now)}" for name, run, now in both if now != run]
+        changed = [name for name, run in expected.items() if found.get(name, run) != run]
+        return [f"{name}: {_listed(expected[name], found[name])}" for name in changed]
+
+
+def _listed(expected: dict[str, Any], found: dict[str, Any]) -> str:
+    return ", ".join(sorted(differing(expected, found)))

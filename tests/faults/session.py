@@ -2,7 +2,6 @@
 
 import random
 import sys
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from faults.children import Ended
 from faults.runs import Watch, left_behind
 
 KINDS = ("single runs", "packs", "sweeps")  # of kills
+SAID_EVERY = 10  # tries
 MOST = (6, 1000)  # lines and characters of a message
 MOST_OF_HYDRA = (18, 2000)  # it lists what there is, and of a failed sweep repeats the first job's overrides
 SAYS_LEFT_OUT = ("left out: ", "WARNING", "warning", "error: ")  # how a command says what it goes on without
@@ -31,20 +31,17 @@ class Session:
     harmless: int = 0  # bad inputs whose result was right all the same
     faults: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     _what: str = ""
-    _started: float = field(default_factory=time.monotonic)
-    _said: float = 0.0
 
     def begin(self, what: str) -> None:
-        """Say what comes now, how many tries are done, and the time left."""
-        self._what, self._said = what, time.monotonic()
-        done, spent = self.kills.total() + self.bad.total(), self._said - self._started
-        left = f", about {spent * max(0, self.planned - done) / done:.0f} s left" if done else ""
-        print(f"  {done}/{self.planned} tries, {spent:.0f} s{left}: {what}", file=sys.stderr, flush=True)
+        """Say what comes now, and how many tries are done."""
+        self._what = what
+        done = self.kills.total() + self.bad.total()
+        print(f"  {done}/{self.planned} tries: {what}", file=sys.stderr, flush=True)
 
     def tried(self, counter: Counter[str], kind: str) -> None:
         """Count a kill or a bad input."""
         counter[kind] += 1
-        if time.monotonic() - self._said > 15:
+        if (self.kills.total() + self.bad.total()) % SAID_EVERY == 0:
             self.begin(self._what)
 
     def add(self, fault: str, said: str, wrong: Iterable[object]) -> None:
@@ -73,15 +70,7 @@ class Session:
             self.resumed += bool(record.get("cost", {}).get("restarts"))
 
     def judge(self, kind: str, said: str, ended: Ended, names: Sequence[str], right: bool) -> None:
-        """Judge the answer to a bad input.
-
-        Args:
-            kind: For the count.
-            said: The try, for the list of what went wrong.
-            ended: The command.
-            names: The message must name one of these.
-            right: Whether the command came to a result, and to the right one.
-        """
+        """Judge the answer to a bad input: the `right` result, or a message that names one of `names`."""
         right = right and not ended.status
         self.tried(self.bad, kind)
         if "Traceback (most recent call last)" in ended.printed:
@@ -104,20 +93,18 @@ class Session:
         for fault, sentences in self.faults.items():
             for sentence in sentences:
                 print(f"{fault}: {sentence}")
-        count = {fault: len(sentences) for fault, sentences in self.faults.items()}
-        lost, twice, differ = (count.get(fault, 0) for fault in ("lost", "counted twice", "differs"))
-        left, badly, changed = (
-            count.get(fault, 0) for fault in ("left behind", "did not end well", "other run changed")
-        )
+        count = Counter({fault: len(sentences) for fault, sentences in self.faults.items()})
         kinds = ", ".join(f"{kind} {self.kills[kind]}" for kind in KINDS)
         inputs = ", ".join(f"{kind} {number}" for kind, number in self.bad.items())
         print(f"{self.ends} runs compared at the end, {self.resumed} of them taken up from a checkpoint")
         print(f"bad inputs refused or left out {self.clear}, harmless {self.harmless}; {inputs}")
-        print(f"files left behind {left}, commands that did not end well {badly}, other runs' files changed {changed}")
-        print(f"kills tried {made} ({kinds}), ", end="")
-        print(f"runs lost {lost}, runs counted twice {twice}, resumed runs that differ {differ}")
-        tracebacks, odd = count.get("traceback", 0), count.get("unclear", 0)
-        print(f"bad inputs tried {tried}, tracebacks shown {tracebacks}, unclear messages {odd}")
+        print(f"files left behind {count['left behind']}, ", end="")
+        print(f"commands that did not end well {count['did not end well']}, ", end="")
+        print(f"other runs' files changed {count['other run changed']}")
+        print(f"kills tried {made} ({kinds}), runs lost {count['lost']}, ", end="")
+        print(f"runs counted twice {count['counted twice']}, resumed runs that differ {count['differs']}")
+        print(f"bad inputs tried {tried}, ", end="")
+        print(f"tracebacks shown {count['traceback']}, unclear messages {count['unclear']}")
         return 1 if any(self.faults.values()) else 0
 
 

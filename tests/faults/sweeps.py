@@ -1,82 +1,20 @@
-"""Kill sweeps with all their worker processes, and start several processes on one sweep."""
+"""Start several processes on one sweep."""
 
-import os
 import shlex
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from faults.kills import subject
 from faults.places import PACKED, Place
 from faults.points import append_lines, checkpoints_at_once, planted
-from faults.runs import Watch, left_behind, results_of
+from faults.runs import left_behind, results_of
 from faults.session import Session
 
 SWEEP = ("method=symlora,lora", "seed=0,1", "train.epochs=2", "hydra.launcher.workers=2")
 # In each pack one run diverges beside one that does not.
 DIVERGING = ("method=symlora,lora", "train.lr=5e-3,1e30", "train.epochs=2", "hydra.launcher.workers=2")
-WORKERS = ("-m", "hydra/launcher=packed", "hydra.launcher.inner=joblib", "hydra.launcher.inner_config.n_jobs=2")
-PATIENCE = 600.0
-
-
-def killed_with_workers(place: Place, session: Session, kills: int) -> None:
-    """Kill a sweep's launching process and its two workers at once, again and again; then let it end."""
-    what = subject(place, "sweeps", (*PACKED, *SWEEP))
-    here, said, before = place.below("sweep"), shlex.join((*WORKERS, *SWEEP)), session.kills["sweeps"]
-    watch = Watch(here.runs)
-    for _ in range(kills):
-        process = _start(here)
-        _wait_for_life(here.runs, process, 3 * what.seconds)  # it imports torch and the others in three processes
-        time.sleep(session.rng.uniform(0.0, 3.0))
-        if process.poll() is None:
-            session.tried(session.kills, what.kind)
-        _kill_group(process)
-        said += " killed"
-        watch.look()
-    if kills and session.kills["sweeps"] == before:
-        session.add("did not end well", said, ["the sweep ended before every moment that it was to be killed at"])
-    process = _start(here)
-    if process.wait(PATIENCE):
-        printed = (here.folder / "printed").read_text()[-600:]
-        session.add("did not end well", said, [f"ended with {process.returncode}: {printed}"])
-    _kill_group(process)
-    session.compare(watch, what.expected, said)
-    here.clear()
-
-
-def _start(place: Place) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "symlora", *place.command(*WORKERS, *SWEEP, "checkpoint.seconds=0")]
-    with open(place.folder / "printed", "wb") as file:
-        return subprocess.Popen(
-            command, cwd=place.folder, stdout=file, stderr=file, stdin=subprocess.DEVNULL, start_new_session=True
-        )
-
-
-def _wait_for_life(root: Path, process: subprocess.Popen[bytes], most: float) -> None:
-    """Wait until a worker has begun to write, so many seconds at most."""
-    until = time.monotonic() + most
-    while time.monotonic() < until and process.poll() is None:
-        if any(root.glob("demo/tiny/*/mrpc/*/.seed-*")):
-            break
-        time.sleep(0.1)
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Send SIGKILL to a session that was started here, until none of it is left."""
-    while True:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            break
-        process.poll()
-        time.sleep(0.05)
-    process.wait()
 
 
 def several_processes(
