@@ -121,7 +121,7 @@ def made_up_overrides(place: Place, session: Session, count: int) -> None:
     for key, value in large:  # to a finished run, or refused in one clear message; never to a failed run
         here, said = place.below("large"), f"{key}={value}"
         ended = here.train(*SHORT, said).wait()
-        names = [] if "the run failed" in ended.err else [key, f"{key.rpartition('.')[2]} = {value}"]
+        names: tuple[str, ...] = () if "the run failed" in ended.err else (key, f"{key.rpartition('.')[2]} = {value}")
         session.judge("overrides", said, ended, names, right=True)
         here.clear()
     for text, names in session.rng.sample(WRONG, min(len(WRONG), max(1, count - len(large)))):

@@ -2,6 +2,7 @@
 
 import random
 import sys
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,6 @@ from faults.children import Ended
 from faults.runs import Watch, left_behind
 
 KINDS = ("single runs", "packs", "sweeps")  # of kills
-SAID_EVERY = 10  # tries
 MOST = (6, 1000)  # lines and characters of a message
 MOST_OF_HYDRA = (18, 2000)  # it lists what there is, and of a failed sweep repeats the first job's overrides
 SAYS_LEFT_OUT = ("left out: ", "WARNING", "warning", "error: ")  # how a command says what it goes on without
@@ -31,17 +31,20 @@ class Session:
     harmless: int = 0  # bad inputs whose result was right all the same
     faults: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     _what: str = ""
+    _started: float = field(default_factory=time.monotonic)
+    _said: float = 0.0
 
     def begin(self, what: str) -> None:
-        """Say what comes now, and how many tries are done."""
-        self._what = what
-        done = self.kills.total() + self.bad.total()
-        print(f"  {done}/{self.planned} tries: {what}", file=sys.stderr, flush=True)
+        """Say what comes now, how many tries are done, and the time left."""
+        self._what, self._said = what, time.monotonic()
+        done, spent = self.kills.total() + self.bad.total(), self._said - self._started
+        left = f", about {spent * max(0, self.planned - done) / done:.0f} s left" if done else ""
+        print(f"  {done}/{self.planned} tries, {spent:.0f} s{left}: {what}", file=sys.stderr, flush=True)
 
     def tried(self, counter: Counter[str], kind: str) -> None:
         """Count a kill or a bad input."""
         counter[kind] += 1
-        if (self.kills.total() + self.bad.total()) % SAID_EVERY == 0:
+        if time.monotonic() - self._said > 15:
             self.begin(self._what)
 
     def add(self, fault: str, said: str, wrong: Iterable[object]) -> None:
