@@ -262,6 +262,7 @@ def test_a_checkpoint_is_small(tiny: TinyFactory, tmp_path: Path, stop: Stop) ->
 
 
 def test_a_first_signal_waits_and_a_second_does_not() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background inherits that it is ignored
     signals.stop_at_once()
     try:
         with signals.graceful_stop():
