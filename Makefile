@@ -68,7 +68,7 @@ status: .venv/.ready ## Count the study's finished, running, failed and missing 
 paper: .venv/.ready ## Reproduce the paper's Table 1 on RoBERTa-base: days on one GPU (ARGS=--estimate says how many); resumable
 	@$(SYMLORA) paper --model $(MODEL) --seeds $(N) --tasks "$(STUDY_TASKS)" $(ARGS)
 
-bench: .venv/.ready ## Compare speed and memory with Hugging Face's Trainer + PEFT: about 10 minutes (ARGS=--quick: under 2)
+bench: .venv/.ready ## Compare speed and memory with Hugging Face's Trainer + PEFT: about 12 minutes (ARGS=--quick: under 2)
 	@$(PY) scripts/bench $(ARGS)
 
 runs: .venv/.ready ## List the runs in results/runs, with mean and spread over the seeds

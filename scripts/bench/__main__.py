@@ -23,7 +23,7 @@ def arguments() -> dict[str, Any]:
     add = parser.add_argument
     add("--quick", action="store_true", help="two tasks, few steps: under 2 minutes, rough figures")
     add("--tasks", type=lambda text: tuple(text.split(",")), help="(default: rte,mrpc,stsb,cola)")
-    add("--runs", type=_numbers, metavar="N,N", help="K of the packs (default: 1,4,8,16,32)")
+    add("--runs", type=_numbers, metavar="N,N", help="K of the packs (default: 1,8,16)")
     add("--rounds", type=int, help="times that everything is measured (default: 3)")
     add("--steps", type=int, help="batches in a pass over the rows (default: 4)")
     add("--min-seconds", type=float, help="a measurement repeats passes for about this time (default: 1)")

@@ -87,12 +87,14 @@ def _ratios(rounds: Rounds, others: Rounds) -> list[float]:
 
 
 def _peak(record: dict[str, Any]) -> str:
-    found: dict[tuple[str, ...], list[float]] = {}
+    """Show the rates of each matmul, one column for each of its sizes."""
+    found: dict[tuple[str, ...], dict[str, list[float]]] = {}
     for entry in record["peaks"]:
-        key = entry["precision"], entry["how"], entry["matmul"]
-        found.setdefault(key, []).append(1e-9 * entry["flops_per_second"])
-    rows = [[*key, _range(rates, 0)] for key, rates in found.items()]
-    return _grid(["matmul peak", "", "tokens x n x m", "GFLOP/s"], rows)
+        sizes = found.setdefault((entry["precision"], entry["how"]), {})
+        sizes.setdefault(entry["matmul"], []).append(1e-9 * entry["flops_per_second"])
+    names = list(next(iter(found.values()), {}))
+    rows = [[", ".join(key), *(_range(sizes[name], 0) for name in names)] for key, sizes in found.items()]
+    return _grid(["GFLOP/s of a matmul", *names], rows)
 
 
 def _median(values: Sequence[float], digits: int) -> str:
