@@ -12,7 +12,7 @@ from symlora.report.choice import Chosen, Key
 from symlora.report.comparison import Paired
 from symlora.report.figures.style import minus, new_figure, plot_style
 
-ROW = 0.38  # inches a task
+ROW, WIDTH = 0.42, 5.0  # inches: of a task, and of the figure, whose left a telephone shows whole
 COLOURS = {"equivalent": "#1b7837", "better": "#2166ac", "worse": "#b2182b"}
 GREY = "0.25"  # any other verdict
 
@@ -60,25 +60,22 @@ def difference_plot(frame: pd.DataFrame, whose: str, note: str = "") -> Figure:
         f"None: a run of either failed or is at chance, no better than a constant prediction. {note}"
     )
     with plot_style():
-        figure = new_figure(7.2, ROW * len(tasks) + 0.5, f"{claimed} less {reference}: {whose}", caption)
+        figure = new_figure(WIDTH, ROW * len(tasks) + 0.5, f"{claimed} less {reference}: {whose}", caption)
         axes = figure.subplots()
-        verdicts = axes.twinx()  # its labels stand on the right
         axes.axvspan(-margin, margin, color="0.9", lw=0)
         axes.axvline(0, color="0.5", lw=0.6)
         rows = [mine for _, mine in frame.groupby("task", sort=False)]
         metrics = [str(mine["metric"].iloc[0]) for mine in rows]
-        labels = [f"{TASKS.get(k, k)}, {METRICS.get(m, m)}" for k, m in zip(tasks, metrics, strict=True)]
+        names = [f"{TASKS.get(k, k)}, {METRICS.get(m, m)}" for k, m in zip(tasks, metrics, strict=True)]
+        labels = [f"{name}\n{_verdict(mine)}" for name, mine in zip(names, rows, strict=True)]
         axes.set(xlim=(-reach, reach), ylim=(len(tasks) - 0.5, -0.5))
         axes.set_yticks(range(len(tasks)), labels)
-        verdicts.set_ylim(axes.get_ylim())
-        verdicts.set_yticks(range(len(tasks)), [_verdict(row) for row in rows])
-        for place, (mine, label) in enumerate(zip(rows, verdicts.get_yticklabels(), strict=True)):
+        for place, (mine, label) in enumerate(zip(rows, axes.get_yticklabels(), strict=True)):
             colour = COLOURS.get(str(mine["verdict"].iloc[0]), GREY)
             _draw_task(axes, place, mine, reach, colour)
             label.set(color=colour, weight="normal" if colour == GREY else "bold")
-        for side in (axes, verdicts):
-            side.tick_params(axis="y", pad=8)  # an arrow may stand there
-            side.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", pad=8)  # an arrow may stand there
+        axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="x", length=2)
         axes.xaxis.set_major_formatter(lambda value, position: minus(f"{value:+g}") if value else "0")
         axes.set_xlabel(f"difference in points   (left: {reference} scores higher, right: {claimed})")
