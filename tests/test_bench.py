@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -268,5 +269,8 @@ def test_the_bench_runs_from_end_to_end(
 
 
 def test_a_worker_says_what_failed() -> None:
-    with workers.Group(1, 1, "cpu") as group, pytest.raises(SymloraError, match="KeyError: 'unknown'"):
-        group.ask(workers.run, "unknown", 1, 1)
+    with workers.Group(1, 1, "cpu") as group:
+        with pytest.raises(SymloraError, match="KeyError: 'unknown'"):
+            group.ask(workers.run, "unknown", 1, 1)
+        with pytest.raises(SymloraError, match=r"killed, perhaps .* smaller --runs"):
+            group.ask(os._exit, 1)

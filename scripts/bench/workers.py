@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,7 +42,9 @@ class Group(ExitStack):
         """Call a function of this module in every process at once, or in the first alone."""
         futures = [pool.submit(function, *arguments) for pool in self._pools[: 1 if only_first else None]]
         for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-            if error := future.exception():
+            if isinstance(error := future.exception(), BrokenProcessPool):
+                raise SymloraError("a worker of the bench was killed, perhaps for want of memory: give smaller --runs.")
+            if error:
                 raise SymloraError(f"a worker of the bench failed:\n{''.join(traceback.format_exception(error))}")
         return [future.result() for future in futures]
 
