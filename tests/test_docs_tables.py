@@ -10,6 +10,7 @@ import re
 from dataclasses import fields, is_dataclass
 
 import hydra
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 from conftest import ROOT
@@ -134,6 +135,28 @@ def test_findings_say_what_the_study_measured() -> None:
         assert {rate: cell for rate, cell in row.items() if cell != "–"} == expected
     gain = {m: scores.loc[9:10].mean().mean() - scores.loc[7:8].mean().mean() for m, scores in cola.items()}
     assert f"with +{gain['symlora']:.1f}, and LoRA passes with +{gain['lora']:.1f}" in (DOCS / "study.md").read_text()
+
+
+def test_findings_say_what_lambda_and_other_rates_do() -> None:
+    text, study = re.sub(r"\s+", " ", (DOCS / "findings.md").read_text()), ROOT / "results/runs/study/minilm"
+    chosen = [
+        folder
+        for point in ("cola/lr-8e-3", "mrpc/lr-8e-3", "stsb/lr-1.6e-2")
+        for folder in study.glob(f"symlora/{point}_*/seed-?")
+    ]
+    lambdas = np.concatenate([pq.read_table(folder / "norms.parquet")["lambda"].to_numpy() for folder in chosen])
+    zero, *small = sorted(lambdas[np.abs(lambdas) < 0.3], key=abs)
+    assert f"Of {len(lambdas)} values (three tasks" in text and f"one is at zero, {zero:.2f} in seed 3" in text
+    assert len(small) == 4 and "four more are below 0.3" in text
+
+    def validation(method: str, rate: str) -> float:
+        runs = [json.loads(path.read_text()) for path in study.glob(f"{method}/cola/lr-{rate}_*/seed-1??/run.json")]
+        metrics = [run["selections"]["held_out"]["metrics"]["validation"] for run in runs]
+        return 100 * float(np.mean([scores["matthews_correlation"] for scores in metrics]))
+
+    rates = ("2e-3", "4e-3", "8e-3"), ("5e-4", "1e-3", "2e-3")
+    gaps = [validation("symlora", mine) - validation("lora", other) for mine in rates[0] for other in rates[1]]
+    assert f"lies between {max(gaps):.1f} and {min(gaps):.1f}" in text
 
 
 def test_the_demos_columns_and_configurations_are_shown() -> None:
