@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from symlora.config.compose import CONFIG_DIR, compose
 from symlora.config.formatting import format_rate
 from symlora.config.identity import pack_key
+from symlora.stats import paired_interval
 from symlora.store.folder import run_folder
 from symlora.store.listing import HEADER
 from symlora.submission.files import LINES, files
@@ -157,6 +158,40 @@ def test_findings_say_what_lambda_and_other_rates_do() -> None:
     rates = ("2e-3", "4e-3", "8e-3"), ("5e-4", "1e-3", "2e-3")
     gaps = [validation("symlora", mine) - validation("lora", other) for mine in rates[0] for other in rates[1]]
     assert f"lies between {max(gaps):.1f} and {min(gaps):.1f}" in text
+
+
+def test_findings_say_what_20_epochs_change() -> None:
+    text = re.sub(r"\s+", " ", (DOCS / "findings.md").read_text())
+    rates, kept, held = {"symlora": "8e-3", "lora": "1e-3"}, {}, {}
+    for method, rate in rates.items():
+        for protocol in ("study", "study_20"):
+            folder = ROOT / "results/runs" / protocol / "minilm" / method / "cola"
+            runs = [json.loads(next(folder.glob(f"lr-{rate}_*/seed-{s}/run.json")).read_text()) for s in range(5)]
+            chosen = [run["selections"]["held_out"]["metrics"]["validation"]["matthews_correlation"] for run in runs]
+            kept[method, protocol] = 100 * np.array(chosen)
+            epochs = [[epoch["metrics"]["held_out"]["matthews_correlation"] for epoch in run["epochs"]] for run in runs]
+            held[method] = 100 * np.mean(epochs, axis=0)  # of 20 epochs in the end
+
+    def difference(a: tuple[str, str], b: tuple[str, str]) -> tuple[float, float, float]:
+        found = paired_interval(kept[a], kept[b])
+        return found.estimate, found.low, found.high
+
+    means = {place: scores.mean() for place, scores in kept.items()}
+    rises = {method: difference((method, "study_20"), (method, "study")) for method in rates}
+    apart = {name: difference(("symlora", name), ("lora", name)) for name in ("study", "study_20")}
+    for said in (
+        "goes from {:.1f} to {:.1f}, a rise of".format(means["symlora", "study"], means["symlora", "study_20"]),
+        "a rise of {:.1f} (95 % {:.1f} to {:.1f})".format(*rises["symlora"]),
+        "LoRA's goes from {:.1f} to {:.1f}, by".format(means["lora", "study"], means["lora", "study_20"]),
+        "by {:.1f} ({:.1f} to {:.1f})".format(*rises["lora"]),
+        "goes from {:.1f} ({:.1f} to {:.1f}) to {:.1f} ({:.1f} to {:.1f})".format(*apart["study"], *apart["study_20"]),
+        "SymLoRA has {:.1f} in epoch 11 and {:.1f} in epoch 20".format(*held["symlora"][[10, 19]]),
+        "LoRA {:.1f} and {:.1f}: both are flat".format(*held["lora"][[10, 19]]),
+    ):
+        assert said in text, said
+    gain, *gap = rises["symlora"][0], *apart["study_20"]
+    said = "it gains {:.1f} points and the difference is {:.1f} ({:.1f} to {:.1f})".format(gain, *gap)
+    assert said in re.sub(r"\s+", " ", (DOCS / "../README.md").read_text())
 
 
 def test_the_demos_columns_and_configurations_are_shown() -> None:
