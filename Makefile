@@ -95,7 +95,7 @@ submission: .venv/.ready ## Zip test predictions for the GLUE server: METHOD= MO
 config: .venv/.ready ## Print the configuration that the same `make glue` would use
 	@$(SYMLORA) train task=$(TASK) method=$(METHOD) model=$(MODEL) protocol=$(PROTOCOL) seed=$(SEED) $(ARGS) --cfg job --resolve
 
-test: .venv/.ready ## Run the tests: about 10 minutes on 2 cores
+test: .venv/.ready ## Run the tests: about 7 minutes on 2 quiet cores
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist worksteal
 
 contract: .venv/.ready ## Run PEFT's own test suite on every method in every configuration
