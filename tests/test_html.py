@@ -31,7 +31,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
     """Build a report with awkward names and errors, and few figures."""
     root = tmp_path_factory.mktemp("site")
     runs, out = root / "runs", root / "out"
-    for protocol, ours in (("short", [70, 71, 72]), ("study", [80, 81, 82]), (LONG, [80, 81, 82])):
+    for protocol, ours in (
+        ("short", [70, 71, 72]),
+        ("study", [80, 81, 82]),
+        ("study_20", [70, 71, 73]),
+        (LONG, [80, 81, 82]),
+    ):
         write_seeds(runs, lora=[70, 71, 72], symlora=ours, protocol=protocol, held_out=0.5)
     error = "<script>console.error('injected')</script>" + "x" * 300
     edit_run(write_run(runs, "lora", "mrpc", status="failed"), lambda record: record.update(error=error))
@@ -122,6 +127,7 @@ def test_the_report_opens_with_the_answer_and_names_what_was_left_out(site: Path
     assert {"audit.html", "figures/study-minilm/figure1.csv", "#table2"} <= set(reader.anchors)
     said = "SymLoRA against LoRA on MiniLM, protocol study: better on RTE (no spread); not yet trained on"
     assert said in text and text.index(said) < text.index("<svg") < text.index('id="table1"')
+    assert text.index(said) < text.index("protocol study_20: inconclusive on RTE") < text.index("<svg")
     assert text.index('id="others"') < text.index(f">MiniLM, protocol {LONG}<") < text.index('id="symmetry"')
     assert "no run yet of the paper's own setting: RoBERTa-base" in text.replace("&#39;", "'")
     assert "Without numbers: 7 tasks and 2 columns" in text and ">reference<" not in text

@@ -21,6 +21,7 @@ from symlora.report.pages import PAGES, figure_html, markdown_html, section_html
 from symlora.report.tables import OURS, ours
 
 LEADING = "study"  # the protocol whose runs answer the question; others explored it
+LONGER = "study_20"  # the same for 20 epochs, whose answer stands below it (docs/study.md, rule 10)
 TITLE = "SymLoRA and LoRA on GLUE, from logged runs"
 VERDICTS = {name: name for name in ("equivalent", "better", "worse", "inconclusive")} | {"none": "no verdict"}
 Place = tuple[str, str]
@@ -85,6 +86,7 @@ def _section(report: Report, place: Place, out: Path) -> dict[str, Any]:
     return {
         "name": section_name(*place),
         "answer": answer(report, *place),
+        "longer": place[1] == LONGER,
         "differences": figures.pop("differences", None),
         "figures": list(figures.values()),
         "tables": {
