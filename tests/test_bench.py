@@ -243,6 +243,7 @@ def test_the_pages_ratios_are_the_records() -> None:
         ("SymLoRA here, against the strongest rival (LoRA)", "ours bf16, K = 16", "x rival"),
         ("SymLoRA here, against run_glue with dynamic padding", "ours bf16, K = 16", "x dynamic"),
         ("K = 1: LoRA here, against the strongest rival", "ours LoRA bf16, K = 1", "x rival"),
+        ("K = 1: SymLoRA here, against the strongest rival (LoRA)", "ours bf16, K = 1", "x rival"),
     ):
         shown[line] = ratios = [float(table[case][column].split()[0]) for table in tables.values()]
         assert f"| {line} | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} |" in page

@@ -189,9 +189,13 @@ def test_findings_say_what_20_epochs_change() -> None:
         "LoRA {:.1f} and {:.1f}: both are flat".format(*held["lora"][[10, 19]]),
     ):
         assert said in text, said
-    gain, *gap = rises["symlora"][0], *apart["study_20"]
-    said = "it gains {:.1f} points and the difference is {:.1f} ({:.1f} to {:.1f})".format(gain, *gap)
-    assert said in re.sub(r"\s+", " ", (DOCS / "../README.md").read_text())
+    by_seed = kept["symlora", "study_20"] - kept["symlora", "study"]
+    assert "seeds 1 ({1:+.1f}) and 3 ({3:+.1f}); seed 0".format(*by_seed) in text and f"by {-by_seed[0]:.1f}." in text
+    readme = re.sub(r"\s+", " ", (DOCS / "../README.md").read_text())
+    goes = "SymLoRA goes from {:.1f} to {:.1f} (the rise is {:.1f} to {:.1f}), LoRA from {:.1f} to {:.1f}, and the"
+    (before, after), (lora, later) = ([means[m, name] for name in ("study", "study_20")] for m in rates)
+    assert goes.format(before, after, *rises["symlora"][1:], lora, later) in readme
+    assert "from {:.1f} to {:.1f} ({:.1f} to {:.1f}): open".format(apart["study"][0], *apart["study_20"]) in readme
 
 
 def test_the_demos_columns_and_configurations_are_shown() -> None:
