@@ -7,7 +7,9 @@ import csv
 import json
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
+from typing import Any
 
 import hydra
 import numpy as np
@@ -96,15 +98,29 @@ def test_findings_are_those_of_table_2() -> None:
                 assert list(row.values())[-1] == own["SymLoRA"]["Verdict"], (page, row)
 
 
-def held_out(method: str, task: str, rate: str) -> pd.DataFrame:
-    """Read a method's held-out points in the study's seeds: [epochs, seeds]."""
-    metric = {"cola": "matthews_correlation", "mrpc": "accuracy", "stsb": "pearson"}[task]
-    by_seed = {}
-    for folder in (ROOT / "results/runs/study/minilm" / method / task).glob(f"lr-{rate}_*/seed-?"):
-        epochs = json.loads((folder / "run.json").read_text())["epochs"]
-        by_seed[int(folder.name[5:])] = [100 * epoch["metrics"]["held_out"][metric] for epoch in epochs]
-    assert sorted(by_seed) == list(range(10))
-    return pd.DataFrame(by_seed, index=range(1, 11))
+METRICS = {"cola": "matthews_correlation", "mrpc": "accuracy", "stsb": "pearson"}
+
+
+def study(method: str, task: str, rate: str, seeds: Iterable[int] = range(10), protocol: str = "study") -> list[Any]:
+    """Read the study's records of these seeds."""
+    (folder,) = (ROOT / "results/runs" / protocol / "minilm" / method / task).glob(f"lr-{rate}_*")
+    return [json.loads((folder / f"seed-{seed}" / "run.json").read_text()) for seed in seeds]
+
+
+def held_out(method: str, task: str, rate: str, **which: Any) -> pd.DataFrame:
+    """Return a method's held-out points: [epochs, seeds]."""
+    runs = study(method, task, rate, **which)
+    points = {
+        run["config"]["seed"]: [100 * epoch["metrics"]["held_out"][METRICS[task]] for epoch in run["epochs"]]
+        for run in runs
+    }
+    return pd.DataFrame(points).rename(lambda epoch: epoch + 1)
+
+
+def validation(method: str, task: str, rate: str, **which: Any) -> Any:
+    """Return a method's validation points at the kept epoch: [seeds]."""
+    kept = [run["selections"]["held_out"]["metrics"]["validation"] for run in study(method, task, rate, **which)]
+    return 100 * np.array([metrics[METRICS[task]] for metrics in kept])
 
 
 def test_findings_say_what_the_study_measured() -> None:
@@ -139,38 +155,38 @@ def test_findings_say_what_the_study_measured() -> None:
 
 
 def test_findings_say_what_lambda_and_other_rates_do() -> None:
-    text, study = re.sub(r"\s+", " ", (DOCS / "findings.md").read_text()), ROOT / "results/runs/study/minilm"
-    chosen = [
-        folder
-        for point in ("cola/lr-8e-3", "mrpc/lr-8e-3", "stsb/lr-1.6e-2")
-        for folder in study.glob(f"symlora/{point}_*/seed-?")
-    ]
-    lambdas = np.concatenate([pq.read_table(folder / "norms.parquet")["lambda"].to_numpy() for folder in chosen])
+    text = re.sub(r"\s+", " ", (DOCS / "findings.md").read_text())
+    chosen = [("cola", "8e-3"), ("mrpc", "8e-3"), ("stsb", "1.6e-2")]
+    runs = ROOT / "results/runs/study/minilm/symlora"
+    norms = {
+        task: pd.concat(map(pd.read_parquet, runs.glob(f"{task}/lr-{rate}_*/seed-?/norms.parquet")))
+        for task, rate in chosen
+    }
+    lambdas = pd.concat(norms.values())["lambda"].to_numpy()
     zero, *small = sorted(lambdas[np.abs(lambdas) < 0.3], key=abs)
     assert f"Of {len(lambdas)} values (three tasks" in text and f"one is at zero, {zero:.2f} in seed 3" in text
     assert len(small) == 4 and "four more are below 0.3" in text
+    last = norms["stsb"].query("layer == 5 and projection == 'query'")["lambda"]
+    assert f"{last.mean():.2f} ({last.min():.2f} to {last.max():.2f} over the seeds)" in text
+    mine, other = (
+        [validation(method, "cola", rate, seeds=(100, 101)).mean() for rate in rates]
+        for method, rates in (("symlora", ("2e-3", "4e-3", "8e-3")), ("lora", ("5e-4", "1e-3", "2e-3")))
+    )
+    gaps = np.subtract.outer(mine, other)
+    assert f"lies between {gaps.max():.1f} and {gaps.min():.1f}" in text
 
-    def validation(method: str, rate: str) -> float:
-        runs = [json.loads(path.read_text()) for path in study.glob(f"{method}/cola/lr-{rate}_*/seed-1??/run.json")]
-        metrics = [run["selections"]["held_out"]["metrics"]["validation"] for run in runs]
-        return 100 * float(np.mean([scores["matthews_correlation"] for scores in metrics]))
 
-    rates = ("2e-3", "4e-3", "8e-3"), ("5e-4", "1e-3", "2e-3")
-    gaps = [validation("symlora", mine) - validation("lora", other) for mine in rates[0] for other in rates[1]]
-    assert f"lies between {max(gaps):.1f} and {min(gaps):.1f}" in text
-
-
-def test_findings_say_what_20_epochs_change() -> None:
-    text = re.sub(r"\s+", " ", (DOCS / "findings.md").read_text())
-    rates, kept, held = {"symlora": "8e-3", "lora": "1e-3"}, {}, {}
-    for method, rate in rates.items():
-        for protocol in ("study", "study_20"):
-            folder = ROOT / "results/runs" / protocol / "minilm" / method / "cola"
-            runs = [json.loads(next(folder.glob(f"lr-{rate}_*/seed-{s}/run.json")).read_text()) for s in range(5)]
-            chosen = [run["selections"]["held_out"]["metrics"]["validation"]["matthews_correlation"] for run in runs]
-            kept[method, protocol] = 100 * np.array(chosen)
-            epochs = [[epoch["metrics"]["held_out"]["matthews_correlation"] for epoch in run["epochs"]] for run in runs]
-            held[method] = 100 * np.mean(epochs, axis=0)  # of 20 epochs in the end
+def test_pages_say_what_20_epochs_change() -> None:
+    text, rules, readme = (
+        re.sub(r"\s+", " ", (DOCS / page).read_text()) for page in ("findings.md", "study.md", "../README.md")
+    )
+    rates, first = {"symlora": "8e-3", "lora": "1e-3"}, range(5)
+    kept = {
+        (method, protocol): validation(method, "cola", rate, seeds=first, protocol=protocol)
+        for method, rate in rates.items()
+        for protocol in ("study", "study_20")
+    }
+    held = {m: held_out(m, "cola", rate, seeds=first, protocol="study_20").mean(axis=1) for m, rate in rates.items()}
 
     def difference(a: tuple[str, str], b: tuple[str, str]) -> tuple[float, float, float]:
         found = paired_interval(kept[a], kept[b])
@@ -185,17 +201,26 @@ def test_findings_say_what_20_epochs_change() -> None:
         "LoRA's goes from {:.1f} to {:.1f}, by".format(means["lora", "study"], means["lora", "study_20"]),
         "by {:.1f} ({:.1f} to {:.1f})".format(*rises["lora"]),
         "goes from {:.1f} ({:.1f} to {:.1f}) to {:.1f} ({:.1f} to {:.1f})".format(*apart["study"], *apart["study_20"]),
-        "SymLoRA has {:.1f} in epoch 11 and {:.1f} in epoch 20".format(*held["symlora"][[10, 19]]),
-        "LoRA {:.1f} and {:.1f}: both are flat".format(*held["lora"][[10, 19]]),
+        "SymLoRA has {:.1f} in epoch 11 and {:.1f} in epoch 20".format(*held["symlora"][[11, 20]]),
+        "LoRA {:.1f} and {:.1f}: both are flat".format(*held["lora"][[11, 20]]),
     ):
         assert said in text, said
     by_seed = kept["symlora", "study_20"] - kept["symlora", "study"]
     assert "seeds 1 ({1:+.1f}) and 3 ({3:+.1f}); seed 0".format(*by_seed) in text and f"by {-by_seed[0]:.1f}." in text
-    readme = re.sub(r"\s+", " ", (DOCS / "../README.md").read_text())
     goes = "SymLoRA goes from {:.1f} to {:.1f} (the rise is {:.1f} to {:.1f}), LoRA from {:.1f} to {:.1f}, and the"
     (before, after), (lora, later) = ([means[m, name] for name in ("study", "study_20")] for m in rates)
     assert goes.format(before, after, *rises["symlora"][1:], lora, later) in readme
     assert "from {:.1f} to {:.1f} ({:.1f} to {:.1f}): open".format(apart["study"][0], *apart["study_20"]) in readme
+    ten = validation("symlora", "cola", rates["symlora"])
+    assert f"at 10 epochs is {before:.1f}; over all ten seeds it is {ten.mean():.1f}." in rules
+    spread = ten.std(ddof=1)
+    assert (
+        f"of {spread:.1f} over seeds, the difference of two such means has one of {spread * (2 / 5) ** 0.5:.1f}"
+        in rules
+    )
+    best = CONFIG_DIR / "best"
+    for copy_ in (best / "study_20/minilm").iterdir():  # the points chosen for 10 epochs
+        assert copy_.read_text() == (best / "study/minilm" / copy_.name).read_text()
 
 
 def test_the_demos_columns_and_configurations_are_shown() -> None:

@@ -28,9 +28,12 @@ def forked(*words):
     try:
         main(words)
     except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else print(error.code, file=sys.stderr) or 1
+        status = error.code or 0
+    if isinstance(status, str):
+        print(status, file=sys.stderr)
+        status = 1
     sys.stdout.flush()
-    os._exit(status or 0)
+    os._exit(status)
 
 study.symlora = paper.symlora = forked
 main(sys.argv[1:])
