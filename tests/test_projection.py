@@ -112,5 +112,7 @@ def test_what_it_does_not_compute_is_left_to_the_layers() -> None:
     assert not fits([layer_of(METHODS["symlora"](), N, N, torch.float32)])
     assert not fits([layer_of(LoraConfig(r=RANK, use_dora=True), N, N, torch.bfloat16)])
     assert not fits([layer_of(CONFIGS["loraxs"](r=RANK), N, N, torch.bfloat16)])
+    # Its start is subtracted.
+    assert not fits([layer_of(CONFIGS["symlora"](r=RANK, init_weights="eigen_largest"), N, N, torch.bfloat16)])
     four = [layer_of(LoraConfig(r=4), N, N, torch.bfloat16) for _ in range(2)]
     assert not fits(four) and fits(four[:1])

@@ -60,7 +60,7 @@ def _fits(layer: Any, runs: int) -> bool:
     if len(names) != 1 or names[0] not in layer.r or (runs > 1 and layer.r[names[0]] % 8):  # grouped_mm: 16 bytes a row
         return False
     if type(layer) is SymLoraLinear:
-        factor, dropout, special = layer.symlora_Q[names[0]], layer.dropout, False
+        factor, dropout, special = layer.symlora_Q[names[0]], layer.dropout, names[0] in layer.symlora_start_Q
     else:
         factor, dropout = layer.lora_A[names[0]].weight, layer.lora_dropout
         special = names[0] in layer.lora_variant or layer.lora_bias[names[0]]
