@@ -48,7 +48,10 @@ def step(pack: Any, batch: Any) -> tuple[Tensor, list[Tensor]]:
     """Each row's loss, and every run's gradients."""
     losses = losses_of(pack.encoder(batch), batch.labels)
     parameters = [p for run in pack.runs for _, p in run.trainable()]
-    return losses.detach(), list(torch.autograd.grad(losses.sum(), parameters))
+    for parameter in parameters:
+        parameter.grad = None
+    losses.sum().backward()  # type: ignore[no-untyped-call]
+    return losses.detach(), [p.grad for p in parameters if p.grad is not None]
 
 
 @needs_compiler

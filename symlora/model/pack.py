@@ -6,8 +6,9 @@ Their small trained modules stand side by side; everything else is shared.
 
 A pack is K runs that share encoder, task, method and batch size. One flat batch holds the tokens of all of them, so
 every frozen matrix is applied once. Only the modules that are trained (adapted projections and head) know about K:
-each run keeps its own copy with ordinary parameters, which are stacked when they are used. PEFT's layers work as they
-are, optimizers and saving see ordinary parameters, and the parameters of K runs cost K small modules and one encoder.
+each run keeps its own copy with ordinary parameters, whose values are slices of one tensor of all runs' (`Stack`).
+PEFT's layers work as they are, optimizers and saving see ordinary parameters, and the parameters of K runs cost K small
+modules and one encoder.
 
 Runs whose rows differ in number are filled up with copies of a row of their own, whose results are not used: a NaN
 never leaves its run.
@@ -29,6 +30,7 @@ from symlora.model.head import head_modules
 from symlora.model.packable import CannotPack
 from symlora.model.projection import fits, projected
 from symlora.model.run_model import RunModel
+from symlora.model.stack import Stack
 
 
 class Packed(nn.Module):
@@ -38,11 +40,19 @@ class Packed(nn.Module):
     holds.
     """
 
-    def __init__(self, members: Sequence[nn.Module], masks: Masks) -> None:
+    def __init__(self, members: Sequence[nn.Module], masks: Masks, stacks: dict[int, Stack]) -> None:
         super().__init__()
         self.masks = masks
         self.members = list(members)  # a list and no ModuleList: the parameters belong to the runs
-        self.leaves = _leaves(members)
+        self.trained: dict[str, Stack] = {}
+        self.others: dict[str, list[Tensor]] = {}
+        for name, tensors in _leaves(members).items():
+            if not tensors[0].requires_grad:
+                self.others[name] = tensors
+                continue
+            if id(tensors[0]) not in stacks:  # another module may share it
+                stacks[id(tensors[0])] = Stack(tensors)
+            self.trained[name] = stacks[id(tensors[0])]
 
     def train(self, mode: bool = True) -> "Packed":
         """Training or evaluation, for the runs' modules too."""
@@ -53,7 +63,7 @@ class Packed(nn.Module):
     def drop(self, position: int) -> None:
         """Take a run out; the others keep their order."""
         del self.members[position]
-        for tensors in self.leaves.values():
+        for tensors in self.others.values():
             del tensors[position]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,7 +72,7 @@ class Packed(nn.Module):
             out: Tensor = self.members[0](x)
             return out
         if fits(self.members):
-            return projected(self.members, x, self.masks)
+            return projected(self.members, x, self.masks, {name: stack.values for name, stack in self.trained.items()})
         dim, counts = self.masks.counts(x)
         rows, most = (x[0] if dim else x), max(counts)
         fill = None if min(counts) == most else Fill.of(counts, x.device)
@@ -78,7 +88,8 @@ class Packed(nn.Module):
         return out[None] if dim else out
 
     def _together(self, stacked: Tensor, keys: Tensor) -> Tensor:
-        parameters = {name: torch.stack(tensors) for name, tensors in self.leaves.items()}
+        parameters = {name: stack.values for name, stack in self.trained.items()}
+        parameters |= {name: torch.stack(tensors) for name, tensors in self.others.items()}
 
         def one(values: dict[str, Tensor], x: Tensor, given: Tensor) -> Tensor:
             self.masks.given = given
@@ -162,6 +173,7 @@ class PackedModel:
 
     Attributes:
         runs: Their models; the frozen weights are the same tensors in all.
+        stacks: Their trained parameters, by the identity of the first run's; empty if there is one run.
         encoder: Takes batches that hold the rows of all runs (`Batch.sizes`), returns the logits of all.
 
     Args:
@@ -175,6 +187,7 @@ class PackedModel:
     def __init__(self, runs: Sequence[RunModel]) -> None:
         self.runs = list(runs)
         self._packed: list[Packed] = []
+        self.stacks: dict[int, Stack] = {}
         self.encoder = self.runs[0].encoder if len(self.runs) == 1 else self._host()
 
     def drop(self, position: int) -> None:
@@ -182,6 +195,8 @@ class PackedModel:
         del self.runs[position]
         for packed in self._packed:
             packed.drop(position)
+        for stack in self.stacks.values():
+            stack.drop(position)
 
     def _host(self) -> Encoder:
         """Copy the first run's encoder, with `Packed` where something is trained."""
@@ -202,7 +217,7 @@ class PackedModel:
                     raise CannotPack(f"{name} is trained and belongs to the shared encoder: such runs train alone")
         for name in names:
             members = [run.encoder.get_submodule(name) for run in self.runs]
-            packed = Packed(members, first.masks)
+            packed = Packed(members, first.masks, self.stacks)
             self._packed.append(packed)
             parent, _, child = name.rpartition(".")
             setattr(host.get_submodule(parent), child, packed)

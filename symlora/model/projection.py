@@ -14,7 +14,7 @@ factors that stay float32 parameters; λ is applied in float32. With z = W0ᵀ d
     dx = λ z + U diag(m) Vᵀ dy,   dλ = Σ x · z,   d(V diag(m)) = Σ dy pᵀ,   dU = Σ x (diag(m) Vᵀ dy)ᵀ
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,8 @@ from symlora.adapters.symlora import SymLoraLinear
 from symlora.model.dropout import Masks, drops
 from symlora.model.fused import combine, combine_back, fuses
 from symlora.model.grouped import RunRows, by_run, finite, outer
+
+_NONE: Mapping[str, Tensor] = {}
 
 
 def use_projection(model: nn.Module, masks: Masks) -> None:
@@ -67,62 +69,75 @@ def _fits(layer: Any, runs: int) -> bool:
     return factor.dtype == torch.float32 and not special and not drops(dropout[names[0]])
 
 
-def projected(layers: Sequence[Any], x: Tensor, masks: Masks) -> Tensor:
-    """Apply each run's layer to its own rows, x [1, T, n]."""
-    name, base = layers[0].active_adapters[0], layers[0].get_base_layer()
-    symmetric = type(layers[0]) is SymLoraLinear
-    lam = None
-    if symmetric:
-        U = torch.stack([layer.symlora_Q[name] for layer in layers])
-        V = U.mT * torch.stack([layer.symlora_diag[name] for layer in layers])[..., None]
+def projected(layers: Sequence[Any], x: Tensor, masks: Masks, stacked: Mapping[str, Tensor] = _NONE) -> Tensor:
+    """Apply each run's layer to its own rows, x [1, T, n].
+
+    `stacked` has parameters of all runs by name, [K, …].
+    """
+    name, base, scale = layers[0].active_adapters[0], layers[0].get_base_layer(), layers[0].scaling
+
+    def of_runs(part: str) -> Tensor:
+        if part in stacked:
+            return stacked[part]
+        own = [layer.get_parameter(part) for layer in layers]
+        return own[0][None] if len(own) == 1 else torch.stack(own)
+
+    V = diag = lam = None
+    if type(layers[0]) is SymLoraLinear:
+        U, diag = of_runs(f"symlora_Q.{name}"), of_runs(f"symlora_diag.{name}")
         if name in layers[0].symlora_lambda:
-            lam = torch.cat([layer.symlora_lambda[name] for layer in layers])
+            lam = of_runs(f"symlora_lambda.{name}").flatten()
     else:
-        U = torch.stack([layer.lora_A[name].weight for layer in layers]).mT
-        V = torch.stack([layer.lora_B[name].weight for layer in layers]).mT
-    V = layers[0].scaling[name] * V
-    rows = None
-    if len(layers) > 1:
-        rows = RunRows.of(masks.counts(x)[1], x.device)
-    out: Tensor = _Projection.apply(x.flatten(0, -2), base.weight, base.bias, U, V, lam, rows)  # type: ignore[no-untyped-call]
+        U, V = of_runs(f"lora_A.{name}.weight").mT, of_runs(f"lora_B.{name}.weight").mT
+    rows = RunRows.of(masks.counts(x)[1], x.device) if len(layers) > 1 else None
+    args = (x.flatten(0, -2), base.weight, base.bias, U, V, diag, lam, scale[name], rows)
+    out: Tensor = _Projection.apply(*args)  # type: ignore[no-untyped-call]
     return out.view(*x.shape[:-1], -1)
 
 
 class _Projection(torch.autograd.Function):
     """The projection, with a backward pass written out.
 
-    x [T, n], W0 [m, n], b [m], U [K, n, r], diag(m) Vᵀ [K, r, m], λ [K], and the rows' runs unless K is 1.
+    x [T, n], W0 [m, n], b [m], U [K, n, r], Vᵀ [K, r, m] or None where V is U, Λ [K, r] or None where it is 1, λ [K] or
+    None, α/r, and the rows' runs unless K is 1.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Any, U: Tensor, V: Tensor, lam: Any, rows: Any) -> Tensor:
-        U, V = U.to(x.dtype), V.to(x.dtype)
-        low = by_run(x, U, rows)
-        out = _combined(nn.functional.linear(x, weight, bias), low, V, rows, lam, bias)
-        ctx.save_for_backward(x, weight, U, V, low, *([] if lam is None else [lam]))
-        ctx.rows = rows
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Any, U: Tensor, V: Any, diag: Any, lam: Any, scale: float, rows: Any
+    ) -> Tensor:
+        m = scale if diag is None else scale * diag[..., None]
+        down, up = U.to(x.dtype), ((U.mT if V is None else V) * m).to(x.dtype)
+        low = by_run(x, down, rows)
+        out = _combined(nn.functional.linear(x, weight, bias), low, up, rows, lam, bias)
+        ctx.save_for_backward(x, weight, down, up, low, U if V is None else None, diag, lam)
+        ctx.scale, ctx.rows = scale, rows
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, U, V, low, *others = ctx.saved_tensors
-        lam, rows = others[0] if others else None, ctx.rows
+        x, weight, down, up, low, U, diag, lam = ctx.saved_tensors
+        rows, m = ctx.rows, ctx.scale if diag is None else ctx.scale * diag[..., None]
         dy = grads[0].contiguous()
-        d_low = by_run(dy, V.mT, rows)
+        d_low = by_run(dy, up.mT, rows)
         d_x = d_lam = None
         if ctx.needs_input_grad[0] or lam is not None:
             z = dy @ weight
             if lam is not None and ctx.needs_input_grad[0] and fuses(z.dtype, z.numel()):
-                d_x, dots = combine_back(z, by_run(d_low, U.mT, rows), _of_rows(lam, z, rows), x)
+                d_x, dots = combine_back(z, by_run(d_low, down.mT, rows), _of_rows(lam, z, rows), x)
             else:
                 dots = None if lam is None else (x * z).sum(1, dtype=torch.float32)
-                d_x = _combined(z, d_low, U.mT, rows, lam) if ctx.needs_input_grad[0] else None
+                d_x = _combined(z, d_low, down.mT, rows, lam) if ctx.needs_input_grad[0] else None
             if dots is not None and lam is not None:
                 d_lam = dots.sum()[None] if rows is None else torch.zeros_like(lam).index_add_(0, rows.runs, dots)
         # A row of x or dy that is not finite has a low-rank product that is not.
-        all_finite = x.device.type == "cpu" and finite(low, d_low)
+        all_finite = rows is not None and x.is_cpu and finite(low, d_low)
         d_U, d_V = (outer(a, b, rows, all_finite).float() for a, b in ((x, d_low), (low, dy)))
-        return d_x, None, None, d_U, d_V, d_lam, None
+        d_V_m, d_diag = d_V * m, None
+        if U is not None:  # V is U
+            d_diag = ctx.scale * (d_V * U.mT).sum(-1)
+            d_U += d_V_m.mT
+        return d_x, None, None, d_U, d_V_m if U is None else None, d_diag, d_lam, None, None
 
 
 def _combined(
@@ -139,15 +154,17 @@ def _combined(
         shift = out.new_zeros(out.shape[1]) if bias is None else bias
         result: Tensor = combine(out, by_run(low, factors, rows), _of_rows(lam, out, rows), shift)
         return result
-    shifts = (1 - lam[:, None]) * (torch.zeros(1) if bias is None else bias.float())
     parts = [(out, low)]
     if rows is not None:
         parts = list(zip(*(t.tensor_split(rows.ends[:-1].long()) for t in (out, low)), strict=True))
-    for (own, part), factor, vector, scale in zip(parts, factors.float(), shifts, lam.tolist(), strict=True):
-        if bias is None:  # the gradient, whose low-rank part may be rounded by itself
-            torch.addcmul(part @ factor.to(own.dtype), own, torch.ones_like(own), value=scale, out=own)
-            continue
-        own.copy_(torch.addmm(vector, part.float(), factor).add_(own, alpha=scale))
+    if bias is None:  # the gradient, whose low-rank part may be rounded by itself
+        for (own, part), factor, scale in zip(parts, factors, lam.tolist(), strict=True):
+            # The alpha of torch.add would be rounded.
+            torch.addcmul(part @ factor, own, torch.ones_like(own), value=scale, out=own)
+        return out
+    shifts = (1 - lam[:, None]) * bias  # a sum of two bfloat16 numbers would lie half-way between two too often
+    for (own, part), factor, shift, scale in zip(parts, factors.float(), shifts, lam.tolist(), strict=True):
+        own.copy_(torch.addmm(shift, part.float(), factor).add_(own, alpha=scale))
     return out
 
 

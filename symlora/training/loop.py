@@ -23,7 +23,7 @@ from symlora.training.checkpoint import Checkpoint
 from symlora.training.distributed import ALONE, Processes
 from symlora.training.interrupt import raise_if_stopped
 from symlora.training.result import Diverged, Epoch, Fit, Logits, out_of_patience
-from symlora.training.run_state import CheckpointWriter, RunState
+from symlora.training.run_state import CheckpointWriter, RunState, clip
 
 EVAL_TOKENS = 4096  # a batch this size keeps a CPU's matmuls near their peak and its activations in cache
 
@@ -158,10 +158,14 @@ def train_step(
     sums = torch.stack([losses, to_device(torch.from_numpy(tokens), device)])
     processes.add_up([sums])
     values, counts = sums.tolist()
+    for run, value in zip(runs, values, strict=True):
+        if math.isfinite(value):
+            processes.add_up_gradients(run.parameters)
+            run.scaler.unscale_(run.optimizer)
+    clip(runs, tuple(pack.stacks.values()))
     for run, value, count in zip(runs, values, counts, strict=True):
         run.steps_done += 1
         if math.isfinite(value):
-            processes.add_up_gradients(run.parameters)
             run.update()
             run.losses += value * whole
             run.result.tokens += int(count)

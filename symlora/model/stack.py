@@ -1,0 +1,61 @@
+"""Hold a parameter of all runs side by side, and clip gradients together."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Stack:
+    """One parameter of every run, side by side in memory.
+
+    Autograd sees K runs as one leaf, so that a step takes as many operators for any K.
+
+    Attributes:
+        values: [K, …]; the runs' own parameters are its slices.
+        gradient: [K, …] after a backward pass, until it is clipped; the runs' own gradients are its slices.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = list(parameters)
+        self.gradient: Tensor | None = None
+        self._join()
+
+    def _join(self) -> None:
+        self.values = torch.stack([parameter.detach() for parameter in self.parameters]).requires_grad_()
+        for parameter, own in zip(self.parameters, self.values.detach(), strict=True):
+            parameter.data = own
+        self.values.register_post_accumulate_grad_hook(self._hand_out)  # type: ignore[no-untyped-call]
+
+    def drop(self, position: int) -> None:
+        """Take a run out; the others keep their order."""
+        del self.parameters[position]
+        self._join()
+
+    def _hand_out(self, values: Tensor) -> None:
+        """Add each run's part of the gradient to its own parameter's."""
+        assert values.grad is not None
+        self.gradient, values.grad = values.grad, None
+        for parameter, own in zip(self.parameters, self.gradient, strict=True):
+            if parameter.grad is not None:  # of other rows of the batch, or of a penalty
+                own.add_(parameter.grad)
+            parameter.grad = own
+
+
+def clip_together(stacks: Sequence[Stack], limits: Sequence[float]) -> bool:
+    """Scale each run's gradient to its norm's limit at most; 0 is none.
+
+    As torch.nn.utils.clip_grad_norm_ does it for one run. Returns whether the stacks held the gradients: they do not
+    where one run is left, which then works without them.
+    """
+    found = [stack.gradient for stack in stacks if stack.gradient is not None]
+    for stack in stacks:
+        stack.gradient = None
+    if not found or not any(limits):
+        return bool(found)
+    norms = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in found]), dim=0)
+    most = norms.new_tensor([limit or float("inf") for limit in limits])
+    factors = (most / (norms + 1e-6)).clamp(max=1.0)
+    for gradient in found:
+        gradient.mul_(factors.view(-1, *[1] * (gradient.dim() - 1)))
+    return True
