@@ -17,7 +17,7 @@ from symlora.errors import SymloraError
 from symlora.metrics.functions import chance_level
 from symlora.report.choice import Chosen, choose, grid_edge, read_best, unequal_grids
 from symlora.report.collect import COLUMNS, collect
-from symlora.report.criteria import Criteria
+from symlora.report.comparison import Criteria
 from symlora.report.leaderboard import load_leaderboard
 from symlora.report.predictions import load_predictions
 from symlora.store.folder import scan

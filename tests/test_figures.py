@@ -25,8 +25,7 @@ from symlora.errors import SymloraError
 from symlora.report.build import build
 from symlora.report.choice import choose
 from symlora.report.collect import collect, frame_of
-from symlora.report.comparison import Paired, compare_all
-from symlora.report.criteria import Criteria
+from symlora.report.comparison import Criteria, Paired, compare_all
 from symlora.report.figures.differences import difference_plot, differences, limit
 from symlora.report.figures.draw import draw_all
 from symlora.report.figures.norms import companion, figure1, matrix

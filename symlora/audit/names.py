@@ -15,7 +15,7 @@ METRICS = {
     "spearmanr": "Spearman",
 }  # fmt: skip
 PROTOCOLS = ("paper", "holdout")  # first, in this order
-PAPER_MODEL, PAPER_PROTOCOL = "roberta-base", "paper"
+PAPER = ("roberta-base", "paper")  # model and protocol
 REFERENCE, CLAIMED = "lora", "symlora"  # the paper's claim: CLAIMED is tied with REFERENCE
 
 
@@ -27,7 +27,7 @@ def known_first(known: Iterable[str], found: Iterable[str]) -> list[str]:
 
 def section_order(found: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Order (model, protocol) pairs: the paper's own first, found or not."""
-    pairs = {(PAPER_MODEL, PAPER_PROTOCOL), *found}
+    pairs = {PAPER, *found}
     models = known_first(MODELS, {model for model, _ in pairs})
     protocols = known_first(PROTOCOLS, {protocol for _, protocol in pairs})
     return [(model, protocol) for model in models for protocol in protocols if (model, protocol) in pairs]

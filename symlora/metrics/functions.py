@@ -41,7 +41,7 @@ def matthews_correlation(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> f
     true_variance = rows**2 - float(true_counts @ true_counts)
     if predicted_variance == 0 or true_variance == 0:
         return 0.0
-    return _clip(covariance / float(np.sqrt(predicted_variance * true_variance)))
+    return float(np.clip(covariance / np.sqrt(predicted_variance * true_variance), -1.0, 1.0))  # past 1 by rounding
 
 
 def accuracy(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
@@ -63,9 +63,8 @@ def f1(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
 def macro_f1(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """Compute the mean of F1 over the classes that occur."""
     predicted, true = _classes(predictions, labels)
-    hits, (marked, there) = np.bincount(true[predicted == true]), (np.bincount(each) for each in (predicted, true))
-    size = max(len(marked), len(there))
-    hits, marked, there = (np.pad(counts, (0, size - len(counts))) for counts in (hits, marked, there))
+    size = int(max(predicted.max(), true.max())) + 1
+    hits, marked, there = (np.bincount(each, minlength=size) for each in (true[predicted == true], predicted, true))
     occurs = marked + there > 0
     return float(np.mean(2 * hits[occurs] / (marked + there)[occurs]))
 
@@ -132,7 +131,7 @@ def _correlation(x: Reals, y: Reals) -> float:
     # Tested on the values themselves: a mean rounded in the last bit would turn a constant into noise.
     if np.all(x == x[0]) or np.all(y == y[0]):
         return float("nan")
-    return _clip(float(_unit(x) @ _unit(y)))
+    return float(np.clip(_unit(x) @ _unit(y), -1.0, 1.0))  # rounding may carry it past 1 in the last digit
 
 
 def _unit(values: Reals) -> Reals:
@@ -150,11 +149,6 @@ def _ranks(values: Reals) -> Reals:
     last = np.cumsum(counts)
     ranks: Reals = (last - (counts - 1) / 2)[inverse]
     return ranks
-
-
-def _clip(value: float) -> float:
-    """Rounding may carry a correlation past 1 in the last digit."""
-    return min(1.0, max(-1.0, value))
 
 
 def _paired(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -17,16 +17,9 @@ from symlora.metrics import functions as metrics
 
 TASK_METRICS: dict[str, list[str]] = {
     "cola": ["matthews_correlation"],
-    "sst2": ["accuracy"],
-    "mrpc": ["accuracy", "f1"],
     "stsb": ["pearson", "spearmanr"],
-    "qqp": ["accuracy", "f1"],
-    "mnli": ["accuracy"],
-    "mnli_matched": ["accuracy"],
-    "mnli_mismatched": ["accuracy"],
-    "qnli": ["accuracy"],
-    "rte": ["accuracy"],
-    "wnli": ["accuracy"],
+    **dict.fromkeys(("mrpc", "qqp"), ["accuracy", "f1"]),
+    **dict.fromkeys(("sst2", "mnli", "mnli_matched", "mnli_mismatched", "qnli", "rte", "wnli"), ["accuracy"]),
     **{name: [name] for name in metrics.METRICS},
 }
 _REGRESSION = ("stsb", "pearson", "spearmanr", "mae")

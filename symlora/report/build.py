@@ -11,8 +11,7 @@ from symlora.config.typed import read_yaml
 from symlora.errors import SymloraError
 from symlora.report.choice import Chosen, Key, choose, read_best
 from symlora.report.collect import Collected, collect
-from symlora.report.comparison import Paired, compare_all
-from symlora.report.criteria import Criteria
+from symlora.report.comparison import Criteria, Paired, compare_all
 from symlora.report.footers import Tally, footers, tally
 from symlora.report.leaderboard import load_leaderboard, unshown
 from symlora.report.table import Table

@@ -1,6 +1,6 @@
 """Write the captions of tables and figures."""
 
-from symlora.report.criteria import Criteria
+from symlora.report.comparison import Criteria
 from symlora.report.table import NOTHING
 
 FIGURES = {

@@ -62,7 +62,7 @@ def collect(results_dir: Path) -> Collected:
         try:
             rows.append(_row(folder))
         except UnusableRun as reason:
-            bad.append(f"{_below(folder, results_dir)}: {reason}")
+            bad.append(f"{folder.relative_to(results_dir).as_posix()}: {reason}")
     if not rows and not bad:
         raise SymloraError(
             f"No run folders in {results_dir}. `make glue TASK=rte` makes one in results/runs, `make demo` several in "
@@ -195,7 +195,7 @@ def _without_repeats(rows: list[dict[str, Any]], root: Path) -> tuple[list[dict[
         identity = tuple(row[key] for key in ("protocol", "model", "method", "task", "configuration", "seed"))
         first = kept.setdefault(identity, row)
         if first is not row:
-            place, kept_place = _below(row["folder"], root), _below(first["folder"], root)
+            place, kept_place = (each["folder"].relative_to(root).as_posix() for each in (row, first))
             problems.append(f"{place}: it is the same configuration and seed as {kept_place}, which is kept")
     return sorted(kept.values(), key=lambda row: row["folder"]), problems
 
@@ -205,7 +205,3 @@ def _in_place(folder: Path, config: dict[str, Any], configuration: str) -> bool:
     names = [str(config[key]["name"]) for key in ("protocol", "model", "method", "task")]
     *parents, slug, seed = ("", "", *folder.parts[-6:])  # a run folder may itself be given as the results folder
     return [*parents[-4:], seed] == [*names, f"seed-{config['seed']}"] and slug.endswith(configuration)
-
-
-def _below(folder: Path, root: Path) -> str:
-    return folder.relative_to(root).as_posix()

@@ -14,8 +14,21 @@ import pandas as pd
 from symlora import stats
 from symlora.audit.names import REFERENCE
 from symlora.report.choice import Chosen, Key
-from symlora.report.criteria import Criteria
 from symlora.report.predictions import load_predictions
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """What intervals and tests are computed with: configs/report.yaml."""
+
+    level: float  # of intervals
+    alpha: float  # chance of any false verdict on a method in a section; paired intervals have the level 1 - alpha
+    margin: float  # in points: two methods are equivalent if the difference of their means lies within ±margin
+    power: float  # for the number of seeds that would settle it
+    resamples: int  # of each bootstrap
+    seed: int  # of the bootstraps
+    # Protocol, model: tasks that a verdict holds over, with runs or without; else those with runs.
+    families: dict[str, dict[str, list[str]]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,9 @@ def compare(method: Chosen, reference: Chosen, criteria: Criteria) -> Paired | N
     pairs = pairs.sort_values("seed", ignore_index=True)
     a, b = (100 * pairs[name].to_numpy(np.float64) for name in ("score", "score_reference"))
     several = len(pairs) > 1
+    failed = method.failed + reference.failed
+    chance = int(method.finished["at_chance"].sum() + reference.finished["at_chance"].sum())
+    obstacles = {f"{failed} failed": failed, f"{chance} at chance": chance}
     both, rows = _over_rows(pairs, criteria)
     return Paired(
         key=method.key,
@@ -56,7 +72,7 @@ def compare(method: Chosen, reference: Chosen, criteria: Criteria) -> Paired | N
         flip=stats.sign_flip(a, b) if several else None,
         both=both,
         mcnemar=rows,
-        obstacle=_obstacle(method, reference),
+        obstacle=", ".join(text for text, number in obstacles.items() if number),
     )
 
 
@@ -90,14 +106,6 @@ def compare_all(chosen: dict[Key, Chosen], criteria: Criteria) -> dict[Key, Pair
             judged = replace(decision, verdict="none") if pair.obstacle else decision
             pairs[pair.key] = replace(pair, decision=judged, needed=needed)
     return pairs
-
-
-def _obstacle(method: Chosen, reference: Chosen) -> str:
-    """Count the runs that leave a task without a verdict."""
-    failed = method.failed + reference.failed
-    chance = int(method.finished["at_chance"].sum() + reference.finished["at_chance"].sum())
-    counts = {f"{failed} failed": failed, f"{chance} at chance": chance}
-    return ", ".join(text for text, number in counts.items() if number)
 
 
 def _over_rows(pairs: pd.DataFrame, criteria: Criteria) -> tuple[stats.Interval | None, float | None]:

@@ -8,7 +8,7 @@ import pandas as pd
 from symlora.audit.names import CLAIMED, METHODS, REFERENCE, TASKS, section_name
 from symlora.report.choice import Chosen, Key
 from symlora.report.collect import Collected
-from symlora.report.criteria import Criteria
+from symlora.report.comparison import Criteria
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Tally:
     @property
     def counts(self) -> str:
         """Counts in one sentence."""
-        seeds = sum(map(len, self.seeds.values()))
+        seeds, cells = sum(map(len, self.seeds.values())), len(self.cells)
         return (
             f"Runs: {self.found} found: {self.finished} finished, {len(self.failed)} failed, "
-            f"{self.found - self.finished - len(self.failed)} left out. Missing: {_count(seeds, 'seed')}, "
-            f"{_count(len(self.cells), 'cell')} (a method on a task) without any run."
+            f"{self.found - self.finished - len(self.failed)} left out. Missing: {seeds} seed{'s' * (seeds != 1)}, "
+            f"{cells} cell{'s' * (cells != 1)} (a method on a task) without any run."
         )
 
 
@@ -87,7 +87,3 @@ def _without_runs(keys: Iterable[Key]) -> Iterator[str]:
     for (model, protocol, method), names in tasks.items():
         which = "any task" if len(names) == len(TASKS) else ", ".join(names)
         yield f"No run: {section_name(model, protocol)}, {METHODS[method]} on {which}."
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}{'' if number == 1 else 's'}"

@@ -8,12 +8,13 @@ import pandas as pd
 from symlora.report.table import Cell, Table
 
 # What LaTeX reads as a command, or lacks a glyph for. Braces and backslashes first go through one pass together.
-_LATEX = {
+_LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "–": "--", "·": r"$\cdot$",
     "√": r"$\surd$", "λ": r"$\lambda$", "∞": r"$\infty$", "<": r"$<$", ">": r"$>$", "“": "``", "”": "''",
-}  # fmt: skip
-_MARKDOWN = {"|": r"\|", "*": r"\*", "<": "&lt;", "_": r"\_"}
+})  # fmt: skip
+_MARKDOWN = str.maketrans({"|": r"\|", "*": r"\*", "<": "&lt;", "_": r"\_"})
+_NUMBER = re.compile(r"<?-?[\d.,]+(e-?\d+)?( ± [\d.]+)?")
 
 
 def to_markdown(table: Table) -> str:
@@ -42,19 +43,20 @@ def to_latex(table: Table) -> str:
     lines = [
         "% \\usepackage{booktabs,graphicx}",
         "\\begin{table}",
-        f"\\caption{{{_tex(table.title.split('. ', 1)[-1])}}}",
+        f"\\caption{{{table.title.split('. ', 1)[-1].translate(_LATEX)}}}",
         f"\\label{{tab:{table.name}}}",
         "\\centering",
         f"\\resizebox{{\\linewidth}}{{!}}{{\\begin{{tabular}}{{{columns}}}",
         "\\toprule",
-        " & ".join(_tex(name) for name in table.header) + r" \\",
+        " & ".join(name.translate(_LATEX) for name in table.header) + r" \\",
     ]
     for section in table.sections:
-        lines += ["\\midrule", f"\\multicolumn{{{width}}}{{l}}{{\\textit{{{_tex(section.title)}}}}} \\\\", "\\midrule"]
-        lines += [" & ".join(_tex(cell.text) for cell in row) + r" \\" for row in section.rows]
+        title = section.title.translate(_LATEX)
+        lines += ["\\midrule", f"\\multicolumn{{{width}}}{{l}}{{\\textit{{{title}}}}} \\\\", "\\midrule"]
+        lines += [" & ".join(cell.text.translate(_LATEX) for cell in row) + r" \\" for row in section.rows]
     lines += ["\\bottomrule", "\\end{tabular}}", "", "\\smallskip\\raggedright\\footnotesize"]
     notes = [f"{section.title}: {note}" for section in table.sections for note in section.notes]
-    lines += [_tex(text) + r"\par" for text in [table.caption, *notes, *table.footers]]
+    lines += [text.translate(_LATEX) + r"\par" for text in [table.caption, *notes, *table.footers]]
     return "\n".join([*lines, "\\end{table}"]) + "\n"
 
 
@@ -71,7 +73,7 @@ def to_csv(table: Table) -> str:
         columns[name] = [cell.text if cell.value is None else f"{cell.value:.10g}" for cell in cells]
         if any(cell.half is not None for cell in cells):
             columns[f"{name} ±"] = ["" if cell.half is None else f"{cell.half:.10g}" for cell in cells]
-        if any(_says_more(cell) for cell in cells):
+        if any(cell.value is not None and not _NUMBER.fullmatch(cell.text) for cell in cells):
             columns[f"{name}, as shown"] = [cell.text for cell in cells]
     return pd.DataFrame(columns).to_csv(index=False, lineterminator="\n")
 
@@ -79,14 +81,7 @@ def to_csv(table: Table) -> str:
 def escape(text: str) -> str:
     """Escape what Markdown would read as markup, but for code between backticks."""
     pieces = text.split("`")
-    return "`".join(piece if i % 2 else "".join(_MARKDOWN.get(c, c) for c in piece) for i, piece in enumerate(pieces))
-
-
-FORMATS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
-
-
-def _says_more(cell: Cell) -> bool:
-    return cell.value is not None and re.fullmatch(r"<?-?[\d.,]+(e-?\d+)?( ± [\d.]+)?", cell.text) is None
+    return "`".join(piece if i % 2 else piece.translate(_MARKDOWN) for i, piece in enumerate(pieces))
 
 
 def unique(names: Iterable[str]) -> list[str]:
@@ -103,7 +98,3 @@ def _marked(cell: Cell) -> str:
     text = escape(cell.text)
     marks = {"gap": "_", "flag": "**"}
     return f"{marks[cell.kind]}{text}{marks[cell.kind]}" if cell.kind and text else text
-
-
-def _tex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)

@@ -45,7 +45,7 @@ def load_leaderboard(folder: Path) -> tuple[Scores, tuple[str, ...]]:
         try:
             entries = list(OmegaConf.load(path))
         except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-            problems.append(f"{place}: cannot be read ({_first_line(error)})")
+            problems.append(f"{place}: cannot be read ({str(error).splitlines()[0]})")
             continue
         for number, entry in enumerate(entries, 1):
             try:
@@ -55,7 +55,7 @@ def load_leaderboard(folder: Path) -> tuple[Scores, tuple[str, ...]]:
                     raise ValueError("the same protocol, model, method and task has a score already")
                 scores[key] = found
             except (TypeError, ValueError, OmegaConfBaseException) as error:
-                problems.append(f"{place}, entry {number}: {_first_line(error)}")
+                problems.append(f"{place}, entry {number}: {str(error).splitlines()[0]}")
     return scores, tuple(problems)
 
 
@@ -66,7 +66,3 @@ def unshown(scores: Scores, chosen: Container[Key], tasks: Container[str]) -> It
         if not shown and (task in tasks or task not in TASKS):  # a misspelt name, or runs that are not there
             place = f"leaderboard: {protocol}, {model}, {method}, {task}"
             yield f"{place}: a test score that no row of table 1 belongs to"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

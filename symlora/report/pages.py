@@ -121,7 +121,7 @@ def _mark(state: StateCore) -> None:
             place = 0
         elif token.type == "th_open":
             token.attrSet("scope", "col")
-            names.append(_plain(tokens[i + 1].content))
+            names.append(re.sub(r"\\(.)", r"\1", tokens[i + 1].content).replace("&lt;", "<"))  # as it is shown
         elif token.type == "td_open":
             token.attrSet("data-label", names[place])
             place += 1
@@ -131,7 +131,3 @@ def _mark(state: StateCore) -> None:
             token.attrSet("id", anchor[1])
             for hidden in tokens[i - 3 : i]:
                 state.tokens.remove(hidden)
-
-
-def _plain(markdown: str) -> str:
-    return re.sub(r"\\(.)", r"\1", markdown).replace("&lt;", "<")

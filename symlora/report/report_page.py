@@ -5,16 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from symlora.audit.names import (
-    CLAIMED,
-    METHODS,
-    PAPER_MODEL,
-    PAPER_PROTOCOL,
-    REFERENCE,
-    TASKS,
-    section_folder,
-    section_name,
-)
+from symlora.audit.names import CLAIMED, METHODS, PAPER, REFERENCE, TASKS, section_folder, section_name
 from symlora.report.build import Report
 from symlora.report.captions import FIGURES
 from symlora.report.pages import PAGES, figure_html, markdown_html, section_html
@@ -41,7 +32,7 @@ def report_page(report: Report, out: Path, symmetry: str, below: Sequence[str]) 
     }
     return PAGES.get_template("report.html.j2").render(
         title=TITLE,
-        absent="" if (PAPER_MODEL, PAPER_PROTOCOL) in found else section_name(PAPER_MODEL, PAPER_PROTOCOL),
+        absent="" if PAPER in found else section_name(*PAPER),
         lead=sections[0] if sections else None,
         others=sections[1:],
         tables=report.tables,

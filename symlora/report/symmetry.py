@@ -38,6 +38,7 @@ HEADER = (
     "same singular values", "positive", "negative",
 )  # fmt: skip
 RELEASED = "released_adapters.csv"
+_COLUMNS = [*LABELS, "layer", "projection", *MEASURES]
 
 
 def measure(left: Array, right: Array, seed: int = 0) -> dict[str, Any]:
@@ -99,14 +100,14 @@ def symmetry_of_runs(runs: pd.DataFrame, seed: int = 0) -> tuple[pd.DataFrame, t
         except SymloraError as error:
             place, reason = "/".join(run["folder"].parts[-6:]), str(error).replace(f"{run['folder']}/", "")
             bad.append(f"{place}/adapter: {reason}")
-    return _frame(rows), tuple(bad), without
+    return pd.DataFrame(rows, columns=_COLUMNS), tuple(bad), without
 
 
 def symmetry_of_checkpoint(path: Path, seed: int = 0) -> pd.DataFrame:
     """Measure LoRA's released adapter, a folder or a safetensors file."""
     labels = dict(zip(LABELS, ("released", "roberta-base", "mnli", "lora", path.stem, -1), strict=True))
     found = read_adapter(path).factors() if path.is_dir() else find_factors(read_tensors(path), path)
-    return _frame(_rows(found, labels, seed))
+    return pd.DataFrame(_rows(found, labels, seed), columns=_COLUMNS)
 
 
 def summary(frame: pd.DataFrame) -> list[tuple[str, ...]]:
@@ -152,10 +153,6 @@ def _rows(factors: Sequence[Factors], labels: dict[str, Any], seed: int) -> list
         for each in factors
         if each.left.shape[0] == each.right.shape[1]
     ]
-
-
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=[*LABELS, "layer", "projection", *MEASURES])
 
 
 @lru_cache(maxsize=8)

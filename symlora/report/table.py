@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from symlora.stats import Interval, format_points, round_points
+from symlora.stats import Interval, round_points
 
 NOTHING = "–"
 Kind = Literal["", "gap", "flag"]
@@ -51,12 +51,6 @@ EMPTY = Cell("")
 def gap(text: str) -> Cell:
     """Mark something that is not there and should be."""
     return Cell(text, kind="gap")
-
-
-def interval(found: Interval, suffix: str = "", kind: Kind = "") -> Cell:
-    """Write an estimate with its interval, in points."""
-    half = found.half_width if found.symmetric and not math.isnan(found.half_width) else None
-    return Cell(format_points(found) + suffix, found.estimate, half, kind)
 
 
 def bounds(found: Interval | None) -> Cell:

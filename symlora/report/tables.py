@@ -23,26 +23,12 @@ from symlora.config.formatting import format_rate
 from symlora.report.captions import table_caption
 from symlora.report.choice import Chosen, Key, grid_edge, unequal_grids
 from symlora.report.collect import RULES
-from symlora.report.comparison import Paired
+from symlora.report.comparison import Criteria, Paired
 from symlora.report.cost import cell_pscp, mean_costs
-from symlora.report.criteria import Criteria
-from symlora.report.leaderboard import Scores, TestScore
+from symlora.report.leaderboard import Scores
 from symlora.report.paper_sections import paper_sections, row_names
 from symlora.report.predictions import load_predictions
-from symlora.report.table import (
-    EMPTY,
-    NOTHING,
-    Cell,
-    Section,
-    Table,
-    bounds,
-    count,
-    gap,
-    interval,
-    number,
-    point,
-    probability,
-)
+from symlora.report.table import EMPTY, NOTHING, Cell, Section, Table, bounds, count, gap, number, point, probability
 
 OURS = "Ours: "
 _NO_RUN = "no run"
@@ -59,13 +45,15 @@ def table1(published: Published, chosen: Mapping[Key, Chosen], test: Scores, cri
         model, protocol = next(iter(cells))[:2]
         for task in dict.fromkeys(key[2] for key in cells):
             pair = [cells[(model, protocol, task, method)] for method in _EVALUATED]
-            metric = next((cell.runs["metric"].iloc[0] for cell in pair if len(cell.runs)), _metric(published, task))
-            ours = [_mean(cell, criteria) for cell in pair]
-            tests = [_tested(test.get((protocol, model, method, task))) for method in _EVALUATED]
-            rows.append((*row_names(task, metric), *ours, *tests))
+            facts = published.glue.tasks.get(task)
+            metrics = [*(cell.runs["metric"].iloc[0] for cell in pair if len(cell.runs)), facts.metric if facts else ""]
+            means = [_mean(cell, criteria) for cell in pair]
+            scores = [test.get((protocol, model, method, task)) for method in _EVALUATED]
+            tests = [point(each.score, f" ({each.date})") if each else gap("no score") for each in scores]
+            rows.append((*row_names(task, metrics[0]), *means, *tests))
         others = sorted({METHODS.get(key[3], key[3]) for key in cells} - {METHODS[name] for name in _EVALUATED})
         more = (f"Also run: {', '.join(others)} (tables 2 to 4).",) if others else ()
-        sections.append(Section(_title(cells), (*_notes(cells), *more), tuple(rows)))
+        sections.append(Section(ours(model, protocol), (*_notes(cells), *more), tuple(rows)))
     return Table("table1", *table_caption("table1", criteria), tuple(sections))
 
 
@@ -119,7 +107,7 @@ def _by_method(
             else:
                 rows.append((label, gap(_NO_RUN)))
         filled = tuple((*cells_of, *[EMPTY] * (width - len(cells_of))) for cells_of in rows)
-        sections.append(Section(_title(cells), (*_notes(cells), *remarks(cells)), filled))
+        sections.append(Section(ours(*next(iter(cells))[:2]), (*_notes(cells), *remarks(cells)), filled))
     return Table(name, *caption, tuple(sections), breaks=breaks)
 
 
@@ -132,17 +120,9 @@ def _any_run(cells: Iterable[Chosen]) -> bool:
     return any(len(cell.runs) for cell in cells)
 
 
-def _title(cells: Cells) -> str:
-    return ours(*next(iter(cells))[:2])
-
-
 def _notes(cells: Cells) -> list[str]:
     notes = sorted({note for cell in cells.values() for note in cell.runs["note"] if note})
     return notes if _any_run(cells.values()) else ["No run yet: `make glue TASK=... METHOD=...` makes one."]
-
-
-def _metric(published: Published, task: str) -> str:
-    return published.glue.tasks[task].metric if task in published.glue.tasks else ""
 
 
 def _mean(cell: Chosen, criteria: Criteria) -> Cell:
@@ -155,15 +135,12 @@ def _mean(cell: Chosen, criteria: Criteria) -> Cell:
     if runs.empty:
         return gap(f"{NOTHING}{suffix}")
     found = stats.t_interval(100 * runs["score"].to_numpy(np.float64), criteria.level)
-    return interval(found, suffix, "flag" if chance or cell.failed or missing else "")
+    text, half = stats.format_points(found) + suffix, found.half_width if found.symmetric else None
+    return Cell(text, found.estimate, half, "flag" if chance or cell.failed or missing else "")
 
 
 def _lost(cell: Chosen) -> dict[str, int]:
     return {f"{cell.failed} failed": cell.failed, f"{len(cell.missing)} missing": len(cell.missing)}
-
-
-def _tested(found: TestScore | None) -> Cell:
-    return gap("no score") if found is None else point(found.score, f" ({found.date})")
 
 
 def _seeds(cell: Chosen, criteria: Criteria) -> Row:

@@ -9,7 +9,7 @@ from symlora.audit import audit_markdown, read_published
 from symlora.audit.names import TASKS
 from symlora.errors import SymloraError
 from symlora.report.build import PUBLISHED, Report, build
-from symlora.report.formats import FORMATS
+from symlora.report.formats import to_csv, to_latex, to_markdown
 from symlora.report.pages import markdown_html, page, table_page
 from symlora.report.report_page import answer, places, report_page
 from symlora.report.symmetry import RELEASED, symmetry_markdown, symmetry_of_checkpoint, symmetry_of_runs
@@ -21,7 +21,7 @@ Files = tuple[list[Path], tuple[str, ...]]
 
 def write_tables(report: Report, out: Path) -> list[Path]:
     """Write every table as Markdown, LaTeX, CSV and a page, in <out>/tables."""
-    formats = {**FORMATS, "html": table_page}
+    formats = {"md": to_markdown, "tex": to_latex, "csv": to_csv, "html": table_page}
     return [
         write_text(out / "tables" / f"{table.name}.{suffix}", convert(table))
         for table in report.tables

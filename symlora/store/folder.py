@@ -14,7 +14,6 @@ traceback. run.json holds the size and SHA-256 of every other file, and of itsel
 
 import hashlib
 import json
-import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,8 +123,7 @@ def finished_record(config: Config) -> dict[str, Any] | None:
             f"{folder} exists, but its {RUN_FILE} is damaged, or not of schema {SCHEMA_VERSION}. Move it away, or set "
             "force=true to replace it."
         )
-    wanted = record["status"] == "finished" and (record["config"]["predict_test"] or not config.predict_test)
-    if not wanted:
+    if record["status"] != "finished" or (config.predict_test and not record["config"]["predict_test"]):
         return None
     if problems := find_damage(folder, record):
         raise SymloraError(f"{folder} is damaged: {problems[0]}. Move it away, or set force=true to train it again.")
@@ -230,13 +228,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    return json.loads(json.dumps(value), parse_constant=lambda name: None)
 
 
 def failure_text(folder: Path, record: dict[str, Any]) -> str:

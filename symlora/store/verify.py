@@ -19,12 +19,6 @@ class Found:
     unsealed: int = 0  # runs without checksums: nothing can be said of them
     problems: list[str] = field(default_factory=list)  # A line each
 
-    def summary(self) -> str:
-        """Return the last line of `make verify-results`."""
-        checked = f"{self.runs} runs, {self.files} files, {self.bytes / 2**20:.1f} MiB checked"
-        text = f"{checked}: {len(self.problems)} problems"
-        return text + (f"; {self.unsealed} runs have no checksums" if self.unsealed else "")
-
 
 def verify(results_dir: Path) -> Found:
     """Hash all files of all runs, and compare with their records."""
@@ -58,5 +52,7 @@ def command(results_dir: Path) -> int:
     found = verify(results_dir)
     if not found.runs and not found.problems:
         raise SymloraError(f"no run folders in {results_dir}.")
-    print("\n".join([*found.problems, found.summary()]))
+    checked = f"{found.runs} runs, {found.files} files, {found.bytes / 2**20:.1f} MiB checked"
+    unsealed = f"; {found.unsealed} runs have no checksums" if found.unsealed else ""
+    print(*found.problems, f"{checked}: {len(found.problems)} problems{unsealed}", sep="\n")
     return int(bool(found.problems))
