@@ -22,7 +22,7 @@ from symlora.store.locks import locked, write_progress
 from symlora.sweep import launchers
 from symlora.sweep.launchers import PackedLauncherConf, cuda_device, visible_devices
 from symlora.sweep.packing import Job, PackPlan, plan
-from symlora.sweep.progress import ProgressLog, Watcher
+from symlora.sweep.progress import Watcher, say
 from symlora.sweep.workload import model_type, packable
 
 
@@ -167,20 +167,19 @@ def test_progress_is_told_over_all_packs(tmp_path: Path, capsys: pytest.CaptureF
         config.results_dir = str(tmp_path)
     packs = plan(jobs(*configs), 1e9, 2)
     path = tmp_path / "progress.jsonl"
-    workers = [ProgressLog(path), ProgressLog(path)]
     with Watcher(packs, path) as watcher:
-        workers[0].say(0, "started")
-        workers[1].say(1, "started")
-        workers[1].say(1, "finished", failed=1)
+        say(path, 0, "started")
+        say(path, 1, "started")
+        say(path, 1, "finished", failed=1)
         watcher.read()
         with locked(tmp_path, folder := run_folder(packs[0].jobs[1].config)):
             write_progress(tmp_path, folder, {"share": 0.5})
             assert watcher.share == pytest.approx((2 * 0.5 + 1) / 3)
         assert watcher.share == pytest.approx(1 / 3)
-        workers[0].say(0, "finished", failed=0)
+        say(path, 0, "finished", failed=0)
     printed = capsys.readouterr().err.splitlines()
     assert len(printed) == 4 and not path.exists()
     assert "pack 1/2 started: symlora on rte, batch 4: 2 runs, about 512 tokens a step" in printed[0]
     assert "pack 2/2 finished in 0 s, 1 failed; about 0 s left over all packs" in printed[2]
     assert [format_duration(seconds) for seconds in (3.2, 75, 7260)] == ["3 s", "1 min 15 s", "2 h 01 min"]
-    ProgressLog(tmp_path / "nowhere" / "file").say(0, "started")  # costs no run
+    say(tmp_path / "nowhere" / "file", 0, "started")  # costs no run

@@ -11,13 +11,14 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 from peft.utils.other import get_pattern_key
 from peft.utils.peft_types import PeftType
 
-# Query and value (LoRA §4.2 adapts these two): PEFT's own table, and the encoders it lacks.
-_OF_BERT = (
-    "albert big_bird camembert data2vec-text ernie megatron-bert roberta-prelayernorm roformer xlm-roberta-xl xmod"
+_LIKE_BERT = (
+    "bert big_bird camembert data2vec-text deberta deberta-v2 electra ernie megatron-bert roberta roberta-prelayernorm "
+    "roformer xlm-roberta xlm-roberta-xl"
 )
+# Query and value (LoRA §4.2 adapts these two): PEFT's own table, and the encoders it lacks.
 QUERY_VALUE: dict[str, Any] = {
-    **LORA_TARGETS,
-    **{name: ["query", "value"] for name in _OF_BERT.split()},
+    **{name: ["query", "value"] for name in ("albert", "xmod", *_LIKE_BERT.split())},
+    **LORA_TARGETS,  # among others DeBERTa's, whose names are not BERT's
     **{name: ["q_lin", "v_lin"] for name in ("distilbert", "flaubert", "xlm")},
     **{name: ["q_proj", "v_proj"] for name in ("eurobert", "modernbert-decoder", "nomic_bert")},
     "modernbert": ["Wqkv"],  # query, key and value in one matrix
@@ -26,10 +27,6 @@ QUERY_VALUE: dict[str, Any] = {
 
 # The projections that end a layer's two halves (attention and feed-forward): where bottleneck adapters sit (Houlsby et
 # al. 2019, figure 2).
-_LIKE_BERT = (
-    "bert big_bird camembert data2vec-text deberta deberta-v2 electra ernie megatron-bert roberta roberta-prelayernorm "
-    "roformer xlm-roberta xlm-roberta-xl"
-)
 SUBLAYER_OUTPUTS: dict[str, Any] = {
     **{name: ["attention.output.dense", "output.dense"] for name in _LIKE_BERT.split()},
     "albert": ["attention.dense", "ffn_output"],

@@ -57,12 +57,7 @@ class HoulsbyLinear(AdapterLayer):
         down, up = torch.empty(m, n), torch.empty(n, m)
         for matrix in (down, up):
             nn.init.trunc_normal_(matrix, std=std, a=-2 * std, b=2 * std)
-        return {
-            "houlsby_down": down,
-            "houlsby_down_bias": torch.zeros(m),
-            "houlsby_up": up,
-            "houlsby_up_bias": torch.zeros(n),
-        }
+        return dict(zip(self.adapter_layer_names, (down, torch.zeros(m), up, torch.zeros(n)), strict=True))
 
     def adapter_output(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
         """Compute W_up σ(W_down h + b_down) + b_up of h = base_out."""

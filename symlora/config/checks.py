@@ -11,9 +11,6 @@ from symlora.errors import SymloraError
 NAMED = ("task", "method", "model", "protocol")  # groups whose name is a part of the run folder's path
 SCORES = ("matthews_correlation", "accuracy", "f1", "macro_f1", "balanced_accuracy", "pearson", "spearmanr")
 METRICS = (*SCORES, "auroc", "mae")  # these two choose nothing: they are not of predictions, or lower is better
-SELECTIONS = ("best", "last", "held_out")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-LAMBDA_DECAYS = ("none", "zero", "one")
 
 
 def check(config: Config) -> None:
@@ -34,7 +31,7 @@ def check(config: Config) -> None:
     if config.data.train_limit is not None:
         _at_least("data.train_limit", config.data.train_limit, 2)
     _one_of("method.trains", config.method.trains, ("adapter", "head", "all"))
-    _one_of("method.lambda_decay", config.method.lambda_decay, LAMBDA_DECAYS)
+    _one_of("method.lambda_decay", config.method.lambda_decay, ("none", "zero", "one"))
     if config.method.trains == "adapter" and not config.method.peft_type:
         raise SymloraError(
             "method.peft_type is unset: name a PEFT method (LORA, SYMLORA, ...), or set method.trains=head or all."
@@ -49,10 +46,8 @@ def check(config: Config) -> None:
     train, protocol = config.train, config.protocol
     _give(0.0 < train.lr < inf, "train.lr", train.lr, "a learning rate above 0, for example 4e-4")
     _one_of("train.compile", train.compile, ("auto", "on", "off"))
-    if train.head_lr is not None:
-        _give(
-            0.0 < train.head_lr < inf, "train.head_lr", train.head_lr, "a learning rate above 0, or null for train.lr"
-        )
+    if (rate := train.head_lr) is not None:
+        _give(0.0 < rate < inf, "train.head_lr", rate, "a learning rate above 0, or null for train.lr")
     _at_least("train.batch_size", train.batch_size, 1)
     _at_least("train.epochs", train.epochs, 1)
     if train.patience is not None:
@@ -72,7 +67,7 @@ def check(config: Config) -> None:
     if (dropout := train.model_dropout) is not None:
         _give(0.0 <= dropout < 1.0, "train.model_dropout", dropout, "a probability below 1, or null")
     _give(0.0 <= train.warmup_ratio <= 1.0, "train.warmup_ratio", train.warmup_ratio, "a share between 0 and 1")
-    _one_of("protocol.selection", protocol.selection, SELECTIONS)
+    _one_of("protocol.selection", protocol.selection, ("best", "last", "held_out"))
     share = "a share of the training split, 0 or more, below 1"
     _give(0.0 <= protocol.held_out < 1.0, "protocol.held_out", protocol.held_out, share)
     if protocol.selection == "held_out" and protocol.held_out == 0.0:
@@ -80,7 +75,7 @@ def check(config: Config) -> None:
     _at_least("checkpoint.seconds", config.checkpoint.seconds, 0.0)
     _one_of("logger.name", config.logger.name, ("none", "wandb"))
     _one_of("logger.mode", config.logger.mode, ("offline", "online", "disabled"))
-    _one_of("precision", config.precision, PRECISIONS)
+    _one_of("precision", config.precision, ("auto", "fp32", "bf16", "fp16"))
     _at_least("seed", config.seed, 0)
 
 

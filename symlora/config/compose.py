@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hydra
 import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -107,19 +108,15 @@ def compose(*overrides: str) -> Config:
     Raises:
         SymloraError: An override names no key or has a wrong value.
     """
-    from hydra import compose as hydra_compose
-
     with our_configs():
-        return resolve(hydra_compose("config", overrides=quote_paths(overrides)))
+        return resolve(hydra.compose("config", overrides=quote_paths(overrides)))
 
 
 @contextmanager
 def our_configs() -> Iterator[None]:
     """Let Hydra compose from configs/; say in one line what it cannot."""
-    from hydra import initialize_config_dir
-
     try:
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             yield
     except (yaml.YAMLError, UnicodeDecodeError):
         check_files()  # says which

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -96,18 +95,10 @@ def eval_batches(data: TokenizedSplit, max_tokens: int, runs: int = 1) -> Iterat
     """
     order = np.argsort(-data.lengths, kind="stable")  # equal lengths stay in file order
     ends = np.cumsum(data.lengths[order])
-    return (
-        gather(data, np.tile(order[start:stop], runs), (stop - start,) * runs)
-        for start, stop in _spans(ends, max_tokens // runs)
-    )
-
-
-def _spans(ends: npt.NDArray[np.int64], max_tokens: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of rows within the budget; `ends` are cumulative tokens."""
     start, used = 0, 0
     while start < len(ends):
-        stop = max(start + 1, int(np.searchsorted(ends, used + max_tokens, side="right")))
-        yield start, stop
+        stop = max(start + 1, int(np.searchsorted(ends, used + max_tokens // runs, side="right")))
+        yield gather(data, np.tile(order[start:stop], runs), (stop - start,) * runs)
         start, used = stop, int(ends[stop - 1])
 
 

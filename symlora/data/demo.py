@@ -217,14 +217,18 @@ def demo_split(task: str, split: str, rows: int, seed: int = 0, reveal: bool = F
     for index in range(rows):
         labels = labels or draw.some(range(spec.labels), spec.labels)
         label = labels.pop()
-        texts = _new_texts(draw, spec, vocabulary, label, side, seen)
-        if texts is None:
+        for _ in range(_TRIES_PER_ROW):  # until a new row belongs to this side
+            row = spec.build(draw, vocabulary, label)
+            dealt = zlib.crc32(" ".join(row.words).encode()) % len(_SIDES)  # and not `hash`, which changes by process
+            if _SIDES[dealt] == side and row.texts not in seen:
+                break
+        else:
             raise SymloraError(
                 f"data.demo_rows: {task} has no {rows:,} different rows for {split}: the grammar ran out after "
                 f"{index:,}."
             )
-        seen.add(texts)
-        for column, text in zip(spec.columns, texts, strict=True):
+        seen.add(row.texts)
+        for column, text in zip(spec.columns, row.texts, strict=True):
             table[column].append(text)
         shown = -1 if hidden else label
         table["label"].append(float(shown) if task == "stsb" else shown)
@@ -239,15 +243,3 @@ def demo_splits(task: str) -> tuple[str, ...]:
     if task == "mnli":
         return ("train", "validation_matched", "validation_mismatched", "test_matched", "test_mismatched")
     return ("train", "validation", "test")
-
-
-def _new_texts(
-    draw: _Draw, spec: _Task, vocabulary: Vocabulary, label: int, side: str, seen: set[tuple[str, ...]]
-) -> tuple[str, ...] | None:
-    """Draw until a new row belongs to this side, or give up."""
-    for _ in range(_TRIES_PER_ROW):
-        row = spec.build(draw, vocabulary, label)
-        dealt = zlib.crc32(" ".join(row.words).encode()) % len(_SIDES)  # and not `hash`, which changes by process
-        if _SIDES[dealt] == side and row.texts not in seen:
-            return row.texts
-    return None

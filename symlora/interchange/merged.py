@@ -11,11 +11,12 @@ import transformers
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
 
+from symlora.config.schema import ModelConfig
 from symlora.errors import SymloraError
 from symlora.interchange.base_scale import apply_base_scale
 from symlora.interchange.write import new_folder
 from symlora.model.head import output_layer
-from symlora.model.source import ModelSource, find_recorded, in_folder, load_failure, load_tokenizer
+from symlora.model.source import ModelSource, find, in_folder, load_failure, load_tokenizer
 from symlora.store.adapter_folder import PREFIX, StoredAdapter
 
 # Names of transformers' classes by PEFT's task type.
@@ -77,7 +78,7 @@ def base_source(adapter: StoredAdapter, base: str | None = None) -> ModelSource:
                 f"{adapter.folder.parent} was trained on a model in a folder named {recorded['path']}. Where that is "
                 "is not kept: name it (--base)."
             )
-        return find_recorded(recorded)
+        return find(ModelConfig(**{key: recorded[key] for key in ("name", "hub", "revision", "package")}))
     named = adapter.config.base_model_name_or_path
     name = base or named
     if not name:

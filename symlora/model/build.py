@@ -18,7 +18,7 @@ from symlora.model.encoder import FLAT_MODEL_TYPES, Encoder
 from symlora.model.fused import use_fused_output
 from symlora.model.head import head_modules, output_layer
 from symlora.model.pack import PackedModel
-from symlora.model.packable import check_packable
+from symlora.model.packable import CannotPack, why_alone
 from symlora.model.projection import use_projection
 from symlora.model.quantization import four_bits, keep_trainable
 from symlora.model.run_model import RunModel
@@ -50,8 +50,8 @@ def build_pack(
         CannotPack: These runs cannot share a pass (`PackedModel`).
     """
     first = configs[0]
-    if len(configs) > 1:
-        check_packable(first.method)
+    if len(configs) > 1 and (alone := why_alone(first.method)):
+        raise CannotPack(alone)
     source = find(first.model)
     # For encoders that do not run flat: bf16 sdpa is slow on a CPU (symlora.model.attention).
     slow_sdpa = device.type == "cpu" and precision != "fp32"

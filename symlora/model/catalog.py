@@ -12,17 +12,16 @@ from typing import Any
 
 import torch
 from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from symlora.config.compose import CONFIG_DIR
+from symlora.config.compose import CONFIG_DIR, our_configs
 from symlora.config.formatting import text_table
 from symlora.config.schema import Config, MethodConfig
 from symlora.errors import SymloraError
 from symlora.model.build import run_model
 from symlora.model.dropout import Masks
-from symlora.model.packable import check_packable
+from symlora.model.packable import why_alone
 from symlora.model.quantization import four_bits
 from symlora.model.run_model import ParameterCounts, RunModel
 
@@ -73,7 +72,7 @@ def load(names_wanted: Sequence[str]) -> list[MethodConfig]:
             raise SymloraError(f"method={name}: there is no configs/method/{name}.yaml. There are: {', '.join(known)}.")
     # By Hydra, because a file may build on another (`defaults`); all at once, because it takes a tenth of a second.
     overrides = [f"+method@method{number}={name}" for number, name in enumerate(names_wanted)]
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+    with our_configs():
         content = hydra_compose(overrides=overrides)
     schema, found = OmegaConf.structured(MethodConfig), []
     for name, values in zip(names_wanted, content.values(), strict=True):
@@ -114,13 +113,9 @@ def examine(method: MethodConfig) -> Method:
             four_bits(method.name)
         except SymloraError as error:
             notes.append(f"does not run here: {error}")
-    try:
-        check_packable(method)
-        packs = True
-    except ValueError as error:
-        packs = False
-        notes.append(f"not packed: {error}")
-    return Method(method, counts, by_weights, merges, packs, tuple(notes))
+    if alone := why_alone(method):
+        notes.append(f"not packed: {alone}")
+    return Method(method, counts, by_weights, merges, alone is None, tuple(notes))
 
 
 def _merge_problem(run: RunModel) -> Exception | None:

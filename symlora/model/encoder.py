@@ -91,9 +91,10 @@ class Encoder(nn.Module):
 
         [B, 1] for regression.
         """
-        return (self._flat(batch) if self.flat else self._padded(batch)).float()
+        logits: Tensor = self._flat(batch) if self.flat else self._padded(batch)
+        return logits.float()
 
-    def _flat(self, batch: Batch) -> Tensor:
+    def _flat(self, batch: Batch) -> Any:
         device, tokens = self.device, len(batch.input_ids)
         # Tokens of no sentence fill the batch up to a multiple of a power of 2 (1/16 to 1/32 of them), so that few
         # numbers of tokens occur: oneDNN compiles for each.
@@ -114,11 +115,11 @@ class Encoder(nn.Module):
             keys = self.masks.of_heads(given, heads)
         self.layout = FlatLayout.of(batch.lengths, heads, tokens + extra, device, keys)
         try:
-            return self._logits(**inputs, flat_layout=self.layout)
+            return self.model(**inputs, flat_layout=self.layout).logits
         finally:
             self.layout = None
 
-    def _padded(self, batch: Batch) -> Tensor:
+    def _padded(self, batch: Batch) -> Any:
         inputs = padded(batch, self.pad_id)
         if not self._takes_token_types:
             inputs.pop("token_type_ids", None)
@@ -127,11 +128,7 @@ class Encoder(nn.Module):
             keys = token_keys(self.masks.steps, batch)
             spread = torch.zeros_like(inputs["input_ids"]).masked_scatter_(inputs["attention_mask"].bool(), keys)
             self.masks.draw_for(*(to_device(part, self.device) for part in (spread, spread[:, 0])))
-        return self._logits(**{name: to_device(value, self.device) for name, value in inputs.items()})
-
-    def _logits(self, **inputs: Any) -> Tensor:
-        logits: Tensor = self.model(**inputs).logits
-        return logits
+        return self.model(**{name: to_device(value, self.device) for name, value in inputs.items()}).logits
 
     def _first_rows(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """[1, T, n] becomes [1, B, n] in every argument."""

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -114,9 +116,7 @@ def _leaves(members: Sequence[nn.Module]) -> dict[str, list[Tensor]]:
     found = {}
     for name, first in named[0].items():
         tensors = [tensors[name] for tensors in named]
-        shared = (
-            all(t is first or t.data_ptr() == first.data_ptr() for t in tensors) or ".original_module." in f".{name}"
-        )
+        shared = all(t.data_ptr() == first.data_ptr() for t in tensors) or ".original_module." in f".{name}"
         moves = first.requires_grad or name.startswith(changing)
         if moves or not (shared or all(torch.equal(t, first) for t in tensors)):
             found[name] = tensors
@@ -226,14 +226,9 @@ class PackedModel:
 
 def trained_modules(run: RunModel) -> list[tuple[str, nn.Module]]:
     """List each run's own modules by name: projections, head, LayerNorms beside."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils import ModulesToSaveWrapper
-
     model = run.encoder.model
-    heads = head_modules(model)
-    prefixes = {
-        f"model.{name}" if hasattr(model, name) else f"model.{model.base_model_prefix}.{name}" for name in heads
-    }
+    base = f"model.{model.base_model_prefix}"
+    prefixes = {f"model.{name}" if hasattr(model, name) else f"{base}.{name}" for name in head_modules(model)}
     found: list[tuple[str, nn.Module]] = []
     for name, module in run.encoder.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer, _ in found)

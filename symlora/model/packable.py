@@ -14,8 +14,8 @@ class CannotPack(ValueError):
     """These runs cannot share a pass; they can train alone."""
 
 
-def check_packable(method: MethodConfig) -> None:
-    """Raise CannotPack for methods whose runs cannot share an encoder."""
+def why_alone(method: MethodConfig) -> str | None:
+    """Say why runs of a method cannot share an encoder; None: they can."""
     why = None
     arguments = method.peft_config
     if method.trains == "all":
@@ -33,5 +33,4 @@ def check_packable(method: MethodConfig) -> None:
             why = f"bias={arguments['bias']} trains biases outside of the adapter"
         elif arguments.get("init_lora_weights", True) not in OWN_STARTS:
             why = f"init_lora_weights={arguments['init_lora_weights']} rewrites the frozen weights"
-    if why is not None:
-        raise CannotPack(f"method={method.name}: {why}: such runs train alone")
+    return None if why is None else f"method={method.name}: {why}: such runs train alone"

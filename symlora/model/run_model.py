@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from symlora.config.schema import MethodConfig
@@ -33,10 +35,8 @@ class ParameterCounts:
 
     def __str__(self) -> str:
         """Format adapter, head and sum."""
-        parts = [f"adapter {self.adapter:,}", f"head {self.head:,}"] + (
-            [f"encoder {self.encoder:,}"] if self.encoder else []
-        )
-        return f"{' + '.join(parts)} = {self.total:,}"
+        encoder = f" + encoder {self.encoder:,}" if self.encoder else ""
+        return f"adapter {self.adapter:,} + head {self.head:,}{encoder} = {self.total:,}"
 
 
 class RunModel:
@@ -63,10 +63,9 @@ class RunModel:
     def counts(self) -> ParameterCounts:
         """Count the trained parameters."""
         kinds = {"adapter": 0, "head": 0, "encoder": 0}
+        other = "encoder" if self.peft is None else "adapter"
         for name, parameter in self.trainable():
-            kinds["head" if self.in_head(name) else "adapter" if self.peft is not None else "encoder"] += (
-                parameter.numel()
-            )
+            kinds["head" if self.in_head(name) else other] += parameter.numel()
         return ParameterCounts(**kinds)
 
     def moving(self) -> Iterator[tuple[str, Tensor]]:
@@ -94,8 +93,6 @@ class RunModel:
         """Iterate over names (within the encoder) and layers of adapted projections."""
         if self.peft is None:
             return
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
         for name, module in self.encoder.model.named_modules():
             if isinstance(module, BaseTunerLayer) and hasattr(module, "get_delta_weight"):
                 yield name, module
@@ -111,8 +108,6 @@ class RunModel:
             self.peft.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
             (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, every field "More Information Needed"
         elif self.method.trains == "head":
-            from safetensors.torch import save_file
-
             folder.mkdir(parents=True, exist_ok=True)
             save_file({name.removeprefix("model."): value for name, value in self.state().items()}, folder / HEAD_FILE)
         else:

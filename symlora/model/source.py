@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,15 +65,6 @@ def find(model: ModelConfig) -> ModelSource:
     if model.revision is None:
         raise SymloraError(f"model.hub={model.hub} needs model.revision=<commit>: what is not pinned may change.")
     return ModelSource(model.hub, model.revision)
-
-
-def find_recorded(model: Mapping[str, Any]) -> ModelSource:
-    """Find the encoder that a run.json names; not one in a folder.
-
-    Raises:
-        SymloraError: As `find`.
-    """
-    return find(ModelConfig(**{key: model[key] for key in ("name", "hub", "revision", "package")}))
 
 
 def in_folder(folder: Path, where: str) -> ModelSource:

@@ -154,11 +154,11 @@ def check_model(prepared: Prepared, models: Sequence[RunModel]) -> None:
         room = f"{free / 2**20:.0f} MiB left, {runs} {needed / 2**20:.0f}"
         raise SymloraError(f"{place.parent} has {room}. Free space or set results_dir.")
     for number, model in enumerate(models):
-        record, loaded = prepared.records[number], model.encoder.model.loaded
-        record["parameters"] = {**vars(model.counts()), "total": model.counts().total}
+        record, loaded, counts = prepared.records[number], model.encoder.model.loaded, model.counts()
+        record["parameters"] = {**vars(counts), "total": counts.total}
         origin = record["provenance"]
         origin |= {"head": loaded["head"], "notes": [*origin["notes"], *loaded["notes"]]}
-        prepared.reporters[number].started(prepared.folders[number], record)
+        prepared.reporters[number].started(prepared.folders[number], record, counts)
 
 
 def _begin(config: Config, work: Path, device: torch.device, precision: str) -> dict[str, Any]:

@@ -191,18 +191,15 @@ def write_predictions(path: Path, found: dict[tuple[str, str], Any]) -> None:
     for (rule, split), part in found.items():
         logits = part["logits"]
         rows = len(logits)
-        tables.append(
-            pa.table(
-                {
-                    "selection": pa.array([rule] * rows).dictionary_encode(),
-                    "split": pa.array([split] * rows).dictionary_encode(),
-                    "idx": part["idx"],
-                    "label": part["label"],
-                    "prediction": predictions_of(logits, regression=part["label"].dtype.kind == "f"),
-                    "logits": pa.array(list(logits), pa.list_(pa.float32())),
-                }
-            )
-        )
+        columns = {
+            "selection": pa.array([rule] * rows).dictionary_encode(),
+            "split": pa.array([split] * rows).dictionary_encode(),
+            "idx": part["idx"],
+            "label": part["label"],
+            "prediction": predictions_of(logits, regression=part["label"].dtype.kind == "f"),
+            "logits": pa.array(list(logits), pa.list_(pa.float32())),
+        }
+        tables.append(pa.table(columns))
     pq.write_table(pa.concat_tables(tables).unify_dictionaries(), path, compression="zstd")
 
 

@@ -14,6 +14,7 @@ from symlora.store.folder import RUN_FILE, recorded_config, run_folder
 from symlora.store.locks import write_progress
 
 if TYPE_CHECKING:  # torch and transformers take seconds, and a finished run is reported without them
+    from symlora.model.run_model import ParameterCounts
     from symlora.training.loop import StepProgress
     from symlora.training.result import Epoch
 
@@ -41,18 +42,14 @@ class Reporter:
         self._mirror = _Wandb(config, self._say) if mirror and config.logger.name == "wandb" else None
         self._wants_bar = config.progress and sys.stderr.isatty() and not quiet
 
-    def started(self, folder: Path, record: dict[str, Any]) -> None:
+    def started(self, folder: Path, record: dict[str, Any], counts: "ParameterCounts") -> None:
         """Announces the run."""
         config = self.config
-        parameters, data = record["parameters"], record["data"]
+        data, origin = record["data"], record["provenance"]
         rows = ", ".join(f"{name} {described['rows']:,}" for name, described in data.items())
         cut = data["train"]["truncated_rows"] / data["train"]["rows"]
         self._say(f"{_title(config)}  ->  {folder}")
-        self._say(
-            f"  trained parameters: adapter {parameters['adapter']:,} + head {parameters['head']:,}"
-            + (f" + encoder {parameters['encoder']:,}" if parameters["encoder"] else "")
-            + f" = {parameters['total']:,}"
-        )
+        self._say(f"  trained parameters: {counts}")
         if config.data.source == "own":
             classes = data["train"].get("classes", {})
             named = ", ".join(f"{name} {count:,}" for name, count in [*classes.items()][:20])
@@ -62,15 +59,13 @@ class Reporter:
             )
             self._say(f"  metrics: {', '.join(config.task.metrics)}; the score is {config.task.score}")
         self._say(f"  rows: {rows}; {cut:.1%} of the training rows cut at {config.data.max_length} tokens")
-        self._say(
-            f"  {record['provenance']['device']}, {record['precision']}, {record['provenance']['threads']} threads"
-        )
-        tokenizer, head = record["provenance"]["tokenizer"], record["provenance"]["head"]
+        self._say(f"  {origin['device']}, {record['precision']}, {origin['threads']} threads")
+        tokenizer, head = origin["tokenizer"], origin["head"]
         words = {"kept": "kept", "drawn": "drawn", "taken": "taken from init_from"}
         starts = "; ".join(f"{', '.join(head[how])} {word}" for how, word in words.items() if head.get(how))
         case, segments = ("lower case" if tokenizer["lower_case"] else "case kept"), tokenizer["segments"]
         self._say(f"  tokenizer: {tokenizer['class']}, {case}, {segments} segment(s); head: {starts}")
-        for note in filter(None, [config.model.note, *record["provenance"]["notes"]]):
+        for note in filter(None, [config.model.note, *origin["notes"]]):
             self._say(f"  note: {note}")
         if self._wants_bar:
             from tqdm import tqdm

@@ -1,16 +1,14 @@
 """Expand a multirun command into its runs, without starting them."""
 
 import copy
-from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
 
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 import symlora.sweep.launchers  # noqa: F401  # registers the schema of hydra/launcher=packed
-from symlora.config.compose import BEST_DIR, CONFIG_DIR, our_configs, quote_paths, resolve
+from symlora.config.compose import CONFIG_DIR, our_configs, quote_paths, resolve
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.sweep.preflight import GROUPS, swept
@@ -25,30 +23,22 @@ def expand(*overrides: str) -> list[Config]:
         SymloraError: An override names no key or has a wrong value.
     """
     with our_configs():
-        return _expand(quote_paths(overrides))
-
-
-def _expand(overrides: Sequence[str]) -> list[Config]:
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    fixed = [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
-    params = compose("config", fixed, return_hydra_config=True).hydra.sweeper.params or {}
-    values = swept(params, [text for text in overrides if not text.startswith("hydra")])
-    groups = {group: values[group] for group in GROUPS if group in values}
-    keys = [key for key in values if key not in groups and (key in params or len(values[key]) > 1)]
-    configs = []
-    for choice in product(*groups.values()):  # each is composed once; the other values are set in it
-        chosen = [f"{group}={value}" for group, value in zip(groups, choice, strict=True)]
-        composed = compose("config", [*fixed, *chosen])
-        for point in product(*(values[key] for key in keys)):
-            cfg = copy.deepcopy(composed)
-            cfg.merge_with_dotlist([f"{key}={value}" for key, value in zip(keys, point, strict=True)])
-            configs.append(resolve(cfg))
-    return configs
-
-
-def best_file(protocol: str, model: str, method: str, task: str, folder: Path = BEST_DIR) -> Path:
-    """Return the file that `make select` writes and `sweep=seeds` reads."""
-    return folder / protocol / model / f"{method}-{task}.yaml"
+        words = quote_paths(overrides)
+        parsed = OverridesParser.create().parse_overrides(words)
+        fixed = [text for text, override in zip(words, parsed, strict=True) if not override.is_sweep_override()]
+        params = compose("config", fixed, return_hydra_config=True).hydra.sweeper.params or {}
+        values = swept(params, [text for text in words if not text.startswith("hydra")])
+        groups = {group: values[group] for group in GROUPS if group in values}
+        keys = [key for key in values if key not in groups and (key in params or len(values[key]) > 1)]
+        configs = []
+        for choice in product(*groups.values()):  # each is composed once; the other values are set in it
+            chosen = [f"{group}={value}" for group, value in zip(groups, choice, strict=True)]
+            composed = compose("config", [*fixed, *chosen])
+            for point in product(*(values[key] for key in keys)):
+                cfg = copy.deepcopy(composed)
+                cfg.merge_with_dotlist([f"{key}={value}" for key, value in zip(keys, point, strict=True)])
+                configs.append(resolve(cfg))
+        return configs
 
 
 def tasks_of(protocol: str) -> list[str]:

@@ -27,7 +27,7 @@ from symlora.store.folder import finished_record, read_run, run_folder
 from symlora.store.locks import holder
 from symlora.sweep import launchers
 from symlora.sweep.packing import Job, PackPlan, plan
-from symlora.sweep.progress import POLL, ProgressLog, Watcher
+from symlora.sweep.progress import POLL, Watcher
 from symlora.sweep.worker import Outcome, PackTask, outcome
 from symlora.training.checkpoint_files import clear_settled, headers, plans, write_plan
 from symlora.training.interrupt import graceful_stop, raise_if_stopped
@@ -145,9 +145,9 @@ class PackedLauncher(Launcher):
         given_out = devices if inner == "joblib" and len(devices) > 1 else ()
         folder = Path(str(self.config.hydra.sweep.dir))
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"packs-{secrets.token_hex(4)}.jsonl"
-        stop_file = path.with_suffix(".stop").absolute()
-        task = PackTask(packs, ProgressLog(path), threads, given_out, stop_file, self._began)
+        path = (folder / f"packs-{secrets.token_hex(4)}.jsonl").absolute()
+        stop_file = path.with_suffix(".stop")
+        task = PackTask(packs, path, threads, given_out, stop_file, self._began)
         if stopped:
             _say(f"{sum(len(pack.jobs) for pack in stopped)} runs go on in the packs of a sweep that was stopped")
         _say(

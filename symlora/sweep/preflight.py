@@ -37,10 +37,6 @@ def swept(params: Mapping[str, Any] | None, overrides: list[str]) -> dict[str, l
     return values
 
 
-def _swept(config: DictConfig) -> dict[str, list[str]]:
-    return swept(config.hydra.sweeper.get("params"), list(config.hydra.overrides.task))
-
-
 class HasPlace(Callback):
     """Make Hydra's folder of a multirun, or exit in one line."""
 
@@ -59,7 +55,7 @@ class GridSeeds(Callback):
     """Check the protocol and the seeds of `sweep=grid`, or exit."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        values = _swept(config)
+        values = swept(config.hydra.sweeper.get("params"), list(config.hydra.overrides.task))
         seeds, chosen_by = values.get("seed", ["0"]), [str(seed) for seed in config.protocol.grid_seeds]
         if len(values.get("protocol", [])) > 1:
             sys.exit("error: sweep=grid with several protocols: each has a grid of its own. Give one a command.")
@@ -79,7 +75,7 @@ class HasBest(Callback):
     """Check that `sweep=seeds` takes what was selected, or exit."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        values = _swept(config)
+        values = swept(config.hydra.sweeper.get("params"), list(config.hydra.overrides.task))
         for key in ("train.lr", "train.batch_size"):
             if key in values:
                 sys.exit(

@@ -23,16 +23,10 @@ PRINT_EVERY = 60.0  # seconds between two lines of the launching process while n
 POLL = 0.5
 
 
-class ProgressLog:
-    """Write a worker's progress to `path`, in a folder that exists."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path.absolute()
-
-    def say(self, pack: int, event: str, **more: Any) -> None:
-        """Append one line in one write: workers' lines do not mix."""
-        with contextlib.suppress(OSError), open(self.path, "a") as file:
-            file.write(json.dumps({"pack": pack, "event": event, "at": time.time(), **more}) + "\n")
+def say(path: Path, pack: int, event: str, **more: Any) -> None:
+    """Append one line in one write: workers' lines do not mix."""
+    with contextlib.suppress(OSError), open(path, "a") as file:
+        file.write(json.dumps({"pack": pack, "event": event, "at": time.time(), **more}) + "\n")
 
 
 class Watcher:

@@ -15,7 +15,7 @@ from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.store.folder import read_run, run_folder, scan
 from symlora.store.selection import AXES
-from symlora.sweep.grid import best_file, expand, tasks_of
+from symlora.sweep.grid import expand, tasks_of
 from symlora.sweep.launchers import cores
 from symlora.sweep.select import GridSearch, grid_search, unequal, write
 from symlora.sweep.select import table as select_table
@@ -90,13 +90,22 @@ class Study:
         records = [record for _, record in scan(Path(configs[0].results_dir))]
         return [grid_search(config, records) for config in configs]
 
-    def best_file(self, choice: GridSearch) -> Path:
-        """Return where a choice is written."""
-        return best_file(self.protocol, self.model, choice.method, choice.task, self.best_dir)
+    def best_file(self, method: str, task: str) -> Path:
+        """Return the file that `make select` writes and `sweep=seeds` reads."""
+        return self.best_dir / self.protocol / self.model / f"{method}-{task}.yaml"
 
-    def missing(self) -> list[Config]:
-        """List the grid points without any record, not even of a failure."""
-        return [config for config in expand(*self.grid()) if read_run(run_folder(config)) is None]
+    def require_grid(self) -> None:
+        """Check that every grid point was tried.
+
+        Raises:
+            SymloraError: Some have no record, not even of a failure.
+        """
+        missing = [config for config in expand(*self.grid()) if read_run(run_folder(config)) is None]
+        if missing:
+            raise SymloraError(
+                f"{len(missing)} grid points have no run folder, the first {run_folder(missing[0])}: the sweep's own "
+                "messages say why. The same command goes on where it stopped."
+            )
 
     def widened(self, choices: Sequence[GridSearch], axes: Sequence[str] = ("lr",)) -> list[list[str]]:
         """Return grids beyond the edges, the same for all methods.
@@ -123,7 +132,7 @@ class Study:
         found = [run_status("grid", config, now) for config in _expanded(0, *self.grid())]
         for task in self.tasks:
             for method in self.methods:
-                best = best_file(self.protocol, self.model, method, task, self.best_dir)
+                best = self.best_file(method, task)
                 if best.is_file():
                     only = replace(self, tasks=[task], methods=[method])
                     configs = _expanded(best.stat().st_mtime_ns, *only.repeats())
@@ -168,7 +177,7 @@ def run_study(study: Study) -> int:
     status = multirun(study.grid())
     if status not in (0, FAILED_RUN):
         return status
-    require_grid(study)
+    study.require_grid()
     print("2 of 3: selection", flush=True)
     _write(study, study.chosen())
     print(f"3 of 3: {study.seeds} seeds of each", flush=True)
@@ -196,7 +205,7 @@ def select(study: Study, widen: Sequence[str] = (), *, run: bool = False) -> int
             return 0
         found = _tried(study)
     _write(study, found)
-    print(f"Written to {study.best_file(found[0]).parent}. Next: make seeds")
+    print(f"Written to {study.best_dir / study.protocol / study.model}. Next: make seeds")
     return 0
 
 
@@ -217,7 +226,7 @@ def _write(study: Study, choices: Sequence[GridSearch]) -> None:
     for warning in unequal(choices):
         print(warning, file=sys.stderr)
     for choice in choices:
-        write(choice, study.best_file(choice))
+        write(choice, study.best_file(choice.method, choice.task))
 
 
 def multirun(overrides: Sequence[str]) -> int:
@@ -231,16 +240,3 @@ def symlora(*words: str) -> int:
     process = subprocess.Popen([sys.executable, "-m", "symlora", *words], start_new_session=True)
     with forward_signals(process):
         return process.wait()
-
-
-def require_grid(study: Study) -> None:
-    """Check that every grid point was tried.
-
-    Raises:
-        SymloraError: Some have no record.
-    """
-    if missing := study.missing():
-        raise SymloraError(
-            f"{len(missing)} grid points have no run folder, the first {run_folder(missing[0])}: the sweep's own "
-            "messages say why. The same command goes on where it stopped."
-        )

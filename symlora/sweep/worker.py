@@ -21,7 +21,7 @@ from symlora.store.folder import failure_text
 from symlora.store.selection import criterion
 from symlora.sweep.launchers import VARIABLE
 from symlora.sweep.packing import PackPlan
-from symlora.sweep.progress import ProgressLog
+from symlora.sweep.progress import say
 from symlora.training.interrupt import Stopped, cluster_job, graceful_stop, raise_if_stopped
 
 
@@ -49,7 +49,7 @@ class PackTask:
     """Train the pack with the job's number, as Hydra's task function."""
 
     packs: Sequence[PackPlan]  # all packs of the multirun
-    progress: ProgressLog
+    log: Path  # where it says that the pack starts and ends, in a folder that exists
     threads: int | None = None  # of torch; None leaves them
     devices: Sequence[str] = ()  # GPUs to use in turn, if `hydra.job.env_set` does not name one
     stop_file: Path | None = None  # it appears when the launching process is asked to stop
@@ -69,7 +69,7 @@ class PackTask:
         try:
             with cluster_job(), graceful_stop(self.stop_file):
                 raise_if_stopped()
-                self.progress.say(number, "started")
+                say(self.log, number, "started")
                 outcomes = self._train(pack)
         except Stopped:
             return [Outcome(job.index, error="stopped") for job in pack.jobs]
@@ -78,7 +78,7 @@ class PackTask:
                 traceback.print_exc(file=sys.stderr)
             outcomes = [Outcome(job.index, error=str(error) or type(error).__name__) for job in pack.jobs]
         failed = sum(outcome.error is not None for outcome in outcomes)
-        self.progress.say(number, "finished", failed=failed)
+        say(self.log, number, "finished", failed=failed)
         return outcomes
 
     def _train(self, pack: PackPlan) -> list[Outcome]:

@@ -48,13 +48,9 @@ def describe(configs: Mapping[int, Config]) -> tuple[list[Job], dict[int, Outcom
 def packable(config: Config) -> bool:
     """Tell whether runs of a method can share a pass."""
     from symlora.model.encoder import FLAT_MODEL_TYPES
-    from symlora.model.packable import CannotPack, check_packable
+    from symlora.model.packable import why_alone
 
-    try:
-        check_packable(config.method)
-    except CannotPack:
-        return False
-    return model_type(config) in FLAT_MODEL_TYPES
+    return why_alone(config.method) is None and model_type(config) in FLAT_MODEL_TYPES
 
 
 def model_type(config: Config) -> str | None:

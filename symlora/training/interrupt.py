@@ -23,6 +23,7 @@ from symlora.errors import SymloraError
 
 Handler = Callable[[int, FrameType | None], None]
 
+STOPS = (signal.SIGINT, signal.SIGTERM)
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # submitit sets a handler for one of them (SUBMITIT_PREEMPT_SIGNAL)
 
 PATIENCE = 6  # seconds that a step may take to end; then the work since the last checkpoint is given up
@@ -119,11 +120,7 @@ def cluster_job() -> Iterator[None]:
 @contextlib.contextmanager
 def forward_signals(process: "subprocess.Popen[bytes]") -> Iterator[None]:
     """Forward both signals to a process that this one waits for."""
-
-    def send(number: int, frame: FrameType | None) -> None:
-        process.send_signal(number)
-
-    with _handled({signal.SIGINT: send, signal.SIGTERM: send}):
+    with _handled(dict.fromkeys(STOPS, lambda number, frame: process.send_signal(number))):
         yield
 
 
@@ -133,7 +130,7 @@ def stop_at_once() -> None:
     What is half done is cleared away. Where nothing is, and the exception might get lost (in imports), the signal ends
     the program with the same exit code.
     """
-    _handle({signal.SIGINT: _raise, signal.SIGTERM: _raise})
+    _handle(dict.fromkeys(STOPS, _raise))
 
 
 def say_stopped() -> None:
@@ -141,11 +138,7 @@ def say_stopped() -> None:
 
     Without this the end of a program, which joins its threads, would show where the signal hit.
     """
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        os._exit(128 + number)
-
-    _handle({signal.SIGINT: leave, signal.SIGTERM: leave})
+    _handle(dict.fromkeys(STOPS, lambda number, frame: os._exit(128 + number)))
     print("\nStopped. Finished runs are kept; the same command goes on from the last checkpoint.", file=sys.stderr)
 
 
