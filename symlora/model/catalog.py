@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from symlora.config.compose import CONFIG_DIR, our_configs
+from symlora.config.compose import CONFIG_DIR
 from symlora.config.formatting import text_table
 from symlora.config.schema import Config, MethodConfig
 from symlora.errors import SymloraError
@@ -72,7 +73,7 @@ def load(names_wanted: Sequence[str]) -> list[MethodConfig]:
             raise SymloraError(f"method={name}: there is no configs/method/{name}.yaml. There are: {', '.join(known)}.")
     # By Hydra, because a file may build on another (`defaults`); all at once, because it takes a tenth of a second.
     overrides = [f"+method@method{number}={name}" for number, name in enumerate(names_wanted)]
-    with our_configs():
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         content = hydra_compose(overrides=overrides)
     schema, found = OmegaConf.structured(MethodConfig), []
     for name, values in zip(names_wanted, content.values(), strict=True):

@@ -15,7 +15,7 @@ class CannotPack(ValueError):
 
 
 def why_alone(method: MethodConfig) -> str | None:
-    """Say why runs of a method cannot share an encoder; None: they can."""
+    """Say why a method's runs train alone; None if they need not."""
     why = None
     arguments = method.peft_config
     if method.trains == "all":

@@ -1,4 +1,4 @@
-"""Hold a parameter of all runs side by side, and clip gradients together."""
+"""Hold a parameter of all runs together, and clip their gradients."""
 
 from collections.abc import Sequence
 
@@ -43,7 +43,7 @@ class Stack:
 
 
 def clip_together(stacks: Sequence[Stack], limits: Sequence[float]) -> bool:
-    """Scale each run's gradient to its norm's limit at most; 0 is none.
+    """Scale each run's gradient down to its limit; 0 is none.
 
     As torch.nn.utils.clip_grad_norm_ does it for one run. Returns whether the stacks held the gradients: they do not
     where one run is left, which then works without them.
