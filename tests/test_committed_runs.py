@@ -22,7 +22,7 @@ def test_scores_follow_from_the_stored_predictions(folder: Path, record: dict) -
     config = record["config"]
     # The command line that makes it again finds it.
     same = deepcopy(composed(*(f"{key}={config[key]['name']}" for key in ("task", "method", "model", "protocol"))))
-    same.seed, same.results_dir = config["seed"], str(RUNS)
+    same.seed, same.results_dir, same.precision = config["seed"], str(RUNS), config["precision"]
     for key in KEYS:
         setattr(same.train, key, config["train"].get(key, getattr(same.train, key)))
     if config["protocol"]["name"].startswith("short"):
