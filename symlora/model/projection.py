@@ -38,7 +38,7 @@ def use_projection(model: nn.Module, masks: Masks) -> None:
 
 
 def _forward(layer: nn.Module, masks: Masks, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    if fits([layer]) and not args and not kwargs:
+    if masks.given is None and fits([layer]) and not args and not kwargs:  # else it is one of a pack, under vmap
         return projected([layer], x, masks)
     out: Tensor = type(layer).forward(layer, x, *args, **kwargs)
     return out
