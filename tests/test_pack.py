@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections import Counter
 from typing import Any
 
@@ -216,22 +217,45 @@ def test_a_step_waits_for_its_device_once(
 
 @pytest.mark.parametrize("passes", [1, 2])
 def test_gradients_are_clipped_run_by_run_as_torch_clips_them(passes: int) -> None:
-    """After one backward pass or two; a run has no limit, and one a gradient that is NaN."""
+    """After one backward pass or two; a run has no limit and a norm that overflows, one a gradient that is NaN."""
     limits = [0.5, 0.0, 100.0, 0.5]
-    stacks = [Stack([nn.Parameter(torch.randn(shape)) for _ in limits]) for shape in ((3, 4), (5,))]
+    stacks = [Stack([nn.Parameter(torch.randn(shape)) for _ in limits]) for shape in ((3, 4), (5,), ())]
     wanted: list[list[Tensor]] = [[nn.Parameter(own.clone()) for own in stack.values.detach()] for stack in stacks]
     for _ in range(passes):
         weights = [torch.randn_like(stack.values) for stack in stacks]
-        weights[0][3, 1, 2] = float("nan")
+        weights[0][1, 1, 2], weights[0][3, 1, 2] = 1e25, float("nan")
         for stack, weight, own in zip(stacks, weights, wanted, strict=True):
             (stack.values * weight).sum().backward()  # type: ignore[no-untyped-call]
             (torch.stack(own) * weight).sum().backward()  # type: ignore[no-untyped-call]
     for limit, *parameters in zip(limits, *wanted, strict=True):
-        torch.nn.utils.clip_grad_norm_(parameters, limit or float("inf"))
+        if limit:
+            torch.nn.utils.clip_grad_norm_(parameters, limit)
     assert clip_together(stacks, limits) and not clip_together(stacks, limits)
     for stack, own in zip(stacks, wanted, strict=True):
         for ours, theirs in zip(stack.parameters, own, strict=True):
             torch.testing.assert_close(ours.grad, theirs.grad, equal_nan=True)
+
+
+def test_a_stack_is_freed_with_its_pack_and_by_a_run_that_leaves() -> None:
+    parameters = [nn.Parameter(torch.randn(5)) for _ in range(3)]
+    stack = Stack(parameters)
+    stack.drop(1)
+    assert [own.untyped_storage().nbytes() for own in parameters] == [40, 20, 40]  # bytes: of two runs, of itself
+    watched = weakref.ref(stack)
+    del stack
+    assert watched() is None
+
+
+@pytest.mark.parametrize("method", ["symlora", "lora"])
+def test_ranks_that_no_kernel_groups_are_packed_too(method: str, tiny: TinyFactory) -> None:
+    """In bfloat16; 4 numbers are 8 bytes, and grouped_mm wants 16."""
+    some, data = configs(tiny("bert"), method), made_up(UNEQUAL)
+    for config in some:
+        config.method.peft_config = {**config.method.peft_config, "r": 4}
+    found, wanted = (gradients(build_pack(some, CPU, precision), data, None) for precision in ("bf16", "fp32"))
+    for ours, exact in zip(found, wanted, strict=True):
+        whole, own = (torch.cat([t.flatten() for t in part.values()]) for part in (exact, ours))
+        assert float((own - whole).norm() / whole.norm()) < 0.05
 
 
 @pytest.mark.parametrize("diverging", [{0}, {1}, {2}, {0, 1, 2}])

@@ -1,9 +1,12 @@
 """Hold a parameter of all runs together, and clip their gradients."""
 
+import weakref
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from symlora.model.device import to_device
 
 
 class Stack:
@@ -25,11 +28,18 @@ class Stack:
         self.values = torch.stack([parameter.detach() for parameter in self.parameters]).requires_grad_()
         for parameter, own in zip(self.parameters, self.values.detach(), strict=True):
             parameter.data = own
-        self.values.register_post_accumulate_grad_hook(self._hand_out)  # type: ignore[no-untyped-call]
+        me = weakref.ref(self)  # the garbage collector does not see a hook: it would keep the stack for ever
+
+        def hook(values: Tensor) -> None:
+            if (stack := me()) is not None:
+                stack._hand_out(values)
+
+        self.values.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
     def drop(self, position: int) -> None:
         """Take a run out; the others keep their order."""
-        del self.parameters[position]
+        gone = self.parameters.pop(position)
+        gone.data = gone.data.clone()  # a slice would keep the values of all
         self._join()
 
     def _hand_out(self, values: Tensor) -> None:
@@ -53,9 +63,9 @@ def clip_together(stacks: Sequence[Stack], limits: Sequence[float]) -> bool:
         stack.gradient = None
     if not found or not any(limits):
         return bool(found)
-    norms = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in found]), dim=0)
-    most = norms.new_tensor([limit or float("inf") for limit in limits])
-    factors = (most / (norms + 1e-6)).clamp(max=1.0)
+    parts = [torch.linalg.vector_norm(gradient.reshape(len(limits), -1), dim=1) for gradient in found]
+    norms, most = torch.linalg.vector_norm(torch.stack(parts), dim=0), to_device(torch.tensor(limits), found[0].device)
+    factors = (most / (norms + 1e-6)).clamp(max=1.0).where(most > 0, 1.0)
     for gradient in found:
         gradient.mul_(factors.view(-1, *[1] * (gradient.dim() - 1)))
     return True
