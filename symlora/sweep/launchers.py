@@ -38,9 +38,9 @@ class PackedLauncherConf:
     # takes joblib on a CPU (a single-thread worker per core) and on several GPUs (a worker each), else this process.
     inner: str = "auto"
     inner_config: dict[str, Any] = field(default_factory=dict)  # settings of that launcher, by their names in Hydra
-    # Mean tokens per step of a pack at most. On a CPU a run in such a pack is 1.2 to 2 times as fast as alone;
-    # larger ones gain little (docs/bench.md). On a GPU it is an estimate.
-    max_tokens: int = 8192
+    # Mean tokens per step of a pack at most. None: 8192, or 3000 in float32 on a CPU. On a CPU larger packs gain little
+    # or lose (docs/bench.md). On a GPU it is an estimate.
+    max_tokens: int | None = None
     # Packs that run at the same time; packs are split so that none idles. None: cores or GPUs; for Slurm 1, so that
     # packs are filled (give the number of nodes to spread them).
     workers: int | None = None

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from symlora.config.identity import pack_key
 from symlora.config.schema import Config
 
+# Mean tokens of a step at most; fewer in float32 on a CPU, whose caches hold no more (docs/bench.md).
+MOST_TOKENS, MOST_IN_FP32 = 8192, 3000
+
 
 @dataclass(frozen=True)
 class Job:
