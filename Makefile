@@ -32,7 +32,7 @@ help: ## Print this list
 
 setup: .venv/.ready ## Build .venv (Python 3.11 to 3.13; PYTHON=<path> chooses)
 
-demo: .venv/.ready ## Train SymLoRA, LoRA and the head on three demo tasks, 3 seeds: about 2 minutes, needs no hub and no data
+demo: .venv/.ready ## Train SymLoRA, LoRA and the head on three demo tasks, 3 seeds: 1 to 4 minutes, needs no hub and no data
 	@$(SYMLORA) demo $(ARGS)
 
 glue: .venv/.ready ## Fine-tune on one GLUE task: TASK= METHOD= MODEL= SEED= ARGS=
