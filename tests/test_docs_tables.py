@@ -174,7 +174,7 @@ def test_findings_say_what_lambda_and_other_rates_do() -> None:
 
 
 def longer(task: str, rates: dict[str, str]) -> tuple[Any, Any, Any]:
-    """Return means and scores by (method, protocol), rises by method, and SymLoRA less LoRA by protocol, of 5 seeds."""
+    """Return scores by (method, protocol), rises by method, and SymLoRA less LoRA by protocol, of 5 seeds."""
     protocols = ("study", "study_20")
     kept = {
         (method, protocol): validation(method, task, rate, seeds=range(5), protocol=protocol)

@@ -21,7 +21,7 @@ from symlora.store.folder import run_folder
 from symlora.store.locks import locked, write_progress
 from symlora.sweep import launchers
 from symlora.sweep.launchers import cuda_device, visible_devices
-from symlora.sweep.packing import MOST_IN_FP32, Job, PackPlan, plan
+from symlora.sweep.packing import Job, PackPlan, most_tokens, plan
 from symlora.sweep.progress import Watcher, say
 from symlora.sweep.workload import model_type, packable
 
@@ -101,7 +101,8 @@ def test_packs_are_filled_up_to_the_budget_and_evenly() -> None:
     assert sizes(packs) == [4, 3, 3] or sorted(sizes(packs)) == [3, 3, 4]
     assert max(pack.step_tokens for pack in packs) <= 4096
     assert sizes(plan(jobs(*configs, tokens=64.0), 100, 1)) == [1] * 10  # larger than the budget by itself
-    assert max(sizes(plan(jobs(*configs, tokens=67.0), MOST_IN_FP32, 1))) > 1  # RTE's rows
+    assert most_tokens("cpu", "fp32") < most_tokens("cpu", "bf16") == most_tokens("cuda", "fp32")
+    assert max(sizes(plan(jobs(*configs, tokens=67.0), most_tokens("cpu", "fp32"), 1))) > 1  # RTE's rows
     # A batch is never larger than the data.
     assert jobs(run_config(TINY, batch_size=16), rows=4)[0].step_tokens == 4 * 64
 

@@ -1,7 +1,7 @@
 """Hold a parameter of all runs together, and clip their gradients."""
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -52,20 +52,23 @@ class Stack:
             parameter.grad = own
 
 
-def clip_together(stacks: Sequence[Stack], limits: Sequence[float]) -> bool:
+def clip_gradients(parameters: Sequence[Sequence[Tensor]], limits: Sequence[float], stacks: Collection[Stack]) -> None:
     """Scale each run's gradient down to its limit; 0 is none.
 
-    As torch.nn.utils.clip_grad_norm_ does it for one run. Returns whether the stacks held the gradients: they do not
-    where one run is left, which then works without them.
+    As torch.nn.utils.clip_grad_norm_, for all runs at once where the gradients are in stacks. They are not where one
+    run trains, or is left of a pack.
     """
     found = [stack.gradient for stack in stacks if stack.gradient is not None]
     for stack in stacks:
         stack.gradient = None
-    if not found or not any(limits):
-        return bool(found)
-    parts = [torch.linalg.vector_norm(gradient.reshape(len(limits), -1), dim=1) for gradient in found]
-    norms, most = torch.linalg.vector_norm(torch.stack(parts), dim=0), to_device(torch.tensor(limits), found[0].device)
-    factors = (most / (norms + 1e-6)).clamp(max=1.0).where(most > 0, 1.0)
-    for gradient in found:
-        gradient.mul_(factors.view(-1, *[1] * (gradient.dim() - 1)))
-    return True
+    if not found:
+        for own, limit in zip(parameters, limits, strict=True):
+            if limit:
+                torch.nn.utils.clip_grad_norm_(own, limit)
+    elif any(limits):
+        parts = [torch.linalg.vector_norm(gradient.reshape(len(limits), -1), dim=1) for gradient in found]
+        norms = torch.linalg.vector_norm(torch.stack(parts), dim=0)
+        most = to_device(torch.tensor(limits), norms.device)
+        factors = (most / (norms + 1e-6)).clamp(max=1.0).where(most > 0, 1.0)
+        for gradient in found:
+            gradient.mul_(factors.view(-1, *[1] * (gradient.dim() - 1)))

@@ -26,7 +26,7 @@ from symlora.errors import SymloraError
 from symlora.store.folder import finished_record, read_run, run_folder
 from symlora.store.locks import holder
 from symlora.sweep import launchers
-from symlora.sweep.packing import MOST_IN_FP32, MOST_TOKENS, Job, PackPlan, plan
+from symlora.sweep.packing import Job, PackPlan, most_tokens, plan
 from symlora.sweep.progress import POLL, Watcher
 from symlora.sweep.worker import Outcome, PackTask, outcome
 from symlora.training.checkpoint_files import clear_settled, headers, plans, write_plan
@@ -127,7 +127,7 @@ class PackedLauncher(Launcher):
         given, first = self.settings, jobs[0].config
         device = pick_device(first.device)
         kind, on_gpu = device.type, device.type != "cpu"
-        slow = not on_gpu and pick_precision(first.precision, device) == "fp32"
+        most = given.max_tokens or most_tokens(kind, pick_precision(first.precision, device))
         devices = launchers.visible_devices() if kind == "cuda" else ["mps"] * on_gpu
         # By all runs that the command names, finished or not: the last of a stopped sweep trains as the others did.
         inner = given.inner
@@ -137,7 +137,7 @@ class PackedLauncher(Launcher):
         settings = launchers.launcher_node(inner, given.inner_config)
         workers = given.workers or launchers.at_once(inner, settings, len(devices))
         stopped, others = stopped_packs(jobs)
-        packs = stopped + plan(others, given.max_tokens or (MOST_IN_FP32 if slow else MOST_TOKENS), workers)
+        packs = stopped + plan(others, most, workers)
         for pack in packs:  # the same command finds them after a stop
             write_plan(Path(pack.jobs[0].config.results_dir), [_name(job) for job in pack.jobs])
         if inner == "joblib":

@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from symlora.config.identity import pack_key
 from symlora.config.schema import Config
 
-# Mean tokens of a step at most; fewer in float32 on a CPU, whose caches hold no more (docs/bench.md).
-MOST_TOKENS, MOST_IN_FP32 = 8192, 3000
-
 
 @dataclass(frozen=True)
 class Job:
@@ -59,6 +56,14 @@ class PackPlan:
         """Name what its runs have in common."""
         config = self.jobs[0].config
         return f"{config.method.name} on {config.task.name}, batch {config.train.batch_size}"
+
+
+def most_tokens(device_type: str, precision: str) -> int:
+    """Return the mean tokens of a step at most, by default.
+
+    A CPU's caches hold no more in float32 (docs/bench.md).
+    """
+    return 3000 if (device_type, precision) == ("cpu", "fp32") else 8192
 
 
 def plan(jobs: Sequence[Job], max_tokens: float, workers: int) -> list[PackPlan]:

@@ -19,11 +19,12 @@ from symlora.model.device import to_device
 from symlora.model.dropout import step_key
 from symlora.model.encoder import Encoder
 from symlora.model.pack import PackedModel
+from symlora.model.stack import clip_gradients
 from symlora.training.checkpoint import Checkpoint
 from symlora.training.distributed import ALONE, Processes
 from symlora.training.interrupt import raise_if_stopped
 from symlora.training.result import Diverged, Epoch, Fit, Logits, out_of_patience
-from symlora.training.run_state import CheckpointWriter, RunState, clip
+from symlora.training.run_state import CheckpointWriter, RunState
 
 EVAL_TOKENS = 4096  # a batch this size keeps a CPU's matmuls near their peak and its activations in cache
 
@@ -162,7 +163,8 @@ def train_step(
         if math.isfinite(value):
             processes.add_up_gradients(run.parameters)
             run.scaler.unscale_(run.optimizer)
-    clip(runs, tuple(pack.stacks.values()))
+    limits = [run.config.train.max_grad_norm for run in runs]
+    clip_gradients([run.parameters for run in runs], limits, pack.stacks.values())
     for run, value, count in zip(runs, values, counts, strict=True):
         run.steps_done += 1
         if math.isfinite(value):

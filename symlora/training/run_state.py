@@ -8,7 +8,6 @@ import torch
 from symlora.config.schema import Config
 from symlora.data.tokens import TokenizedSplit
 from symlora.model.run_model import RunModel
-from symlora.model.stack import Stack, clip_together
 from symlora.training.checkpoint import Checkpoint
 from symlora.training.hooks import step_hook
 from symlora.training.interrupt import raise_if_stopped, stop_requested
@@ -103,15 +102,6 @@ class RunState:
             self.result.chosen[rule] = number
             self.result.logits[rule] = logits
             self.result.state[rule] = state
-
-
-def clip(runs: Sequence[RunState], stacks: Sequence[Stack]) -> None:
-    """Clip the gradient of every run at its `max_grad_norm`."""
-    limits = [run.config.train.max_grad_norm for run in runs]
-    if not clip_together(stacks, limits):
-        for run, limit in zip(runs, limits, strict=True):
-            if limit:
-                torch.nn.utils.clip_grad_norm_(run.parameters, limit)
 
 
 class CheckpointWriter:
