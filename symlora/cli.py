@@ -5,14 +5,72 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from symlora.errors import SymloraError
 from symlora.model.hub import go_offline_if_unreachable
 from symlora.training.interrupt import Stopped, say_stopped, stop_at_once
 
-# The imports of each command stand in its function: torch, transformers and peft take seconds.
 RUNS = Path("results/runs")
+COMMANDS = {  # where each command is (imported when it is called), and what `symlora --help` says of it
+    "demo": ("sweep.demo:command", "train SymLoRA, LoRA and the head on demo tasks, and print the table"),
+    "study": ("sweep.study:command_study", "train a grid, choose its best points, then train their seeds; resumable"),
+    "paper": ("sweep.paper:command", "reproduce the paper's Table 1: estimate, then studies, zips and report"),
+    "select": ("sweep.study:command_select", "choose the best grid point of each method and task, into configs/best"),
+    "status": ("sweep.study:command_status", "count a study's runs and estimate the time left"),
+    "runs": ("cli:runs", "list run folders: mean and spread of the score over the seeds"),
+    "verify": ("store.verify:command", "hash every file of every run again, and compare with its record"),
+    "methods": ("model.catalog:command", "list the methods: equation, trained parameters, merges, packs"),
+    "evaluate": ("runner.scoring:command_evaluate", "score runs or adapters, without training"),
+    "predict": ("runner.scoring:command_predict", "predict sentences, a table or a split"),
+    "report": ("report.write:command", "write tables, figures and the audit from run folders"),
+    "submission": ("submission.write:command", "make or check the zip that the GLUE server takes"),
+    "export": ("interchange.export:command", "write an adapter as a merged model, a LoRA or a SymLoRA"),
+}
+DESCRIPTIONS = {  # what `symlora <command> --help` says
+    "demo": """Train SymLoRA, LoRA and the bare head on three demo tasks.
+
+Sentences come from our own grammar, so these are not GLUE scores. Finished runs are not trained again.""",
+    "study": "Train the grid, select, then train the winners' seeds; resumable.",
+    "paper": """Reproduce the paper's Table 1: estimate, then studies, zips and report.
+
+Every task, SymLoRA and LoRA, grid and seeds under protocol paper; then RTE, MRPC and STS-B from each method's MNLI
+run (protocol paper_mnli). Every part can be stopped; the same command goes on.""",
+    "select": """Choose the best grid point of each method and task.
+
+Writes it to configs/best and prints whether it lies on the grid's edge. Trains nothing, unless --widen --run.""",
+    "status": "Count a study's runs and estimate the time left.",
+    "runs": "List scores with their spread over seeds, then unfinished runs.",
+    "verify": "Hash every file again; exit with 1 if anything differs from run.json.",
+    "methods": "List the methods: equation, parameters on RoBERTa-base, merges, packs, source.",
+    "evaluate": """Score trained models by forward passes; nothing trains.
+
+SOURCE is a run folder, a results folder (all its finished runs), an adapter's folder of PEFT (with --task), or a
+checkpoint of LoRA's own code (with --task, --alpha and --base). Models of one encoder and method share a pass.""",
+    "predict": """Predict with a trained model: labels with probabilities, or scores.
+
+SOURCE is as in `symlora evaluate`. Takes sentences, the lines of stdin (-), a table (--file) or splits (--split).""",
+    "report": """Write tables, figures and the audit; nothing trains.
+
+table1    Table 1 and its companions 2 to 4: <out>/tables/*.md, .tex, .csv, .html
+figure1   Figure 1 and its companions: <out>/figures/*/*.png, .pdf, .csv
+audit     what the paper's printed numbers imply: <out>/audit.md and audit.html (needs no run)
+report    all of these, the symmetry of the updates, and the page that holds them: <out>/report.html""",
+    "submission": """Make the zip that the GLUE server takes, or check one.
+
+From the runs of one protocol, model and method, one run a task: of the configuration that the report shows, the
+seed with the best score (held-out slice, else validation). Runs need predict_test=true. WNLI gets its majority
+class, the MNLI run predicts AX. Exit status: 0 upload it; 3 files are missing (-partial.zip); 1 nothing written.""",
+    "export": """Write an adapter in another form.
+
+SOURCE is a run folder, a PEFT adapter's folder, or a checkpoint file of loralib (which also needs --alpha).
+
+  --to adapter   a copy of the adapter as it is, for --push
+  --to merged    a plain transformers model with the adapter in its weights
+  --to lora      a LoRA adapter of PEFT: exact, but a SymLoRA's λ goes into base_scale.safetensors beside it
+  --to symlora   a LoRA's best symmetric approximation, with the share of its energy that is kept""",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -29,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chosen = parser().parse_args(words)
         if chosen.command in ("evaluate", "predict", "export"):
             go_offline_if_unreachable()  # before the imports of what asks the hub
-        if status := chosen.run(chosen):
+        run: Callable[[argparse.Namespace], int] = resolve_name(f"symlora.{COMMANDS[chosen.command][0]}")
+        if status := run(chosen):
             sys.exit(status)
         sys.stdout.flush()
     except BrokenPipeError:  # what reads the output, such as `head`, has had enough
@@ -51,60 +110,84 @@ def parser() -> argparse.ArgumentParser:
     commands = made.add_subparsers(dest="command", required=True, metavar="command")
     commands.add_parser("train", help="train one run, or several with -m: `symlora train --help`", add_help=False)
 
-    demo = _add(commands, "demo", _demo, "train SymLoRA, LoRA and the head on demo tasks, and print the table")
+    demo = _add(commands, "demo")
     demo.add_argument("--results-dir", type=Path, default=Path("results/demo"), help="default: %(default)s")
     demo.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.train_limit=256, which is faster")
 
-    study = _add(commands, "study", _study, "train a grid, choose its best points, then train their seeds; resumable")
+    study = _add(commands, "study")
     _study_options(study)
     _seeds_option(study)
 
-    paper = _add(commands, "paper", _paper, "reproduce the paper's Table 1: estimate, then studies, zips and report")
+    paper = _add(commands, "paper")
     paper.add_argument("--tasks", default="", help="with commas or spaces (default: all eight)")
     paper.add_argument("--model", default="roberta-base", help="default: %(default)s")
     paper.add_argument("--estimate", action="store_true", help="measure what it takes here, and stop")
     _seeds_option(paper)
     paper.add_argument("overrides", nargs="*", metavar="key=value", help="as given to `symlora train`, for every run")
 
-    select = _add(commands, "select", _select, "choose the best grid point of each method and task, into configs/best")
+    select = _add(commands, "select")
     _study_options(select)
     select.add_argument("--widen", action="store_true", help="print commands that go beyond the grid's edges")
     select.add_argument("--axis", choices=("lr", "batch_size", "both"), default="lr", help="default: %(default)s")
     select.add_argument("--run", action="store_true", dest="run_widened", help="with --widen: run these commands")
-    status = _add(commands, "status", _status, "count a study's runs and estimate the time left")
+    status = _add(commands, "status")
     _study_options(status)
     _seeds_option(status)
     status.add_argument("--workers", type=_positive, help="runs at a time (default: one a core)")
     status.add_argument("--watch", action="store_true", help="show it live, until all is done or Ctrl-C")
 
-    runs = _add(commands, "runs", _runs, "list run folders: mean and spread of the score over the seeds")
-    verify = _add(commands, "verify", _verify, "hash every file of every run again, and compare with its record")
+    runs = _add(commands, "runs")
+    verify = _add(commands, "verify")
     for command in (runs, verify):
         command.add_argument("results_dir", nargs="?", type=Path, default=RUNS, help="default: %(default)s")
 
-    methods = _add(commands, "methods", _methods, "list the methods: equation, trained parameters, merges, packs")
+    methods = _add(commands, "methods")
     methods.add_argument("--markdown", action="store_true", help="as a Markdown table")
     methods.add_argument("--method", metavar="NAME", help="one method in detail, with its settings")
 
-    _model_options(evaluate := _add(commands, "evaluate", _evaluate, "score runs or adapters, without training"))
+    _model_options(evaluate := _add(commands, "evaluate"))
     evaluate.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help="run folder, adapter folder or file")
     evaluate.add_argument("--out", type=Path, metavar="FILE.json", help="also write the scores, with all digits")
 
-    _model_options(predict := _add(commands, "predict", _predict, "predict sentences, a table or a split"))
+    _model_options(predict := _add(commands, "predict"))
     predict.add_argument("source", type=Path, metavar="SOURCE", help="run folder, adapter folder or file")
     predict.add_argument("texts", nargs="*", metavar="TEXT", help="sentences (a pair: a tab between), - for stdin")
     predict.add_argument("--out", type=Path, metavar="FILE", help=".parquet, .csv or .jsonl (default: print)")
 
-    _report_options(_add(commands, "report", _report, "write tables, figures and the audit from run folders"))
-    _submission_options(_add(commands, "submission", _submission, "make or check the zip that the GLUE server takes"))
-    _export_options(_add(commands, "export", _export, "write an adapter as a merged model, a LoRA or a SymLoRA"))
+    report = _add(commands, "report")
+    report.add_argument("what", nargs="?", choices=("table1", "figure1", "audit", "report"), default="report")
+    submission = _add(commands, "submission")
+    for name, default in (("protocol", "paper"), ("model", "roberta-base"), ("method", "symlora")):
+        submission.add_argument(f"--{name}", default=default, help="of the runs (default: %(default)s)")
+    for command, out, use in ((report, "results", "where files go"), (submission, "results/submission", "for the zip")):
+        command.add_argument(
+            "--results-dir", type=Path, default=RUNS, help="run folders below it (default: %(default)s)"
+        )
+        command.add_argument("--out", type=Path, default=Path(out), help=f"{use} (default: %(default)s)")
+    report.add_argument(
+        "--tasks", help="those of Table 1's eight that are expected, for example cola,rte (default: all)"
+    )
+    report.add_argument("--strict", action="store_true", help="exit with 1 when a run is missing, failed or left out")
+    report.add_argument("--as-paper", action="store_true", help="Figure 1 with the paper's norm and one common scale")
+    report.add_argument("--checkpoint", type=Path, help="a released LoRA (folder or file) for the symmetry table")
+    submission.add_argument("--check", type=Path, metavar="FILE.zip", help="check this zip, and make none")
+
+    export = _add(commands, "export")
+    export.add_argument("source", type=Path)
+    export.add_argument("out", type=Path, help="a folder that is not there yet")
+    export.add_argument("--to", choices=("adapter", "merged", "lora", "symlora"), required=True)
+    export.add_argument("--base", help="folder or hub name of the base model (default: the one the source names)")
+    export.add_argument("--rank", type=int, help="--to symlora: rank to keep (default: the LoRA's)")
+    export.add_argument("--full", action="store_true", help="--to symlora: keep the whole symmetric part, rank 2r")
+    export.add_argument("--push", metavar="USER/NAME", help="list what would go to this repository of the hub")
+    export.add_argument("--confirm", action="store_true", help="--push: upload it (log in first: hf auth login)")
+    export.add_argument("--alpha", type=float, help="loralib: the α of its training (RoBERTa-base MNLI: 16, see docs)")
     return made
 
 
-def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-    shown = {"help": text, "description": run.__doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
-    made: argparse.ArgumentParser = commands.add_parser(name, **shown)
-    made.set_defaults(run=run)
+def _add(commands: Any, name: str) -> argparse.ArgumentParser:
+    shown = {"description": DESCRIPTIONS[name], "formatter_class": argparse.RawDescriptionHelpFormatter}
+    made: argparse.ArgumentParser = commands.add_parser(name, help=COMMANDS[name][1], **shown)
     return made
 
 
@@ -136,164 +219,9 @@ def _model_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
 
 
-def _report_options(made: argparse.ArgumentParser) -> None:
-    made.add_argument("what", nargs="?", choices=("table1", "figure1", "audit", "report"), default="report")
-    made.add_argument("--results-dir", type=Path, default=RUNS, help="run folders below it (default: %(default)s)")
-    made.add_argument("--out", type=Path, default=Path("results"), help="where files go (default: %(default)s)")
-    made.add_argument("--tasks", help="those of Table 1's eight that are expected, for example cola,rte (default: all)")
-    made.add_argument("--strict", action="store_true", help="exit with 1 when a run is missing, failed or left out")
-    made.add_argument("--as-paper", action="store_true", help="Figure 1 with the paper's norm and one common scale")
-    made.add_argument("--checkpoint", type=Path, help="a released LoRA (folder or file) for the symmetry table")
-
-
-def _submission_options(made: argparse.ArgumentParser) -> None:
-    for name, default in (("protocol", "paper"), ("model", "roberta-base"), ("method", "symlora")):
-        made.add_argument(f"--{name}", default=default, help="of the runs (default: %(default)s)")
-    made.add_argument("--results-dir", type=Path, default=RUNS, help="run folders below it (default: %(default)s)")
-    made.add_argument("--out", type=Path, default=Path("results/submission"), help="for the zip (default: %(default)s)")
-    made.add_argument("--check", type=Path, metavar="FILE.zip", help="check this zip, and make none")
-
-
-def _export_options(made: argparse.ArgumentParser) -> None:
-    made.add_argument("source", type=Path)
-    made.add_argument("out", type=Path, help="a folder that is not there yet")
-    made.add_argument("--to", choices=("adapter", "merged", "lora", "symlora"), required=True)
-    made.add_argument("--base", help="folder or hub name of the base model (default: the one the source names)")
-    made.add_argument("--rank", type=int, help="--to symlora: rank to keep (default: the LoRA's)")
-    made.add_argument("--full", action="store_true", help="--to symlora: keep the whole symmetric part, rank 2r")
-    made.add_argument("--push", metavar="USER/NAME", help="list what would go to this repository of the hub")
-    made.add_argument("--confirm", action="store_true", help="--push: upload it (log in first: hf auth login)")
-    made.add_argument("--alpha", type=float, help="loralib: the α of its training (RoBERTa-base MNLI: 16, see docs)")
-
-
-def _demo(chosen: argparse.Namespace) -> int:
-    """Train SymLoRA, LoRA and the bare head on three demo tasks.
-
-    Sentences come from our own grammar, so these are not GLUE scores. Finished runs are not trained again.
-    """
-    from symlora.sweep.demo import run
-
-    return run(chosen.results_dir, chosen.overrides)
-
-
-def _study(chosen: argparse.Namespace) -> int:
-    """Train the grid, select, then train the winners' seeds; resumable."""
-    from symlora.sweep.study import Study, run_study
-
-    return run_study(Study.of(chosen))
-
-
-def _paper(chosen: argparse.Namespace) -> int:
-    """Reproduce the paper's Table 1: estimate, then studies, zips and report.
-
-    Every task, SymLoRA and LoRA, grid and seeds under protocol paper; then RTE, MRPC and STS-B from each method's MNLI
-    run (protocol paper_mnli). Every part can be stopped; the same command goes on.
-    """
-    from symlora.sweep.paper import command
-
-    return command(chosen)
-
-
-def _select(chosen: argparse.Namespace) -> int:
-    """Choose the best grid point of each method and task.
-
-    Writes it to configs/best and prints whether it lies on the grid's edge. Trains nothing, unless --widen --run.
-    """
-    from symlora.sweep.study import Study, select
-
-    if chosen.run_widened and not chosen.widen:
-        raise SymloraError("--run goes with --widen.")
-    axes = ("lr", "batch_size") if chosen.axis == "both" else (chosen.axis,)
-    return select(Study.of(chosen), axes if chosen.widen else (), run=chosen.run_widened)
-
-
-def _status(chosen: argparse.Namespace) -> int:
-    """Count a study's runs and estimate the time left."""
-    from symlora.sweep.study import show_status
-
-    return show_status(chosen)
-
-
-def _runs(chosen: argparse.Namespace) -> int:
-    """List scores with their spread over seeds, then unfinished runs."""
+def runs(chosen: argparse.Namespace) -> int:
+    """Run `symlora runs`."""
     from symlora.store.listing import command
     from symlora.training.checkpoint_files import unfinished
 
     return command(chosen.results_dir, unfinished(chosen.results_dir))
-
-
-def _verify(chosen: argparse.Namespace) -> int:
-    """Hash every file again; exit with 1 if anything differs from run.json."""
-    from symlora.store.verify import command
-
-    return command(chosen.results_dir)
-
-
-def _methods(chosen: argparse.Namespace) -> int:
-    """List the methods: equation, parameters on RoBERTa-base, merges, packs, source."""
-    from symlora.model.catalog import command
-
-    return command(chosen.method, markdown=chosen.markdown)
-
-
-def _evaluate(chosen: argparse.Namespace) -> int:
-    """Score trained models by forward passes; nothing trains.
-
-    SOURCE is a run folder, a results folder (all its finished runs), an adapter's folder of PEFT (with --task), or a
-    checkpoint of LoRA's own code (with --task, --alpha and --base). Models of one encoder and method share a pass.
-    """
-    from symlora.runner.scoring import command_evaluate
-
-    return command_evaluate(chosen)
-
-
-def _predict(chosen: argparse.Namespace) -> int:
-    """Predict with a trained model: labels with probabilities, or scores.
-
-    SOURCE is as in `symlora evaluate`. Takes sentences, the lines of stdin (-), a table (--file) or splits (--split).
-    """
-    from symlora.runner.scoring import command_predict
-
-    return command_predict(chosen)
-
-
-def _report(chosen: argparse.Namespace) -> int:
-    """Write tables, figures and the audit; nothing trains.
-
-    table1    Table 1 and its companions 2 to 4: <out>/tables/*.md, .tex, .csv, .html
-    figure1   Figure 1 and its companions: <out>/figures/*/*.png, .pdf, .csv
-    audit     what the paper's printed numbers imply: <out>/audit.md and audit.html (needs no run)
-    report    all of these, the symmetry of the updates, and the page that holds them: <out>/report.html
-    """
-    from symlora.report.write import command
-
-    return command(chosen)
-
-
-def _submission(chosen: argparse.Namespace) -> int:
-    """Make the zip that the GLUE server takes, or check one.
-
-    From the runs of one protocol, model and method, one run a task: of the configuration that the report shows, the
-    seed with the best score (held-out slice, else validation). Runs need predict_test=true. WNLI gets its majority
-    class, the MNLI run predicts AX. Exit status: 0 upload it; 3 files are missing (-partial.zip); 1 nothing written.
-    """
-    from symlora.submission.write import check_zip, make_zip
-
-    if chosen.check is not None:
-        return check_zip(chosen.check)
-    return make_zip(chosen.results_dir, chosen.protocol, chosen.model, chosen.method, chosen.out)
-
-
-def _export(chosen: argparse.Namespace) -> int:
-    """Write an adapter in another form.
-
-    SOURCE is a run folder, a PEFT adapter's folder, or a checkpoint file of loralib (which also needs --alpha).
-
-      --to adapter   a copy of the adapter as it is, for --push
-      --to merged    a plain transformers model with the adapter in its weights
-      --to lora      a LoRA adapter of PEFT: exact, but a SymLoRA's λ goes into base_scale.safetensors beside it
-      --to symlora   a LoRA's best symmetric approximation, with the share of its energy that is kept
-    """
-    from symlora.interchange.export import command
-
-    return command(chosen)

@@ -4,6 +4,7 @@ The model has RoBERTa-base's shape and no values (torch's meta device), so that 
 size depends on the values of the weights (SARA) is counted on random ones.
 """
 
+import argparse
 import copy
 import functools
 from collections.abc import Sequence
@@ -188,8 +189,8 @@ def _word(value: bool | None) -> str:
     return NOTHING if value is None else "yes" if value else "no"
 
 
-def command(name: str | None, *, markdown: bool) -> int:
+def command(chosen: argparse.Namespace) -> int:
     """Run `symlora methods`."""
-    methods = [examine(method) for method in load([name] if name else names())]
-    print(details(methods[0]) if name else table(methods, markdown=markdown))
+    methods = [examine(method) for method in load([chosen.method] if chosen.method else names())]
+    print(details(methods[0]) if chosen.method else table(methods, markdown=chosen.markdown))
     return 0

@@ -1,5 +1,6 @@
 """Check that run folders are as they were written (`make verify-results`)."""
 
+import argparse
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,11 +48,11 @@ def verify(results_dir: Path) -> Found:
     return found
 
 
-def command(results_dir: Path) -> int:
+def command(chosen: argparse.Namespace) -> int:
     """Run `symlora verify`."""
-    found = verify(results_dir)
+    found = verify(chosen.results_dir)
     if not found.runs and not found.problems:
-        raise SymloraError(f"no run folders in {results_dir}.")
+        raise SymloraError(f"no run folders in {chosen.results_dir}.")
     checked = f"{found.runs} runs, {found.files} files, {found.bytes / 2**20:.1f} MiB checked"
     unsealed = f"; {found.unsealed} runs have no checksums" if found.unsealed else ""
     print(*found.problems, f"{checked}: {len(found.problems)} problems{unsealed}", sep="\n")

@@ -1,5 +1,6 @@
 """Write and judge the zip: the same predictions give the same bytes."""
 
+import argparse
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -48,23 +49,20 @@ def write(parts: Sequence[Part], out: Path, name: str) -> tuple[Path, Checked]:
     return path, checked
 
 
-def make_zip(results_dir: Path, protocol: str, model: str, method: str, out: Path) -> int:
-    """Write the zip and print its contents; return the exit status."""
-    parts = gather(results_dir, protocol, model, method)
+def command(chosen: argparse.Namespace) -> int:
+    """Run `symlora submission`: write the zip, or check one."""
+    if chosen.check is not None:
+        return _verdict(chosen.check, check(chosen.check))
+    parts = gather(chosen.results_dir, chosen.protocol, chosen.model, chosen.method)
     for part in parts:
         print(f"{part.file.name:12} {len(part.predictions):>7,} of {part.file.rows:>7,} rows  {part.source}")
-    name = f"{protocol}-{model}-{method}"
-    path, checked = write(parts, out, name)
+    name = f"{chosen.protocol}-{chosen.model}-{chosen.method}"
+    path, checked = write(parts, chosen.out, name)
     print(path)
-    complete = out / f"{name}.zip"
+    complete = chosen.out / f"{name}.zip"
     if path != complete and complete.exists():
         print(f"{complete.name} beside it is an older one: it was not made from these runs.")
     return _verdict(path, checked)
-
-
-def check_zip(path: Path) -> int:
-    """Check a zip, print what is wrong, and return the exit status."""
-    return _verdict(path, check(path))
 
 
 def _verdict(path: Path, checked: Checked) -> int:

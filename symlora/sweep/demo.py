@@ -4,12 +4,11 @@ The encoder is real (MiniLM, from a Python package); the sentences come from our
 the scores show that the pipeline works, and nothing about GLUE.
 """
 
+import argparse
 import time
-from collections.abc import Sequence
-from pathlib import Path
 
 from symlora.data.demo import DEMO_RULES
-from symlora.runner.train import command
+from symlora.runner.train import command as train
 from symlora.store.folder import scan
 from symlora.store.listing import table
 from symlora.sweep.grid import expand
@@ -23,23 +22,23 @@ NEXT = """\
 Next: GLUE_DIR=<folder> make glue TASK=rte MODEL=minilm, or with a hub: make glue TASK=rte. make help lists the rest."""
 
 
-def run(results_dir: Path, overrides: Sequence[str] = ()) -> int:
-    """Train what is not finished, and print the table; the exit status."""
+def command(chosen: argparse.Namespace) -> int:
+    """Run `symlora demo`: train what is not finished, and print the table."""
     started = time.perf_counter()
-    sweep = ["sweep=demo", f"results_dir={results_dir}", *overrides]
+    sweep = ["sweep=demo", f"results_dir={chosen.results_dir}", *chosen.overrides]
     runs = expand(*sweep)
     tasks = dict.fromkeys(config.task.name for config in runs)
     print(INTRODUCTION.format(tasks=len(tasks), runs=len(runs)))
     print(*(f"  {task}: {DEMO_RULES[task]}" for task in tasks), sep="\n", flush=True)
     status = 0
     try:
-        command(["-m", *sweep])
+        train(["-m", *sweep])
     except Stopped:
         raise
     except SystemExit as ended:  # Hydra's, where a run failed
         status = 1 if ended.code else 0
-    records = [record for _, record in scan(results_dir)]
+    records = [record for _, record in scan(chosen.results_dir)]
     print(f"\n{table(records)}\n")
     seconds = time.perf_counter() - started
-    print(f"{len(records)} runs, {seconds:.0f} s; one folder each in {results_dir}\n{NEXT}")
+    print(f"{len(records)} runs, {seconds:.0f} s; one folder each in {chosen.results_dir}\n{NEXT}")
     return status

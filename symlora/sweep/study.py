@@ -148,7 +148,12 @@ class Study:
         return costs(record for _, record in scan(folder))
 
 
-def show_status(chosen: argparse.Namespace) -> int:
+def command_study(chosen: argparse.Namespace) -> int:
+    """Run `symlora study`."""
+    return run_study(Study.of(chosen))
+
+
+def command_status(chosen: argparse.Namespace) -> int:
     """Run `symlora status`: print the table, or show it live."""
     study, workers = Study.of(chosen), chosen.workers or cores()
     if chosen.watch and sys.stdout.isatty():
@@ -184,24 +189,21 @@ def run_study(study: Study) -> int:
     return multirun(study.repeats())
 
 
-def select(study: Study, widen: Sequence[str] = (), *, run: bool = False) -> int:
-    """Print and write the best grid points; return the exit status.
-
-    Args:
-        study: Whose grid.
-        widen: Axes (`lr`, `batch_size`) to go beyond the edges of: prints the commands instead.
-        run: Run these commands, and select again.
-    """
+def command_select(chosen: argparse.Namespace) -> int:
+    """Run `symlora select`: print and write the best grid points."""
+    if chosen.run_widened and not chosen.widen:
+        raise SymloraError("--run goes with --widen.")
+    study, axes = Study.of(chosen), AXES if chosen.axis == "both" else (chosen.axis,)
     found = _tried(study)
-    if widen:
-        commands = study.widened(found, widen)
+    if chosen.widen:
+        commands = study.widened(found, axes)
         if not commands:
-            print(f"No best point lies on an edge of {' or '.join(widen)}: nothing to widen.")
+            print(f"No best point lies on an edge of {' or '.join(axes)}: nothing to widen.")
         for command in commands:
             print("symlora train -m " + " ".join(command), flush=True)
-            if run:
+            if chosen.run_widened:
                 multirun(command)
-        if not run:
+        if not chosen.run_widened:
             return 0
         found = _tried(study)
     _write(study, found)
