@@ -6,6 +6,7 @@ Finished jobs are left out. The others are put into packs (symlora.sweep.packing
 launcher of Hydra's (symlora.sweep.launchers). Every job has its own run folder and outcome, in the order asked for.
 """
 
+import copy
 import secrets
 import sys
 import time
@@ -14,11 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
 from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, open_dict, read_write
 
 from symlora.config.compose import resolve
 from symlora.config.schema import Config
@@ -159,21 +161,28 @@ class PackedLauncher(Launcher):
         lost = "its worker ended before it did"
         with Watcher(packs, path), graceful_stop(stop_file, announce=True):
             try:
-                for job_return in launchers.launch(
-                    settings,
-                    task,
-                    [job_overrides[pack.jobs[0].index] for pack in packs],
-                    context=self.hydra_context,
-                    config=self.config,
-                    environment={} if threads is None else {"OMP_NUM_THREADS": str(threads)},
-                    wave=workers if inner == "submitit_local" else None,
-                ):
+                overrides = [job_overrides[pack.jobs[0].index] for pack in packs]
+                wave = workers if inner == "submitit_local" else len(packs)  # it starts all that it gets at once
+                for job_return in self._start(settings, task, overrides, wave):
                     found |= {ended.index: ended for ended in job_return.return_value}
             except Exception as error:  # a killed worker, a lost node: each launcher has its own
                 lost = f"{lost} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
             raise_if_stopped()  # finished runs stay, the others have checkpoints, slow workers need the stop file
             stop_file.unlink(missing_ok=True)
         return {job.index: found.get(job.index) or _from_folder(job, lost) for job in jobs}
+
+    def _start(self, settings: DictConfig, task: PackTask, overrides: Overrides, wave: int) -> list[JobReturn]:
+        """Run one Hydra job per pack with the inner launcher, `wave` at a time."""
+        config = copy.deepcopy(self.config)
+        with read_write(config.hydra), open_dict(config.hydra):
+            config.hydra.launcher = settings
+            if task.threads is not None and "OMP_NUM_THREADS" not in config.hydra.job.env_set:
+                config.hydra.overrides.hydra.append(f'+hydra.job.env_set.OMP_NUM_THREADS="{task.threads}"')
+        made = Plugins.instance().instantiate_launcher(
+            hydra_context=self.hydra_context, task_function=task, config=config
+        )
+        parts = [overrides[start : start + wave] for start in range(0, len(overrides), wave)]
+        return [done for i, part in enumerate(parts) for done in made.launch(part, initial_job_idx=i * wave)]
 
 
 def _resolve(cfg: DictConfig) -> Config | SymloraError:

@@ -10,16 +10,13 @@ with different jobs, and so have different devices.
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn
 from hydra.plugins.config_source import ConfigLoadError
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from symlora.errors import SymloraError
@@ -123,38 +120,3 @@ def at_once(inner: str, settings: DictConfig, devices: int) -> int:
 def cores() -> int:
     """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def launch(
-    settings: DictConfig,
-    task: TaskFunction,
-    overrides: Sequence[Sequence[str]],
-    *,
-    context: HydraContext,
-    config: DictConfig,
-    environment: Mapping[str, str],
-    wave: int | None = None,
-) -> list[JobReturn]:
-    """Run one Hydra job per pack with the inner launcher.
-
-    Args:
-        settings: Of the inner launcher (`launcher_node`).
-        task: Finds its pack by `hydra.job.num`.
-        overrides: Of each pack's first job, from which the worker composes its (unused) configuration.
-        context, config: The multirun's.
-        environment: Variables of the workers, if `hydra.job.env_set` does not name them.
-        wave: Launch so many at a time (submitit_local starts everything at once); None launches all.
-    """
-    config = copy.deepcopy(config)
-    own = config.hydra.job.env_set
-    with read_write(config.hydra), open_dict(config.hydra):
-        config.hydra.launcher = settings
-        config.hydra.overrides.hydra += [
-            f'+hydra.job.env_set.{name}="{value}"' for name, value in environment.items() if name not in own
-        ]
-    launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
-    size = wave or len(overrides)
-    returns: list[JobReturn] = []
-    for start in range(0, len(overrides), size):
-        returns += launcher.launch(overrides[start : start + size], initial_job_idx=start)
-    return returns
