@@ -24,7 +24,7 @@ from symlora.model.device import pick_device, pick_precision
 from symlora.model.run_model import RunModel
 from symlora.model.source import find, load_tokenizer, weights_sha256
 from symlora.model.tokenizer import describe_tokenizer
-from symlora.runner.provenance import EnergyMeter, code_sha256, provenance
+from symlora.runner.provenance import code_sha256, joules, provenance
 from symlora.runner.reporter import Reporter
 from symlora.store import folder as run_folders
 from symlora.store import publish
@@ -46,7 +46,7 @@ class Prepared:
     precision: str
     processes: Processes
     checkpoint: Checkpoint | None  # None where several processes train
-    energy: EnergyMeter
+    joules: float  # the energy counter, when it started
     started: float  # time.perf_counter()
 
     @property
@@ -73,14 +73,24 @@ def prepare_pack(configs: Sequence[Config], reporters: Sequence[Reporter], proce
         try:
             device = pick_device(first.device)
             precision = pick_precision(first.precision, device) if encoder_is_frozen(first.method) else "fp32"
-            started, energy = time.perf_counter(), EnergyMeter(device)
-            works = []
-            for place in folders:
+            started, energy, origin = time.perf_counter(), joules(device), provenance(device)
+            works, records = list[Path](), list[dict[str, Any]]()
+            for place, config in zip(folders, configs, strict=True):
                 # The first process alone writes; beside its folder another's would be taken for a leftover.
                 work = publish.begin(place) if processes.rank == 0 else Path(tempfile.mkdtemp(prefix="symlora-"))
                 unfinished.callback(shutil.rmtree, work, ignore_errors=True)
                 works.append(work)
-            records = [_begin(config, work, device, precision) for config, work in zip(configs, works, strict=True)]
+                records.append(
+                    {
+                        "schema_version": run_folders.SCHEMA_VERSION,
+                        "status": "running",
+                        "config_hash": config_hash(config),
+                        "config": run_folders.recorded_config(config),
+                        "precision": precision,
+                        "provenance": {**origin},
+                    }
+                )
+                run_folders.write_json(work / run_folders.RUN_FILE, records[-1])
             splits, tokens, described = prepare_data(first)
             weights = weights_sha256(find(first.model))
             for record in records:
@@ -159,20 +169,6 @@ def check_model(prepared: Prepared, models: Sequence[RunModel]) -> None:
         origin = record["provenance"]
         origin |= {"head": loaded["head"], "notes": [*origin["notes"], *loaded["notes"]]}
         prepared.reporters[number].started(prepared.folders[number], record, counts)
-
-
-def _begin(config: Config, work: Path, device: torch.device, precision: str) -> dict[str, Any]:
-    """Write the record of a run that begins."""
-    record = {
-        "schema_version": run_folders.SCHEMA_VERSION,
-        "status": "running",
-        "config_hash": config_hash(config),
-        "config": run_folders.recorded_config(config),
-        "precision": precision,
-        "provenance": provenance(device),
-    }
-    run_folders.write_json(work / run_folders.RUN_FILE, record)
-    return record
 
 
 def _checkpoint(

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 import os
 import platform
 import subprocess
@@ -74,35 +75,19 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux, bytes on macOS
 
 
-class EnergyMeter:
-    """Energy used since construction, by NVML (GPU) or RAPL (CPU)."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._start = self._joules()
-
-    def kwh(self) -> float | None:
-        """Return the kilowatt hours of the whole device, or None."""
-        now = self._joules()
-        if now is None or self._start is None or now < self._start:  # RAPL's counter wraps
-            return None
-        return (now - self._start) / 3.6e6
-
-    def _joules(self) -> float | None:
-        if self.device.type == "cuda":
-            try:
-                import pynvml
-
-                pynvml.nvmlInit()
-                uuid = str(torch.cuda.get_device_properties(self.device).uuid)
-                handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
-                return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
-            except Exception:  # no pynvml, an old card, no permission: then there is no figure
-                return None
-        try:
+def joules(device: torch.device) -> float:
+    """Read the device's energy counter, NVML's or RAPL's; NaN without one."""
+    try:
+        if device.type != "cuda":
             return int(_RAPL.read_text()) / 1e6
-        except (OSError, ValueError):
-            return None
+        import pynvml
+
+        pynvml.nvmlInit()
+        uuid = str(torch.cuda.get_device_properties(device).uuid)
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+    except Exception:  # no pynvml, an old card, no permission: then there is no figure
+        return math.nan
 
 
 def _version(name: str) -> str | None:

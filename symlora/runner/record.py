@@ -21,7 +21,7 @@ from symlora.model.source import find, load_tokenizer
 from symlora.runner.model_card import write_card
 from symlora.runner.norms import adapter_norms
 from symlora.runner.prepare import Prepared, describe
-from symlora.runner.provenance import peak_memory_bytes, without_places
+from symlora.runner.provenance import joules, peak_memory_bytes, without_places
 from symlora.runner.trained import logits_of, of_run
 from symlora.store import folder as run_folders
 from symlora.store.publish import begin, not_kept, publish
@@ -57,11 +57,12 @@ def _cost(prepared: Prepared) -> dict[str, Any]:
     checkpoint, runs = prepared.checkpoint, len(prepared.configs)
     restarts, together = (0, runs) if checkpoint is None else (checkpoint.restarts, checkpoint.together)
     seconds = time.perf_counter() - prepared.started + (0.0 if checkpoint is None else checkpoint.seconds_before)
-    kwh = None if restarts else prepared.energy.kwh()  # what the stopped processes used is not known
+    kwh = (joules(prepared.device) - prepared.joules) / 3.6e6  # negative where RAPL's counter wrapped
     return {
         "seconds": seconds / together,
         "peak_memory_bytes": peak_memory_bytes(prepared.device),
-        "energy_kwh": None if kwh is None else kwh / together,
+        # Of the whole device. What the stopped processes used is not known.
+        "energy_kwh": kwh / together if kwh >= 0 and not restarts else None,
         "packed_runs": together,
         "processes": prepared.processes.size,
         "restarts": restarts,
