@@ -14,7 +14,6 @@ from test_run import SMALL
 
 from symlora.config.compose import compose
 from symlora.config.schema import Config
-from symlora.runner import run as runner
 from symlora.runner.reporter import Reporter
 from symlora.runner.run import run, run_pack
 from symlora.training.interrupt import Stopped
@@ -89,15 +88,15 @@ def test_each_run_of_a_pack_has_a_wandb_run(tmp_path: Path, monkeypatch: pytest.
 def test_a_stopped_run_goes_on_in_its_wandb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = mirrored(tmp_path)
-    real = runner._report_step
+    real = Reporter.step
 
-    def stopping(reporters: Any, number: int, progress: Any) -> None:
-        real(reporters, number, progress)
+    def stopping(reporter: Reporter, progress: Any) -> None:
+        real(reporter, progress)
         if progress.step == 3:
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patched:
-        patched.setattr(runner, "_report_step", stopping)
+        patched.setattr(Reporter, "step", stopping)
         with pytest.raises(Stopped):
             run(config, Reporter(config, quiet=True))
     _, record = run(config, Reporter(config, quiet=True))

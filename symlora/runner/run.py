@@ -10,7 +10,6 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,8 @@ from symlora.store.publish import recover
 from symlora.training.checkpoint_files import clear_settled
 from symlora.training.distributed import Processes, connected, launched_processes
 from symlora.training.interrupt import graceful_stop, raise_if_stopped
-from symlora.training.loop import StepProgress, fit_pack
-from symlora.training.result import Epoch, Fit
+from symlora.training.loop import fit_pack
+from symlora.training.result import Fit
 
 Ended = tuple[Path, dict[str, Any]]  # a run's folder, and the content of its run.json
 
@@ -90,10 +89,8 @@ def run_pack(configs: Sequence[Config], reporters: Sequence[Reporter], began: fl
             if (settled := _claim(config, reporters[number], began, processes, locks)) is not None
         }
         groups = [[number for number in range(len(configs)) if number not in ended]]
-        while groups:
+        while any(groups):
             group = groups.pop(0)
-            if not group:
-                continue
             own, tell = [configs[number] for number in group], [reporters[number] for number in group]
             with prepare_pack(own, tell, processes) as prepared:
                 models: list[RunModel] = []
@@ -111,8 +108,8 @@ def run_pack(configs: Sequence[Config], reporters: Sequence[Reporter], began: fl
                             own,
                             prepared.scored,
                             pack,
-                            on_step=partial(_report_step, tell),
-                            on_epoch=partial(_report_epoch, tell),
+                            on_step=lambda number, step: tell[number].step(step),  # noqa: B023  # called in this round
+                            on_epoch=lambda number, epoch: tell[number].epoch(epoch),  # noqa: B023
                             processes=processes,
                             checkpoint=prepared.checkpoint,
                         )
@@ -155,14 +152,6 @@ def _claim(config: Config, reporter: Reporter, began: float, processes: Processe
         return None
     reporter.skipped(folder, finished)
     return folder, finished
-
-
-def _report_step(reporters: Sequence[Reporter], number: int, progress: StepProgress) -> None:
-    reporters[number].step(progress)
-
-
-def _report_epoch(reporters: Sequence[Reporter], number: int, epoch: Epoch) -> None:
-    reporters[number].epoch(epoch)
 
 
 @contextmanager
