@@ -18,6 +18,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from symlora.config.checks import NAMED, check, check_keys, check_name
 from symlora.config.own_task import complete
 from symlora.config.schema import Config, TaskConfig
+from symlora.config.typed import read_yaml
 from symlora.errors import SymloraError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -47,11 +48,13 @@ def resolve(cfg: Any) -> Config:
         if OmegaConf.select(cfg, "data.source") == "own" and "custom" in cfg.protocol.recipe:
             with open_dict(cfg):
                 cfg.protocol.recipe.setdefault(cfg.task.name, cfg.protocol.recipe.custom)
+        for path in PATHS:
+            if (value := OmegaConf.select(cfg, path)) is not None:
+                OmegaConf.update(cfg, path, os.path.expanduser(value))
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise SymloraError(_explain(error)) from None
     assert isinstance(config, Config)
-    _expand_home(config)
     check_keys(config)
     _check_facts(config)
     if config.data.source == "own":
@@ -77,15 +80,6 @@ def _quoted(word: str) -> str:
         escaped = value.replace("'", r"\'")
         return f"{key}='{escaped}'"
     return word
-
-
-def _expand_home(config: Config) -> None:
-    """Replace a leading `~` in every setting that is a path."""
-    for path in PATHS:
-        group, _, name = path.rpartition(".")
-        holder = getattr(config, group) if group else config
-        if (value := getattr(holder, name)) is not None:
-            setattr(holder, name, os.path.expanduser(value))
 
 
 def check_files() -> None:
@@ -135,8 +129,7 @@ def _check_facts(config: Config) -> None:
             "task=custom and a name of its own (task.name=<name>), not with GLUE's names nor with protocol=demo."
         )
     if path.is_file() and not own:
-        facts = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(path)))
-        for key, value in vars(facts).items():
+        for key, value in vars(read_yaml(path, TaskConfig)).items():
             if getattr(config.task, key) != value:
                 raise SymloraError(
                     f"task.{key} is a fact of {config.task.name} ({path.name}), not a setting. Leave it, or make a "
