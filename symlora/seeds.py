@@ -1,10 +1,8 @@
 """Split one run's seed into separate random streams.
 
-Methods compared at the same seed are thus paired.
-
 With one global generator, two methods draw different amounts of random numbers when their adapters are made, and all
 later draws (head, data order, dropout) differ. Here each use has a stream of its own: seed k gives the same head and
-the same batches to every method.
+the same batches to every method, whose results are thus paired.
 
     stream(seed, name, *path) = PCG64(SeedSequence(entropy=seed, spawn_key=(STREAMS[name], *path)))
 
@@ -24,9 +22,7 @@ STREAMS: dict[str, int] = {"head": 0, "adapter": 1, "data": 2, "dropout": 3, "st
 
 
 def seed_sequence(seed: int, stream: str, *path: int) -> np.random.SeedSequence:
-    """Return the seed sequence of one stream.
-
-    `path` splits a stream further, for example by epoch.
+    """Return the seed sequence of one stream; `path` splits it by epoch.
 
     Raises ValueError for an unknown stream or a negative number.
     """
@@ -38,20 +34,18 @@ def seed_sequence(seed: int, stream: str, *path: int) -> np.random.SeedSequence:
 
 
 def numpy_generator(seed: int, stream: str, *path: int) -> np.random.Generator:
-    """Return a numpy generator for one stream.
-
-    The bit generator is named, since numpy may change its default one.
-    """
+    """Return a numpy generator for one stream."""
+    # The bit generator is named, since numpy may change its default one.
     return np.random.Generator(np.random.PCG64(seed_sequence(seed, stream, *path)))
 
 
-def torch_generator(seed: int, stream: str, *path: int, device: str | torch.device = "cpu") -> torch.Generator:
-    """Return a torch generator on `device` for one stream.
+def torch_generator(seed: int, stream: str, *path: int) -> torch.Generator:
+    """Return a torch generator on the CPU for one stream.
 
-    Draw initial values on the CPU and then move them: equal seeds give different numbers on different devices.
-    (torch's CPU generator reads only the lower 32 bits of its seed, so two of n streams coincide with chance n²/2^33.)
+    Draw initial values there and then move them: equal seeds give different numbers on different devices. (The
+    generator reads only the lower 32 bits of its seed, so two of n streams coincide with chance n²/2^33.)
     """
     import torch
 
     state = int(seed_sequence(seed, stream, *path).generate_state(1, np.uint64)[0])
-    return torch.Generator(device=device).manual_seed(state >> 1)  # 63 bits: torch takes a signed integer
+    return torch.Generator().manual_seed(state >> 1)  # 63 bits: torch takes a signed integer
