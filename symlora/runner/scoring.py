@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +37,13 @@ def command_evaluate(chosen: argparse.Namespace) -> int:
         rows = evaluate(models, chosen.split.replace(",", " ").split(), chosen.file, chosen.device)
     if chosen.out is not None:
         chosen.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    print(scores_table(rows))
+    cells = []
+    for row in rows:
+        interval = "-" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
+        recorded = {None: "-", row["value"]: "the same"}.get(row["recorded"]) or f"{row['recorded']:.4f}"
+        names = (row["source"], row["split"], f"{row['rows']:,}", row["metric"])
+        cells.append((*names, f"{row['value']:.4f}", interval, recorded))
+    print(text_table(HEADER, cells, "llrlrrr"))
     return 0
 
 
@@ -121,17 +127,6 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
         raise SymloraError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
-def scores_table(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Format what `evaluate` returns for a terminal."""
-    cells = []
-    for row in rows:
-        interval = "-" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
-        recorded = {None: "-", row["value"]: "the same"}.get(row["recorded"]) or f"{row['recorded']:.4f}"
-        names = (row["source"], row["split"], f"{row['rows']:,}", row["metric"])
-        cells.append((*names, f"{row['value']:.4f}", interval, recorded))
-    return text_table(HEADER, cells, "llrlrrr")
-
-
 def _alike(models: Sequence[Trained]) -> list[list[Trained]]:
     """Group models that read the same tokens."""
     groups: dict[str, list[Trained]] = {}
@@ -190,9 +185,9 @@ def _scored(model: Trained, split: str, logits: Logits, labels: npt.NDArray[Any]
         predicted = logits[:, -1] - logits[:, 0] if ranked else predictions_of(logits, regression=not task.labels)
         value = library.load(GLUE, name).compute(predictions=predicted, references=labels)[name]
         interval = score_interval(name, logits, labels)
+        low, high = (interval.low, interval.high) if interval else (None, None)
         row = {"source": str(model.source), "split": split, "rows": len(labels), "metric": name, "value": value}
-        bounds = {"low": interval.low, "high": interval.high} if interval else {"low": None, "high": None}
-        rows.append({**row, **bounds, "recorded": recorded.get(name)})
+        rows.append({**row, "low": low, "high": high, "recorded": recorded.get(name)})
     return rows
 
 
