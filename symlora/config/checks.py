@@ -19,8 +19,6 @@ def check(config: Config) -> None:
     Raises:
         SymloraError: A value is out of range or unknown; the message names its key.
     """
-    for group in NAMED:
-        check_name(group, getattr(config, group).name)
     for metric in config.task.metrics:
         _one_of("task.metrics", metric, METRICS)
     _one_of("task.score", config.task.score, tuple(name for name in config.task.metrics if name in SCORES))
@@ -28,8 +26,7 @@ def check(config: Config) -> None:
     _at_least("data.max_length", config.data.max_length, 8)
     for split, rows in config.data.demo_rows.items():
         _at_least(f"data.demo_rows.{split}", rows, 1)
-    if config.data.train_limit is not None:
-        _at_least("data.train_limit", config.data.train_limit, 2)
+    _at_least("data.train_limit", config.data.train_limit, 2)
     _one_of("method.trains", config.method.trains, ("adapter", "head", "all"))
     _one_of("method.lambda_decay", config.method.lambda_decay, ("none", "zero", "one"))
     if config.method.trains == "adapter" and not config.method.peft_type:
@@ -46,17 +43,16 @@ def check(config: Config) -> None:
     train, protocol = config.train, config.protocol
     _give(0.0 < train.lr < inf, "train.lr", train.lr, "a learning rate above 0, for example 4e-4")
     _one_of("train.compile", train.compile, ("auto", "on", "off"))
-    if (rate := train.head_lr) is not None:
-        _give(0.0 < rate < inf, "train.head_lr", rate, "a learning rate above 0, or null for train.lr")
+    rate = train.head_lr
+    _give(rate is None or 0.0 < rate < inf, "train.head_lr", rate, "a learning rate above 0, or null for train.lr")
     _at_least("train.batch_size", train.batch_size, 1)
     _at_least("train.epochs", train.epochs, 1)
-    if train.patience is not None:
-        _at_least("train.patience", train.patience, 1)
-        if protocol.selection == "last":
-            raise SymloraError(
-                f"train.patience={train.patience} with protocol.selection=last: early stopping watches the score that "
-                "chooses the epoch. Take best or held_out, or leave train.patience=null."
-            )
+    _at_least("train.patience", train.patience, 1)
+    if train.patience is not None and protocol.selection == "last":
+        raise SymloraError(
+            f"train.patience={train.patience} with protocol.selection=last: early stopping watches the score that "
+            "chooses the epoch. Take best or held_out, or leave train.patience=null."
+        )
     if not 1 <= train.gradient_accumulation_steps <= train.batch_size:
         raise SymloraError(
             f"train.gradient_accumulation_steps={train.gradient_accumulation_steps}: cuts a batch into parts, so give "
@@ -64,8 +60,8 @@ def check(config: Config) -> None:
         )
     _at_least("train.weight_decay", train.weight_decay, 0.0)
     _at_least("train.max_grad_norm", train.max_grad_norm, 0.0)
-    if (dropout := train.model_dropout) is not None:
-        _give(0.0 <= dropout < 1.0, "train.model_dropout", dropout, "a probability below 1, or null")
+    dropout = train.model_dropout
+    _give(dropout is None or 0.0 <= dropout < 1.0, "train.model_dropout", dropout, "a probability below 1, or null")
     _give(0.0 <= train.warmup_ratio <= 1.0, "train.warmup_ratio", train.warmup_ratio, "a share between 0 and 1")
     _one_of("protocol.selection", protocol.selection, ("best", "last", "held_out"))
     share = "a share of the training split, 0 or more, below 1"
@@ -99,12 +95,11 @@ def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
         raise SymloraError(f"{key}={value}: unknown. Choose one of: {', '.join(known)}.")
 
 
-def _give(holds: bool, key: str, value: float, what: str) -> None:
+def _give(holds: bool, key: str, value: float | None, what: str) -> None:
     if not holds:
         raise SymloraError(f"{key}={value}: give {what}.")
 
 
-def _at_least(key: str, value: float, least: float) -> None:
-    # Written so that NaN fails too.
-    if not value >= least:
+def _at_least(key: str, value: float | None, least: float) -> None:
+    if value is not None and not value >= least:  # NaN fails too
         raise SymloraError(f"{key}={value}: must be at least {least}.")

@@ -43,7 +43,7 @@ def resolve(cfg: Any) -> Config:
     """
     try:
         for group in NAMED:  # before the recipes, which look names up
-            if name := OmegaConf.select(cfg, f"{group}.name", default=""):
+            if (name := OmegaConf.select(cfg, f"{group}.name")) is not None:
                 check_name(group, name)
         if OmegaConf.select(cfg, "data.source") == "own" and "custom" in cfg.protocol.recipe:
             with open_dict(cfg):
@@ -67,19 +67,16 @@ def resolve(cfg: Any) -> Config:
 
 def quote_paths(words: Sequence[str]) -> list[str]:
     """Quote paths that Hydra's grammar does not take (`~`, `=`, `#`, ü, brackets)."""
-    return [_quoted(word) for word in words]
-
-
-def _quoted(word: str) -> str:
-    key, equals, value = word.partition("=")
-    if not equals or key.lstrip("+") not in PATHS:
-        return word
-    try:
-        OverridesParser.create().parse_override(word)
-    except HydraException:
-        escaped = value.replace("'", r"\'")
-        return f"{key}='{escaped}'"
-    return word
+    quoted = list(words)
+    for number, word in enumerate(words):
+        key, equals, value = word.partition("=")
+        if equals and key.lstrip("+") in PATHS:
+            try:
+                OverridesParser.create().parse_override(word)
+            except HydraException:
+                escaped = value.replace("'", r"\'")
+                quoted[number] = f"{key}='{escaped}'"
+    return quoted
 
 
 def check_files() -> None:
