@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
 
@@ -86,7 +88,8 @@ def _write(
         record |= _scores(config, result, tokens[config.task.validation[0]].labels)
         found = predictions(config, result, model, tokens)
         write_predictions(work / "predictions.parquet", found)
-        write_norms(work / "norms.parquet", model)
+        if norms := list(adapter_norms(model)):  # none of methods without an adapter
+            pq.write_table(pa.Table.from_pylist(norms), work / "norms.parquet", compression="zstd")
         if model.peft is not None:
             write_card(work / "adapter", record, found)
     except (SymloraError, OSError, SafetensorError):
@@ -185,9 +188,6 @@ def write_predictions(path: Path, found: dict[tuple[str, str], Any]) -> None:
 
     Columns: selection, split, idx (the hub's), label, prediction (class or score), logits (list of float32).
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     tables: list[pa.Table] = [pq.read_table(path)] if path.exists() else []
     for (rule, split), part in found.items():
         logits = part["logits"]
@@ -202,13 +202,3 @@ def write_predictions(path: Path, found: dict[tuple[str, str], Any]) -> None:
         }
         tables.append(pa.table(columns))
     pq.write_table(pa.concat_tables(tables).unify_dictionaries(), path, compression="zstd")
-
-
-def write_norms(path: Path, model: RunModel) -> None:
-    """Write norms.parquet; nothing for methods without an adapter."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = list(adapter_norms(model))
-    if rows:
-        pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import fmean
@@ -37,10 +38,9 @@ class Reporter:
         self._steps = 0  # of this process
         self._shares = mirror  # one process of several does
         self._last_share = 0.0
-        self._losses: dict[int, list[float]] = {}
+        self._losses = defaultdict[int, list[float]](list)
         self._scores: list[float | None] = []
         self._mirror = _Wandb(config, self._say) if mirror and config.logger.name == "wandb" else None
-        self._wants_bar = config.progress and sys.stderr.isatty() and not quiet
 
     def started(self, folder: Path, record: dict[str, Any], counts: "ParameterCounts") -> None:
         """Announces the run."""
@@ -67,7 +67,7 @@ class Reporter:
         self._say(f"  tokenizer: {tokenizer['class']}, {case}, {segments} segment(s); head: {starts}")
         for note in filter(None, [config.model.note, *origin["notes"]]):
             self._say(f"  note: {note}")
-        if self._wants_bar:
+        if config.progress and sys.stderr.isatty() and not self.quiet:
             from tqdm import tqdm
 
             self._bar = tqdm(unit="step", dynamic_ncols=True, leave=False)
@@ -76,7 +76,7 @@ class Reporter:
     def step(self, progress: "StepProgress") -> None:
         """Report a step."""
         self._steps += 1
-        self._losses.setdefault(progress.step * BINS // progress.steps, []).append(progress.loss)
+        self._losses[progress.step * BINS // progress.steps].append(progress.loss)
         if self._shares and time.perf_counter() - self._last_share > SHARE_EVERY:
             self._last_share = time.perf_counter()
             self._share(progress)
@@ -202,13 +202,12 @@ class _Wandb:
             summary |= {"score": score["value"], "score/metric": score["metric"], "score/split": score["split"]}
             summary |= {"score/epoch": chosen["epoch"], "at_chance": score["at_chance"]}
         self._run.summary.update(summary)
-        self._run.finish(exit_code=int(record["status"] != "finished"))
-        self._run = None
+        self.close(int(record["status"] != "finished"))
 
-    def close(self) -> None:
-        """End a W&B run whose training was stopped."""
+    def close(self, exit_code: int = 1) -> None:
+        """End the W&B run, as one whose training was stopped if unset."""
         if self._run is not None:
-            self._run.finish(exit_code=1)
+            self._run.finish(exit_code=exit_code)
             self._run = None
 
     def _begin(self, *, resume: bool) -> bool:

@@ -58,10 +58,16 @@ def command_predict(chosen: argparse.Namespace) -> int:
         if len(models) > 1:
             raise SymloraError(f"{chosen.source} holds {len(models)} runs: name one of them.")
         table = predict(models[0], names, chosen.file, texts, chosen.device)
-    if chosen.out is not None:
-        write_table(table, chosen.out)
-    else:
+    if (out := chosen.out) is None:
         print(table.to_csv(index=False, sep="\t", float_format="%.4f"), end="")
+        return 0
+    if out.suffix not in WRITERS:
+        raise SymloraError(f"{out}: the name must end in {', '.join(WRITERS)}.")
+    options: dict[str, Any] = {"orient": "records", "lines": True, "force_ascii": False}
+    try:
+        getattr(table, WRITERS[out.suffix])(out, **(options if out.suffix == ".jsonl" else {"index": False}))
+    except OSError as error:
+        raise SymloraError(f"{out} cannot be written: {error.strerror or error}.") from error
     return 0
 
 
@@ -114,17 +120,6 @@ def predict(model: Trained, names: Sequence[str], file: Path | None, texts: Sequ
     splits = {"text": _of_texts(texts, config)} if texts else _splits(config, names, file)
     [by_split] = logits_of([model], _tokens(config, splits, cached=not texts), device)
     return pd.concat([_table(config, splits[name], logits) for name, logits in by_split.items()], ignore_index=True)
-
-
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write predictions as the file's ending says."""
-    if path.suffix not in WRITERS:
-        raise SymloraError(f"{path}: the name must end in {', '.join(WRITERS)}.")
-    options: dict[str, Any] = {"orient": "records", "lines": True, "force_ascii": False}
-    try:
-        getattr(table, WRITERS[path.suffix])(path, **(options if path.suffix == ".jsonl" else {"index": False}))
-    except OSError as error:
-        raise SymloraError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def _alike(models: Sequence[Trained]) -> list[list[Trained]]:
