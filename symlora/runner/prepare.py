@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,9 +45,9 @@ class Prepared:
     device: torch.device
     precision: str
     processes: Processes
-    checkpoint: Checkpoint | None  # None where several processes train
     joules: float  # the energy counter, when it started
     started: float  # time.perf_counter()
+    checkpoint: Checkpoint | None = None  # None where several processes train
 
     @property
     def scored(self) -> dict[str, TokenizedSplit]:
@@ -96,9 +96,11 @@ def prepare_pack(configs: Sequence[Config], reporters: Sequence[Reporter], proce
             for record in records:
                 record["provenance"] |= {"weights_sha256": weights, **described}
                 record["data"] = {name: describe(splits[name], tokens[name], first) for name in tokens}
-            checkpoint = _checkpoint(configs, folders, records, tokens) if processes.size == 1 else None
             of_runs = (configs, reporters, folders, works, records)
-            yield Prepared(*of_runs, tokens, device, precision, processes, checkpoint, energy, started)
+            prepared = Prepared(*of_runs, tokens, device, precision, processes, energy, started)
+            if processes.size == 1:
+                prepared.checkpoint = _checkpoint(prepared)
+            yield prepared
         except (OSError, SafetensorError) as error:
             raise publish.not_kept(place, error) from error
 
@@ -171,27 +173,21 @@ def check_model(prepared: Prepared, models: Sequence[RunModel]) -> None:
         prepared.reporters[number].started(prepared.folders[number], record, counts)
 
 
-def _checkpoint(
-    configs: Sequence[Config],
-    folders: Sequence[Path],
-    records: Sequence[dict[str, Any]],
-    tokens: Mapping[str, TokenizedSplit],
-) -> Checkpoint:
-    root = Path(configs[0].results_dir)
-    runs = [str(folder.relative_to(root)) for folder in folders]
-    record = records[0]
-    origin = record["provenance"]
+def _checkpoint(prepared: Prepared) -> Checkpoint:
+    config, record = prepared.configs[0], prepared.records[0]
+    root, origin = Path(config.results_dir), record["provenance"]
+    runs = [str(folder.relative_to(root)) for folder in prepared.folders]
     fingerprint = {
-        "configurations": {run: record["config_hash"] for run, record in zip(runs, records, strict=True)},
+        "configurations": {run: record["config_hash"] for run, record in zip(runs, prepared.records, strict=True)},
         "data": {name: described["sha256"] for name, described in record["data"].items()},
-        "tokenizer": {name: split.sha256 for name, split in tokens.items()},  # what it made of the data
+        "tokenizer": {name: split.sha256 for name, split in prepared.tokens.items()},  # what it made of the data
         "weights": origin["weights_sha256"],
         "precision": record["precision"],
         "device": origin["device"],
         "threads": origin["threads"],
         "packages": origin["packages"],
         "code": code_sha256(),
-        **{key: getattr(configs[0].train, key) for key in NOT_IDENTITY_TRAIN},  # another rounding
-        "force": configs[0].force,  # a forced repeat takes up its own checkpoint alone
+        **{key: getattr(config.train, key) for key in NOT_IDENTITY_TRAIN},  # another rounding
+        "force": config.force,  # a forced repeat takes up its own checkpoint alone
     }
-    return Checkpoint(root, runs, fingerprint, configs[0].checkpoint.seconds, resume=configs[0].checkpoint.resume)
+    return Checkpoint(root, runs, fingerprint, config.checkpoint.seconds, resume=config.checkpoint.resume)
