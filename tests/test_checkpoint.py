@@ -135,7 +135,7 @@ def test_a_method_that_acts_between_steps_goes_on_with_what_it_holds(
         load_state(run, {name: value * (name in parameters) for name, value in state.items()})
 
     monkeypatch.setattr(RunModel, "load_state", without_notes)
-    monkeypatch.setattr(AdaLora, "load_state", lambda *_: None)
+    monkeypatch.setattr(AdaLora, "load_hook_state", lambda *_: None)
     (found,) = trained(some, data, checkpoint_of(tmp_path / "again", some))
     parameters = dict(build_pack(some, CPU, "fp32").runs[0].trainable())
     assert any(not torch.equal(found.state["last"][name], wanted[0].state["last"][name]) for name in parameters)

@@ -240,7 +240,7 @@ def test_lora2_penalty_reaches_the_training(tiny: TinyFactory) -> None:
             "lora2", tiny("bert"), batch_size=16, weight_decay=0.0, peft_config={"r": 4, "orth_reg_weight": weight}
         )
         run = build(config, CPU, "fp32")
-        hook = step_hook(run, 0, 1)
+        hook = step_hook(run, 1)
         penalty = hook.penalty()
         if weight:
             mean = torch.stack([layer.orthogonality("default") for _, layer in run.adapted_layers()]).mean()

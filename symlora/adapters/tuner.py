@@ -15,7 +15,34 @@ from symlora.adapters.layer import AdapterLayer
 from symlora.adapters.registry import register
 
 
-class AdapterModel(BaseTuner):
+class StepHook:
+    """Act between the steps of training; here, do nothing."""
+
+    def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:
+        """Prepare training step `step` (from 1) of `steps`.
+
+        `generator` is a CPU generator for this step alone: what is drawn follows from the run's seed and the step.
+        """
+
+    def penalty(self) -> Tensor | None:
+        """Compute what to train on beside the loss; None is nothing."""
+        return None
+
+    def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
+        """Finish step `step` (from 1) of `steps`, before the gradients are cleared.
+
+        The optimizer's `state` may be cleared for parameters that start afresh.
+        """
+
+    def hook_state(self) -> dict[str, Tensor]:
+        """Return what a checkpoint must keep beside parameters and containers."""
+        return {}
+
+    def load_hook_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `hook_state` returned."""
+
+
+class AdapterModel(StepHook, BaseTuner):
     """Replace a model's target modules by the method's layers.
 
     A method names its two other classes: `class LoraXsModel(AdapterModel, config=LoraXsConfig, layer=LoraXsLinear)`.
@@ -37,22 +64,6 @@ class AdapterModel(BaseTuner):
             if "prefix" not in cls.__dict__:
                 cls.prefix = f"{config.method}_"
             register(cls)
-
-    def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:
-        """Prepare training step `step` (from 1) of `steps`.
-
-        `generator` is a CPU generator for this step alone: what is drawn follows from the run's seed and the step.
-        """
-
-    def penalty(self) -> Tensor | None:
-        """Compute what to train on beside the loss; None is nothing."""
-        return None
-
-    def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
-        """Finish step `step` (from 1) of `steps`, before the gradients are cleared.
-
-        The optimizer's `state` may be cleared for parameters that start afresh.
-        """
 
     def after_injection(self, model: nn.Module, adapter_name: str) -> None:
         """Finish an adapter whose layers are all in place."""

@@ -5,7 +5,7 @@ The loop calls, for every step of every run,
     before_step → forward, loss + penalty, backward → clip, optimizer, schedule → after_step
 
 Whatever changes must be a trained parameter or a container that `RunModel.state` keeps (`changing_layer_names`), or be
-in `state`, so that a run which was stopped goes on exactly.
+in `hook_state`, so that a run which was stopped goes on exactly.
 """
 
 from typing import Any
@@ -14,41 +14,9 @@ import torch
 from peft.tuners.adalora import AdaLoraModel
 from torch import Tensor
 
-from symlora.adapters.tuner import AdapterModel
+from symlora.adapters.tuner import AdapterModel, StepHook
 from symlora.errors import SymloraError
 from symlora.model.run_model import RunModel
-from symlora.seeds import torch_generator
-
-
-class StepHook:
-    """Hand the calls to one of our methods; without one, do nothing."""
-
-    def __init__(self, own: AdapterModel | None = None, seed: int = 0) -> None:
-        self.own, self.seed = own, seed
-
-    def before_step(self, step: int, steps: int) -> None:
-        """Act before step `step` (from 1) of `steps`.
-
-        What is drawn comes from a generator of seed and step, which needs no checkpoint.
-        """
-        if self.own is not None:
-            self.own.before_step(step, steps, torch_generator(self.seed, "step", step))
-
-    def penalty(self) -> Tensor | None:
-        """Return a scalar to train on beside the reported loss, or None."""
-        return None if self.own is None else self.own.penalty()
-
-    def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
-        """Act after the optimizer's step, while gradients are still there."""
-        if self.own is not None:
-            self.own.after_step(step, steps, optimizer)
-
-    def state(self) -> dict[str, Tensor]:
-        """Return what a checkpoint must keep."""
-        return {}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Put back what `state` returned."""
 
 
 class AdaLora(StepHook):
@@ -61,7 +29,6 @@ class AdaLora(StepHook):
     AVERAGES = ("exp_avg_ipt", "exp_avg_unc")
 
     def __init__(self, model: AdaLoraModel, steps: int) -> None:
-        super().__init__()
         self.model: Any = model
         self.name: str = self.model.trainable_adapter_name
         self.config = config = self.model.peft_config[self.name]
@@ -91,10 +58,10 @@ class AdaLora(StepHook):
         return penalty
 
     def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
-        """Notes the gradients, and sets the least important singular values to 0."""
+        """Note the gradients, and set the least important singular values to 0."""
         self.model.update_and_allocate(step)
 
-    def state(self) -> dict[str, Tensor]:
+    def hook_state(self) -> dict[str, Tensor]:
         """Return moving averages of importance, and which singular values are left."""
         averages = {
             f"{kind}.{name}": value
@@ -104,7 +71,7 @@ class AdaLora(StepHook):
         left = {f"rank_pattern.{name}": torch.tensor(rows) for name, rows in (self.config.rank_pattern or {}).items()}
         return averages | left
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def load_hook_state(self, state: dict[str, Tensor]) -> None:
         found: dict[str, dict[str, Tensor]] = {"rank_pattern": {}, **{kind: {} for kind in self.AVERAGES}}
         for key, value in state.items():
             kind, name = key.split(".", 1)
@@ -116,9 +83,9 @@ class AdaLora(StepHook):
         allocator.ipt = dict.fromkeys(allocator.exp_avg_ipt)  # the allocator starts afresh what it does not find here
 
 
-def step_hook(model: RunModel, seed: int, steps: int) -> StepHook:
-    """Return the hook of this run's method."""
+def step_hook(model: RunModel, steps: int) -> StepHook:
+    """Return the hook of this run's method: one of ours is its own."""
     tuner = None if model.peft is None else model.peft.base_model
     if isinstance(tuner, AdaLoraModel):
         return AdaLora(tuner, steps)
-    return StepHook(tuner if isinstance(tuner, AdapterModel) else None, seed)
+    return tuner if isinstance(tuner, AdapterModel) else StepHook()

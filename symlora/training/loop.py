@@ -20,6 +20,7 @@ from symlora.model.dropout import step_key
 from symlora.model.encoder import Encoder
 from symlora.model.pack import PackedModel
 from symlora.model.stack import clip_gradients
+from symlora.seeds import torch_generator
 from symlora.training.checkpoint import Checkpoint
 from symlora.training.distributed import ALONE, Processes
 from symlora.training.interrupt import raise_if_stopped
@@ -140,7 +141,8 @@ def train_step(
     """
     device = pack.encoder.device
     for run in runs:
-        run.hook.before_step(run.steps_done + 1, run.steps)
+        step = run.steps_done + 1
+        run.hook.before_step(step, run.steps, torch_generator(run.config.seed, "step", step))  # needs no checkpoint
     pack.encoder.masks.steps = tuple(step_key(run.config.seed, run.steps_done) for run in runs)
     losses, tokens = torch.zeros(len(runs), device=device), np.zeros(len(runs), np.float32)
     at_first = runs if processes.rank == 0 else []  # gradients are summed over processes and parts

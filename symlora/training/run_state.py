@@ -27,7 +27,7 @@ class RunState:
         # In fp16, gradients of activations would round to 0 unscaled. A run of a pack has a scale of its own.
         in_fp16 = model.encoder.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(model.encoder.device.type, enabled=in_fp16)
-        self.hook = step_hook(model, config.seed, self.steps)
+        self.hook = step_hook(model, self.steps)
         self.result = Fit()
         self.losses = 0.0  # of the epoch so far, summed over sentences
         self.score: float | None = None
@@ -66,7 +66,7 @@ class RunState:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "hook": self.hook.state(),
+            "hook": self.hook.hook_state(),
             "steps_done": self.steps_done,
             "losses": self.losses,
             "score": self.score,
@@ -86,7 +86,7 @@ class RunState:
         self.optimizer.load_state_dict(optimizer)
         self.schedule.load_state_dict(saved["schedule"])
         self.scaler.load_state_dict(saved["scaler"])
-        self.hook.load_state(saved["hook"])
+        self.hook.load_hook_state(saved["hook"])
         self.steps_done, self.losses, self.score = saved["steps_done"], saved["losses"], saved["score"]
 
     def end_epoch(
