@@ -23,7 +23,6 @@ Where the paper's code (Jiacheng-Zhu-AIML/AsymmetryLoRA) differs, this is the pa
 * Its random matrix is uniform on ±0.5 before the SVD. Haar is what "random orthonormal" means.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +59,7 @@ class AsymLoraLinear(FactorLayer):
         other = "B" if config.freeze == "A" else "A"
         return {f"asymlora_{other}": zeros(config, *shapes[other]), f"asymlora_frozen_{config.freeze}": frozen}
 
-    def factors(self, adapter: str) -> Sequence[Tensor]:
+    def factors(self, adapter: str) -> tuple[Tensor, ...]:
         B = self.asymlora_B if adapter in self.asymlora_B else self.asymlora_frozen_B
         A = self.asymlora_A if adapter in self.asymlora_A else self.asymlora_frozen_A
         return B[adapter], A[adapter]

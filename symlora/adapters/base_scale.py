@@ -8,7 +8,6 @@ SymLoRA and LoRA + λ have it in common. From SymLoRA (arXiv 2504.03719, section
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +19,16 @@ from symlora.adapters.factors import FactorLayer
 class BaseScaleLayer(FactorLayer):
     """Adapt a linear layer by factors and λ.
 
-    `lambda_name` names the container of λ, which is empty where λ is not trained. The name ends in `_lambda`, which
-    symlora.training.optimizer knows. λ is float32 even on a bfloat16 base, unless `autocast_adapter_dtype` is False:
-    near 1 a bfloat16 moves in steps of 0.004 (below) and 0.008 (above), more than an optimizer step.
+    The container whose name ends in `_lambda`, which symlora.training.optimizer knows, is empty where λ is not trained.
+    λ is float32 even on a bfloat16 base, unless `autocast_adapter_dtype` is False: near 1 a bfloat16 moves in steps of
+    0.004 (below) and 0.008 (above), more than an optimizer step.
     """
-
-    lambda_name: ClassVar[str]
 
     @property
     def lambdas(self) -> nn.ParameterDict:
         """Return λ by adapter name."""
-        container: nn.ParameterDict = getattr(self, self.lambda_name)
+        container: nn.ParameterDict
+        (container,) = (getattr(self, name) for name in self.adapter_layer_names if name.endswith("_lambda"))
         return container
 
     def lambda_start(self, config: AdapterConfig) -> Tensor:

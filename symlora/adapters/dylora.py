@@ -22,7 +22,6 @@ rank. There the held rows only lose their gradient, so that AdamW still moves th
 one row, and so does this file. The paper itself could not be read here.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,7 +60,7 @@ class DyLoraLinear(FactorLayer):
         if adapter in self.dylora_trained:
             self.dylora_trained[adapter].copy_((places == rank - 1) if last_only else torch.ones(r))
 
-    def factors(self, adapter: str) -> Sequence[Tensor]:
+    def factors(self, adapter: str) -> tuple[Tensor, ...]:
         A, B = self.dylora_A[adapter], self.dylora_B[adapter]
         if adapter in self.dylora_trained:  # the same values; the rows that are held get no gradient
             trained = self.dylora_trained[adapter] > 0

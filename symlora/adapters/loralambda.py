@@ -36,7 +36,6 @@ class LoraLambdaLinear(BaseScaleLayer):
     """Adapt a linear layer by LoRA + λ."""
 
     adapter_layer_names = ("loralambda_A", "loralambda_B", "loralambda_lambda")
-    lambda_name = "loralambda_lambda"
 
     def initial_values(self, config: LoraLambdaConfig, r: int) -> dict[str, Tensor]:
         A, B = kaiming(r, self.in_features), zeros(config, self.out_features, r)

@@ -30,7 +30,6 @@ Trained values: (n + d + H + T + L) r for the whole model. RoBERTa-base, query a
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +62,7 @@ class LortaLinear(FactorLayer):
     def initial_values(self, config: LortaConfig, r: int) -> dict[str, Tensor]:
         return {}
 
-    def factors(self, adapter: str) -> Sequence[Tensor]:
+    def factors(self, adapter: str) -> tuple[Tensor, ...]:
         """Return (H d, r) and (r, n), whose product is ΔW."""
         A, B, heads, matrices, layers = (getattr(self, name)[adapter] for name in self.adapter_layer_names)
         layer, matrix = self.place[adapter]

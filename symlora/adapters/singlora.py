@@ -23,7 +23,6 @@ formula, the ramp over the first steps, one matrix cut to the shorter side. The 
 the scale of the start, α = r, and 1 % of the steps as T (configs/method/singlora.yaml) are ours.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,7 +53,7 @@ class SingLoraLinear(FactorLayer):
             "singlora_ramp": torch.full((1,), start),
         }
 
-    def factors(self, adapter: str) -> Sequence[Tensor]:
+    def factors(self, adapter: str) -> tuple[Tensor, ...]:
         A = self.singlora_A[adapter]
         return A[: self.out_features], self.singlora_ramp[adapter].to(A.dtype), A[: self.in_features].mT
 

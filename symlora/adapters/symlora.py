@@ -81,7 +81,6 @@ class SymLoraLinear(BaseScaleLayer):
 
     adapter_layer_names = ("symlora_Q", "symlora_diag", "symlora_lambda")
     frozen_layer_names = ("symlora_start_Q", "symlora_start_diag")
-    lambda_name = "symlora_lambda"
     needs_square = True
 
     def initial_values(self, config: SymLoraConfig, r: int) -> dict[str, Tensor]:
@@ -96,7 +95,7 @@ class SymLoraLinear(BaseScaleLayer):
             values |= {"symlora_start_Q": Q.clone(), "symlora_start_diag": diag.clone()}
         return values | {"symlora_lambda": self.lambda_start(config)} if config.train_lambda else values
 
-    def factors(self, adapter: str) -> Sequence[Tensor]:
+    def factors(self, adapter: str) -> tuple[Tensor, ...]:
         Q, diag = self.symlora_Q[adapter], self.symlora_diag[adapter]
         if adapter in self.symlora_start_Q:  # it is subtracted: as further columns, with the opposite sign
             Q = torch.cat([Q, self.symlora_start_Q[adapter].to(Q.dtype)], dim=1)

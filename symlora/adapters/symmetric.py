@@ -16,7 +16,6 @@ read here; its code (hushell/deep-symmetry, symmWideResNet/models/utils.py, `tri
 says W = triu(V) + triu(V, 1)ᵀ, of which the lower half of V is never used: here only the upper half exists.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -55,7 +54,7 @@ class SymmetricLinear(FactorLayer):
     def initial_values(self, config: SymmetricConfig, r: int) -> dict[str, Tensor]:
         return {"symmetric_upper": 0.1 * zeros(config, self.in_features * (self.in_features + 1) // 2)}
 
-    def factors(self, adapter: str) -> Sequence[Tensor]:
+    def factors(self, adapter: str) -> tuple[Tensor, ...]:
         upper = self.symmetric_upper[adapter]
         return (upper[triangle_places(self.in_features, upper.device)],)  # U + Uᵀ - diag U
 
