@@ -3,6 +3,8 @@
 import os
 import socket
 import threading
+from contextlib import suppress
+from typing import Any
 from urllib.parse import urlsplit
 
 PATIENCE = 2.0  # seconds for a connection: a port that drops packets never answers
@@ -11,8 +13,6 @@ _PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 def go_offline_if_unreachable() -> None:
     """Set HF_HUB_OFFLINE=1 if the hub accepts no connection.
-
-    Its name does not resolve, or nothing answers at its port.
 
     The hub's library would retry for minutes before it takes what is in its cache. To be called before it is imported
     (it reads the variable once). Behind a proxy the hub need not be reachable from here, and nothing is changed.
@@ -26,23 +26,17 @@ def go_offline_if_unreachable() -> None:
 
 
 def _accepts(host: str | None, port: int) -> bool:
-    """Tell whether one of a host's addresses accepts a connection.
-
-    All are tried at once, as IPv6 alone may be blocked.
-    """
+    """Tell whether one of a host's addresses accepts a connection."""
     try:
         addresses = {found[4][:2] for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except OSError:
         return False
     accepted = threading.Event()
-    for address in addresses:
-        threading.Thread(target=_connect, args=(address, accepted), daemon=True).start()
+
+    def connect(address: Any) -> None:
+        with suppress(OSError), socket.create_connection(address, timeout=PATIENCE):
+            accepted.set()
+
+    for address in addresses:  # all at once, as IPv6 alone may be blocked
+        threading.Thread(target=connect, args=(address,), daemon=True).start()
     return accepted.wait(PATIENCE)
-
-
-def _connect(address: tuple[str, int], accepted: threading.Event) -> None:
-    try:
-        socket.create_connection(address, timeout=PATIENCE).close()
-    except OSError:
-        return
-    accepted.set()
