@@ -61,10 +61,7 @@ class SymLoraConfig(LowRankConfig, method="symlora"):
     init_weights: bool | str = setting(  # type: ignore[assignment]
         True,
         "As in every method; or eigen_largest, eigen_smallest: start from eigenvectors of W0's symmetric part.",
-        (
-            "True, False, eigen_largest or eigen_smallest",
-            lambda value: value is True or value is False or value in EIGEN,
-        ),
+        ("True, False, eigen_largest or eigen_smallest", lambda value: isinstance(value, bool) or value in EIGEN),
     )
     init_std: float = setting(  # top of this file
         0.5,

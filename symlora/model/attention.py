@@ -192,10 +192,8 @@ class _Attention(torch.autograd.Function):
 
 
 def _rows_for(rows: Tensor, queries: slice = slice(None)) -> Tensor:
-    """Make a place for results of gathered rows.
-
-    One row more, of 0, is for tokens of no sentence. Where only some queries attend, the other rows are 0 too.
-    """
+    """Make a place for results of gathered rows."""
+    # One row more, of 0, is for tokens of no sentence. Where only some queries attend, the other rows are 0 too.
     made = rows.new_empty(len(rows) + 1, rows.shape[1])
     (made if queries.stop is not None else made[-1]).zero_()
     return made

@@ -209,10 +209,7 @@ def _describe_loaded(
 
 
 def _draw(model: Any, keys: list[str], generator: torch.Generator) -> None:
-    """Head weights as transformers draws them, from the run's own generator.
-
-    Matrices are normal with `initializer_range`, biases 0, and norms (ModernBERT's head has one) 1.
-    """
+    """Draw head weights as transformers does, from the run's own generator."""
     std = getattr(model.config, "initializer_range", 0.02)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
@@ -221,7 +218,7 @@ def _draw(model: Any, keys: list[str], generator: torch.Generator) -> None:
                 parameter = parameters[key]
                 if parameter.dim() > 1:
                     parameter.normal_(0.0, std, generator=generator)
-                else:
+                else:  # a norm (ModernBERT's head has one) or a bias
                     parameter.fill_(1.0 if key.endswith(".weight") else 0.0)
 
 

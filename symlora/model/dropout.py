@@ -57,13 +57,8 @@ def step_key(seed: int, step: int) -> int:
 
 
 def token_keys(steps: Sequence[int], batch: Batch) -> Int[Tensor, "tokens"]:
-    """Return a key for each token, from the runs' step keys.
-
-    Raises:
-        ValueError: There is not one step key for each run.
-    """
-    if len(steps) != len(batch.sizes):
-        raise ValueError(f"the batch holds rows of {len(batch.sizes)} runs, and there are {len(steps)} step keys")
+    """Return a key for each token, from the runs' step keys."""
+    assert len(steps) == len(batch.sizes), "there must be one step key for each run"
     lengths, starts = batch.lengths.numpy(), batch.starts.numpy()
     places = np.repeat((batch.places.numpy() << 32) - starts, lengths) + np.arange(lengths.sum())
     runs = np.repeat(np.array(steps, dtype=np.uint64), batch.tokens())
@@ -107,19 +102,14 @@ class _Mask(torch.autograd.Function):
 
 
 class Masks:
-    """Hold the keys of a batch, for all Dropouts of a pack.
-
-    Attributes:
-        steps: The step key of each run (`step_key`).
-        sentences, tokens: How many of the batch's each run has, one run's after the other's.
-        given: The keys of the rows that a module works on now, where it sees one run's alone (symlora.model.pack).
-    """
+    """Hold the keys of a batch, for all Dropouts of a pack."""
 
     def __init__(self) -> None:
-        self.steps: tuple[int, ...] = (0,)
+        self.steps: tuple[int, ...] = (0,)  # the step key of each run (`step_key`)
+        # How many of the batch's each run has, one run's after the other's
         self.sentences: tuple[int, ...] = ()
         self.tokens: tuple[int, ...] = ()
-        self.given: Tensor | None = None
+        self.given: Tensor | None = None  # keys of what a module works on now, where it sees one run's rows alone
         self._keys = self._firsts = torch.empty(0, dtype=torch.int64)
         self._calls: Counter[int] = Counter()
         self._cached: dict[tuple[Any, ...], Tensor] = {}
@@ -172,11 +162,8 @@ class Masks:
         return _hash(keys, self._words(_HEADS, heads, keys.device))
 
     def columns(self, site: int, size: int, device: torch.device) -> Int[Tensor, "words"]:
-        """Return keys of a site's columns, one for each four.
-
-        A module that several layers share has other ones in each of them.
-        """
-        self._calls[site] += 1
+        """Return keys of a site's columns, one for each four."""
+        self._calls[site] += 1  # a module that several layers share has other ones in each of them
         return self._words(site + (self._calls[site] << 32), -(-size // 4), device)
 
     def _words(self, start: int, count: int, device: torch.device) -> Tensor:
@@ -242,10 +229,8 @@ def set_dropout(model: nn.Module, p: float) -> None:
 
 
 def use_own_dropout(model: nn.Module, masks: Masks) -> None:
-    """Replace every `nn.Dropout` of a model by ours, in place.
-
-    A site is numbered by its name, so that an adapter beside it does not change the encoder's masks.
-    """
+    """Replace every `nn.Dropout` of a model by ours, in place."""
+    # A site is numbered by its name, so that an adapter beside it does not change the encoder's masks.
     for parent, module in list(model.named_modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Dropout:

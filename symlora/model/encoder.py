@@ -40,18 +40,13 @@ class Encoder(nn.Module):
         model: A `...ForSequenceClassification` of transformers, loaded with `attn_implementation="flat"` to run flat.
         pad_id: The token that fills padded batches.
         masks: Where the model's Dropouts find the keys of a batch's rows.
-
-    Attributes:
-        layout: The flat batch that the model works on now; None outside of a forward pass.
     """
 
     def __init__(self, model: Any, pad_id: int, masks: Masks) -> None:
         super().__init__()
-        self.model = model
-        self.pad_id = pad_id
-        self.masks = masks
+        self.model, self.pad_id, self.masks = model, pad_id, masks
         self.flat = model.config._attn_implementation == FLAT
-        self.layout: FlatLayout | None = None
+        self.layout: FlatLayout | None = None  # of the batch that the model works on now
         base = getattr(model, model.base_model_prefix)
         accepted = inspect.signature(base.forward).parameters
         self._takes_token_types = "token_type_ids" in accepted

@@ -187,10 +187,8 @@ def _sentencepiece_failure(source: ModelSource, error: Exception) -> SymloraErro
 
 
 def _set_segments(tokenizer: Any, encoder: Any) -> None:
-    """Make a tokenizer return token_type_ids if the encoder has two.
-
-    ALBERT's returns none since transformers 5, nor does a generic one (PreTrainedTokenizerFast).
-    """
+    """Make a tokenizer return token_type_ids if the encoder has two."""
+    # ALBERT's returns none since transformers 5, nor does a generic one (PreTrainedTokenizerFast).
     wanted = (getattr(encoder, "type_vocab_size", None) or 0) > 1 and encoder.model_type not in _WITHOUT_SEGMENTS
     names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     if wanted != ("token_type_ids" in tokenizer.model_input_names):

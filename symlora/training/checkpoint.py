@@ -34,7 +34,7 @@ class Checkpoint:
     """Where one pack of runs keeps how far it is.
 
     Args:
-        runs: The runs' folders within it.
+        runs: The runs' folders within the results folder.
         fingerprint: See `Header`.
         seconds: Time between two checkpoints; at the end of the training there is one in any case.
         resume: Whether to take up what is there.

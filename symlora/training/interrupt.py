@@ -69,9 +69,7 @@ def raise_if_stopped() -> None:
 def graceful_stop(stop_file: Path | None = None, *, announce: bool = False) -> Iterator[None]:
     """Let a first signal only set `stop_requested` within the block.
 
-    Args:
-        stop_file: Where it appears, the launching process of a sweep asked to stop.
-        announce: This is the launching process: a signal makes the file appear.
+    Where `stop_file` appears, the launching process of a sweep asked to stop. With `announce` this is that process.
     """
     global _requested, _stop_file, _announce, _depth
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
@@ -134,10 +132,8 @@ def stop_at_once() -> None:
 
 
 def say_stopped() -> None:
-    """Say that the program stopped; a further signal ends it at once.
-
-    Without this the end of a program, which joins its threads, would show where the signal hit.
-    """
+    """Say that the program stopped; a further signal ends it at once."""
+    # Without this the end of a program, which joins its threads, would show where the signal hit.
     _handle(dict.fromkeys(STOPS, lambda number, frame: os._exit(128 + number)))
     print("\nStopped. Finished runs are kept; the same command goes on from the last checkpoint.", file=sys.stderr)
 
@@ -184,10 +180,8 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 
 def _swallowed(frame: FrameType | None) -> bool:
-    """Tell whether an exception may get lost here: imports, Hydra.
-
-    Torch, transformers and OmegaConf were seen to do it. None of our files is half written there.
-    """
+    """Tell whether an exception may get lost here: imports, Hydra."""
+    # Torch, transformers and OmegaConf were seen to do it. None of our files is half written there.
     ours = False  # Hydra is above all that trains: what counts is whether it is Hydra that runs
     while frame is not None:
         package = frame.f_globals.get("__name__", "").partition(".")[0]

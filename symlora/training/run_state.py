@@ -105,15 +105,11 @@ class RunState:
 
 
 class CheckpointWriter:
-    """Takes up a checkpoint, and writes further ones.
-
-    Attributes:
-        epoch, step: The epoch (from 1) to go on with, and how many of its steps are done.
-        seconds: Time that those took.
-    """
+    """Take up a checkpoint, and write further ones."""
 
     def __init__(self, everyone: Sequence[RunState], checkpoint: Checkpoint | None, per_epoch: int) -> None:
         self._everyone, self._checkpoint, self._per_epoch = everyone, checkpoint, per_epoch
+        # The epoch (from 1) to go on with, how many of its steps are done, and the time that those took.
         self.epoch, self.step, self.seconds = 1, 0, 0.0
         saved = None if checkpoint is None else checkpoint.load()
         if checkpoint is not None and saved is not None:
