@@ -15,8 +15,7 @@ from layers import CONFIGS, N_IN, N_OUT, SQUARE, R, containers, inputs, layer_of
 from peft import convert_to_lora, get_peft_model, set_peft_model_state_dict
 from torch import Tensor
 
-from symlora.adapters.base_scale import BaseScaleLayer
-from symlora.adapters.factors import FactorLayer, kaiming
+from symlora.adapters.factors import BaseScaleLayer, FactorLayer, kaiming
 from symlora.adapters.symlora import SymLoraConfig
 
 S = 5 / R  # α/r

@@ -21,9 +21,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from symlora.adapters.base_scale import BaseScaleLayer
 from symlora.adapters.config import LowRankConfig
-from symlora.adapters.factors import kaiming, zeros
+from symlora.adapters.factors import BaseScaleLayer, kaiming, zeros
 from symlora.adapters.tuner import AdapterModel
 
 

@@ -40,9 +40,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from symlora.adapters.base_scale import BaseScaleLayer
 from symlora.adapters.config import YES_OR_NO, LowRankConfig, number, setting
-from symlora.adapters.factors import zeros
+from symlora.adapters.factors import BaseScaleLayer, zeros
 from symlora.adapters.tuner import AdapterModel
 
 

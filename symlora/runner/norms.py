@@ -11,7 +11,7 @@ from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor
 
-from symlora.adapters.base_scale import BaseScaleLayer
+from symlora.adapters.factors import BaseScaleLayer
 from symlora.adapters.layer import AdapterLayer
 from symlora.model.run_model import RunModel
 
