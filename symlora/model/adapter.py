@@ -31,8 +31,6 @@ _RULES = {
 def add_adapter(model: Any, config: Config) -> Any:
     """Wrap a classifier into PEFT's model of the configured method.
 
-    The adapter's start comes from the run's seed.
-
     Raises:
         SymloraError: Unknown method or argument, a target that matches nothing, a rank that does not fit.
     """

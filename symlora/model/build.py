@@ -3,6 +3,7 @@
 import copy
 import re
 from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from symlora.model.head import head_modules, output_layer
 from symlora.model.pack import PackedModel
 from symlora.model.packable import CannotPack, why_alone
 from symlora.model.projection import use_projection
-from symlora.model.quantization import four_bits, keep_trainable
 from symlora.model.run_model import RunModel
 from symlora.model.source import ModelSource, find, load_failure, wrong_shape
 from symlora.model.start_from import initialise_from
 from symlora.seeds import torch_generator
 
 Load = Callable[[Any], Any]
+# Heads under the names that transformers gives them, and BERT's pooler: they are trained (head.head_modules).
+_HEADS = ["classifier", "pooler", "pre_classifier", "score", "head", "summary"]
 
 
 def build(config: Config, device: torch.device, precision: str) -> RunModel:
@@ -110,6 +112,35 @@ def run_model(model: Any, drawn: list[str], config: Config, masks: Masks, traine
     if config.init_from is not None:
         initialise_from(run_model, Path(config.init_from))
     return run_model
+
+
+def four_bits(method: str) -> dict[str, Any]:
+    """Return `from_pretrained` arguments for NF4 in all but the head (QLoRA).
+
+    arXiv 2305.14314, section 3.
+
+    Raises:
+        SymloraError: bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise SymloraError(f"method={method} needs bitsandbytes: pip install bitsandbytes.")
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=_HEADS,
+    )
+    return {"quantization_config": config, "device_map": {"": "cpu"}}  # starts are drawn there, then all is moved
+
+
+def keep_trainable(model: Any) -> None:
+    """Keep bitsandbytes' layers trainable on CPUs with AVX-512 BF16."""
+    for module in model.modules():  # it repacks weights when they score, and cannot train on them afterwards
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def load_classifier(

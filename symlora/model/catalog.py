@@ -21,10 +21,9 @@ from symlora.config.compose import CONFIG_DIR
 from symlora.config.formatting import text_table
 from symlora.config.schema import Config, MethodConfig
 from symlora.errors import SymloraError
-from symlora.model.build import run_model
+from symlora.model.build import four_bits, run_model
 from symlora.model.dropout import Masks
 from symlora.model.packable import why_alone
-from symlora.model.quantization import four_bits
 from symlora.model.run_model import ParameterCounts, RunModel
 
 NOTHING = "–"

@@ -12,11 +12,8 @@ from symlora.model.device import to_device
 class Stack:
     """One parameter of every run, side by side in memory.
 
-    Autograd sees K runs as one leaf, so that a step takes as many operators for any K.
-
-    Attributes:
-        values: [K, …]; the runs' own parameters are its slices.
-        gradient: [K, …] after a backward pass, until it is clipped; the runs' own gradients are its slices.
+    Autograd sees K runs as one leaf, `values` [K, …], so that a step takes as many operators for any K. The runs' own
+    parameters are its slices, as are their gradients of `gradient`, which is kept from backward pass to clipping.
     """
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
