@@ -210,7 +210,7 @@ def test_a_step_waits_for_its_device_once(
 
     monkeypatch.setattr(Tensor, "tolist", read)
     with Operators() as called:
-        train_step(states, [pack_batch(data, [np.arange(40)] * runs, 4, 0)], pack, 1, 4)
+        train_step(states, [pack_batch(data, [np.arange(40)] * runs, 4, 0)], pack, 4)
     assert reads == [(2, runs)] and called.waits == []
     assert [run.steps_done for run in states] == [1] * runs
 
@@ -323,7 +323,7 @@ def test_a_run_whose_scaled_gradients_overflow_leaves_out_a_step(tiny: TinyFacto
         for name, value in [pair for run in runs for pair in run.model.trainable()]:
             value.fill_(0.5) if "lambda" in name else value
     before = [run.model.state() for run in runs]
-    train_step(runs, [pack_batch(data, [np.arange(40)] * 2, 4, 0)], pack, 1, 4)
+    train_step(runs, [pack_batch(data, [np.arange(40)] * 2, 4, 0)], pack, 4)
     for number, run in enumerate(runs):
         moved = [name for name, value in run.model.state().items() if not torch.equal(value, before[number][name])]
         assert bool(moved) == (number == 1), moved

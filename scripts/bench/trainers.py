@@ -54,7 +54,7 @@ class Ours:
                 used += orders
                 for step in range(load.steps):
                     batch = pack_batch(load.rows, orders, load.batch_size, step)
-                    losses += train_step(self.states, [batch], self.pack, 1, load.batch_size)
+                    losses += train_step(self.states, [batch], self.pack, load.batch_size)
         done = load.done(used, load.steps * passes, sum(losses) / len(losses))
         return {**done, "started": started, "stopped": now(self.device)}
 

@@ -46,9 +46,7 @@ def _forward(layer: nn.Module, masks: Masks, x: Tensor, *args: Any, **kwargs: An
 
 def fits(layers: Sequence[Any]) -> bool:
     """Tell whether `projected` computes what these layers compute now."""
-    return all(_fits(layer, len(layers)) for layer in layers) and all(
-        layer.scaling == layers[0].scaling for layer in layers[1:]
-    )
+    return all(_fits(layer, len(layers)) and layer.scaling == layers[0].scaling for layer in layers)
 
 
 def _fits(layer: Any, runs: int) -> bool:

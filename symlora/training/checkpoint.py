@@ -45,13 +45,7 @@ class Checkpoint:
     """
 
     def __init__(
-        self,
-        results_dir: Path,
-        runs: Sequence[str],
-        fingerprint: dict[str, Any],
-        seconds: float,
-        *,
-        resume: bool = True,
+        self, results_dir: Path, runs: Sequence[str], fingerprint: dict[str, Any], seconds: float, resume: bool = True
     ) -> None:
         self.folder = results_dir / FOLDER
         self.results_dir = results_dir

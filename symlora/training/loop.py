@@ -94,7 +94,7 @@ def fit_pack(
                 pack_batch(train, rows, size, step, slice(share, None, shares))
                 for share in range(processes.rank, shares, processes.size)
             )
-            values = train_step(runs, parts, pack, epoch, min(size, len(train) - step * size), processes)
+            values = train_step(runs, parts, pack, min(size, len(train) - step * size), processes)
             for run, value in zip(runs, values, strict=True):
                 on_step(run.number, StepProgress(epoch, run.steps_done, run.steps, value, run.score))
             runs = _going_on(runs, pack)
@@ -127,12 +127,7 @@ def fit_pack(
 
 
 def train_step(
-    runs: list[RunState],
-    parts: Iterable[Batch],
-    pack: PackedModel,
-    epoch: int,
-    whole: int,
-    processes: Processes = ALONE,
+    runs: list[RunState], parts: Iterable[Batch], pack: PackedModel, whole: int, processes: Processes = ALONE
 ) -> list[float]:
     """Take one optimizer step of every run; return their losses.
 
@@ -174,6 +169,7 @@ def train_step(
             run.losses += value * whole
             run.result.tokens += int(count)
         else:
+            epoch = (run.steps_done - 1) // run.per_epoch + 1
             run.result.error = Diverged(
                 f"the loss is {value} at step {run.steps_done} of {run.steps} (epoch {epoch}); try a smaller train.lr"
             )

@@ -47,14 +47,11 @@ class AdamW(torch.optim.AdamW):
                 decay = train.weight_decay if method.lambda_decay == "zero" else 0.0
                 toward_one = train.weight_decay if method.lambda_decay == "one" else 0.0
             groups.setdefault((lr, decay, toward_one), []).append(parameter)
-        super().__init__(
-            [
-                {"params": params, "lr": lr, "weight_decay": decay, "toward_one": toward_one}
-                for (lr, decay, toward_one), params in groups.items()
-            ],
-            lr=train.lr,
-            fused=True,
-        )
+        made = [
+            {"params": params, "lr": lr, "weight_decay": decay, "toward_one": toward_one}
+            for (lr, decay, toward_one), params in groups.items()
+        ]
+        super().__init__(made, lr=train.lr, fused=True)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

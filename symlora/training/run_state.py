@@ -20,7 +20,7 @@ class RunState:
 
     def __init__(self, number: int, config: Config, model: RunModel, per_epoch: int) -> None:
         self.number, self.config, self.model = number, config, model
-        self.steps, self.steps_done = per_epoch * config.train.epochs, 0
+        self.per_epoch, self.steps, self.steps_done = per_epoch, per_epoch * config.train.epochs, 0
         self.parameters = [parameter for _, parameter in model.trainable()]
         self.optimizer = AdamW(model.trainable(), config.train, config.method, model.in_head)
         self.schedule = linear_schedule(self.optimizer, config.train, self.steps)
