@@ -10,24 +10,7 @@ from symlora.stats.rounding import format_points, points, round_points
 from symlora.stats.tests import Decision, decide, holm, mcnemar, paired_t, sign_flip, tost
 
 __all__ = [
-    "Decision",
-    "Interval",
-    "bootstrap_interval",
-    "decide",
-    "fisher_z",
-    "format_points",
-    "holm",
-    "mcnemar",
-    "paired_interval",
-    "paired_t",
-    "points",
-    "round_points",
-    "row_interval",
-    "seeds_needed",
-    "sign_flip",
-    "t_interval",
-    "tost",
-    "tost_power",
-    "two_level_bootstrap",
-    "wilson",
-]
+    "Decision", "Interval", "bootstrap_interval", "decide", "fisher_z", "format_points", "holm", "mcnemar",
+    "paired_interval", "paired_t", "points", "round_points", "row_interval", "seeds_needed", "sign_flip", "t_interval",
+    "tost", "tost_power", "two_level_bootstrap", "wilson",
+]  # fmt: skip

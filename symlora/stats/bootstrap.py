@@ -153,16 +153,12 @@ def _f1(counts: Reals, predictions: Labels, labels: Labels) -> tuple[Reals, Flag
 
 def _matthews_correlation(counts: Reals, predictions: Labels, labels: Labels) -> tuple[Reals, Flags]:
     rows = counts.sum(axis=1, keepdims=True)
-    covariance = rows * _total(counts, predictions == labels)
-    predicted_variance = np.broadcast_to(rows**2, covariance.shape).copy()
-    true_variance = predicted_variance.copy()
-    for number in range(int(max(predictions.max(), labels.max())) + 1):
-        predicted, true = _total(counts, predictions == number), _total(counts, labels[None] == number)
-        covariance -= predicted * true
-        predicted_variance -= predicted**2
-        true_variance -= true**2
+    classes = np.arange(max(predictions.max(), labels.max()) + 1)[:, None, None]
+    predicted, true = (_total(counts, each == classes) for each in (predictions, labels))  # [classes, resamples, seeds]
+    covariance = rows * _total(counts, predictions == labels) - (predicted * true).sum(axis=0)
     # Whole numbers, so exact zeros; the product of the two could pass 2^53, so the root is taken of each.
-    return _divide(covariance, np.sqrt(predicted_variance) * np.sqrt(true_variance))
+    deviations = (np.sqrt(rows**2 - (each**2).sum(axis=0)) for each in (predicted, true))
+    return _divide(covariance, math.prod(deviations))
 
 
 def _pearson(counts: Reals, predictions: Labels, labels: Labels) -> tuple[Reals, Flags]:
@@ -186,9 +182,8 @@ WEIGHTED: dict[str, Callable[[Reals, Labels, Labels], tuple[Reals, Flags]]] = {
 
 
 def _total(counts: Reals, columns: npt.NDArray[Any]) -> Reals:
-    """Sum columns [seeds, rows] over the rows drawn: [resamples, seeds]."""
-    total: Reals = counts @ columns.T.astype(np.float64)
-    return total
+    """Sum columns [..., seeds, rows] over the rows drawn: [..., resamples, seeds]."""
+    return np.asarray(counts @ columns.mT.astype(np.float64))
 
 
 def _divide(above: Reals, below: Reals, otherwise: float = 0.0) -> tuple[Reals, Flags]:
@@ -201,5 +196,4 @@ def _standard(values: Labels) -> Reals:
     """Scale the last axis to mean 0, deviation 1; constants to zeros."""
     centred = values - values.mean(axis=-1, keepdims=True)
     equal = np.ptp(values, axis=-1, keepdims=True) == 0
-    standard: Reals = np.where(equal, 0.0, centred / np.where(equal, 1.0, values.std(axis=-1, keepdims=True)))
-    return standard
+    return np.where(equal, 0.0, centred / np.where(equal, 1.0, values.std(axis=-1, keepdims=True)))
