@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from symlora.audit.names import METHODS, METRICS, TASKS
+from symlora.audit.names import METHODS
 from symlora.report.choice import Chosen, Key
 from symlora.report.cost import cell_pscp, mean_costs
-from symlora.report.figures.style import COLOURS, compact, new_figure, plot_style
+from symlora.report.figures.style import COLOURS, compact, heading, new_figure, plot_style
 
 AXES = {
     "parameters": "trained parameters",
@@ -26,23 +26,12 @@ def cost_points(chosen: Mapping[Key, Chosen], model: str, protocol: str) -> pd.D
     """List score and cost of every method: means over finished runs."""
     rows = []
     for key, cell in chosen.items():
-        if key[:2] != (model, protocol) or cell.finished.empty:
-            continue
-        runs, costs = cell.finished, mean_costs(cell.finished)
-        rows.append(
-            {
-                "task": key[2],
-                "metric": runs["metric"].iloc[0],
-                "method": key[3],
-                "n": len(runs),
-                "score": 100 * float(runs["score"].mean()),
-                "parameters": costs["total"],
-                "memory_gib": costs["peak_memory_bytes"] / 2**30,
-                "training_seconds": costs["train_seconds"],
-                "inference_ms": 1000 * costs["inference_seconds"],
-                "pscp": cell_pscp(cell, chosen)[0],
-            }
-        )
+        if key[:2] == (model, protocol) and len(runs := cell.finished):
+            costs, score, pscp = mean_costs(runs), 100 * float(runs["score"].mean()), cell_pscp(cell, chosen)[0]
+            memory, milliseconds = costs["peak_memory_bytes"] / 2**30, 1000 * costs["inference_seconds"]
+            row = {"task": key[2], "metric": runs["metric"].iloc[0], "method": key[3], "n": len(runs), "score": score}
+            values = (costs["total"], memory, costs["train_seconds"], milliseconds)
+            rows.append({**row, **dict(zip(AXES, values, strict=True)), "pscp": pscp})
     return pd.DataFrame(rows)
 
 
@@ -60,17 +49,16 @@ def cost_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
         height = max(1.5 * len(tasks) + 0.4, 0.16 * len(methods))  # the legend has a line a method
         figure = new_figure(8.0, height, f"Score over cost: {whose}", caption)
         grid = figure.subplots(len(tasks), len(AXES), squeeze=False, sharey="row")
+        legend = {}
         for row, mine in zip(grid, tasks, strict=True):
-            task, metric = mine["task"].iloc[0], mine["metric"].iloc[0]
-            row[0].set_ylabel(f"{TASKS.get(task, task)}, {METRICS.get(metric, metric)}")
+            row[0].set_ylabel(heading(mine))
             for axes, column in zip(row, AXES, strict=True):
                 told = mine[mine[column] > 0]
-                for point in told.to_dict("records"):
-                    place = methods.index(point["method"])
-                    colour = COLOURS.get(point["method"], colours[place % len(colours)])
+                for method, cost, score in told[["method", column, "score"]].itertuples(index=False):
+                    place = methods.index(method)
+                    colour = COLOURS.get(method, colours[place % len(colours)])
                     marker = MARKERS[place % len(MARKERS)]
-                    label = METHODS.get(point["method"], point["method"])
-                    axes.plot(point[column], point["score"], marker, ms=4, color=colour, label=label)
+                    (legend[METHODS.get(method, method)],) = axes.plot(cost, score, marker, ms=4, color=colour)
                 axes.set_xscale("log")
                 axes.margins(0.15)
                 ends = sorted({told[column].min(), told[column].max()} if len(told) else ())
@@ -83,8 +71,5 @@ def cost_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
                 row[0].set_ylim(middle - LEAST_SPAN / 2, middle + LEAST_SPAN / 2)
         for axes, label in zip(grid[-1], AXES.values(), strict=True):
             axes.set_xlabel(label)
-        handles = {
-            text: line for axes in grid.flat for line, text in zip(*axes.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend(handles.values(), handles, loc="outside right upper", frameon=False)
+        figure.legend(legend.values(), legend, loc="outside right upper", frameon=False)
     return figure

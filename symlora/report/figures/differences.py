@@ -7,10 +7,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from symlora.audit.names import CLAIMED, METHODS, METRICS, REFERENCE, TASKS
+from symlora.audit.names import CLAIMED, METHODS, REFERENCE
 from symlora.report.choice import Chosen, Key
 from symlora.report.comparison import Paired
-from symlora.report.figures.style import minus, new_figure, plot_style
+from symlora.report.figures.style import heading, minus, new_figure, plot_style
 
 ROW, WIDTH = 0.42, 5.0  # inches: of a task, and of the figure, whose left a telephone shows whole
 COLOURS = {"equivalent": "#1b7837", "better": "#2166ac", "worse": "#b2182b"}
@@ -34,22 +34,21 @@ def differences(
         if runs.empty:
             continue
         task = {"task": key[2], "metric": runs["metric"].iloc[0], "level": 1 - alpha, "margin": margin}
-        pair = pairs.get(key)
-        if pair is None:
+        if (pair := pairs.get(key)) is None:
             rows.append({**task, "n": 0, "verdict": "no pair", "obstacle": ""})
             continue
         verdict = pair.decision.verdict if pair.decision else "one seed: no test"
         task |= {"mean": pair.difference.estimate, "low": pair.difference.low, "high": pair.difference.high}
         task |= {"n": len(pair.seeds), "verdict": verdict, "obstacle": pair.obstacle}
-        for seed, a, b in zip(pair.seeds, *pair.scores, strict=True):
-            rows.append({**task, "seed": seed, "difference": a - b})
+        by_seed = zip(pair.seeds, np.subtract(*pair.scores), strict=True)
+        rows += [{**task, "seed": seed, "difference": difference} for seed, difference in by_seed]
     columns = ["task", "metric", "seed", "difference", "mean", "low", "high", "level", "margin", "n", "verdict"]
     return pd.DataFrame(rows, columns=[*columns, "obstacle"]).astype({"seed": "Int64", "mean": float, "low": float})
 
 
 def difference_plot(frame: pd.DataFrame, whose: str, note: str = "") -> Figure:
     """Draw each task's seeds, mean, interval and verdict, and the margin."""
-    tasks = list(dict.fromkeys(frame["task"]))
+    rows = [mine for _, mine in frame.groupby("task", sort=False)]
     margin, level = float(frame["margin"].iloc[0]), float(frame["level"].iloc[0])
     reach = limit(frame)
     claimed, reference = METHODS[CLAIMED], METHODS[REFERENCE]
@@ -60,16 +59,12 @@ def difference_plot(frame: pd.DataFrame, whose: str, note: str = "") -> Figure:
         f"None: a run of either failed or is at chance, no better than a constant prediction. {note}"
     )
     with plot_style():
-        figure = new_figure(WIDTH, ROW * len(tasks) + 0.5, f"{claimed} less {reference}: {whose}", caption)
+        figure = new_figure(WIDTH, ROW * len(rows) + 0.5, f"{claimed} less {reference}: {whose}", caption)
         axes = figure.subplots()
         axes.axvspan(-margin, margin, color="0.9", lw=0)
         axes.axvline(0, color="0.5", lw=0.6)
-        rows = [mine for _, mine in frame.groupby("task", sort=False)]
-        metrics = [str(mine["metric"].iloc[0]) for mine in rows]
-        names = [f"{TASKS.get(k, k)}, {METRICS.get(m, m)}" for k, m in zip(tasks, metrics, strict=True)]
-        labels = [f"{name}\n{_verdict(mine)}" for name, mine in zip(names, rows, strict=True)]
-        axes.set(xlim=(-reach, reach), ylim=(len(tasks) - 0.5, -0.5))
-        axes.set_yticks(range(len(tasks)), labels)
+        axes.set(xlim=(-reach, reach), ylim=(len(rows) - 0.5, -0.5))
+        axes.set_yticks(range(len(rows)), [f"{heading(mine)}\n{_verdict(mine)}" for mine in rows])
         for place, (mine, label) in enumerate(zip(rows, axes.get_yticklabels(), strict=True)):
             colour = COLOURS.get(str(mine["verdict"].iloc[0]), GREY)
             _draw_task(axes, place, mine, reach, colour)

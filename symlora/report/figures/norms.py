@@ -86,7 +86,7 @@ def figure1(cells: pd.DataFrame, projection: str, whose: str, note: str = "", as
     form = "Frobenius norms; α/r is in ΔW; scales are shared down a column."
     if as_paper:
         form = "Sums of absolute values, not Frobenius norms, λ with its sign, one scale for all: as the paper prints."
-    title = f"Figure 1, {projection}{', as printed' if as_paper else ''}: {whose}"
+    title = f"Figure 1, {projection}{', as printed' * as_paper}: {whose}"
     return _draw(cells, panels, title, f"{form} {_caption(cells, note)}", title_size=9)
 
 

@@ -1,8 +1,4 @@
-"""Gather the norms behind Figure 1: what each run changed.
-
-`read_norms` gives a row per run and projection; `cells` gives each cell of the figures, as a mean over the seeds of the
-chosen configuration.
-"""
+"""Gather the norms behind Figure 1: what each run changed."""
 
 import math
 from collections.abc import Mapping
@@ -36,20 +32,18 @@ def read_norms(runs: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
         A frame with a row per run and adapted projection: _RUN, projection, layer (from 1, at the embeddings),
         w0_frobenius and QUANTITIES; and the runs whose norms cannot be used, each with the reason.
     """
-    columns = [*_RUN, "projection", "layer", "w0_frobenius", *QUANTITIES]
-    tables = [pd.DataFrame(columns=columns)]
-    bad: list[str] = []
+    nothing = pd.DataFrame(columns=[*_RUN, "projection", "layer", "w0_frobenius", *QUANTITIES])
+    tables, bad = [], []
     wanted = (runs["status"] == "finished") & (runs["adapter"] > 0) & ~runs["chose"].eq(True)
     for run in runs[wanted].to_dict("records"):
         try:
             decay = _decay(load_run(run["folder"]))
             table = _norms(pd.read_parquet(run["folder"] / "norms.parquet"))
+            tables.append(table.assign(**decay, **{key: run[key] for key in _RUN}))
         except Exception as error:  # whatever a parquet reader says of a broken file
             place = "/".join(run["folder"].parts[-6:])
             bad.append(f"{place}: norms.parquet cannot be used ({type(error).__name__})")
-            continue
-        tables.append(table.assign(**decay, **{key: run[key] for key in _RUN})[columns])
-    return pd.concat(tables[1:] or tables, ignore_index=True), tuple(bad)
+    return pd.concat(tables or [nothing], ignore_index=True), tuple(bad)
 
 
 def _decay(record: dict[str, Any]) -> dict[str, float]:
@@ -64,11 +58,10 @@ def _decay(record: dict[str, Any]) -> dict[str, float]:
 
 
 def decay_to_zero(train: Mapping[str, Any], rows: int, epoch: int) -> float:
-    """Compute λ after some epochs of AdamW's decay toward 0 alone.
+    """Compute λ after some epochs of AdamW's decay toward 0 alone: exp(-wd · Σ lr_t).
 
-    It is exp(-wd · Σ lr_t), with the linear warm-up and decay of symlora.training.optimizer. (AdamW multiplies by
-    1 - wd · lr_t; the two differ by less than (wd · lr)² a step.) `train` has the fields of TrainConfig, `rows` are
-    those of the training split.
+    AdamW multiplies by 1 - wd · lr_t; the two differ by less than (wd · lr)² a step. `train` has the fields of
+    TrainConfig, `rows` are those of the training split.
     """
     per_epoch = math.ceil(rows / train["batch_size"])
     steps = per_epoch * train["epochs"]
@@ -101,13 +94,11 @@ def _norms(stored: pd.DataFrame) -> pd.DataFrame:
 def cells(chosen: Mapping[Key, Chosen], norms: pd.DataFrame, model: str, protocol: str) -> pd.DataFrame:
     """Average query and value over seeds, for one model and protocol.
 
-    `norms` is the frame of `read_norms`.
-
     Returns:
-        One row for each task (every one with a run of any method, in Table 1's order), method (SymLoRA and LoRA always,
-        then others that have norms), projection and layer: these, configuration, why (it was chosen), seeds (0 where no
-        finished run fills the cell; its values are missing then), failed (seeds), every one of `QUANTITIES` as a mean
-        over the seeds, and with `_s` as their standard deviation (n - 1; missing for one seed).
+        One row for each task (with a run of any method, in Table 1's order), method (SymLoRA, LoRA, then others that
+        have norms), projection and layer: configuration, why (it was chosen), seeds (0 where no finished run fills the
+        cell; its values are missing then), failed (seeds), every one of `QUANTITIES` as a mean over the seeds, and with
+        `_s` as their standard deviation (n - 1; missing for one seed).
     """
     here = [entry for key, entry in chosen.items() if key[:2] == (model, protocol) and len(entry.runs)]
     norms = norms[(norms["model"] == model) & (norms["protocol"] == protocol)]
@@ -126,6 +117,4 @@ def cells(chosen: Mapping[Key, Chosen], norms: pd.DataFrame, model: str, protoco
     )
     grid = values.reindex(pd.MultiIndex.from_product(places, names=_CELL)).reset_index()
     grid = grid.merge(picked, on=["task", "method"], how="left")
-    grid[["seeds", "failed"]] = grid[["seeds", "failed"]].fillna(0).astype(int)
-    wanted = [name for quantity in QUANTITIES for name in (quantity, f"{quantity}_s")]
-    return grid[[*_CELL, "configuration", "why", "seeds", "failed", *wanted]]
+    return grid.fillna({"seeds": 0, "failed": 0}).astype({"seeds": int, "failed": int})

@@ -3,17 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from symlora.audit.names import CLAIMED, METHODS, METRICS, REFERENCE, TASKS
+from symlora.audit.names import CLAIMED, METHODS, REFERENCE
 from symlora.config.formatting import format_rate
 from symlora.config.schema import HELD_OUT
 from symlora.report.choice import Chosen, Key, grid_edge, measure
-from symlora.report.figures.style import COLOURS, minus, new_figure, plot_style
+from symlora.report.figures.style import COLOURS, heading, minus, new_figure, plot_style
 from symlora.store.folder import read_run
 
 RED = "#d6002a"
@@ -76,9 +75,9 @@ def grid_points(chosen: Mapping[Key, Chosen], model: str, protocol: str) -> pd.D
     """
     rows: list[pd.DataFrame] = []
     for task in dict.fromkeys(key[2] for key in chosen if key[:2] == (model, protocol)):
-        entries = [chosen.get((model, protocol, task, method)) for method in (CLAIMED, REFERENCE)]
-        if any(entry is not None and len(entry.grid) > 1 for entry in entries):
-            rows += [_points(entry) for entry in entries if entry is not None and len(entry.grid)]
+        entries = [chosen[model, protocol, task, method] for method in (CLAIMED, REFERENCE)]
+        if any(len(entry.grid) > 1 for entry in entries):
+            rows += [_points(entry) for entry in entries if len(entry.grid)]
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 
@@ -86,10 +85,10 @@ def _points(entry: Chosen) -> pd.DataFrame:
     grid = entry.grid
     chosen_by = measure(grid)
     value = 100 * grid[chosen_by]
-    mine = (grid["configuration"] == entry.runs["configuration"].iloc[0]).to_numpy()
-    best = (value == value.max()).to_numpy()
-    first = np.flatnonzero(best & mine if (best & mine).any() else best)[:1]
-    optimum = np.isin(np.arange(len(grid)), first)
+    mine = grid["configuration"] == entry.runs["configuration"].iloc[0]
+    best = value == value.max()
+    best = best & mine if (best & mine).any() else best
+    optimum = best & (best.cumsum() == 1)
     kept = grid[["task", "metric", "method", "lr", "batch_size", "seeds", "status"]]
     return kept.assign(
         value=value,
@@ -149,8 +148,7 @@ def _task_row(
     figure = new_figure(max(5.2, 2.4 * len(tasks)), height, title, caption)
     row = figure.subplots(1, len(tasks), squeeze=False)[0]
     for mine, axes in zip(tasks, row, strict=True):
-        task, metric = mine["task"].iloc[0], mine["metric"].iloc[0]
-        axes.set_title(f"{TASKS.get(task, task)}, {METRICS.get(metric, metric)}", loc="left", size=7, weight="bold")
+        axes.set_title(heading(mine), loc="left", size=7, weight="bold")
         axes.tick_params(length=2)
         axes.spines[["top", "right"]].set_visible(False)
     return figure, list(zip(tasks, row, strict=True))

@@ -9,12 +9,13 @@ from typing import Any
 import matplotlib
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from matplotlib import style as mpl_style
 from matplotlib.colors import CenteredNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from symlora.audit.names import CLAIMED, REFERENCE
+from symlora.audit.names import CLAIMED, METRICS, REFERENCE, TASKS
 from symlora.store.files import atomic_write
 
 COLOURS = {CLAIMED: "#2a7ab8", REFERENCE: "#d0661a"}  # seen on white and on black
@@ -91,6 +92,12 @@ def scale_of(values: Matrix, centre: float | None = None) -> Normalize:
     if centre is not None:
         return CenteredNorm(centre, max(abs(low - centre), abs(high - centre)) or 1.0)
     return Normalize(low, high) if low < high else Normalize(low - 1.0, high + 1.0)
+
+
+def heading(rows: pd.DataFrame) -> str:
+    """Name the task and metric of a frame's first row."""
+    task, metric = rows[["task", "metric"]].iloc[0]
+    return f"{TASKS.get(task, task)}, {METRICS.get(metric, metric)}"
 
 
 def compact(value: float) -> str:
