@@ -15,7 +15,7 @@ from symlora.report.comparison import Criteria, Paired, compare_all
 from symlora.report.footers import Tally, footers, tally
 from symlora.report.leaderboard import load_leaderboard, unshown
 from symlora.report.table import Table
-from symlora.report.tables import table1, table2, table3, table4
+from symlora.report.tables import table1, tables_by_method
 
 ROOT = CONFIG_DIR.parent
 PUBLISHED = ROOT / "results" / "published"
@@ -57,11 +57,6 @@ def build(
     pairs = compare_all(chosen, criteria)
     counted = tally(collected, chosen, (*problems, *unshown(test, chosen, tasks)))
     below = footers(counted, collected.runs, criteria)
-    made = (
-        table1(read_published(PUBLISHED), chosen, test, criteria),
-        table2(chosen, pairs, criteria),
-        table3(chosen, criteria),
-        table4(chosen, criteria),
-    )
+    made = (table1(read_published(PUBLISHED), chosen, test, criteria), *tables_by_method(chosen, pairs, criteria))
     tables = tuple(replace(table, footers=below) for table in made)
     return Report(collected, chosen, pairs, criteria, counted, tables)

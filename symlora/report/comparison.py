@@ -51,8 +51,7 @@ class Paired:
 
 def compare(method: Chosen, reference: Chosen, criteria: Criteria) -> Paired | None:
     """Run all tests of one task; None without a shared seed."""
-    columns = ["seed", "score", "folder", "split", "selection", "metric"]
-    pairs = method.finished[columns].merge(reference.finished[columns], on="seed", suffixes=("", "_reference"))
+    pairs = method.finished.merge(reference.finished, on="seed", suffixes=("", "_reference"))
     if pairs.empty:
         return None
     pairs = pairs.sort_values("seed", ignore_index=True)
@@ -123,7 +122,5 @@ def _over_rows(pairs: pd.DataFrame, criteria: Criteria) -> tuple[stats.Interval 
     mcnemar = stats.mcnemar(a[0], b[0], labels) if metric == "accuracy" else None
     if len(a) < 2:
         return None, mcnemar
-    fractions = stats.two_level_bootstrap(
-        metric, labels, a, b, level=criteria.level, resamples=criteria.resamples, seed=criteria.seed
-    )
+    fractions = stats.two_level_bootstrap(metric, labels, a, b, criteria.level, criteria.resamples, criteria.seed)
     return fractions.times(100), mcnemar

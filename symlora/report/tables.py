@@ -1,10 +1,5 @@
 """Make the tables from checked runs and published numbers.
 
-    table1  the paper's eight rows and columns: as printed, recomputed from published numbers, and ours
-    table2  is a method tied with LoRA? one row a task and method
-    table3  what it costs, and the score beside it
-    table4  which epoch is looked at, and what the rows of the split alone leave open
-
 Scores are in points, rounded by symlora.stats.round_points alone. Every encoder and protocol is a section of its own: a
 score on another encoder than the paper's never stands in the paper's rows.
 """
@@ -57,24 +52,19 @@ def table1(published: Published, chosen: Mapping[Key, Chosen], test: Scores, cri
     return Table("table1", *table_caption("table1", criteria), tuple(sections))
 
 
-def table2(chosen: Mapping[Key, Chosen], pairs: Mapping[Key, Paired], criteria: Criteria) -> Table:
-    """Compare methods with LoRA: one row per task and method."""
+def tables_by_method(
+    chosen: Mapping[Key, Chosen], pairs: Mapping[Key, Paired], criteria: Criteria
+) -> tuple[Table, ...]:
+    """Make tables 2 to 4: the comparison with LoRA, costs, and epochs."""
 
-    def row(cell: Chosen) -> Row:
-        compared = _compared(cell.key, pairs.get(cell.key))
-        return (*_seeds(cell, criteria), *_place(cell), *compared)
+    def compared(cell: Chosen) -> Row:
+        return (*_seeds(cell, criteria), *_place(cell), *_compared(cell.key, pairs.get(cell.key)))
 
-    return _by_method("table2", criteria, (9,), chosen, row, unequal_grids)
-
-
-def table3(chosen: Mapping[Key, Chosen], criteria: Criteria) -> Table:
-    """Average the cost of the chosen configurations over their finished runs."""
-    return _by_method("table3", criteria, (8,), chosen, lambda cell: _cost(cell, chosen))
-
-
-def table4(chosen: Mapping[Key, Chosen], criteria: Criteria) -> Table:
-    """Show what looking at validation adds: best, last, held-out epoch."""
-    return _by_method("table4", criteria, (13,), chosen, lambda cell: _epochs(cell, criteria))
+    return (
+        _by_method("table2", criteria, 9, chosen, compared),
+        _by_method("table3", criteria, 8, chosen, lambda cell: _cost(cell, chosen)),
+        _by_method("table4", criteria, 13, chosen, lambda cell: _epochs(cell, criteria)),
+    )
 
 
 def ours(model: str, protocol: str) -> str:
@@ -83,16 +73,11 @@ def ours(model: str, protocol: str) -> str:
 
 
 def _by_method(
-    name: str,
-    criteria: Criteria,
-    breaks: tuple[int, ...],
-    chosen: Mapping[Key, Chosen],
-    row: Callable[[Chosen], Row],
-    remarks: Callable[[Cells], list[str]] = lambda cells: [],
+    name: str, criteria: Criteria, split: int, chosen: Mapping[Key, Chosen], row: Callable[[Chosen], Row]
 ) -> Table:
     """Make a row per task and method, or per task without runs.
 
-    Rows begin with task and method, and are filled up with empty cells.
+    Rows begin with task and method, and are filled up with empty cells. A page splits the table before a column.
     """
     caption = table_caption(name, criteria)
     sections, width = [], len(caption[-1])
@@ -107,8 +92,9 @@ def _by_method(
             else:
                 rows.append((label, gap(_NO_RUN)))
         filled = tuple((*cells_of, *[EMPTY] * (width - len(cells_of))) for cells_of in rows)
-        sections.append(Section(ours(*next(iter(cells))[:2]), (*_notes(cells), *remarks(cells)), filled))
-    return Table(name, *caption, tuple(sections), breaks=breaks)
+        remarks = unequal_grids(cells) if name == "table2" else []
+        sections.append(Section(ours(*next(iter(cells))[:2]), (*_notes(cells), *remarks), filled))
+    return Table(name, *caption, tuple(sections), breaks=(split,))
 
 
 def _sections(chosen: Mapping[Key, Chosen]) -> list[Cells]:
@@ -246,7 +232,5 @@ def _over_rows(cell: Chosen, criteria: Criteria) -> stats.Interval:
     run = cell.finished.iloc[0]
     table = load_predictions(run["folder"], run["selection"], run["split"])
     predictions, labels = table["prediction"].to_numpy(), table["label"].to_numpy()
-    found = stats.row_interval(
-        run["metric"], predictions, labels, level=criteria.level, resamples=criteria.resamples, seed=criteria.seed
-    )
+    found = stats.row_interval(run["metric"], predictions, labels, criteria.level, criteria.resamples, criteria.seed)
     return found.times(100)
