@@ -84,17 +84,11 @@ def escape(text: str) -> str:
     return "`".join(piece if i % 2 else piece.translate(_MARKDOWN) for i, piece in enumerate(pieces))
 
 
-def unique(names: Iterable[str]) -> list[str]:
+def unique(names: Sequence[str]) -> list[str]:
     """Tell two columns called Holm apart by the column before."""
-    found: list[str] = []
-    before = ""
-    for name in names:
-        found.append(f"{name}, {before}" if name == "Holm" else name)
-        before = name
-    return found
+    return [f"{name}, {before}" if name == "Holm" else name for before, name in zip(("", *names), names, strict=False)]
 
 
 def _marked(cell: Cell) -> str:
-    text = escape(cell.text)
-    marks = {"gap": "_", "flag": "**"}
-    return f"{marks[cell.kind]}{text}{marks[cell.kind]}" if cell.kind and text else text
+    mark = {"": "", "gap": "_", "flag": "**"}[cell.kind] if cell.text else ""
+    return f"{mark}{escape(cell.text)}{mark}"

@@ -30,7 +30,6 @@ def checked_labels(folder: Path, record: dict[str, Any], metric: str, deciding: 
     table, published = _predictions(folder), record["config"]["task"]["splits"]
     data = record["config"]["data"]
     real = data["source"] == "glue" and not data.get("allow_subset")
-    labels: npt.NDArray[Any] | None = None
     missing = table[table["prediction"].isna()] if record["config"]["task"].get("labels") else table[:0]
     if len(missing):  # one of them makes every split's classes floats
         first = missing.iloc[0]
@@ -45,7 +44,7 @@ def checked_labels(folder: Path, record: dict[str, Any], metric: str, deciding: 
                     f"{rule}; the split has {rows}"
                 )
             if split == deciding:
-                labels = part["label"].to_numpy()
+                labels: npt.NDArray[Any] = part["label"].to_numpy()
                 try:
                     again = METRICS[metric](part["prediction"].to_numpy(), labels)
                 except ValueError as error:
@@ -54,9 +53,7 @@ def checked_labels(folder: Path, record: dict[str, Any], metric: str, deciding: 
                     raise UnusableRun(
                         f"its predictions give {metric} {again:.6f} on {split} under {rule}, not {metrics[metric]}"
                     )
-    if labels is None:
-        raise UnusableRun(f"no score on {deciding}")
-    return labels
+    return labels  # `deciding` is a split of every rule, as its scores were read
 
 
 def _predictions(folder: Path) -> pd.DataFrame:

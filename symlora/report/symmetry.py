@@ -62,11 +62,8 @@ def measure(left: Array, right: Array, seed: int = 0) -> dict[str, Any]:
 def captured_by_chance(n: int, r: int, seed: int = 0) -> float:
     """Average the captured share over DRAWS products of normal factors."""
     rng = np.random.default_rng(seed)
-    captured = []
-    for _ in range(DRAWS):
-        b, a = rng.normal(size=(n, r)), rng.normal(size=(r, n))
-        captured.append(_shares(symmetric_part(b, a)[1], r, energy(b, a))[1])
-    return float(np.mean(captured))
+    draws = ((rng.normal(size=(n, r)), rng.normal(size=(r, n))) for _ in range(DRAWS))
+    return float(np.mean([_shares(symmetric_part(b, a)[1], r, energy(b, a))[1] for b, a in draws]))
 
 
 def rotated_shares(singular_values: Array, n: int, seed: int = 0) -> Array:
@@ -91,15 +88,14 @@ def symmetry_of_runs(runs: pd.DataFrame, seed: int = 0) -> tuple[pd.DataFrame, t
     bad: list[str] = []
     without = 0
     for run in runs[(runs["status"] == "finished") & (runs["adapter"] > 0)].to_dict("records"):
-        folder: Path = run["folder"] / "adapter"
-        if not folder.is_dir():
+        folder: Path = run["folder"]
+        if not (folder / "adapter").is_dir():
             without += 1
             continue
         try:
-            rows += _rows(read_adapter(folder).factors(), {name: run[name] for name in LABELS}, seed)
+            rows += _rows(read_adapter(folder / "adapter").factors(), {name: run[name] for name in LABELS}, seed)
         except SymloraError as error:
-            place, reason = "/".join(run["folder"].parts[-6:]), str(error).replace(f"{run['folder']}/", "")
-            bad.append(f"{place}/adapter: {reason}")
+            bad.append(f"{'/'.join(folder.parts[-6:])}/adapter: {str(error).replace(f'{folder}/', '')}")
     return pd.DataFrame(rows, columns=_COLUMNS), tuple(bad), without
 
 
@@ -114,8 +110,8 @@ def summary(frame: pd.DataFrame) -> list[tuple[str, ...]]:
     """Average over layers and seeds, in percent, as rows under HEADER."""
     rows = []
     shares = ("symmetric_share", "share_rotated", "captured", "captured_random", "captured_rotated")
-    for key, part in frame.groupby(["protocol", "model", "task", "method", "projection"], sort=True):
-        protocol, model, task, method, projection = (str(name) for name in key)
+    for key, part in frame.groupby(["protocol", "model", "task", "method", "projection"]):
+        protocol, model, task, method, projection = map(str, key)
         names = (section_name(model, protocol), TASKS.get(task, task), METHODS.get(method, method), projection)
         means = part.mean(numeric_only=True)
         signs = (f"{means[name]:.1f}" for name in ("positive", "negative"))
@@ -135,11 +131,9 @@ def symmetry_markdown(frame: pd.DataFrame, bad: Sequence[str], without: int) -> 
         "eigenvalues of the symmetric part; where SymLoRA has both, its ΔW is indefinite.",
         "",
     ]
-    if len(frame):
-        rows = (HEADER, ("---",) * len(HEADER), *summary(frame))
-        lines += ["| " + " | ".join(row) + " |" for row in rows]
-    else:
-        lines.append("No stored adapter was found.")
+    rows = (HEADER, ("---",) * len(HEADER), *summary(frame))
+    table = ["| " + " | ".join(row) + " |" for row in rows]
+    lines += table if len(frame) else ["No stored adapter was found."]
     if without:
         lines += ["", f"{without} finished runs keep no weights and are not in the table."]
     lines += [line for problem in bad for line in ("", f"Left out: {problem}")]
