@@ -31,31 +31,15 @@ def row_interval(
 ) -> Interval:
     """Compute a metric with its interval over rows, as suits the metric.
 
-    Wilson's for accuracy, Fisher's z for Pearson's r, percentiles of resamples for the others.
+    Wilson's for accuracy, Fisher's z for Pearson's r, percentiles of resamples for the others (Efron 1979). `metric` is
+    a name of METRICS in symlora.metrics.functions, predictions and labels are [rows].
     """
     predicted, true = np.asarray(predictions), np.asarray(labels)
     if metric == "accuracy":
         return wilson(int(np.sum(predicted == true)), len(true), level)
     if metric == "pearson":
         return fisher_z(metrics.pearson(predicted, true), len(true), level)
-    return bootstrap_interval(metric, predicted, true, level, resamples, seed)
-
-
-def bootstrap_interval(
-    metric: str,
-    predictions: npt.ArrayLike,
-    labels: npt.ArrayLike,
-    level: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> Interval:
-    """Compute a metric with its percentile interval over rows (Efron 1979).
-
-    `metric` is a name of METRICS in symlora.metrics.functions, predictions and labels are [rows].
-    """
-    true = np.asarray(labels)
-    rng = np.random.default_rng(seed)
-    estimates, drawn, undefined = _scores(metric, np.asarray(predictions)[None], true, resamples, rng)
+    estimates, drawn, undefined = _scores(metric, predicted[None], true, resamples, np.random.default_rng(seed))
     method = f"percentile bootstrap, n = {len(true)}"
     return _percentiles(float(estimates[0]), drawn[:, 0], undefined[:, 0], level, method)
 
