@@ -1,8 +1,7 @@
 """Choose the configuration that stands for a method on a task.
 
-A grid's runs at one seed, other than the chosen one, show how the choice was made; they take part in no mean. So runs
-are grouped by configuration, one configuration is chosen for each (model, protocol, task, method), and methods are
-compared at their own chosen ones.
+A grid's other runs show how the choice was made; they take part in no mean. So one configuration is chosen for each
+(model, protocol, task, method), and methods are compared at their own chosen ones.
 """
 
 from collections.abc import Mapping
@@ -114,8 +113,7 @@ def _chosen(key: Key, runs: pd.DataFrame, best: Mapping[str, Any] | None) -> Cho
 def grid_edge(chosen: Chosen) -> str:
     """Say where the chosen point lies in the grid of run folders.
 
-    An optimum on an edge says that the grid is too small. An axis of fewer than three values has no inside, and is not
-    called an edge.
+    An optimum on an edge says that the grid is too small. An axis of fewer than three values has no inside.
     """
     if chosen.runs.empty:
         return ""
@@ -127,8 +125,7 @@ def grid_edge(chosen: Chosen) -> str:
         if len(values) >= 3:
             place = edge(chosen.runs[axis].iloc[0], values)
             places.append(f"{name} {place} {len(values)}" if place == "inside" else f"{name} {place} of {len(values)}")
-    edges = [place for place in places if "inside" not in place]
-    if edges:
+    if edges := [place for place in places if "inside" not in place]:
         return "edge: " + ", ".join(edges)
     return ", ".join(places) or f"{len(chosen.grid)} points, no inside"
 
@@ -137,11 +134,11 @@ def unequal_grids(cells: Mapping[Key, Chosen]) -> list[str]:
     """List a section's tasks whose two methods have different grid points."""
     found = []
     for key, cell in cells.items():
-        if key[3] == CLAIMED and not cell.runs.empty and not cells[(*key[:3], REFERENCE)].runs.empty:
-            grids = [cells[(*key[:3], method)].grid[list(AXES)] for method in (REFERENCE, CLAIMED)]
-            points = [set(grid.itertuples(index=False, name=None)) for grid in grids]
-            if points[0] != points[1] and max(map(len, points)) > 1:
-                counts = f"{METHODS[REFERENCE]} {len(points[0])}, {METHODS[CLAIMED]} {len(points[1])}"
+        if key[3] == CLAIMED:
+            grids = [each.grid[list(AXES)] for each in (cells[(*key[:3], REFERENCE)], cell)]
+            theirs, own = (set(grid.itertuples(index=False, name=None)) for grid in grids)
+            if theirs and own and theirs != own and max(len(theirs), len(own)) > 1:
+                counts = f"{METHODS[REFERENCE]} {len(theirs)}, {METHODS[CLAIMED]} {len(own)}"
                 found.append(f"{TASKS.get(key[2], key[2])}: not tried at the same grid points ({counts}).")
     return found
 

@@ -1,8 +1,7 @@
 """Collect run folders into one checked frame.
 
-Reads run.json and the labels and predictions beside it; writes and trains nothing. A folder that cannot be used is left
-out with one reason, and the report is made without it. A run that failed in training is a row with status
-`failed`.
+Reads run.json, and labels and predictions beside it. A folder that cannot be used is left out with one reason. A run
+that failed in training is a row with status `failed`.
 """
 
 import json
@@ -145,19 +144,16 @@ def _note(config: dict[str, Any]) -> str:
 
 def _grid(config: dict[str, Any], data: dict[str, Any]) -> str:
     # What is unset is left out, and so is what changes no result: older runs lack these keys.
-    other = ("lr", "batch_size", *NOT_IDENTITY_TRAIN)
-    train = {key: value for key, value in config["train"].items() if key not in other and value is not None}
-    rest = {key: config[key] for key in ("protocol", "data", "init_from", "precision")}
-    rest["data"] = {key: value for key, value in config["data"].items() if value or key != "allow_subset"}
-    if "allow_subset" in rest["data"]:  # then the name of the task does not say which rows
-        rest["rows"] = [described["sha256"] for described in data.values()]
-    # Leave out what only describes a method, and keys that older runs lack unless they are set.
-    rest["method"] = {
-        key: value
-        for key, value in config["method"].items()
-        if key not in ("equation", "source") and (value or key not in ("lr_ratio", "base_parameters"))
-    }
-    return json.dumps({"train": train, "model": config["model"]["name"], **rest}, sort_keys=True)
+    varied, described = ("lr", "batch_size", *NOT_IDENTITY_TRAIN), ("equation", "source")
+    later = ("allow_subset", "lr_ratio", "base_parameters")
+    grid = {key: config[key] for key in ("protocol", "init_from", "precision")} | {"model": config["model"]["name"]}
+    grid["train"] = {key: value for key, value in config["train"].items() if key not in varied and value is not None}
+    for group, left_out in (("data", ()), ("method", described)):
+        items = config[group].items()
+        grid[group] = {key: value for key, value in items if key not in left_out and (value or key not in later)}
+    if config["data"].get("allow_subset"):  # then the name of the task does not say which rows
+        grid["rows"] = [split["sha256"] for split in data.values()]
+    return json.dumps(grid, sort_keys=True)
 
 
 def _scored(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
@@ -185,10 +181,7 @@ def _scored(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_repeats(rows: list[dict[str, Any]], root: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Keep one run per configuration and seed.
-
-    It is the one in the folder that its configuration names, else the first.
-    """
+    """Keep one run per configuration and seed: in its own folder, else the first."""
     kept: dict[tuple[Any, ...], dict[str, Any]] = {}
     problems: list[str] = []
     for row in sorted(rows, key=lambda row: (not row["in_place"], row["folder"])):

@@ -1,8 +1,7 @@
 """Compare methods with LoRA, over shared seeds and over their predictions.
 
-Everything is in points. Two sources of chance are kept apart: new seeds on this validation split (t, sign flip,
-equivalence), new rows for these trained models (McNemar), and both together (two-level bootstrap). Only the verdict
-holds over several tasks; everything else speaks of one.
+In points. Two sources of chance are kept apart: new seeds on this validation split (t, sign flip, equivalence) and new
+rows for these trained models (McNemar); the two-level bootstrap has both. Only the verdict holds over several tasks.
 """
 
 from dataclasses import dataclass, replace
@@ -78,8 +77,8 @@ def compare(method: Chosen, reference: Chosen, criteria: Criteria) -> Paired | N
 def compare_all(chosen: dict[Key, Chosen], criteria: Criteria) -> dict[Key, Paired]:
     """Compare every method with LoRA, and judge it over a section's tasks.
 
-    What a verdict means stands in docs/statistics.md. A task with a single seed has no p value. A task of the family
-    without one, or with an obstacle, counts with p = 1.
+    What a verdict means stands in docs/statistics.md. A task of the family without p values, or with an obstacle,
+    counts with p = 1.
     """
     pairs: dict[Key, Paired] = {}
     families: dict[tuple[str, str, str], list[Paired]] = {}

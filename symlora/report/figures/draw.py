@@ -28,12 +28,9 @@ Source = tuple[pd.DataFrame, Mapping[str, Callable[..., Figure]]]
 def draw_all(report: Report, out: Path, as_paper: bool = False) -> tuple[list[Path], tuple[str, ...]]:
     """Draw every figure of every model and protocol, in <out>/<protocol>-<model>.
 
-    Figure 1 and its companion are drawn from norms.parquet, the others from scores and costs. What has no runs has no
-    figure, and a figure of an earlier call is removed. The same runs give the same bytes. With `as_paper`, Figure 1 is
-    also drawn as the paper prints it.
-
-    Returns:
-        The files, and the runs whose norms could not be used.
+    What has no runs has no figure, and a figure of an earlier call is removed. The same runs give the same bytes. With
+    `as_paper`, Figure 1 is also drawn as the paper prints it. Returns the files, and the runs whose norms could not be
+    used.
     """
     runs, chosen, criteria = report.collected.runs, report.chosen, report.criteria
     norms, bad = read_norms(runs)

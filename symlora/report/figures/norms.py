@@ -74,8 +74,7 @@ class _Panel:
 def figure1(cells: pd.DataFrame, projection: str, whose: str, note: str = "", as_paper: bool = False) -> Figure:
     """Draw |λ|‖W0‖_F, ‖ΔW‖_F and their difference, method by method.
 
-    The cells are those of norms_frame.cells; projection is `query` or `value`. The paper's form has sums of absolute
-    values instead, λ with its sign, and one scale for all maps.
+    The cells are those of norms_frame.cells; projection is `query` or `value`.
     """
     columns = AS_PAPER if as_paper else FROBENIUS
     mine = cells[cells["projection"] == projection]
@@ -148,8 +147,8 @@ def _map(axes: Axes, cells: pd.DataFrame, method: str, panel: _Panel) -> QuadMes
     size = np.abs(values) if column.key in _POSITIVE else np.full_like(values, np.inf)
     marks = np.nan_to_num(spread) > NOISY * np.nan_to_num(size, nan=np.inf)
     rows = [str(layer) for layer in range(len(values), 0, -1)]
-    rows[-1] = f"embeddings  {rows[-1]}" if len(rows) > 1 else rows[-1]
-    rows[0] = f"head  {rows[0]}"
+    rows[-1] = f"embeddings  {rows[-1]}"
+    rows[0] = f"head  {len(rows)}"
     if column is LAMBDA:
         axes.axhline(len(values), color="white", lw=4, zorder=3)  # sets the references apart
         values = np.vstack([values, *(matrix(cells, method, projection, key)[:1] for key in DECAYS)])
