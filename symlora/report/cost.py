@@ -14,19 +14,13 @@ import pandas as pd
 from symlora.audit.names import REFERENCE
 from symlora.report.choice import Chosen, Key
 
-COSTS = {
-    "total": "trained parameters",
-    "peak_memory_bytes": "memory",
-    "train_seconds": "training time",
-    "inference_seconds": "inference time",
-}
-"""Columns of symlora.report.collect."""
-PENALISED = ("total", "peak_memory_bytes", "inference_seconds")
+PENALISED = {"total": "trained parameters", "peak_memory_bytes": "memory", "inference_seconds": "inference time"}
+"""Columns of symlora.report.collect, and their names."""
 
 
 def mean_costs(runs: pd.DataFrame) -> dict[str, float]:
-    """Average COSTS over runs; NaN where one does not tell."""
-    return {name: float(runs[name].mean(skipna=False)) for name in COSTS}
+    """Average costs over runs; NaN where one does not tell."""
+    return {name: float(runs[name].mean(skipna=False)) for name in (*PENALISED, "train_seconds")}
 
 
 def pscp(score: float, costs: Mapping[str, float], reference: Mapping[str, float]) -> float:
@@ -40,7 +34,7 @@ def cell_pscp(cell: Chosen, chosen: Mapping[Key, Chosen]) -> tuple[float, str]:
     if reference.empty:
         return math.nan, "no run of LoRA"
     costs, other = mean_costs(runs), mean_costs(reference)
-    for name in PENALISED:
+    for name, words in PENALISED.items():
         if not (costs[name] >= 0 and other[name] > 0):
-            return math.nan, f"no {COSTS[name]} recorded"
+            return math.nan, f"no {words} recorded"
     return pscp(100 * float(runs["score"].mean()), costs, other), ""

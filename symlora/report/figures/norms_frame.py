@@ -58,10 +58,10 @@ def _decay(record: dict[str, Any]) -> dict[str, float]:
 
 
 def decay_to_zero(train: Mapping[str, Any], rows: int, epoch: int) -> float:
-    """Compute λ after some epochs of AdamW's decay toward 0 alone: exp(-wd · Σ lr_t).
+    """Compute λ after some epochs of AdamW's decay toward 0 alone.
 
-    AdamW multiplies by 1 - wd · lr_t; the two differ by less than (wd · lr)² a step. `train` has the fields of
-    TrainConfig, `rows` are those of the training split.
+    It is exp(-wd · Σ lr_t). AdamW multiplies by 1 - wd · lr_t; the two differ by less than (wd · lr)² a step. `train`
+    has the fields of TrainConfig, `rows` are those of the training split.
     """
     per_epoch = math.ceil(rows / train["batch_size"])
     steps = per_epoch * train["epochs"]
