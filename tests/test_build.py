@@ -78,25 +78,14 @@ def base_shape(tiny: TinyFactory) -> Path:
     return tiny("roberta", intermediate_size=32, **wide)
 
 
-# LoRA: 294,912 is LoRA's Table 2 (0.3M). SymLoRA: 24·(769·8 + 1). Head: 768² + 768 + 769 a class.
+# SymLoRA: 24·(769·8 + 1). Head: 768² + 768 + 769 a class. Other methods: test_methods.py.
 @pytest.mark.parametrize(
-    ("method", "task", "adapter", "head", "total"),
-    [
-        ("symlora", "rte", 147_672, 592_130, 739_802),
-        ("symlora", "mnli", 147_672, 592_899, 740_571),
-        ("symlora", "stsb", 147_672, 591_361, 739_033),
-        ("lora", "rte", 294_912, 592_130, 887_042),
-        ("lora", "mnli", 294_912, 592_899, 887_811),
-        ("lora", "stsb", 294_912, 591_361, 886_273),
-        ("head", "rte", 0, 592_130, 592_130),
-    ],
+    ("task", "head", "total"), [("rte", 592_130, 739_802), ("mnli", 592_899, 740_571), ("stsb", 591_361, 739_033)]
 )
-def test_counts_of_roberta_base(
-    method: str, task: str, adapter: int, head: int, total: int, base_shape: Path
-) -> None:  # fmt: skip
-    run_model = built(base_shape, method, task)
+def test_counts_of_roberta_base(task: str, head: int, total: int, base_shape: Path) -> None:
+    run_model = built(base_shape, "symlora", task)
     counts = run_model.counts()
-    assert (counts.adapter, counts.head, counts.encoder, counts.total) == (adapter, head, 0, total)
+    assert (counts.adapter, counts.head, counts.encoder, counts.total) == (147_672, head, 0, total)
     assert sum(p.numel() for p in run_model.encoder.parameters() if p.requires_grad) == total
     assert f"{total:,}" in str(counts)
 
@@ -211,15 +200,6 @@ def test_arguments_reach_peft(tiny: TinyFactory) -> None:
     assert len(layers) == 4
     for layer in layers.values():
         assert layer.scaling["default"] == 2.5 and not len(layer.symlora_lambda)
-
-
-def test_state_is_a_copy_that_can_be_put_back(tiny: TinyFactory) -> None:
-    run_model = built(tiny("roberta"))
-    start, before = run_model.state(), logits(run_model)
-    shake(run_model)
-    assert not torch.equal(logits(run_model), before)
-    run_model.load_state(start)
-    assert torch.equal(logits(run_model), before)
 
 
 def test_saved_head_and_saved_model(tiny: TinyFactory, tmp_path: Path) -> None:
@@ -343,11 +323,7 @@ def test_spoiled_model_folders(
         ("lora", {"target_modules": ["no_such"]}, "target_modules"),
         ("symlora", {"no_such": 1}, "no_such"),
         ("lora", {"no_such": 1}, "no_such"),
-        ("symlora", {"r": 33}, "33.*32 x 32"),
         ("lora", {"r": 33}, "r=33.*query"),
-        ("symlora", {"r": 0}, "r=0"),
-        ("lora", {"r": 0}, "r=0"),
-        ("lora", {"r": 8.5}, "r=8.5"),
         ("symlora", {"alpha": 0}, "alpha=0"),
         ("lora", {"lora_alpha": 0}, "lora_alpha=0"),
         ("lora", {"lora_dropout": -1}, "lora_dropout=-1"),
@@ -356,7 +332,6 @@ def test_spoiled_model_folders(
         ("symlora", {"target_modules": "((("}, "regular expression"),
         ("symlora", {"target_modules": ["query", "valeu"]}, "'valeu' matches nothing"),
         ("lora", {"target_modules": ["query", "valeu"]}, "'valeu' matches nothing"),
-        ("symlora", {"target_modules": ["intermediate.dense"]}, "square.*48 x 32"),
         ("symlora", {"target_modules": ["word_embeddings"]}, "linear layers.*Embedding"),
     ],
 )
