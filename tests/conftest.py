@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -169,6 +170,26 @@ def sweep_overrides(tiny_bert_dir: Path, tmp_path_factory: pytest.TempPathFactor
         "device=cpu",
         "precision=fp32",
     ]
+
+
+@pytest.fixture(scope="session")
+def base_dir(tiny: TinyFactory) -> Path:
+    """A classifier of 3 classes, 32 wide, 2 layers."""
+    return tiny("roberta", head=True, num_labels=3)
+
+
+@pytest.fixture(scope="session")
+def base_shape(tiny: TinyFactory) -> Path:
+    """RoBERTa-base where it counts (12 layers, 768 wide); narrow feed-forward and few words to be quick."""
+    return tiny("roberta", num_hidden_layers=12, hidden_size=768, num_attention_heads=12, intermediate_size=32)
+
+
+def run_program(*words: str, cwd: Path = ROOT, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, which must be of this status."""
+    known = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, cwd=cwd, env=known | environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
 
 
 def outcomes(root: Path) -> dict[str, Any]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
-from conftest import ROOT, TinyFactory
+from conftest import ROOT, TinyFactory, run_program
 
 BASE = set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"])
 PIPELINE = {"hydra", "omegaconf", "wandb", "datasets", "evaluate", "pandas", "pyarrow", "scipy", "matplotlib"}
@@ -58,12 +57,5 @@ def test_adapters_are_exported_with_the_base_packages_alone(tiny: TinyFactory, t
     missing = {module for module, owners in modules.items() if not {distribution(name) for name in owners} & base}
     assert missing >= PIPELINE
     (tmp_path / "base").symlink_to(tiny("roberta"))
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(missing=missing)],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_program(sys.executable, "-c", PROGRAM.format(missing=missing), cwd=tmp_path, HOME=str(tmp_path))
     assert '"a"' in (tmp_path / "merged" / "config.json").read_text()

@@ -1,14 +1,12 @@
 """Every configuration composes, carries the published recipe, and names a run; what is wrong is told in one message."""
 
 import itertools
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import TinyFactory
+from conftest import TinyFactory, run_program
 
 from symlora.config.compose import CONFIG_DIR, compose
 from symlora.config.identity import config_hash, identity, slug
@@ -199,16 +197,8 @@ def test_help_and_typing_errors_are_short_and_load_no_torch(
         "heavy = {'torch', 'transformers', 'peft', 'datasets', 'evaluate', 'wandb', 'scipy'}\n"
         "atexit.register(lambda: print('HEAVY', sorted(heavy & set(sys.modules)), file=sys.stderr))\n"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    ended = subprocess.run(
-        [sys.executable, "scripts/train.py", *arguments],
-        cwd=CONFIG_DIR.parent,
-        env={**environment, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert bool(ended.returncode) == (arguments != ["--help"])
+    status = 0 if arguments == ["--help"] else 1
+    ended = run_program(sys.executable, "scripts/train.py", *arguments, status=status, PYTHONPATH=str(tmp_path))
     printed = ended.stdout + ended.stderr
     assert "Traceback" not in printed and "HEAVY []" in ended.stderr
     assert all(part in printed for part in says), printed

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from conftest import run_program
 
-from symlora.config.compose import CONFIG_DIR, compose
+from symlora.config.compose import compose
 from symlora.errors import SymloraError
 from symlora.runner.reporter import Reporter
 from symlora.runner.run import run
@@ -37,16 +36,7 @@ def test_two_processes_train_the_same_run(minilm_dir: Path, tmp_path: Path) -> N
     config = compose(*SMALL, *places["1"])
     alone, record = run(config, Reporter(config, quiet=True))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    finished = subprocess.run(
-        [*command, "scripts/train.py", *SMALL, *places["2"], "train.gradient_accumulation_steps=2"],
-        cwd=CONFIG_DIR.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr[-2000:]
+    finished = run_program(*command, "scripts/train.py", *SMALL, *places["2"], "train.gradient_accumulation_steps=2")
     together = tmp_path / "2" / alone.relative_to(tmp_path / "1")
     found = json.loads((together / "run.json").read_text())
     assert found["cost"]["processes"] == 2 and record["cost"]["processes"] == 1

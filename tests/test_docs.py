@@ -8,7 +8,6 @@ import re
 import runpy
 import shlex
 import signal
-import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from unittest.mock import patch
 
 import hydra
 import pytest
-from conftest import ROOT, TinyFactory
+from conftest import ROOT, TinyFactory, run_program
 from markdown_it import MarkdownIt
 from omegaconf import OmegaConf
 from sybil import Sybil
@@ -97,9 +96,7 @@ def check_make(rest: list[str]) -> None:
     """Check a target, its variables and what it would run."""
 
     def dry_run(*more: str) -> str:
-        done = subprocess.run([*MAKE, "-n", *rest, *more], cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return run_program(*MAKE, "-n", *rest, *more).stdout
 
     shown = dry_run()
     for name in (word.partition("=")[0] for word in rest if "=" in word):
@@ -207,16 +204,13 @@ def test_python_blocks_run(page: Path, tiny: TinyFactory, tmp_path: Path, monkey
 def test_cheap_commands_run(command: str) -> None:
     program, *rest = shlex.split(command)
     start = {"make": [*MAKE], "symlora": [sys.executable, "-m", "symlora"]}.get(Path(program).name, [sys.executable])
-    done = subprocess.run([*start, *rest], cwd=ROOT, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr or done.stdout
+    run_program(*start, *rest)
 
 
 @pytest.mark.docs
 def test_the_site_builds_and_needs_no_network(tmp_path: Path) -> None:
     config = str(ROOT / "scripts" / "docs" / "mkdocs.yml")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", config, "-d", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    run_program(sys.executable, "-m", "mkdocs", "build", "--strict", "-f", config, "-d", str(tmp_path))
     built = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*.html")}
     wanted = {page.relative_to(ROOT).with_suffix("") for page in OTHERS if page.name != "README.md"}
     assert wanted <= {path.parent for path in built}

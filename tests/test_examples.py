@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers
-from conftest import ROOT
+from conftest import ROOT, run_program
 from peft import PeftModel
 from safetensors.torch import load_file
 
@@ -67,21 +65,7 @@ def test_trainer_example(
 def test_accelerate_example_under_accelerate_launch(tiny_bert_dir: Path, data: Path, tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     arguments = ["--model", str(tiny_bert_dir), "--data", str(data), "--max-steps", "4", "--out", str(tmp_path / "out")]
-    done = subprocess.run(
-        [*launch, str(EXAMPLES / "accelerate_loop.py"), *arguments],
-        cwd=tmp_path,
-        env={
-            **os.environ,
-            "HF_HUB_OFFLINE": "1",
-            "HF_DATASETS_CACHE": str(tmp_path / "cache"),
-            "HF_HOME": str(tmp_path / "home"),  # no configuration of the user's for accelerate
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(ROOT),
-        },
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    places = {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "home")}  # of no user's settings
+    done = run_program(*launch, str(EXAMPLES / "accelerate_loop.py"), *arguments, cwd=tmp_path, **places)
     assert done.stdout.count("step 4: loss") == 1  # the first process alone prints
     check_adapter(tmp_path / "out", tiny_bert_dir)
