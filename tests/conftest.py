@@ -217,6 +217,16 @@ def run_config(folder: Path, method: str = "symlora", task: str = "rte", *, seed
     return config
 
 
+@torch.no_grad()
+def moved(run: Any, seed: int = 7) -> Any:
+    """The run with everything that it trains away from its start, where most gradients would be 0."""
+    generator = torch.Generator().manual_seed(seed)
+    for _, value in run.trainable():
+        value.add_(0.1 * torch.randn(value.shape, generator=generator))
+    run.encoder.eval()
+    return run
+
+
 def made_up(
     lengths: list[int], *, seed: int = 0, types: bool = False, scores: bool = False, classes: int = 2
 ) -> TokenizedSplit:

@@ -1,12 +1,14 @@
-"""What the tests of adapter methods share: one adapted linear layer, with names, shapes and random values."""
+"""What the tests of adapters share: one adapted linear layer, with names, shapes and random values; a classifier."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import peft
 import torch
+import transformers
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils.peft_types import PeftType
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from symlora.adapters.registry import METHODS
 CONFIGS: dict[str, Any] = {model.config_class.method: model.config_class for model in METHODS.values()}
 SQUARE = ("symlora", "symloraorthonormal", "symmetric")
 N_IN, N_OUT, R = 9, 7, 3  # no two alike, so that a transposed factor shows
+IDS = torch.randint(3, 100, (4, 9), generator=torch.Generator().manual_seed(0))
 
 
 def model_of(
@@ -46,6 +49,16 @@ def forget(method: str) -> None:
     PeftType._member_names_.remove(method.upper())
     type.__delattr__(PeftType, method.upper())
     sys.modules.pop(f"symlora.adapters.{method}", None)
+
+
+def base(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """The classifier in a folder, as transformers loads it."""
+    return transformers.AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype).eval()
+
+
+@torch.no_grad()
+def logits(model: Any) -> Any:
+    return model(IDS).logits
 
 
 def inputs(n: int = N_IN, rows: int = 5, dtype: torch.dtype = torch.float64) -> Tensor:

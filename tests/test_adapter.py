@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -18,8 +17,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import ROOT, TinyFactory
-from layers import containers, forget, inputs, layer_of
+from conftest import ROOT, run_program
+from layers import IDS, base, containers, forget, inputs, layer_of, logits
 from peft import PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import PeftType
@@ -36,7 +35,6 @@ from symlora.adapters.tuner import AdapterModel
 
 CLASSIFIER: Any = transformers.AutoModelForSequenceClassification  # transformers' types stop at the auto classes
 ENCODER: Any = transformers.AutoModel
-IDS = torch.randint(3, 100, (4, 9), generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0])
 
 
@@ -50,16 +48,6 @@ def parts(module: Any) -> tuple[Tensor, Tensor, Tensor]:
     return Q, diag, lam
 
 
-@pytest.fixture(scope="module")
-def base_dir(tiny: TinyFactory) -> Path:
-    """A classifier of 3 classes, 32 wide, 2 layers."""
-    return tiny("roberta", head=True, num_labels=3)
-
-
-def base(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
-    return CLASSIFIER.from_pretrained(folder, dtype=dtype).eval()
-
-
 def config(**fields: Any) -> Any:
     return SymLoraConfig(**{"r": 4, "alpha": 6, "task_type": "SEQ_CLS", "init_weights": False, **fields})
 
@@ -67,11 +55,6 @@ def config(**fields: Any) -> Any:
 def adapted(folder: Path, **fields: Any) -> Any:
     torch.manual_seed(3)
     return get_peft_model(base(folder), config(**fields)).eval()
-
-
-def logits(model: Any) -> Any:
-    with torch.no_grad():
-        return model(IDS).logits
 
 
 def layers(model: Any) -> list[Any]:
@@ -382,7 +365,7 @@ base = transformers.AutoModelForSequenceClassification.from_pretrained({str(base
 model = peft.PeftModel.from_pretrained(base, "adapter").eval()
 print(model(torch.tensor({IDS.tolist()})).logits.tolist())
 """
-    done = subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    done = run_program(sys.executable, "-c", program, cwd=tmp_path, PYTHONPATH="")
     assert json.loads(done.stdout) == logits(model).tolist()
 
 

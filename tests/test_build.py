@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TinyFactory, made_up, run_config
+from conftest import TinyFactory, made_up, moved, run_config
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
@@ -61,21 +61,6 @@ def logits(run_model: RunModel, batch: Batch = BATCH) -> Tensor:
     with torch.inference_mode():
         out: Tensor = run_model.encoder(batch)
     return out
-
-
-def shake(run_model: RunModel) -> RunModel:
-    """Every trained value away from its start."""
-    with torch.no_grad():
-        for _, value in run_model.trainable():
-            value.add_(0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(value.numel())))
-    return run_model
-
-
-@pytest.fixture(scope="session")
-def base_shape(tiny: TinyFactory) -> Path:
-    """RoBERTa-base where it counts (12 layers, 768 wide); narrow feed-forward and few words to be quick."""
-    wide = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12}
-    return tiny("roberta", intermediate_size=32, **wide)
 
 
 # SymLoRA: 24·(769·8 + 1). Head: 768² + 768 + 769 a class. Other methods: test_methods.py.
@@ -203,7 +188,7 @@ def test_arguments_reach_peft(tiny: TinyFactory) -> None:
 
 
 def test_saved_head_and_saved_model(tiny: TinyFactory, tmp_path: Path) -> None:
-    head = shake(built(tiny("bert"), "head"))
+    head = moved(built(tiny("bert"), "head"))
     head.save(tmp_path / "head")
     file = load_file(tmp_path / "head" / HEAD_FILE)
     assert sorted(file) == [
@@ -211,7 +196,7 @@ def test_saved_head_and_saved_model(tiny: TinyFactory, tmp_path: Path) -> None:
     ]
     stock = CLASSIFIER.from_pretrained(tiny("bert"), num_labels=2, attn_implementation="eager").eval()
     stock.load_state_dict(file, strict=False)
-    full = shake(built(tiny("bert"), "full"))
+    full = moved(built(tiny("bert"), "full"))
     full.save(tmp_path / "full")
     loaded = CLASSIFIER.from_pretrained(tmp_path / "full", attn_implementation="eager").eval()
     assert loaded.config.id2label == {0: "entailment", 1: "not_entailment"}
@@ -234,7 +219,7 @@ def started(folder: Path, source: Path, method: str = "symlora", task: str = "rt
 def test_init_from_takes_all_but_the_output_layer(
     kind: str, method: str, task: str, tiny: TinyFactory, tmp_path: Path
 ) -> None:
-    first = shake(built(tiny(kind), method, task, seed=1))
+    first = moved(built(tiny(kind), method, task, seed=1))
     first.save(tmp_path / "adapter")
     theirs, fresh = first.state(), built(tiny(kind), method, seed=2).state()
     output = "classifier.out_proj" if kind == "roberta" else "classifier"

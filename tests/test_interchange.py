@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import ROOT, SHARED, TinyFactory, run_config
+from conftest import ROOT, SHARED, TinyFactory, run_config, run_program
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layers import base, logits
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
@@ -35,20 +35,9 @@ from symlora.interchange.to_symlora import lora_to_symlora
 from symlora.store.adapter_folder import read_adapter
 
 CLASSIFIER: Any = transformers.AutoModelForSequenceClassification
-IDS = torch.randint(3, 100, (4, 9), generator=torch.Generator().manual_seed(0))
 QUERY = "roberta.encoder.layer.1.attention.self.query"
 VALUE = "roberta.encoder.layer.0.attention.self.value"
 FILE = "adapter_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def base_dir(tiny: TinyFactory) -> Path:
-    """A classifier of 3 classes, 32 wide, 2 layers."""
-    return tiny("roberta", head=True, num_labels=3)
-
-
-def base(folder: Path) -> Any:
-    return CLASSIFIER.from_pretrained(folder).eval()
 
 
 def saved(folder: Path, base_dir: Path, config: Any, values: float | None = None) -> Any:
@@ -83,11 +72,6 @@ def matrix(folder: Path, module: str, scale: float) -> Any:
         Q = tensors[f"{key}.symlora_Q"]
         return scale * Q @ torch.diag(tensors[f"{key}.symlora_diag"]) @ Q.T
     return scale * tensors[f"{key}.lora_B.weight"] @ tensors[f"{key}.lora_A.weight"]
-
-
-def logits(model: Any) -> Any:
-    with torch.no_grad():
-        return model(IDS).logits
 
 
 def close(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
@@ -379,22 +363,13 @@ def test_an_alpha_that_is_none_is_refused(alpha: float, tmp_path: Path) -> None:
         loralib_to_lora(tmp_path / "x.bin", tmp_path / "out", alpha)
 
 
-@pytest.fixture(scope="module")
-def wide_roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """RoBERTa-base's 12 layers of 768, with few words and thin feed-forwards: 30 million values, random."""
-    folder = tmp_path_factory.mktemp("wide") / "wide"
-    config = transformers.RobertaConfig(vocab_size=120, intermediate_size=8, max_position_embeddings=24)
-    transformers.AutoModel.from_config(config).save_pretrained(folder)
-    return folder
-
-
 @needs_released
 @pytest.mark.parametrize("task", ["rte", "stsb"])
-def test_runs_start_from_the_released_mnli_checkpoint(task: str, wide_roberta: Path, tmp_path: Path) -> None:
+def test_runs_start_from_the_released_mnli_checkpoint(task: str, base_shape: Path, tmp_path: Path) -> None:
     from symlora.model.build import build
 
     loralib_to_lora(RELEASED, tmp_path / "mnli", alpha=16)
-    config = run_config(wide_roberta, "lora", task)
+    config = run_config(base_shape, "lora", task)
     config.init_from = str(tmp_path / "mnli")
     with pytest.raises(SymloraError, match="lora_alpha=16"):  # the YAML has the paper's 8
         build(config, torch.device("cpu"), "fp32")
@@ -625,7 +600,7 @@ def test_a_push_that_cannot_be_is_one_clear_error(
 def test_help_is_light() -> None:
     program = "import sys; from symlora.cli import main\ntry: main(['export', '--help'])\nexcept SystemExit: pass\n"
     check = "assert not {'torch', 'peft', 'transformers', 'numpy'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", program + check], check=True, capture_output=True)
+    run_program(sys.executable, "-c", program + check)
 
 
 def test_the_documented_commands_run(

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import conftest
 import numpy as np
 import peft
 import pytest
@@ -203,16 +204,11 @@ def built(config: Config, precision: str = "fp32") -> RunModel:
     return build(config, CPU, precision)
 
 
-def moved(run: RunModel, seed: int = 1) -> RunModel:
-    """The run with everything that it trains away from its start."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for _, parameter in run.trainable():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-        for name, value in run.moving():
-            if "singlora_ramp" in name:  # before the first step it is 0, and nothing shows
-                value.fill_(1)
-    return run
+def moved(run: RunModel) -> RunModel:
+    for name, value in run.moving():
+        if "singlora_ramp" in name:  # before the first step it is 0, and nothing shows
+            value.fill_(1)
+    return conftest.moved(run)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
