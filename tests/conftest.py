@@ -47,14 +47,8 @@ _OWN: dict[str, dict[str, Any]] = {
     "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False},
     "electra": {"embedding_size": 16},
     "modernbert": {
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "cls_token_id": 1,
-        "sep_token_id": 2,
-        "global_attn_every_n_layers": 2,
-        "local_attention": 4,
-        "num_hidden_layers": 3,
+        **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2},
+        **{"global_attn_every_n_layers": 2, "local_attention": 4, "num_hidden_layers": 3},
         "initializer_cutoff_factor": 2.0,
     },
 }

@@ -16,6 +16,7 @@ from transformers.optimization import get_linear_schedule_with_warmup
 
 from symlora.audit import arithmetic, audit
 from symlora.audit.published import Published, read_published
+from symlora.config.compose import compose
 from symlora.errors import SymloraError
 
 FOLDER = ROOT / "results" / "published"
@@ -40,12 +41,11 @@ def test_split_sizes_are_those_of_the_task_files(published: Published) -> None:
 
 
 def test_recipe_is_that_of_protocol_paper(published: Published) -> None:
-    protocol = yaml.safe_load((ROOT / "configs" / "protocol" / "paper.yaml").read_text(encoding="utf-8"))
     for name, recipe in published.lora.recipe.tasks.items():
-        facts = protocol["protocol"]["recipe"][name]
-        assert (recipe.lr, recipe.batch, recipe.epochs) == (float(facts["lr"]), facts["batch_size"], facts["epochs"])
+        train = compose(f"task={name}", "protocol=paper").train
+        assert (recipe.lr, recipe.batch, recipe.epochs) == (train.lr, train.batch_size, train.epochs)
         assert recipe.start == published.lora.scores.tasks[name].start
-    assert published.lora.facts["weight_decay"].value == protocol["train"]["weight_decay"]
+        assert published.lora.facts["weight_decay"].value == train.weight_decay
 
 
 def test_what_the_words_say_about_missing_numbers(published: Published) -> None:

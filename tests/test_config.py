@@ -38,14 +38,8 @@ def test_every_method_protocol_task_and_model_composes() -> None:
 
 # LoRA paper (arXiv 2106.09685), table 9, RoBERTa-base: learning rate, batch size, epochs.
 LORA_TABLE_9 = {
-    "mnli": (5e-4, 16, 30),
-    "sst2": (5e-4, 16, 60),
-    "mrpc": (4e-4, 16, 30),
-    "cola": (4e-4, 32, 80),
-    "qnli": (4e-4, 32, 25),
-    "qqp": (5e-4, 16, 25),
-    "rte": (5e-4, 32, 80),
-    "stsb": (4e-4, 16, 40),
+    **{"mnli": (5e-4, 16, 30), "sst2": (5e-4, 16, 60), "mrpc": (4e-4, 16, 30), "cola": (4e-4, 32, 80)},
+    **{"qnli": (4e-4, 32, 25), "qqp": (5e-4, 16, 25), "rte": (5e-4, 32, 80), "stsb": (4e-4, 16, 40)},
 }
 # The same table, RoBERTa-large at length 128 (marked †); batch 4 for all.
 LORA_LARGE = {
@@ -133,38 +127,24 @@ def test_run_folder_is_a_function_of_the_configuration() -> None:
     assert not set(str(run_folder(config))) & set(",= ")
 
 
+# The message repeats them.
+BAD_VALUES = """train.lr=0.0 train.lr=nan train.lr=inf train.batch_size=0 train.epochs=0 train.weight_decay=-1.0
+train.warmup_ratio=2.0 train.max_grad_norm=-1.0 train.patience=0 train.head_lr=0.0 train.model_dropout=1.0
+protocol.selection=median protocol.held_out=1.0 precision=fp8 seed=-1 data.max_length=2 data.source=web
+data.train_limit=0 method.trains=everything method.lambda_decay=two logger.name=tensorboard logger.mode=sometimes"""
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        ("train.lr=0", "train.lr=0.0"),
-        ("train.lr=nan", "train.lr=nan"),
-        ("train.lr=inf", "train.lr=inf"),
-        ("train.batch_size=0", "train.batch_size=0"),
-        ("train.epochs=0", "train.epochs=0"),
-        ("train.weight_decay=-1", "train.weight_decay=-1.0"),
-        ("train.warmup_ratio=2", "train.warmup_ratio=2.0"),
-        ("train.max_grad_norm=-1", "train.max_grad_norm=-1.0"),
-        ("protocol.selection=median", "protocol.selection=median"),
+        *((word, word) for word in BAD_VALUES.split()),
         ("protocol.selection=held_out", "protocol.held_out"),
-        ("protocol.held_out=1", "protocol.held_out=1.0"),
-        ("precision=fp8", "precision=fp8"),
-        ("train.patience=0", "train.patience=0"),
         ("train.gradient_accumulation_steps=33", "train.batch_size=32"),
-        ("seed=-1", "seed=-1"),
-        ("data.max_length=2", "data.max_length=2"),
-        ("data.source=web", "data.source=web"),
-        ("data.train_limit=0", "data.train_limit=0"),
-        ("method.trains=everything", "method.trains=everything"),
-        ("method.lambda_decay=two", "method.lambda_decay=two"),
         ("method.peft_type=null", "method.peft_type"),
-        ("logger.name=tensorboard", "logger.name=tensorboard"),
-        ("logger.mode=sometimes", "logger.mode=sometimes"),
         ("task.score=f1", "task.score"),
         ("task.validation=[test]", "task.validation is a fact"),
         ("model.name=../../evil", "model.name"),
         ("protocol.name=/abs", "protocol.name"),
-        ("train.head_lr=0", "train.head_lr=0.0"),
-        ("train.model_dropout=1", "train.model_dropout=1.0"),
         ("task.name=boolq", "recipe"),
         ("model=local", "model.name is not set"),
         ("protocol=demo data.demo_rows.train=0", "data.demo_rows.train=0"),

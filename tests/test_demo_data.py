@@ -23,16 +23,10 @@ from symlora.errors import SymloraError
 
 # As `datasets.load_dataset("nyu-mll/glue", task)` names them, in order.
 HUB_COLUMNS = {
-    "cola": ["sentence"],
-    "sst2": ["sentence"],
-    "mrpc": ["sentence1", "sentence2"],
-    "stsb": ["sentence1", "sentence2"],
-    "qqp": ["question1", "question2"],
-    "mnli": ["premise", "hypothesis"],
-    "qnli": ["question", "sentence"],
-    "rte": ["sentence1", "sentence2"],
-    "wnli": ["sentence1", "sentence2"],
-}
+    "cola": ["sentence"], "sst2": ["sentence"], "mrpc": ["sentence1", "sentence2"],
+    "stsb": ["sentence1", "sentence2"], "qqp": ["question1", "question2"], "mnli": ["premise", "hypothesis"],
+    "qnli": ["question", "sentence"], "rte": ["sentence1", "sentence2"], "wnli": ["sentence1", "sentence2"],
+}  # fmt: skip
 LABELS: dict[str, list[Any]] = {task: [0, 1] for task in HUB_COLUMNS}
 LABELS |= {"mnli": [0, 1, 2], "stsb": [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]}
 TASKS = sorted(HUB_COLUMNS)
@@ -94,16 +88,9 @@ def read_wnli(first: str, second: str) -> int:
 
 
 READERS: dict[str, Callable[..., float]] = {
-    "cola": read_cola,
-    "sst2": read_sst2,
-    "mrpc": read_patient,
-    "stsb": read_stsb,
-    "qqp": read_patient,
-    "mnli": read_mnli,
-    "qnli": read_qnli,
-    "rte": read_rte,
-    "wnli": read_wnli,
-}
+    "cola": read_cola, "sst2": read_sst2, "mrpc": read_patient, "stsb": read_stsb, "qqp": read_patient,
+    "mnli": read_mnli, "qnli": read_qnli, "rte": read_rte, "wnli": read_wnli,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("task", TASKS)

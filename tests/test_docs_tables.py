@@ -29,19 +29,11 @@ from symlora.sweep.grid import expand
 
 DOCS = ROOT / "docs"
 PROTOCOLS = {
-    "epoch by": "protocol.selection",
-    "held out": "protocol.held_out",
-    "lr": "train.lr",
-    "head_lr": "train.head_lr",
-    "batch": "train.batch_size",
-    "epochs": "train.epochs",
-    "warm-up": "train.warmup_ratio",
-    "decay": "train.weight_decay",
-    "clip": "train.max_grad_norm",
-    "dropout": "train.model_dropout",
-    "length": "data.max_length",
-    "rows": "data.train_limit",
-}
+    "epoch by": "protocol.selection", "held out": "protocol.held_out", "lr": "train.lr", "head_lr": "train.head_lr",
+    "batch": "train.batch_size", "epochs": "train.epochs", "warm-up": "train.warmup_ratio",
+    "decay": "train.weight_decay", "clip": "train.max_grad_norm", "dropout": "train.model_dropout",
+    "length": "data.max_length", "rows": "data.train_limit",
+}  # fmt: skip
 UNSET = {"head_lr": "as lr", "dropout": "the model's", "rows": "all"}
 
 

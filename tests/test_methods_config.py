@@ -14,15 +14,9 @@ from symlora.adapters.config import LowRankConfig
 
 # What adapter_config.json holds beside PEFT's own fields. Names and defaults are those of adapters saved long ago.
 COMMON = {
-    "target_modules": None,
-    "exclude_modules": None,
-    "dropout": 0.0,
-    "bias": "none",
-    "modules_to_save": None,
-    "init_weights": True,
-    "layers_to_transform": None,
-    "layers_pattern": None,
-}
+    "target_modules": None, "exclude_modules": None, "dropout": 0.0, "bias": "none", "modules_to_save": None,
+    "init_weights": True, "layers_to_transform": None, "layers_pattern": None,
+}  # fmt: skip
 RANKED = {"r": 8, "alpha": 8, "rank_pattern": {}, "alpha_pattern": {}}
 OWN: dict[str, dict[str, Any]] = {
     "asymlora": {"freeze": "A", "frozen_init": "orthonormal"},
@@ -30,15 +24,8 @@ OWN: dict[str, dict[str, Any]] = {
     "edora": {"alpha": 16, "init_std": 1e-5},
     "houlsby": {"bottleneck_size": 64, "init_std": 1e-3},
     "lora2": {
-        "inner_width": None,
-        "init_std": 0.02,
-        "orth_reg_weight": 0.1,
-        "target_r": None,
-        "tinit": 0,
-        "tfinal": 0,
-        "deltaT": 1,
-        "beta1": 0.85,
-        "beta2": 0.85,
+        **{"inner_width": None, "init_std": 0.02, "orth_reg_weight": 0.1, "target_r": None},
+        **{"tinit": 0, "tfinal": 0, "deltaT": 1, "beta1": 0.85, "beta2": 0.85},
     },
     "loralambda": {},
     "loramini": {"a_width": 64, "b_width": 64},
@@ -60,15 +47,8 @@ BAD: dict[str, dict[str, list[Any]]] = {
     "edora": {"init_std": [-1e-5, float("nan"), "small"]},
     "houlsby": {"bottleneck_size": [0], "init_std": [float("nan"), 0.0, -1.0]},
     "lora2": {
-        "inner_width": [0],
-        "init_std": [0.0],
-        "orth_reg_weight": [-0.1, float("inf")],
-        "target_r": [0, 9],
-        "tinit": [-1, 1.0],
-        "tfinal": [1.5],
-        "deltaT": [0],
-        "beta1": [0, 1.0],
-        "beta2": ["x"],
+        **{"inner_width": [0], "init_std": [0.0], "orth_reg_weight": [-0.1, float("inf")], "target_r": [0, 9]},
+        **{"tinit": [-1, 1.0], "tfinal": [1.5], "deltaT": [0], "beta1": [0, 1.0], "beta2": ["x"]},
     },
     "loramini": {"a_width": [2.5], "b_width": [True]},
     "lorand": {"num_branches": [0], "kernel_size": [-1], "reduction_factor": [1.5]},
