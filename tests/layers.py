@@ -1,7 +1,5 @@
 """What the tests of adapters share: one adapted linear layer, with names, shapes and random values; a classifier."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 What every method does is in test_methods.py; PEFT's own suite, on multi-layer perceptrons: test_peft_contract.py.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """The house's rules: which way imports go, how long a module is, and how docstrings begin."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from graphlib import TopologicalSorter

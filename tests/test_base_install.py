@@ -1,7 +1,5 @@
 """What `pip install symlora` alone must do: the packages of the GLUE pipeline are not there."""
 
-from __future__ import annotations
-
 import re
 import sys
 import tomllib

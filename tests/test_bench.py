@@ -1,7 +1,5 @@
 """Check the bench's counts, and that both sides do the same work."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

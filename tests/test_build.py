@@ -1,7 +1,5 @@
 """Building a run's model: published parameter counts, starts from the seed, init_from, saving, and what is refused."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

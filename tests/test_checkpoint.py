@@ -1,7 +1,5 @@
 """A training that is stopped and goes on gives the same bits as one that never stopped."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import signal

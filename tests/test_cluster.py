@@ -1,7 +1,5 @@
 """Sweeps on a Slurm cluster and a Ray node of this machine, which `make cluster-test` starts."""
 
-from __future__ import annotations
-
 import shutil
 import signal
 import subprocess

@@ -3,8 +3,6 @@
 The real files are looked for in GLUE_DIR or ../shared/glue. Run: pytest tests/test_data.py (about 15 s).
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import replace

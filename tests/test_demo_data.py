@@ -3,8 +3,6 @@
 Labels are derived again here from the words alone, by code that shares nothing with the generator. Costs a few seconds.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter

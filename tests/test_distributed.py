@@ -1,7 +1,5 @@
 """Two processes under torchrun train the run that one process trains."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Check the pages' links, commands and Python blocks."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import re

@@ -1,7 +1,5 @@
 """Check the pages' tables against configuration, code and committed runs."""
 
-from __future__ import annotations
-
 import copy
 import csv
 import json

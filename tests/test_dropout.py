@@ -1,7 +1,5 @@
 """Dropout of our own: its masks are a function of seed, step, site and place, and look like chance."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

@@ -3,8 +3,6 @@
 The reference is the class that transformers itself builds from the same folder, padded, with eager attention.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """scripts/examples as users run them, on a small encoder of random weights, MiniLM's vocabulary and made-up rows."""
 
-from __future__ import annotations
-
 import runpy
 import sys
 from pathlib import Path

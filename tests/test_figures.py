@@ -1,7 +1,5 @@
 """Check the figures: frames, scales, labels, gaps and bytes."""
 
-from __future__ import annotations
-
 import math
 import shutil
 from dataclasses import replace

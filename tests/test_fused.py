@@ -1,7 +1,5 @@
 """Compiled parts agree with uncompiled ones, and one compilation serves all batches."""
 
-from __future__ import annotations
-
 import shutil
 import zlib
 from typing import Any

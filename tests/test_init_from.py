@@ -1,7 +1,5 @@
 """Starting from another adapter: what would make another function of the same weights is refused, the rest is not."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

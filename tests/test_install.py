@@ -1,7 +1,5 @@
 """The wheel in fresh environments, outside of any checkout: `make install-test`."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -3,8 +3,6 @@
 The matrices are written out here from the stored tensors; nothing of symlora.interchange is used to check it.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -1,7 +1,5 @@
 """Sets of methods that one command trains: those of equal size, and all."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -4,8 +4,6 @@ The methods are those of the folder, whatever it holds. What a method cannot kee
 reason each; a test fails where an entry is no longer needed.
 """
 
-from __future__ import annotations
-
 import copy
 import importlib.util
 import re

@@ -1,7 +1,5 @@
 """Methods that act between the steps, against closed forms and loops written out in plain torch."""
 
-from __future__ import annotations
-
 import copy
 import math
 from importlib import import_module

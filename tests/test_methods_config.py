@@ -1,7 +1,5 @@
 """Fields of the methods of our own: which values are refused, and the names that saved configurations hold."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import fields
 from typing import Any

@@ -3,8 +3,6 @@
 What every method must do is in test_methods.py.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

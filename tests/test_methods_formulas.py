@@ -4,8 +4,6 @@ The closed forms are written with index sums (einsum) or dense matrices, where t
 needs a model of several layers, and is in tests/test_methods_structured.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -4,8 +4,6 @@ What every method must do is in test_methods.py; here is what only these do, and
 otherwise.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

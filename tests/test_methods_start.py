@@ -4,8 +4,6 @@ Most starts leave the output as it is whatever their scale (B = 0), so that no t
 fast the method learns depends on it all the same.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

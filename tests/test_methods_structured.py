@@ -3,8 +3,6 @@
 Parameters that layers share; pruning; bottlenecks, written with loops; trained LayerNorms and biases.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from pathlib import Path
