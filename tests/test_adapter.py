@@ -71,9 +71,6 @@ def two_dirs(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return root / "a", root / "b"
 
 
-# The layer.
-
-
 @pytest.mark.parametrize("zero", [False, True])
 def test_zero_start_of_q_is_a_dead_saddle(zero: bool) -> None:
     """Neither factor would ever move. From our start Λ moves first, then Q."""
@@ -140,9 +137,6 @@ def test_safe_merge_refuses_nan_and_leaves_the_base() -> None:
     with pytest.raises(ValueError, match="NaNs detected"):
         module.merge(safe_merge=True)
     assert torch.equal(module.base_layer.weight, original) and not module.merged
-
-
-# In a model.
 
 
 def test_adapters_are_loaded_switched_and_deleted_with_their_heads(base_dir: Path, two_dirs: Any) -> None:
@@ -267,9 +261,6 @@ def test_default_targets_are_query_and_value(kind: str) -> None:
     assert sorted(name[0] for name in names) == ["q", "v"]
 
 
-# Refusals.
-
-
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
@@ -335,9 +326,6 @@ def test_two_changes_of_one_weight_are_not_merged() -> None:
     alone = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
     alone[1].weight = alone[0].weight
     get_peft_model(alone, SymLoraConfig(r=2, target_modules=["0"])).merge_and_unload()
-
-
-# How PEFT knows a method.
 
 
 def test_a_fresh_process_knows_every_method_and_a_file_dropped_in(base_dir: Path, tmp_path: Path) -> None:

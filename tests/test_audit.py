@@ -27,9 +27,6 @@ def published() -> Published:
     return read_published(FOLDER)
 
 
-# The numbers that were typed.
-
-
 def test_split_sizes_are_those_of_the_task_files(published: Published) -> None:
     for name, task in published.glue.tasks.items():
         facts = yaml.safe_load((ROOT / "configs" / "task" / f"{name}.yaml").read_text(encoding="utf-8"))
@@ -56,9 +53,6 @@ def test_what_the_words_say_about_missing_numbers(published: Published) -> None:
         assert [s for s in range(100) if round(100 * (lora - s) / lora, 1) == loss] == [round(100 * test[task].score)]
     lora_column = yaml.safe_load((FOLDER / "symlora.yaml").read_text(encoding="utf-8"))["cells"]["lora"]["tasks"]
     assert [name for name, cell in lora_column.items() if cell.get("half_width", 0) is None] == ["cola", "stsb"]
-
-
-# The arithmetic.
 
 
 @given(n=st.integers(1, 3000), cents=st.integers(0, 100))
@@ -113,9 +107,6 @@ def test_norm_ratios_are_their_expectations() -> None:
     full, symmetric, product = arithmetic.norm_ratios(768, 8, seed=0)
     assert full == pytest.approx(768 * math.sqrt(2 / math.pi), rel=2e-3)
     assert 540 < symmetric < product < 613
-
-
-# The findings.
 
 
 def test_eleven_of_twelve_accuracies_are_bernoulli(published: Published) -> None:

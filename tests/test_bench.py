@@ -59,9 +59,6 @@ def sizes(parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> dict[str, int
     return {re.sub(r"base_model\.model\.|modules_to_save\.default\.|^model\.", "", n): s for n, s in trained.items()}
 
 
-# --- FLOPs and rows
-
-
 @pytest.mark.parametrize(
     ("model_type", "method"), [("bert", "symlora"), ("bert", "lora"), ("roberta", "lora"), ("distilbert", "symlora")]
 )
@@ -121,9 +118,6 @@ def test_every_pack_goes_through_the_same_batches(tmp_path: Path, runs: int) -> 
     assert (what.order(1, 0) != what.order(1, 1)).any() and (what.order(1, 0) != what.order(2, 0)).any()
 
 
-# --- both sides
-
-
 @pytest.mark.parametrize("padding", ["maximum", "longest"])
 def test_both_sides_train_the_same_parameters_on_the_same_rows(
     tiny: TinyFactory, padding: str, monkeypatch: pytest.MonkeyPatch
@@ -180,9 +174,6 @@ def test_a_compiled_rival_trains_as_the_others(tiny: TinyFactory, monkeypatch: p
 def test_a_loss_that_is_not_finite_voids_the_measurement(tmp_path: Path) -> None:
     with pytest.raises(SymloraError, match="not worth timing"):
         load(tmp_path, [4] * 4).done([np.arange(4)], 1, float("nan"))
-
-
-# --- the record
 
 
 def made_up_record() -> dict[str, Any]:

@@ -155,9 +155,6 @@ def test_predictions_come_in_the_order_of_idx(tmp_path: Path) -> None:
     assert load_predictions(folder, "best", "validation").equals(before) and len(before) == 100
 
 
-# Which configuration is chosen, and where it lies.
-
-
 def _chosen(root: Path, best: Any = None) -> Chosen:
     return choose(collect(root).runs, best or {})[("minilm", "short", "rte", "symlora")]
 
@@ -271,9 +268,6 @@ def test_seeds_that_only_one_method_has_are_missing(tmp_path: Path) -> None:
     assert missing == {"lora": (), "symlora": (0, 2), "head": ()}
     paper = [key for key in chosen if key[:2] == ("roberta-base", "paper")]
     assert len(paper) == 16 and all(chosen[key].runs.empty for key in paper)  # gaps that must be seen
-
-
-# Typed input.
 
 
 def test_leaderboard_entries_are_read_one_by_one(tmp_path: Path) -> None:

@@ -56,9 +56,6 @@ def glue(name: str, split: str) -> Split:
 SPLITS = [(path.stem, split) for path in TASKS for split in task_config(path.stem).sha256]
 
 
-# --- real files ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("name", "split_name"), [("mnli", "ax"), *SPLITS])
 def test_real_split_has_the_published_content_from_hub_and_zip(
     name: str, split_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -76,8 +73,6 @@ def test_real_split_has_the_published_content_from_hub_and_zip(
     else:
         assert (split.labels.min(), split.labels.max()) == (0, 5) and split.labels.dtype == np.float32
 
-
-# --- made files, whole and broken ----------------------------------------------------------------------------------
 
 TINY = TaskConfig(
     name="tiny",
@@ -268,8 +263,6 @@ def test_a_snapshot_of_the_hub_is_read_and_an_unreachable_hub_is_explained(
         load_splits(TINY, data, ["validation"])
 
 
-# --- the shapes that people have --------------------------------------------------------------------------------------
-
 # GLUE's own zip: folder, columns (of the test file without the label), as they come from gluebenchmark.com.
 ZIP = {
     "cola": ("CoLA", "source label mark sentence"),
@@ -383,9 +376,6 @@ def test_demo_splits_pass_the_same_checks() -> None:
         load_splits(task, data_config(None, source="demo"), ["train"])
 
 
-# --- slices --------------------------------------------------------------------------------------------------------
-
-
 def made_split(labels: Any, columns: int = 2) -> Split:
     labels = np.asarray(labels)
     texts = tuple([f"row {row} column {column}" for row in range(len(labels))] for column in range(columns))
@@ -448,9 +438,6 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match="offsets|token_type_ids"):
             replace(data, **change)
-
-
-# --- batches and seeds ---------------------------------------------------------------------------------------------
 
 
 def made_tokens(lengths: list[int], types: bool = True) -> TokenizedSplit:

@@ -98,9 +98,6 @@ def missing(figure: Figure) -> int:
     return sum(int(np.ma.getmaskarray(mesh.get_array()).sum()) for _, mesh in maps(figure))
 
 
-# --- the frame of norms -------------------------------------------------------------------------------------------
-
-
 def test_norms_are_those_of_the_run_folders() -> None:
     runs = committed().runs
     mine, bad = read_norms(runs)
@@ -210,9 +207,6 @@ def test_a_grid_at_one_seed_takes_no_part_in_the_means(tmp_path: Path) -> None:
     assert set(mine["why"]) == {"most seeds of 2 configurations"}
 
 
-# --- Figure 1 -----------------------------------------------------------------------------------------------------
-
-
 def test_scales_are_a_columns_own_and_shared_by_the_methods_or_one_as_printed(found: pd.DataFrame) -> None:
     mine = found[found["projection"] == "query"]
     drawn = [mesh.norm for _, mesh in maps(figure1(found, "query", ""))]
@@ -275,9 +269,6 @@ def test_the_companion_centres_lambda_at_1_over_what_decay_alone_makes_of_it(gap
     assert "LoRA has no λ" in texts(figure)
 
 
-# --- differences --------------------------------------------------------------------------------------------------
-
-
 def test_differences_are_paired_by_seed_and_judged_over_the_tasks() -> None:
     criteria = replace(read_yaml(CONFIG_DIR / "report.yaml", Criteria), resamples=100)
     chosen = {key: cell for key, cell in choose(committed().runs, {}).items() if key[:2] == SECTION}
@@ -325,9 +316,6 @@ def test_the_plot_of_differences_shows_margin_verdicts_and_cut_intervals() -> No
     assert "A note." in texts(figure)[1] and "±1 points" in texts(figure)[1]
 
 
-# --- the grid -----------------------------------------------------------------------------------------------------
-
-
 def test_the_grid_has_its_optimum_its_edges_and_its_gaps() -> None:
     rows = [run_row("symlora", lr, 16, score) for lr, score in ((1e-3, 0.5), (2e-3, 0.6), (4e-3, 0.7))]
     rows += [run_row("symlora", 1e-3, 32, 0.55)]
@@ -366,9 +354,6 @@ def test_of_equal_points_the_chosen_one_is_the_optimum_and_one_point_is_no_grid(
     points = grid_points(choose(frame_of(rows), {}), "m", "p")
     assert set(points["on"]) == {"validation"} and list(points["value"]) == pytest.approx([10.0, 20.0])
     assert "Score in points on validation, seed 0 (several: their mean)." in texts(grid_panel(points, ""))[1]
-
-
-# --- files --------------------------------------------------------------------------------------------------------
 
 
 def drawn(root: Path, out: Path, **more: Any) -> tuple[list[Path], tuple[Any, ...]]:
@@ -422,9 +407,6 @@ def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(SymloraError, match="out/short-minilm cannot be written"):
         drawn(copy_runs(tmp_path / "runs", "mrpc"), tmp_path / "out")
-
-
-# --- small parts --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -98,9 +98,6 @@ def spoiled(**fields: Any) -> Any:
     return lambda folder: edit(folder, **fields)
 
 
-# The best symmetric approximation.
-
-
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 12), st.integers(1, 8), st.integers(1, 16), st.integers(0, 2**16))
 def test_the_symmetric_part_is_the_dense_one(n: int, r: int, rank: int, seed: int) -> None:
@@ -120,9 +117,6 @@ def test_the_symmetric_part_is_the_dense_one(n: int, r: int, rank: int, seed: in
     assert energy(left, right) == pytest.approx(np.square(delta).sum())
     if rank == most:
         np.testing.assert_allclose(Q * diag @ Q.T, (delta + delta.T) / 2, atol=1e-10)
-
-
-# SymLoRA -> LoRA.
 
 
 @pytest.mark.parametrize("kind", ["without λ", "λ = 1", "λ", "eigen_smallest"])
@@ -189,9 +183,6 @@ def test_base_scale_is_applied_once_to_the_plain_base_or_not_at_all(
         apply_base_scale(base(base_dir), tmp_path / "b")
 
 
-# LoRA -> SymLoRA.
-
-
 @pytest.mark.parametrize(
     "fields", [{}, {"use_rslora": True}, {"rank_pattern": {"query": 2}, "alpha_pattern": {"value": 3}}]
 )
@@ -227,9 +218,6 @@ def test_there_and_back(train_lambda: bool, dtype: torch.dtype, base_dir: Path, 
     first, again = (PeftModel.from_pretrained(base(base_dir), tmp_path / name).eval() for name in "ac")
     close(logits(again), logits(first))
     close(matrix(tmp_path / "c", QUERY, 1.0), matrix(tmp_path / "a", QUERY, 6 / 2), 1e-6)
-
-
-# Merged models.
 
 
 @pytest.mark.parametrize("kind", ["SymLoRA", "SymLoRA without a task type", "LoRA", "exported"])
@@ -270,8 +258,6 @@ def test_the_base_models_revision_is_kept(base_dir: Path, tmp_path: Path) -> Non
     assert base_source(read_adapter(tmp_path / "c")).revision == "1234abcd"
     assert base_source(read_adapter(tmp_path / "c"), "other/base").revision is None
 
-
-# LoRA's own checkpoints.
 
 RELEASED = SHARED / "lora-mnli-roberta-base" / "roberta_base_lora_mnli.safetensors"
 needs_released = pytest.mark.skipif(not RELEASED.is_file(), reason=f"LoRA's released checkpoint is not at {RELEASED}")
@@ -393,9 +379,6 @@ def test_released_checkpoint_is_half_symmetric(tmp_path: Path, capsys: pytest.Ca
     assert len(lines) == 1 + 24 + 1 + 1
     assert lines[-2].split() == ["total", "50.0", "%", "45.6", "%"]  # shares of the whole ‖ΔW‖²
     assert read_adapter(tmp_path / "sym").method == "SYMLORA"
-
-
-# Refusals: one clear error each, nothing left behind.
 
 
 def test_a_full_disk_leaves_nothing_behind(base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -528,9 +511,6 @@ def test_the_command_prints_errors_and_a_hint(
     main(["export", str(tmp_path / "a"), str(tmp_path / "c"), "--to", "lora"])
     unknown = capsys.readouterr().out
     assert "W0 is: " in unknown and re.search(r"^total +- +-$", unknown, re.MULTILINE)
-
-
-# The hub.
 
 
 @pytest.fixture

@@ -56,9 +56,6 @@ def generator_of(step: int) -> torch.Generator:
     return torch.Generator().manual_seed(step)
 
 
-# DyLoRA
-
-
 @pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize("rank", [1, 2, 4])
 def test_dylora_is_the_reference_code_at_a_rank(rank: int, frozen: bool) -> None:
@@ -116,9 +113,6 @@ def test_a_cut_dylora_merges_as_cut() -> None:
         tuner.set_rank(0)
 
 
-# PRILoRA
-
-
 def test_prilora_ranks_of_twelve_layers() -> None:
     assert PriLoraConfig().ranks(12) == [4, 5, 5, 6, 7, 8, 8, 9, 10, 11, 11, 12]
 
@@ -165,9 +159,6 @@ def test_prilora_trains_alone_and_in_the_layers_own_ranks(tiny: TinyFactory, tmp
     again(config, model, result, data, tmp_path)
 
 
-# SARA
-
-
 def test_sara_counts_singular_values() -> None:
     rotation = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64)).Q
     weight = rotation @ torch.diag(torch.tensor([4.0, 3.0, 2.0, 1.0], dtype=torch.float64))
@@ -193,9 +184,6 @@ def test_sara_ranks_are_the_weights_own_and_stay(tiny: TinyFactory, tmp_path: Pa
         other.bert.encoder.layer[0].attention.self.query.weight.copy_(torch.eye(32))
     loaded = peft.PeftModel.from_pretrained(other, str(tmp_path))
     assert {name: m.r["default"] for name, m in loaded.named_modules() if hasattr(m, "sara_A")} == ranks
-
-
-# XGBLoRA
 
 
 def test_xgblora_is_merging_and_starting_again() -> None:
@@ -255,9 +243,6 @@ def test_xgblora_has_all_its_boosters(steps: int) -> None:
     assert len(lengths) == min(steps, 8) and sum(lengths) == steps and max(lengths) - min(lengths) <= 1
 
 
-# SingLoRA
-
-
 @pytest.mark.parametrize(("ramp", "steps", "T"), [(4, 10, 4), (0.5, 10, 5), (20, 10, 10), (0, 10, 1), (0.01, 10, 1)])
 def test_singlora_fades_its_update_in(ramp: float, steps: int, T: int) -> None:
     """u(t) = min(t/T, 1), 0 before the first step where there is a ramp, and 1 at the end of any training."""
@@ -272,9 +257,6 @@ def test_singlora_fades_its_update_in(ramp: float, steps: int, T: int) -> None:
         torch.testing.assert_close(model(x) - base, wanted)
     model.merge_and_unload()
     torch.testing.assert_close(layer.base_layer(x) - base, 3 / 2 * x @ A[:6] @ A[:5].T)
-
-
-# AdaLoRA
 
 
 def again(config: Config, model: RunModel, result: Any, data: Any, folder: Path) -> None:
@@ -370,9 +352,6 @@ def test_adalora_schedules_that_cannot_be(tiny: TinyFactory) -> None:
         step_hook(build(adalora(tiny("bert"), tinit=0.6, tfinal=0.39), CPU, "fp32"), 10)
     with pytest.raises(SymloraError, match=r"target_r=4 is not below init_r=4"):
         step_hook(build(adalora(tiny("bert"), target_r=4), CPU, "fp32"), 10)
-
-
-# QLoRA
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")

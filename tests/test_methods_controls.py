@@ -24,9 +24,6 @@ N, R = 6, 3
 F32 = torch.float32
 
 
-# LoRA + λ.
-
-
 @pytest.mark.parametrize(("decay", "wanted"), [("none", 2.0), ("zero", 2.0 * 0.95), ("one", 1.95)])
 def test_weight_decay_treats_every_lambda_alike(decay: str, wanted: float) -> None:
     """lr · weight_decay = 0.05; the gradient is 0. RandLoRA's `randlora_lambda` is no λ of ours."""
@@ -39,9 +36,6 @@ def test_weight_decay_treats_every_lambda_alike(decay: str, wanted: float) -> No
         parameter.grad = torch.zeros(1)
     optimizer.step()
     assert [round(float(p.detach()), 6) for p in named.values()] == [wanted, wanted, 1.9]
-
-
-# SymLoRA with orthonormal Q.
 
 
 def is_orthogonal(Q: Tensor, init_std: float, tolerance: float = 1e-5) -> None:
@@ -97,9 +91,6 @@ def test_first_adamw_step_changes_the_weight_as_the_docstrings_say(kind: str, to
     assert float(layer.get_delta_weight("default").detach().norm()) == pytest.approx(wanted, rel=tolerance)
 
 
-# SymLoRA from the eigenvectors of W0's symmetric part.
-
-
 @pytest.mark.parametrize("config", [SymLoraConfig, SymLoraOrthonormalConfig])
 @pytest.mark.parametrize("kind", ["eigen_largest", "eigen_smallest"])
 def test_an_eigen_start_takes_its_part_off_again_and_leaves_w0(kind: str, config: Any) -> None:
@@ -121,9 +112,6 @@ def test_an_eigen_start_takes_its_part_off_again_and_leaves_w0(kind: str, config
     model(inputs(N)).square().sum().backward()
     assert all(layer.get_parameter(f"symlora_{name}.default").grad.abs().min() > 0 for name in ("Q", "diag"))
     assert torch.equal(layer.base_layer.weight, W0)
-
-
-# A symmetric full-rank ΔW.
 
 
 def test_symmetric_trains_after_it_was_first_used_without_gradients() -> None:

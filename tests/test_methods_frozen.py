@@ -26,9 +26,6 @@ def value(layer: Any, name: str) -> Tensor:
     return found
 
 
-# Asymmetric LoRA.
-
-
 @pytest.mark.parametrize("frozen_init", ["orthonormal", "svd"])
 @pytest.mark.parametrize("freeze", ["A", "B"])
 def test_the_named_factor_is_frozen_and_orthonormal_and_the_other_trains(freeze: str, frozen_init: str) -> None:
@@ -48,9 +45,6 @@ def test_the_named_factor_is_frozen_and_orthonormal_and_the_other_trains(freeze:
     wrapped(inputs()).square().sum().backward()
     optimizer.step()
     assert torch.equal(value(layer, f"asymlora_frozen_{freeze}"), before) and trained.abs().min() > 0
-
-
-# LoRA-XS and EDoRA.
 
 
 @pytest.mark.parametrize("config", [LoraXsConfig, EdoraConfig])
@@ -106,9 +100,6 @@ def test_a_row_of_zeros_makes_no_nan() -> None:
         p.grad is not None and p.grad.isfinite().all() for p in layer.parameters() if p.requires_grad
     )
     assert layer.get_delta_weight("default")[2].abs().max() == 0
-
-
-# Starts that are computed from W0 keep their digits on a bfloat16 base.
 
 
 def test_a_start_from_a_bfloat16_weight_is_not_rounded_to_bfloat16() -> None:

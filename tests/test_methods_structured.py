@@ -91,9 +91,6 @@ def test_what_does_not_fit_is_refused(config: Any, message: str, bare: Any) -> N
         get_peft_model(bare(), config)
 
 
-# LoRTA
-
-
 def test_lorta_is_its_tensor(bare: Any) -> None:
     """Head by head, matrix by matrix, layer by layer."""
     model = adapted(bare(), LortaConfig(r=3, alpha=6))
@@ -167,9 +164,6 @@ def test_lorta_needs_the_number_of_heads() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
     wrapped = get_peft_model(model, LortaConfig(r=2, target_modules=["0", "1"], num_heads=2))
     assert wrapped.get_nb_trainable_parameters()[0] == (8 + 4 + 2 + 2 + 1) * 2  # no layers: two matrices of one
-
-
-# LoRA²
 
 
 @pytest.mark.parametrize(("width", "rank"), [(None, 16), (8, 8)], ids=["ours", "the authors' 8"])
@@ -249,9 +243,6 @@ def test_lora2_penalty_reaches_the_training(tiny: TinyFactory) -> None:
         fit(config, DATA, run)
         moves[weight] = {name for name, value in run.state().items() if not torch.equal(value, before[name])}
     assert not any("lora2_A" in name for name in moves[0.0]) and any("lora2_A" in name for name in moves[0.1])
-
-
-# LoRand and Houlsby
 
 
 def test_lorand_is_its_bottleneck(bare: Any) -> None:
@@ -360,9 +351,6 @@ def test_modules_to_save_are_checked(value: Any, message: str, tiny: TinyFactory
         build(config_of("houlsby", tiny("bert"), peft_config={"modules_to_save": value}), CPU, "fp32")
 
 
-# BitFit
-
-
 def test_bitfit_trains_every_bias(tiny: TinyFactory, tmp_path: Path) -> None:
     config = config_of("bitfit", tiny("roberta"))
     assert not encoder_is_frozen(config.method)
@@ -387,9 +375,6 @@ def test_bitfit_trains_every_bias(tiny: TinyFactory, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = stock.eval()(**padded(batch, 1)).logits
         torch.testing.assert_close(run.encoder.eval()(batch), expected, rtol=1e-5, atol=1e-5)
-
-
-# LoRA+
 
 
 def rates(groups: list[dict[str, Any]]) -> dict[int, tuple[float, float]]:
