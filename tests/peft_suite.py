@@ -1,7 +1,6 @@
-"""PEFT's own test-suite with our methods in place of PEFT's. Run by tests/test_peft_contract.py in a pytest of its own.
+"""PEFT's own test-suite on our methods. Run by tests/test_peft_contract.py in a pytest of its own.
 
-PEFT's tests take their cases from three tables. This file puts our cases into them, and keeps of every test class only
-the tests that take a case: what is about PEFT's other methods is not run.
+PEFT's tests take their cases from three tables. Ours go into them, and of every class only tests that take a case run.
 """
 
 import importlib

@@ -110,7 +110,6 @@ def write_seeds(root: Path, task: str = "rte", lora: Any = (), symlora: Any = ()
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Read run.json."""
     content: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     return content
 

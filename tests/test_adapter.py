@@ -1,7 +1,4 @@
-"""SymLoRA as PEFT's users meet it: its layer, saved adapters, refusals; and how PEFT comes to know a method.
-
-What every method does is in test_methods.py; PEFT's own suite, on multi-layer perceptrons: test_peft_contract.py.
-"""
+"""SymLoRA as PEFT's users meet it: its layer, saved adapters, refusals; and how PEFT comes to know a method."""
 
 import json
 import shutil

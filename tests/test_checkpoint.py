@@ -250,7 +250,6 @@ def test_the_time_between_checkpoints(
 
 
 def test_a_checkpoint_is_small(tiny: TinyFactory, tmp_path: Path, stop: Stop) -> None:
-    """Trained parameters, two moments of each, and the best so far: nothing of the encoder."""
     some = configs(tiny("bert", num_hidden_layers=6), "symlora", 1)
     stop(15, some, data_of(UNEQUAL) | {"validation": made_up([5] * 12)})
     model = build_pack(some, CPU, "fp32").runs[0]

@@ -38,8 +38,6 @@ launched = pytest.mark.parametrize("how", [plain, packed])
 
 
 class Sweep:
-    """The command `symlora train -m` and its results folder."""
-
     def __init__(self, folder: Path, overrides: list[str]) -> None:
         self.folder, self.runs = folder, folder / "runs"
         self._words = [*overrides, f"results_dir={self.runs}", f"hydra.sweep.dir={folder / 'sweep'}"]

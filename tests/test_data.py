@@ -1,7 +1,4 @@
-"""Data: real GLUE files (skipped where there is no folder of them) in every shape, broken ones, batches, seeds.
-
-The real files are looked for in GLUE_DIR or ../shared/glue. Run: pytest tests/test_data.py (about 15 s).
-"""
+"""Data: real GLUE files (in GLUE_DIR or ../shared/glue) in every shape, broken ones, batches, seeds."""
 
 import os
 from collections.abc import Callable
@@ -280,7 +277,6 @@ ITS_LABEL = {"mnli": "gold_label", "stsb": "score"}
 
 
 def as_zip(root: Path, name: str, split: str, task: TaskConfig) -> None:
-    """Writes the file of GLUE's own zip that holds these rows of the hub."""
     test, columns = split.startswith("test") and name != "mrpc", ZIP[name][1].split()
     if test:
         columns = ["index", "sentence"] if name in ("cola", "sst2") else [c for c in columns if c != "label"]

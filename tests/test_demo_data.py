@@ -1,7 +1,4 @@
-"""The demo tasks: schema of the hub, honest labels (read back from the text), no overlap, and no way round the roles.
-
-Labels are derived again here from the words alone, by code that shares nothing with the generator. Costs a few seconds.
-"""
+"""The demo tasks: the hub's schema, labels that code of another kind reads from the words, no overlap, no shortcut."""
 
 import hashlib
 import json

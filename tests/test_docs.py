@@ -149,7 +149,6 @@ def check_names(given: Namespace) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """List the anchors of a page's headings, and its <a id="…">."""
     tokens = MarkdownIt().parse(page.read_text())
     titles = [after.content for token, after in zip(tokens, tokens[1:], strict=False) if token.type == "heading_open"]
     made = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
@@ -158,7 +157,6 @@ def anchors(page: Path) -> set[str]:
 
 @pages
 def test_links_and_names_are_right(page: Path) -> None:
-    """Check relative links, and files and settings in code type."""
     for link in inline(page, "link_open", "image"):
         name, _, anchor = str(link.attrs.get("href") or link.attrs["src"]).partition("#")
         if not re.match(r"[a-z]+:", name):

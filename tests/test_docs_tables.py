@@ -64,7 +64,6 @@ def test_protocols_have_these_values() -> None:
 
 
 def names(group: str) -> set[str]:
-    """List the files of a folder of configs/."""
     return {path.stem for path in (CONFIG_DIR / group).glob("*.yaml")}
 
 

@@ -1,7 +1,4 @@
-"""The flat-batch encoder against stock transformers on padded batches: logits, loss and every gradient.
-
-The reference is the class that transformers itself builds from the same folder, padded, with eager attention.
-"""
+"""The flat-batch encoder against transformers' own class on padded batches: logits, loss and every gradient."""
 
 from dataclasses import replace
 from pathlib import Path

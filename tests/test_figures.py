@@ -37,7 +37,6 @@ SECTION = ("minilm", "short")
 
 @pytest.fixture(scope="module")
 def found() -> pd.DataFrame:
-    """Make the cells of the committed runs."""
     runs = committed().runs
     return cells_of(runs[runs["protocol"] == "short"])
 
@@ -64,7 +63,6 @@ def copy_runs(target: Path, *tasks: str) -> Path:
 
 
 def one_run(root: Path, method: str, task: str) -> Path:
-    """Find a method's run of seed 0."""
     return next(root.glob(f"short/minilm/{method}/{task}/*/seed-0"))
 
 
@@ -73,7 +71,6 @@ def cells_of(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def run_row(method: str, lr: float, batch: int, score: float, *, seed: int = 0, **more: Any) -> dict[str, Any]:
-    """Make a row of symlora.report.collect's frame."""
     return {
         "protocol": "p", "model": "m", "method": method, "task": "rte", "configuration": f"{lr}-{batch}", "grid": "g",
         "seed": seed, "status": "finished", "lr": lr, "batch_size": batch, "epochs": 1, "metric": "accuracy",

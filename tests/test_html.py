@@ -67,8 +67,6 @@ VOID = ("meta", "link", "img")
 
 
 class _Reader(HTMLParser):
-    """Keep what is open, what was linked and what was loaded."""
-
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
@@ -188,7 +186,6 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Open pages; `said` of each is its console."""
     contexts = []
 
     def open_page(path: Path, width: int = 1280, scheme: str = "light") -> Any:

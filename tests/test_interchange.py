@@ -1,7 +1,4 @@
-"""Adapters in and out against closed forms in float64, dense eigenvalues, PEFT's own merging, and LoRA's checkpoint.
-
-The matrices are written out here from the stored tensors; nothing of symlora.interchange is used to check it.
-"""
+"""Adapters in and out against closed forms from the stored tensors, dense eigenvalues, and PEFT's own merging."""
 
 import json
 import re
@@ -222,7 +219,6 @@ def test_there_and_back(train_lambda: bool, dtype: torch.dtype, base_dir: Path, 
 
 @pytest.mark.parametrize("kind", ["SymLoRA", "SymLoRA without a task type", "LoRA", "exported"])
 def test_merged_is_a_plain_model_of_the_same_function(kind: str, base_dir: Path, tmp_path: Path) -> None:
-    """Of the class that it was made for."""
     sym = symlora(task_type=None) if "without" in kind else symlora()
     model = saved(tmp_path / "a", base_dir, lora() if kind == "LoRA" else sym)
     if kind == "exported":

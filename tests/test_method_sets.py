@@ -26,7 +26,6 @@ def params(*overrides: str) -> dict[str, str]:
 
 
 def swept_methods() -> set[str]:
-    """Those of sweep=methods."""
     (override,) = OverridesParser.create().parse_overrides([f"method={params('sweep=methods')['method']}"])
     glob: Any = override.value()
     return set(glob.filter(names()))

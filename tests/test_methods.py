@@ -1,7 +1,6 @@
-"""Every method of configs/method keeps one contract; so does the example of docs/adding-a-method.md.
+"""Every method of configs/method, and the example of docs/adding-a-method.md, keeps one contract.
 
-The methods are those of the folder, whatever it holds. What a method cannot keep stands in the tables below, with a
-reason each; a test fails where an entry is no longer needed.
+What a method cannot keep stands in the tables below with a reason; a test fails where an entry is no longer needed.
 """
 
 import copy
@@ -285,7 +284,6 @@ def test_c3a_counts_as_published_at_its_block() -> None:
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_merged_is_unmerged(name: str, tiny: TinyFactory) -> None:
-    """Within 1e-5; or a clear error where the table of `make methods` says no."""
     run = moved(built(config_of(name, tiny)))
     assert run.peft is not None
     before, found = logits(run), examined(name)

@@ -41,7 +41,6 @@ LENGTHS = [5, 3, 12, 4, 8, 8, 3, 15, 7, 3, 4]
 
 
 def adapted(config: Any) -> tuple[Any, Any]:
-    """PEFT's model and the one adapted layer, 6 -> 5."""
     model = model_of(config, 6, 5)
     return model, model.base_model.model[0]
 

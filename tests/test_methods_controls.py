@@ -1,7 +1,4 @@
-"""What sets SymLoRA's controls and the symmetric full-rank ΔW apart.
-
-What every method must do is in test_methods.py.
-"""
+"""What sets SymLoRA's controls and the symmetric full-rank ΔW apart."""
 
 import math
 from typing import Any

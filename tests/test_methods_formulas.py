@@ -1,8 +1,4 @@
-"""The weight that each method of our own makes, against a closed form; its output and its merged weight are both that.
-
-The closed forms are written with index sums (einsum) or dense matrices, where the layers have chains of factors. LoRTA
-needs a model of several layers, and is in tests/test_methods_structured.py.
-"""
+"""The weight, output and merged weight of each method of our own (LoRTA: test_methods_structured.py) in closed form."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,8 +1,4 @@
-"""Methods with frozen factors (Asymmetric LoRA, LoRA-XS, EDoRA) against their formulas, numpy's SVD and PEFT's DoRA.
-
-What every method must do is in test_methods.py; here is what only these do, and what the code of their papers does
-otherwise.
-"""
+"""Methods with frozen factors (Asymmetric LoRA, LoRA-XS, EDoRA) against formulas, numpy's SVD and PEFT's DoRA."""
 
 from typing import Any
 

@@ -1,7 +1,6 @@
 """How each method of our own starts, container by container, and the containers' names in a saved adapter.
 
-Most starts leave the output as it is whatever their scale (B = 0), so that no test of outputs sees a wrong one; how
-fast the method learns depends on it all the same.
+With B = 0 no test of outputs sees the scale of a start; how fast the method learns depends on it all the same.
 """
 
 import math
@@ -88,7 +87,6 @@ STARTS: dict[str, dict[str, Start]] = {
 
 
 def started(case: str, seed: int = 0) -> Any:
-    """A model with one adapted layer."""
     method, fields = case.split()[0], FIELDS.get(case, {})
     if issubclass(CONFIGS[method], LowRankConfig):
         fields = {"r": R, **fields}
@@ -97,7 +95,6 @@ def started(case: str, seed: int = 0) -> Any:
 
 
 def law(kind: str, number: float) -> Any:
-    """The distribution, for scipy."""
     if kind == "uniform":
         return stats.uniform(-number, 2 * number)
     return stats.norm(0, number) if kind == "normal" else stats.truncnorm(-2, 2, 0, number)

@@ -1,7 +1,4 @@
-"""LoRTA, LoRA², LoRand, Houlsby's adapters, BitFit and LoRA+: what the tests of all methods leave.
-
-Parameters that layers share; pruning; bottlenecks, written with loops; trained LayerNorms and biases.
-"""
+"""LoRTA, LoRA², LoRand, Houlsby's adapters, BitFit and LoRA+: what the tests of all methods leave."""
 
 import copy
 from collections.abc import Callable
@@ -53,7 +50,6 @@ def bare(tiny: TinyFactory) -> Callable[[], Any]:
 
 
 def adapted(model: Any, config: Any) -> Any:
-    """With adapters away from their start."""
     torch.manual_seed(1)
     wrapped = get_peft_model(model, config).eval()
     with torch.no_grad():
@@ -92,7 +88,6 @@ def test_what_does_not_fit_is_refused(config: Any, message: str, bare: Any) -> N
 
 
 def test_lorta_is_its_tensor(bare: Any) -> None:
-    """Head by head, matrix by matrix, layer by layer."""
     model = adapted(bare(), LortaConfig(r=3, alpha=6))
     first = first_layer(model)
     A, B, heads, matrices, layers = (getattr(first, f"lorta_{n}")["default"].detach() for n in ("A", "B", *CS))
