@@ -142,10 +142,15 @@ def test_sequence_is_splitmix64() -> None:
     assert sequence(1234567, 5).tolist() == wanted
 
 
-@pytest.mark.parametrize("method", ["lora", "symlora", "full", "head"])
-@pytest.mark.parametrize("kind", ["roberta", "bert", "mpnet", "distilbert"])
-def test_a_built_model_has_no_other_dropout(kind: str, method: str, tiny: TinyFactory) -> None:
-    config = run_config(tiny(kind), method)
+KINDS = ("roberta", "bert", "mpnet", "distilbert")
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [*((kind, method) for kind in KINDS for method in ("lora", "symlora", "full", "head")), ("modernbert", "lora")],
+)
+def test_a_built_model_drops_at_the_rates_that_were_set(kind: str, method: str, tiny: TinyFactory) -> None:
+    config = run_config(tiny(kind), method, model_dropout=0.4)
     if config.method.peft_type:
         config.method.peft_config["lora_dropout" if method == "lora" else "dropout"] = 0.25
     run_model = build(config, CPU, "fp32")
@@ -155,7 +160,10 @@ def test_a_built_model_has_no_other_dropout(kind: str, method: str, tiny: TinyFa
     assert len({id(drop.masks) for drop in own.values()}) == 1
     sites = [drop.site for name, drop in own.items() if "original_module" not in name]
     assert len(set(sites)) == len(sites)
-    assert sum(drop.p == 0.25 for drop in own.values()) == (4 if config.method.peft_type else 0)  # q and v, two layers
+    adapters = {name for name, drop in own.items() if drop.p == 0.25}
+    assert adapters == {name for name in own if name.endswith(".default") and "modules_to_save" not in name}
+    assert bool(adapters) == bool(config.method.peft_type)
+    assert {drop.p for name, drop in own.items() if name not in adapters} == {0.4}
 
 
 @pytest.mark.parametrize("kind", [*sorted(FLAT_MODEL_TYPES), "deberta-v2"])
@@ -181,17 +189,6 @@ def test_each_dropout_of_the_model_is_at_work(kind: str, where: str, tiny: TinyF
         run_model.encoder.eval()
         assert torch.equal(run_model.encoder(batch), run_model.encoder(batch))
         assert float((run_model.encoder(batch) - first).abs().max()) > 1e-4
-
-
-@pytest.mark.parametrize("kind", ["roberta", "mpnet", "distilbert", "modernbert"])
-def test_model_dropout_sets_all_but_the_adapters(kind: str, tiny: TinyFactory) -> None:
-    method = "lora" if kind == "modernbert" else "symlora"
-    config = run_config(tiny(kind), method, model_dropout=0.4)
-    config.method.peft_config["lora_dropout" if method == "lora" else "dropout"] = 0.25
-    modules = build(config, CPU, "fp32").encoder.named_modules()
-    rates = {name: module.p for name, module in modules if isinstance(module, Dropout)}
-    assert set(rates.values()) == {0.25, 0.4}
-    assert {name for name, p in rates.items() if p == 0.25} == {name for name in rates if name.endswith(".default")}
 
 
 @pytest.mark.parametrize(("kind", "in_attention"), [("bert", 0.0), ("mpnet", 0.3), ("modernbert", 0.0)])

@@ -1,4 +1,4 @@
-"""scripts/examples as users run them, on a small encoder of random weights, MiniLM's vocabulary and made-up rows."""
+"""scripts/examples as users run them, on a small encoder of random weights, MiniLM's vocabulary and the demo's rows."""
 
 import runpy
 import sys
@@ -13,6 +13,8 @@ from conftest import ROOT, run_program
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from symlora.data.demo import demo_split
+
 EXAMPLES = ROOT / "scripts" / "examples"
 CLASSIFIER: Any = transformers.AutoModelForSequenceClassification
 
@@ -21,13 +23,11 @@ CLASSIFIER: Any = transformers.AutoModelForSequenceClassification
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MRPC and CoLA in the layout of the hub dataset."""
     folder = tmp_path_factory.mktemp("glue")
-    for split, rows in (("train", 40), ("validation", 6)):
-        numbers = range(rows)
-        pair = {"sentence1": [f"one {i} two" for i in numbers], "sentence2": [f"two {i} three {i}" for i in numbers]}
-        rest = {"label": [i % 2 for i in numbers], "idx": list(numbers)}
-        for task, columns in (("mrpc", pair), ("cola", {"sentence": pair["sentence1"]})):
-            (folder / task).mkdir(exist_ok=True)
-            pd.DataFrame({**columns, **rest}).to_parquet(folder / task / f"{split}-00000-of-00001.parquet")
+    for task in ("mrpc", "cola"):
+        (folder / task).mkdir()
+        for split, rows in (("train", 40), ("validation", 6)):
+            table = pd.DataFrame(demo_split(task, split, rows))
+            table.to_parquet(folder / task / f"{split}-00000-of-00001.parquet")
     return folder
 
 

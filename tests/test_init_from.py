@@ -33,6 +33,20 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
+LORA = {"lora_alpha": 3, "use_rslora": True, "use_dora": True, "init_lora_weights": "pissa"}
+OTHER: dict[str, dict[str, Any]] = {
+    "dylora": {"frozen": False},
+    "fourierft": {"scaling": 20.0, "random_loc_seed": 1},
+    "randlora": {"randlora_alpha": 9},
+    "hra": {"apply_GS": True},
+    "lora": {**LORA, "alpha_pattern": {"query": 2}, "rank_pattern": {"query": 2}},
+    "miss": {"init_weights": "bat"},
+    "prilora": {"r_first": 5},
+    "symlora": {"alpha": 3, "train_lambda": False},
+    "symlora_orthonormal": {"init_std": 0.25},
+}
+
+
 @pytest.fixture
 def saved(tiny: TinyFactory, tmp_path: Path) -> Any:
     """`saved(method)`: the folder of an adapter with made-up weights."""
@@ -49,32 +63,14 @@ def saved(tiny: TinyFactory, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("method", "other"),
-    [
-        ("dylora", {"frozen": False}),
-        ("fourierft", {"scaling": 20.0}),
-        ("fourierft", {"random_loc_seed": 1}),
-        ("randlora", {"randlora_alpha": 9}),
-        ("hra", {"apply_GS": True}),
-        ("lora", {"lora_alpha": 3}),
-        ("lora", {"use_rslora": True}),
-        ("lora", {"use_dora": True}),
-        ("lora", {"alpha_pattern": {"query": 2}}),
-        ("lora", {"rank_pattern": {"query": 2}}),
-        ("lora", {"init_lora_weights": "pissa"}),
-        ("miss", {"init_weights": "bat"}),
-        ("prilora", {"r_first": 5}),
-        ("symlora", {"alpha": 3}),
-        ("symlora", {"train_lambda": False}),
-        ("symlora_orthonormal", {"init_std": 0.25}),
-    ],
+    ("method", "key", "value"),
+    [(method, *other) for method, others in OTHER.items() for other in others.items()],
 )
 def test_another_scale_or_structure_is_refused(
-    method: str, other: dict[str, Any], tiny: TinyFactory, saved: Any
+    method: str, key: str, value: Any, tiny: TinyFactory, saved: Any
 ) -> None:
-    key = next(iter(other))
     with pytest.raises(SymloraError, match=rf"init_from=.* has {key}=.*, this run .*Set .*method\.peft_config\.{key}="):
-        built(tiny("bert"), method, saved(method), **SMALL.get(method, {}) | other)
+        built(tiny("bert"), method, saved(method), **SMALL.get(method, {}) | {key: value})
 
 
 @pytest.mark.parametrize(
