@@ -36,7 +36,7 @@ def test_masks_are_the_same_bits(everything_fused: None) -> None:
     drop = Dropout(0.1, Masks(), zlib.crc32(b"some site"))
     for rows, size in ((5, 16), (33, 64), (7, 30), (20_000, 64)):  # the last meets every number at which it drops
         keys = torch.from_numpy(sequence(rows, rows).view(np.int64))
-        columns = drop.columns(size, CPU)
+        columns = drop.masks.columns(drop.site, size, CPU)
         plain = drop.mask(keys, columns, size, torch.bfloat16)
         with fused.fusing(True):
             assert torch.equal(drop.mask(keys, columns, size, torch.bfloat16), plain)

@@ -134,7 +134,7 @@ class _Attention(torch.autograd.Function):
         q, k, v = (t.index_select(0, layout.gather) for t in (q * scale, k, v))
         out = _rows_for(q, queries)
         kept = []
-        columns = None if drop is None else drop.columns(layout.groups[0].shape[2], q.device)
+        columns = None if drop is None else drop.masks.columns(drop.site, layout.groups[0].shape[2], q.device)
         for group in layout.groups:
             query, key, value, target = _of_group(group, q, k, v, out)
             query = query[:, queries]

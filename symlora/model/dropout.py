@@ -196,11 +196,8 @@ class Dropout(nn.Module):
 
     def mask_of(self, x: Tensor) -> Tensor:
         """Draw the mask of a batch's tokens, sentences or attention probabilities."""
-        return self.mask(self.masks.rows(x.shape[:-1]), self.columns(x.shape[-1], x.device), x.shape[-1], x.dtype)
-
-    def columns(self, size: int, device: torch.device) -> Int[Tensor, "words"]:
-        """Return keys of the columns, one for each four."""
-        return self.masks.columns(self.site, size, device)
+        columns = self.masks.columns(self.site, x.shape[-1], x.device)
+        return self.mask(self.masks.rows(x.shape[:-1]), columns, x.shape[-1], x.dtype)
 
     def mask(
         self, keys: Int[Tensor, "*rows"], columns: Int[Tensor, "words"], size: int, dtype: torch.dtype

@@ -37,11 +37,7 @@ class RunRows:
 
 
 def by_run(x: Tensor, factors: Tensor, rows: RunRows | None) -> Tensor:
-    """Multiply each run's rows by its factor.
-
-    Factors are [K, n, r] or [K, r, n]. A product from the low rank is taken of all runs at once only where nothing in
-    it is NaN or infinite.
-    """
+    """Multiply each run's rows by its factor, of [K, n, r] or [K, r, n]."""
     if rows is None:
         return x @ factors[0]
     number, width, height = factors.shape
@@ -50,7 +46,7 @@ def by_run(x: Tensor, factors: Tensor, rows: RunRows | None) -> Tensor:
     if height < width:  # every run's columns for all rows, of which each row takes its own
         found = (x @ factors.transpose(0, 1).flatten(1)).view(-1, number, height)
         return found.take_along_dim(rows.runs[:, None, None], 1)[:, 0]
-    if not finite(x, factors):
+    if not finite(x, factors):  # it would spread to the other runs
         return grouped_mm(x, factors, offs=rows.ends)
     return _spread(x, rows, number) @ factors.flatten(0, 1)
 

@@ -91,8 +91,6 @@ class RunModel:
 
     def adapted_layers(self) -> Iterator[tuple[str, Any]]:
         """Iterate over names (within the encoder) and layers of adapted projections."""
-        if self.peft is None:
-            return
         for name, module in self.encoder.model.named_modules():
             if isinstance(module, BaseTunerLayer) and hasattr(module, "get_delta_weight"):
                 yield name, module

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from torch import Tensor
 
 from symlora.errors import SymloraError
 from symlora.model.head import output_layer
@@ -52,7 +51,9 @@ def initialise_from(run_model: RunModel, source: Path) -> None:
     _check_method(run_model.peft.peft_config["default"], adapter)
     model, own = run_model.encoder.model, get_peft_model_state_dict(run_model.peft, save_embedding_layers=False)
     encoder = f"{PREFIX}{model.base_model_prefix}."
-    tensors = _named_as_in_classifier(adapter.tensors, encoder)
+    tensors = adapter.tensors
+    if not any(name.startswith(encoder) for name in tensors):  # trained on the bare encoder (AutoModel)
+        tensors = {encoder + name.removeprefix(PREFIX): value for name, value in tensors.items()}
     in_head = {name for name in own if run_model.in_head(name) and run_model.peft.base_model.prefix not in name}
     output = {name for name in in_head if name.startswith(f"{PREFIX}{output_layer(model)}.")}
     saved = set(adapter.config.modules_to_save or ())
@@ -74,16 +75,6 @@ def initialise_from(run_model: RunModel, source: Path) -> None:
     head = {how: [name for name in names if name not in brought] for how, names in model.loaded["head"].items()}
     notes = [f"init_from: {left_out} of that adapter left out: this classifier has none"] if left_out else []
     model.loaded = {"head": {**head, "taken": brought}, "notes": [*model.loaded["notes"], *notes]}
-
-
-def _named_as_in_classifier(tensors: dict[str, Tensor], encoder: str) -> dict[str, Tensor]:
-    """Put the encoder's prefix before the names of an adapter.
-
-    Of one that was trained on the bare encoder (AutoModel).
-    """
-    if any(name.startswith(encoder) for name in tensors):
-        return tensors
-    return {encoder + name.removeprefix(PREFIX): value for name, value in tensors.items()}
 
 
 def _modules(names: set[str]) -> list[str]:

@@ -64,10 +64,7 @@ def launched_processes() -> Processes:
     Raises:
         SymloraError: The variables contradict each other.
     """
-    try:
-        rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    except ValueError as error:
-        raise SymloraError(f"RANK and WORLD_SIZE in the environment must be numbers: {error}.") from error
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if not 0 <= rank < size:
         raise SymloraError(f"RANK={rank} and WORLD_SIZE={size} in the environment contradict each other.")
     return Processes(rank, size)

@@ -173,10 +173,9 @@ def _give_up(number: int, frame: FrameType | None) -> None:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
-    stopped = Stopped(number)
     if _swallowed(frame):
-        os._exit(stopped.exit_code)
-    raise stopped
+        os._exit(128 + number)
+    raise Stopped(number)
 
 
 def _swallowed(frame: FrameType | None) -> bool:

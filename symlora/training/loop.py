@@ -79,7 +79,6 @@ def fit_pack(
         for number, (config, model) in enumerate(zip(configs, pack.runs, strict=True))
     ]
     keeper = CheckpointWriter(everyone, checkpoint, per_epoch)
-    results = [run.result for run in everyone]
     runs = _going_on(everyone, pack)
     for epoch in range(keeper.epoch, first.train.epochs + 1):
         if not runs:
@@ -123,7 +122,7 @@ def fit_pack(
         keeper.step, keeper.seconds = 0, 0.0
     keeper.trained(first.train.epochs + 1)
     raise_if_stopped()
-    return results
+    return [run.result for run in everyone]
 
 
 def train_step(
