@@ -12,18 +12,16 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.tuners.vera import VeraLayer
 from peft.utils import ModulesToSaveWrapper
 
-from symlora.adapters.config import QUERY_VALUE, WHOLE, number
+from symlora.adapters.config import BELOW_ONE, POSITIVE, QUERY_VALUE, WHOLE
 from symlora.adapters.tuner import AdapterModel
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.model.head import head_modules
 from symlora.seeds import torch_generator
 
-_ABOVE_0 = number("a number above 0", lambda value: value > 0)
-_CHANCE = number("a probability below 1", lambda value: 0 <= value < 1)
 _RULES = {
-    **dict.fromkeys(("alpha", "lora_alpha"), _ABOVE_0),
-    **dict.fromkeys(("dropout", "lora_dropout"), _CHANCE),
+    **dict.fromkeys(("alpha", "lora_alpha"), POSITIVE),
+    **dict.fromkeys(("dropout", "lora_dropout"), BELOW_ONE),
     **dict.fromkeys(("r", "init_r"), WHOLE),
 }
 
@@ -101,7 +99,7 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
             raise SymloraError(f"method.peft_config.{key} is set by the harness: leave it out.")
     for key, (words, keeps) in _RULES.items():
         if key in arguments and not keeps(arguments[key]):
-            raise SymloraError(f"method.peft_config.{key}={arguments[key]}: give {words}.")
+            raise SymloraError(f"method.peft_config.{key}={arguments[key]}: must be {words}.")
 
 
 def _check_fit(wrapped: Any, targets: Any, method: str) -> None:

@@ -115,9 +115,7 @@ def run_model(model: Any, drawn: list[str], config: Config, masks: Masks, traine
 
 
 def four_bits(method: str) -> dict[str, Any]:
-    """Return `from_pretrained` arguments for NF4 in all but the head (QLoRA).
-
-    arXiv 2305.14314, section 3.
+    """Return arguments for NF4 in all but the head (QLoRA, arXiv 2305.14314).
 
     Raises:
         SymloraError: bitsandbytes is not installed.

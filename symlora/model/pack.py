@@ -185,9 +185,10 @@ class PackedModel:
     """
 
     def __init__(self, runs: Sequence[RunModel]) -> None:
-        self.runs = list(runs)
+        self.runs = list(runs)  # the frozen weights are the same tensors in all
         self._packed: list[Packed] = []
-        self.stacks: dict[int, Stack] = {}
+        self.stacks: dict[int, Stack] = {}  # by the identity of the first run's parameter; empty if there is one run
+        # It takes batches that hold the rows of all runs (`Batch.sizes`), and returns the logits of all.
         self.encoder = self.runs[0].encoder if len(self.runs) == 1 else self._host()
 
     def drop(self, position: int) -> None:
