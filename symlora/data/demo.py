@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
 from symlora.data import grammar
-from symlora.data.grammar import ANIMALS, PEOPLE, Event, Vocabulary
+from symlora.data.grammar import ACTIVE, ANIMALS, PASSIVE, PEOPLE, Vocabulary, past, say
 from symlora.errors import SymloraError
 
 DEMO_RULES: dict[str, str] = {
@@ -62,13 +61,12 @@ class _Draw:
         return [pool.pop(self.below(len(pool))) for _ in range(count)]
 
 
-@dataclass(frozen=True)
-class _Row:
-    texts: tuple[str, ...]  # for the task's columns
-    words: tuple[str, ...]  # the content words, which decide which split the row may enter
+Row = tuple[tuple[str, ...], tuple[str, ...]]
+"""Texts for the task's columns, and the content words, which decide which split the row may enter."""
+Build = Callable[[_Draw, Vocabulary, int], Row]
 
 
-def _cola(draw: _Draw, words: Vocabulary, label: int) -> _Row:
+def _cola(draw: _Draw, words: Vocabulary, label: int) -> Row:
     """Subject and attractor differ in gender: their order alone decides the pronoun."""
     man, woman = draw.one(grammar.MEN), draw.one(grammar.WOMEN)
     male = draw.coin()
@@ -76,17 +74,17 @@ def _cola(draw: _Draw, words: Vocabulary, label: int) -> _Row:
     pronoun = "himself" if male == (label == 1) else "herself"
     verb, between = draw.one(words.verbs), draw.one(("near", "behind", "with", "beside"))
     place = draw.one(words.places)
-    sentence = f"the {subject} {between} the {attractor} {grammar.past(verb)} {pronoun} {place} ."
-    return _Row((sentence,), (man, woman, verb, place))
+    sentence = f"the {subject} {between} the {attractor} {past(verb)} {pronoun} {place} ."
+    return (sentence,), (man, woman, verb, place)
 
 
-def _sst2(draw: _Draw, words: Vocabulary, label: int) -> _Row:
+def _sst2(draw: _Draw, words: Vocabulary, label: int) -> Row:
     """Two clauses with opposite verdicts: order and conjunction tell which counts."""
     main_aspect, side_aspect = draw.some(grammar.ASPECTS, 2)
     main, main_word = _verdict(draw, main_aspect, good=label == 1)
     side, side_word = _verdict(draw, side_aspect, good=label == 0)
     frames = (f"{side} , but {main} .", f"although {side} , {main} .", f"{main} , although {side} .")
-    return _Row((draw.one(frames),), tuple(sorted((main_aspect, side_aspect, main_word, side_word))))
+    return (draw.one(frames),), tuple(sorted((main_aspect, side_aspect, main_word, side_word)))
 
 
 def _verdict(draw: _Draw, aspect: str, good: bool) -> tuple[str, str]:
@@ -96,143 +94,131 @@ def _verdict(draw: _Draw, aspect: str, good: bool) -> tuple[str, str]:
     return f"the {aspect} was {'not ' if negated else ''}{word}", word
 
 
-def _event(draw: _Draw, words: Vocabulary) -> Event:
+def _event(draw: _Draw, words: Vocabulary) -> tuple[str, str, str]:
+    """Draw who does what to whom; read backward, the roles are swapped."""
     agent, patient = draw.some(words.nouns, 2)
-    return Event(agent, draw.one(words.verbs), patient)
+    return agent, draw.one(words.verbs), patient
 
 
-def _mrpc(draw: _Draw, words: Vocabulary, label: int) -> _Row:
-    event = _event(draw, words)
-    told = event if label == 1 else event.swapped()
-    return _Row((f"{grammar.active(event)} .", f"{grammar.short_passive(told)} ."), event.words())
+def _content(agent: str, verb: str, patient: str) -> tuple[str, ...]:
+    """Order an event's words as they stand under either reading."""
+    return (*sorted((agent, patient)), verb)
 
 
-def _qqp(draw: _Draw, words: Vocabulary, label: int) -> _Row:
-    event = _event(draw, words)
-    asked = event if label == 1 else event.swapped()
-    questions = (
-        f"did the {event.agent} {event.verb} the {event.patient} ?",
-        f"was the {asked.patient} {grammar.past(asked.verb)} ?",
-    )
-    return _Row(questions, event.words())
+def _roles(first: str, second: str, same: int) -> Build:
+    """Say an event twice; its roles are the same under one label."""
+
+    def build(draw: _Draw, words: Vocabulary, label: int) -> Row:
+        event = _event(draw, words)
+        told = event if label == same else event[::-1]
+        return (say(first, *event), say(second, *told)), _content(*event)
+
+    return build
 
 
-def _mnli(draw: _Draw, words: Vocabulary, label: int) -> _Row:
+def _mnli(draw: _Draw, words: Vocabulary, label: int) -> Row:
     """Deal every label with and without 'not' in either sentence, equally often."""
-    event = _event(draw, words)
-    premise = event if draw.coin() else event.denied()
-    told = premise.swapped() if label == 1 else premise
-    if label == 2 or (label == 1 and draw.coin()):
-        told = told.denied()
-    return _Row((f"{grammar.active(premise)} .", f"{grammar.short_passive(told)} ."), event.words())
+    event, happened = _event(draw, words), draw.coin()
+    told = event[::-1] if label == 1 else event
+    denied = label == 2 or (label == 1 and draw.coin())
+    return (say(ACTIVE, *event, happened), say(PASSIVE, *told, happened != denied)), _content(*event)
 
 
-def _qnli(draw: _Draw, words: Vocabulary, label: int) -> _Row:
-    event = _event(draw, words)
-    told = event if label == 0 else event.swapped()
-    return _Row((f"who {grammar.past(event.verb)} the {event.patient} ?", f"{grammar.active(told)} ."), event.words())
-
-
-def _rte(draw: _Draw, words: Vocabulary, label: int) -> _Row:
+def _rte(draw: _Draw, words: Vocabulary, label: int) -> Row:
     head, other = draw.some(words.nouns, 2)
     verb, state = draw.one(words.verbs), draw.one(grammar.STATES)
-    clause = draw.one((f"who {grammar.past(verb)} the {other}", f"whom the {other} {grammar.past(verb)}"))
+    clause = draw.one((f"who {past(verb)} the {other}", f"whom the {other} {past(verb)}"))
     hypothesis = f"the {head if label == 0 else other} was {state} ."
-    return _Row((f"the {head} {clause} was {state} .", hypothesis), (*sorted((head, other)), verb, state))
+    return (f"the {head} {clause} was {state} .", hypothesis), (*sorted((head, other)), verb, state)
 
 
-def _stsb(draw: _Draw, words: Vocabulary, label: int) -> _Row:
+def _stsb(draw: _Draw, words: Vocabulary, label: int) -> Row:
     """Share `label` of the five slots; fill the others with other words."""
     kept = draw.some(range(5), label)
     states, nouns = draw.some(grammar.STATES, 2), draw.some(words.nouns, 4)
     verbs, places = draw.some(words.verbs, 2), draw.some(words.places, 2)
-    first = (states[0], nouns[0], grammar.past(verbs[0]), nouns[1], places[0])
-    anew = (states[1], nouns[2], grammar.past(verbs[1]), nouns[3], places[1])
+    first = (states[0], nouns[0], past(verbs[0]), nouns[1], places[0])
+    anew = (states[1], nouns[2], past(verbs[1]), nouns[3], places[1])
     second = tuple(first[slot] if slot in kept else anew[slot] for slot in range(5))
     form = "the {} {} {} the {} {} ."
-    return _Row((form.format(*first), form.format(*second)), first)
+    return (form.format(*first), form.format(*second)), first
 
 
-def _wnli(draw: _Draw, words: Vocabulary, label: int) -> _Row:
+def _wnli(draw: _Draw, words: Vocabulary, label: int) -> Row:
     pattern = draw.one(grammar.CAUSALS)
     a, b = draw.some(pattern.nouns, 2)
     about_a = draw.coin()
     adjective = draw.one(pattern.of_a if about_a else pattern.of_b)
     named = a if about_a == (label == 1) else b
     first = f"{pattern.first.format(a=a, b=b)} because it was too {adjective} ."
-    return _Row((first, f"the {named} was too {adjective} ."), (*sorted((a, b)), adjective))
-
-
-@dataclass(frozen=True)
-class _Task:
-    columns: tuple[str, ...]
-    build: Callable[[_Draw, Vocabulary, int], _Row]
-    labels: int = 2
+    return (first, f"the {named} was too {adjective} ."), (*sorted((a, b)), adjective)
 
 
 _PAIR = ("sentence1", "sentence2")
-_TASKS = {
-    "cola": _Task(("sentence",), _cola),
-    "sst2": _Task(("sentence",), _sst2),
-    "mrpc": _Task(_PAIR, _mrpc),
-    "stsb": _Task(_PAIR, _stsb, labels=6),
-    "qqp": _Task(("question1", "question2"), _qqp),
-    "mnli": _Task(("premise", "hypothesis"), _mnli, labels=3),
-    "qnli": _Task(("question", "sentence"), _qnli),
-    "rte": _Task(_PAIR, _rte),
-    "wnli": _Task(_PAIR, _wnli),
+_TASKS: dict[str, tuple[tuple[str, ...], Build]] = {  # columns, and what makes a row
+    "cola": (("sentence",), _cola),
+    "sst2": (("sentence",), _sst2),
+    "mrpc": (_PAIR, _roles(ACTIVE, PASSIVE, 1)),
+    "stsb": (_PAIR, _stsb),
+    "qqp": (
+        ("question1", "question2"),
+        _roles("did the {agent} {verb} the {patient} ?", "was the {patient} {past} ?", 1),
+    ),
+    "mnli": (("premise", "hypothesis"), _mnli),
+    "qnli": (("question", "sentence"), _roles("who {past} the {patient} ?", ACTIVE, 0)),
+    "rte": (_PAIR, _rte),
+    "wnli": (_PAIR, _wnli),
 }
+_CLASSES = {"mnli": 3, "stsb": 6}  # the others have 2
 
 
 def demo_split(task: str, split: str, rows: int, seed: int = 0, reveal: bool = False) -> dict[str, list[Any]]:
     """Write one split of a demo task with the hub's columns.
 
+    A function of its arguments alone; a shorter split is the beginning of a longer one. No sentence of one split is in
+    another, also between seeds. MNLI's mismatched splits have other words (another genre).
+
     Args:
-        task: One of `DEMO_RULES`.
-        split: As on the hub. MNLI's mismatched ones have other words (another genre).
-        rows: Length of every column. A shorter split is the beginning of a longer one.
-        seed: Another seed draws other sentences. No sentence of one split is in another split, also between seeds.
+        rows: Length of every column.
         reveal: Give the true labels of a test split, which are -1 as on the hub otherwise (mrpc's are public there).
 
     Returns:
-        The text columns (str), "label" (int from 0, or float 0-5 for stsb) and "idx" (0 to rows - 1). Every
-        label comes equally often, to within one row. A function of its arguments alone.
+        The text columns (str), "label" (int from 0, or float 0-5 for stsb; all equally often, to within one row) and
+        "idx" (0 to rows - 1).
 
     Raises:
-        ValueError: of an unknown task or split, of negative rows or seed, or of more rows than the grammar has.
+        ValueError: The task or the split is unknown.
+        SymloraError: The grammar has fewer rows.
     """
     known = demo_splits(task)
     if split not in known:
         raise ValueError(f"unknown split {split!r} of demo task {task!r}; known: {', '.join(known)}")
-    if rows < 0 or seed < 0:
-        raise ValueError(f"rows and seed must not be negative, got rows={rows}, seed={seed}")
-    spec = _TASKS[task]
+    (columns, build), classes = _TASKS[task], range(_CLASSES.get(task, 2))
     draw = _Draw((seed, zlib.crc32(task.encode()), zlib.crc32(split.encode())))
     vocabulary = ANIMALS if split.endswith("_mismatched") else PEOPLE
     side = split.partition("_")[0]
     hidden = side == "test" and not reveal and task != "mrpc"
-    table: dict[str, list[Any]] = {name: [] for name in (*spec.columns, "label", "idx")}
+    table: dict[str, list[Any]] = {name: [] for name in (*columns, "label", "idx")}
     seen: set[tuple[str, ...]] = set()
     labels: list[int] = []
     for index in range(rows):
-        labels = labels or draw.some(range(spec.labels), spec.labels)
+        labels = labels or draw.some(classes, len(classes))
         label = labels.pop()
         for _ in range(_TRIES_PER_ROW):  # until a new row belongs to this side
-            row = spec.build(draw, vocabulary, label)
-            dealt = zlib.crc32(" ".join(row.words).encode()) % len(_SIDES)  # and not `hash`, which changes by process
-            if _SIDES[dealt] == side and row.texts not in seen:
+            texts, content = build(draw, vocabulary, label)
+            dealt = zlib.crc32(" ".join(content).encode()) % len(_SIDES)  # and not `hash`, which changes by process
+            if _SIDES[dealt] == side and texts not in seen:
                 break
         else:
             raise SymloraError(
                 f"data.demo_rows: {task} has no {rows:,} different rows for {split}: the grammar ran out after "
                 f"{index:,}."
             )
-        seen.add(row.texts)
-        for column, text in zip(spec.columns, row.texts, strict=True):
-            table[column].append(text)
+        seen.add(texts)
         shown = -1 if hidden else label
-        table["label"].append(float(shown) if task == "stsb" else shown)
-        table["idx"].append(index)
+        cells = (*texts, float(shown) if task == "stsb" else shown, index)
+        for column, cell in zip(table.values(), cells, strict=True):
+            column.append(cell)
     return table
 
 

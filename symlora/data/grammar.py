@@ -75,26 +75,7 @@ CAUSALS = (
 )
 
 
-@dataclass(frozen=True)
-class Event:
-    """`agent` did `verb` (base form) to `patient`, if it `happened`."""
-
-    agent: str
-    verb: str
-    patient: str
-    happened: bool = True
-
-    def swapped(self) -> Event:
-        """Exchange the roles."""
-        return Event(self.patient, self.verb, self.agent, self.happened)
-
-    def denied(self) -> Event:
-        """Exchange the truth value."""
-        return Event(self.agent, self.verb, self.patient, not self.happened)
-
-    def words(self) -> tuple[str, ...]:
-        """Return the content words, in an order without the roles."""
-        return tuple(sorted((self.agent, self.patient))) + (self.verb,)
+ACTIVE, PASSIVE = "the {agent} {did} the {patient} .", "the {patient} {was} {past} ."  # forms of `say`
 
 
 def past(verb: str) -> str:
@@ -102,12 +83,7 @@ def past(verb: str) -> str:
     return verb + ("d" if verb.endswith("e") else "ed")
 
 
-def active(event: Event) -> str:
-    """Write "the doctor praised the pilot", or "did not praise"."""
-    verb = past(event.verb) if event.happened else f"did not {event.verb}"
-    return f"the {event.agent} {verb} the {event.patient}"
-
-
-def short_passive(event: Event) -> str:
-    """Write "the pilot was praised", or "was not praised"."""
-    return f"the {event.patient} was {'' if event.happened else 'not '}{past(event.verb)}"
+def say(form: str, agent: str, verb: str, patient: str, happened: bool = True) -> str:
+    """Write an event in a form: "the pilot was not praised ."."""
+    did, was = (past(verb), "was") if happened else (f"did not {verb}", "was not")
+    return form.format(agent=agent, verb=verb, patient=patient, past=past(verb), did=did, was=was)
