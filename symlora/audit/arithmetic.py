@@ -34,10 +34,7 @@ CORRELATION: Mapping[str, HalfWidth] = {
 
 
 def counts(units: int, n: int, rule: str, of: int = 100) -> range:
-    """List every k whose share k / n is printed as units / of.
-
-    With the rule "rounded" a tie counts for both neighbors.
-    """
+    """List every k whose k / n prints as units / of, ties twice."""
     if rule == "truncated":
         return range(-(-units * n // of), min(-(-(units + 1) * n // of), n + 1))
     return range(max(-(-(2 * units - 1) * n // (2 * of)), 0), min((2 * units + 1) * n // (2 * of), n) + 1)
@@ -71,18 +68,14 @@ def learning_rate_sum(rows: int, batch: int, epochs: int, lr: float) -> float:
 
 
 def decayed(weight_decay: float, lr_sum: float) -> float:
-    """Compute what AdamW leaves of a parameter without gradient.
-
-    It is Π (1 - lr · decay) ≈ exp(-decay Σ lr).
-    """
+    """Compute what AdamW leaves without gradient, about Π (1 - lr decay)."""
     return math.exp(-weight_decay * lr_sum)
 
 
 def norm_ratios(n: int, r: int, seed: int) -> list[float]:
     """Compute Σ |w| / √(Σ w²) of random n × n matrices.
 
-    They are of full rank, Q diag(Λ) Qᵀ and B A of rank r, from standard normal factors. The ratio lies between 1 (one
-    entry) and the root of the number of entries (all equal).
+    They are of full rank, Q diag(Λ) Qᵀ and B A of rank r, from standard normal factors.
     """
     rng = np.random.default_rng(seed)
     q, diagonal = rng.normal(size=(n, r)), rng.normal(size=r)

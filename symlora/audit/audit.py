@@ -1,6 +1,7 @@
 """Write the audit of the SymLoRA paper's printed numbers."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -27,6 +28,7 @@ def audit_markdown(published: Published) -> str:
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         names=TASKS,
         published=published,
+        cents={column: _cents(published, column) for column in published.symlora.cells},
         **arithmetic.FORMULAS,
         **{numbers.__name__: numbers(published) for numbers in findings},
     )
@@ -53,10 +55,9 @@ class PrintedInterval:
         """Tell whether the formula gives the ± over one of the sizes."""
         return any(self.fit(formula, rule, n) for n in self.sizes)
 
-    def most_or_least(self) -> tuple[int, int]:
-        """Return the smallest and largest count that score and ± allow."""
-        allowed = self.fit("A", "truncated") or arithmetic.counts(round(100 * self.score), self.n, "truncated")
-        return allowed[0], allowed[-1]
+    def allowed(self) -> Sequence[int]:
+        """List the counts that score and ± allow."""
+        return self.fit("A", "truncated") or arithmetic.counts(round(100 * self.score), self.n, "truncated")
 
 
 def intervals(published: Published) -> list[PrintedInterval]:
@@ -66,8 +67,7 @@ def intervals(published: Published) -> list[PrintedInterval]:
         for split, rows in (("validation", task.validation), ("test", task.test)):
             cell = published.symlora.cells[split].tasks[name]
             if task.metric == "accuracy" and cell.half_width is not None:
-                sizes = tuple(dict.fromkeys((rows[0], sum(rows))))
-                found.append(PrintedInterval(name, split, cell.score, cell.half_width, sizes, sum(rows)))
+                found.append(PrintedInterval(name, split, cell.score, cell.half_width, (rows[0], sum(rows)), sum(rows)))
     return found
 
 
@@ -131,12 +131,11 @@ def lora_column(published: Published) -> dict[str, Any]:
     }
 
 
-def rte(published: Published) -> dict[str, Any]:
-    """Compute RTE's relative losses (base - test) / whole, in percent."""
-    validation, test, lora = (_cents(published, column)["rte"] for column in ("validation", "test", "lora"))
+def rte(published: Published) -> list[tuple[float, float, float]]:
+    """Compute RTE's relative losses: base, whole, (base - test) / whole in percent."""
+    test, lora = (_cents(published, column)["rte"] for column in ("test", "lora"))
     pairs = [(base, whole) for base in (lora, published.lora.scores.tasks["rte"].score) for whole in (base, test)]
-    relative = [(base, whole, 100 * (base - test) / whole) for base, whole in pairs]
-    return {"validation": validation, "test": test, "lora": lora, "relative": relative}
+    return [(base, whole, 100 * (base - test) / whole) for base, whole in pairs]
 
 
 def losses(published: Published) -> dict[str, Any]:
@@ -153,11 +152,10 @@ def losses(published: Published) -> dict[str, Any]:
 def drops(published: Published) -> list[dict[str, Any]]:
     """Test each task's smallest possible fall from validation to test."""
     found = {(each.task, each.split): each for each in intervals(published)}
-    tasks = [task for task, split in found if split == "test"]
-    rows = []
+    rows, tasks = [], [task for task, split in found if split == "test"]
     for task in tasks:
         here, there = found[task, "validation"], found[task, "test"]
-        k, j = here.most_or_least()[0], there.most_or_least()[1]
+        k, j = here.allowed()[0], there.allowed()[-1]
         z = arithmetic.two_sample_z(k / here.n, here.n, j / there.n, there.n)
         corrected = min(1.0, 2 * float(norm.sf(abs(z))) * len(tasks))
         rows.append({"task": task, "k": k, "n": here.n, "j": j, "m": there.n, "z": z, "p": corrected})
@@ -166,16 +164,15 @@ def drops(published: Published) -> list[dict[str, Any]]:
 
 def norms(published: Published) -> dict[str, Any]:
     """Compare Σ |w| with the Frobenius norm of random matrices."""
-    n, r = (int(published.lora.facts[name].value) for name in ("hidden_size", "rank"))
+    n, r = _facts(published, "hidden_size", "rank")
     full, *low_rank = ratios = arithmetic.norm_ratios(n, r, SEED)
     return {"n": n, "r": r, "seed": SEED, "ratios": ratios, "excess": [100 * (full / x - 1) for x in low_rank]}
 
 
 def parameters(published: Published) -> dict[str, Any]:
     """Count the weights of both adapters, and of heads by outputs."""
-    names = ("hidden_size", "rank", "layers", "projections")
-    n, r, layers, projections = (int(published.lora.facts[name].value) for name in names)
-    matrices = layers * projections
+    n, r, *matrices_of = _facts(published, "hidden_size", "rank", "layers", "projections")
+    matrices = math.prod(matrices_of)
     lora, symlora = 2 * n * r * matrices, ((n + 1) * r + 1) * matrices  # A and B; Q, Λ and λ
     head = {outputs: n * n + n + (n + 1) * outputs for outputs in (1, 2, 3)}  # RoBERTa's: dense and output
     return {"n": n, "r": r, "matrices": matrices, "lora": lora, "symlora": symlora, "head": head}
@@ -185,13 +182,10 @@ def decay(published: Published) -> dict[str, dict[str, float]]:
     """Compute what weight decay alone leaves of λ, task by task."""
     found, weight_decay = {}, published.lora.facts["weight_decay"].value
     for task, recipe in published.lora.recipe.tasks.items():
-        rows = published.glue.tasks[task].train
-        one, every = (
-            arithmetic.learning_rate_sum(rows, batch, recipe.epochs, recipe.lr)
-            for batch in (recipe.batch, recipe.batch * recipe.devices)
-        )
-        left = [arithmetic.decayed(weight_decay, total) for total in (one, every)]
-        found[task] = {"lr_sum": one, "one_device": left[0], "all_devices": left[1]}
+        rows, batches = published.glue.tasks[task].train, (recipe.batch, recipe.batch * recipe.devices)
+        sums = [arithmetic.learning_rate_sum(rows, batch, recipe.epochs, recipe.lr) for batch in batches]
+        one, every = (arithmetic.decayed(weight_decay, total) for total in sums)
+        found[task] = {"lr_sum": sums[0], "one_device": one, "all_devices": every}
     return found
 
 
@@ -207,14 +201,12 @@ def mnli_start(published: Published) -> dict[str, Any]:
 
 
 def reruns(published: Published) -> list[dict[str, Any]]:
-    """Compare LoRA at length 128 with LoRA's own table.
-
-    k of n stands where the score, of two decimals, can be one run's accuracy.
-    """
+    """Compare LoRA at length 128 with LoRA's own table."""
     rows = []
     for task, score in published.symlora.reruns.tasks.items():
         facts, exact = published.glue.tasks[task], published.lora.scores.tasks[task].score
         n = sum(facts.validation)
+        # k of n stands where the score, of two decimals, can be one run's accuracy.
         k = arithmetic.counts(round(100 * score), n, "rounded", of=10_000) if facts.metric == "accuracy" else []
         rows.append({"task": task, "published": exact, "rerun": score, "k": k[0] if k else None, "n": n})
     return rows
@@ -223,3 +215,7 @@ def reruns(published: Published) -> list[dict[str, Any]]:
 def _cents(published: Published, column: str) -> dict[str, int]:
     """Return a column's scores in whole hundredths."""
     return {task: round(100 * cell.score) for task, cell in published.symlora.cells[column].tasks.items()}
+
+
+def _facts(published: Published, *names: str) -> list[int]:
+    return [int(published.lora.facts[name].value) for name in names]

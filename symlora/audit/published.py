@@ -12,42 +12,32 @@ from symlora.config.typed import read_yaml
 
 @dataclass
 class Origin:
-    """Where numbers come from, and how sure they are."""
-
     source: str
     certainty: str  # "read", "computed" or "from memory"
 
 
 @dataclass
 class Value(Origin):
-    """One number with its source."""
-
     value: float
 
 
 @dataclass
 class Task:
-    """A GLUE task's metric and rows."""
-
     metric: str
     classes: int
-    train: int
-    validation: list[int]  # for MNLI matched, then mismatched
+    train: int  # rows
+    validation: list[int]  # rows; for MNLI matched, then mismatched
     test: list[int]
 
 
 @dataclass
 class Glue(Origin):
-    """glue.yaml: the tasks."""
-
     reference: str
     tasks: dict[str, Task]
 
 
 @dataclass
-class Cell:
-    """A cell of the SymLoRA paper's Table 1."""
-
+class Cell:  # of the SymLoRA paper's Table 1
     score: float  # a fraction
     half_width: float | None = None  # what follows the ±, in points, if one is known
     source: str | None = None  # where it is not the column's, as for certainty
@@ -66,8 +56,6 @@ class Reruns(Origin):  # the SymLoRA authors' own LoRA runs, in points
 
 @dataclass
 class Paper:
-    """symlora.yaml: the SymLoRA paper."""
-
     reference: str
     cells: dict[str, Column]  # of Table 1: validation, test, lora
     reruns: Reruns
@@ -75,9 +63,7 @@ class Paper:
 
 
 @dataclass
-class LoraScore:
-    """A score of LoRA's own table, in points."""
-
+class LoraScore:  # of LoRA's own table, in points
     score: float
     half_width: float
     start: str  # "mnli" where the adapter began from MNLI's
@@ -89,9 +75,7 @@ class LoraScores(Origin):
 
 
 @dataclass
-class Recipe:
-    """How LoRA's scripts train a task."""
-
+class Recipe:  # how LoRA's scripts train a task
     lr: float
     batch: int  # per device
     epochs: int
@@ -106,18 +90,14 @@ class Recipes(Origin):
 
 @dataclass
 class Lora:
-    """lora.yaml: LoRA's scores and recipes, and single facts about it and RoBERTa-base."""
-
     reference: str
     scores: LoraScores
     recipe: Recipes
-    facts: dict[str, Value]
+    facts: dict[str, Value]  # about LoRA and RoBERTa-base
 
 
 @dataclass
-class OtherRow(Origin):
-    """A method's row in another paper, in points."""
-
+class OtherRow(Origin):  # of a method in another paper, in points
     method: str
     start: str  # "none", "mnli" or "unknown"
     tasks: dict[str, float]
@@ -125,8 +105,6 @@ class OtherRow(Origin):
 
 @dataclass
 class Others:
-    """others.yaml: rows of other papers."""
-
     rows: list[OtherRow]
 
 
@@ -135,13 +113,12 @@ class Published:
     """Everything in results/published, one attribute per file."""
 
     glue: Glue
-    symlora: Paper
+    symlora: Paper  # the SymLoRA paper
     lora: Lora
     others: Others
 
 
 def read_published(folder: Path) -> Published:
     """Read glue.yaml, symlora.yaml, lora.yaml and others.yaml."""
-    schemas = {"glue": Glue, "symlora": Paper, "lora": Lora, "others": Others}
-    files: dict[str, Any] = {name: read_yaml(folder / f"{name}.yaml", schema) for name, schema in schemas.items()}
-    return Published(**files)
+    schemas: dict[str, Any] = Published.__annotations__
+    return Published(**{name: read_yaml(folder / f"{name}.yaml", schema) for name, schema in schemas.items()})
