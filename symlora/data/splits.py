@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from symlora.config.own_task import read_own
-from symlora.config.rows import SLICE_SEED, Labels, Split, choose_rows
+from symlora.config.rows import Labels, Split, choose_rows
 from symlora.config.schema import HELD_OUT, DataConfig, TaskConfig
 from symlora.data.readers import read_folder, read_hub
 from symlora.errors import SymloraError
@@ -39,41 +39,28 @@ def load_splits(task: TaskConfig, data: DataConfig, names: Iterable[str]) -> dic
     Raises:
         SymloraError: A file is missing, broken or not the official one, or the hub cannot be reached.
     """
-    splits = {}
     own = read_own(task, data) if data.source == "own" else {}
+    splits = {}
     for name in names:
         if name not in task.splits:
             raise SymloraError(f"{task.name} has no split {name!r}. Choose among: {', '.join(task.splits)}.")
-        official = task.splits[name] if data.source == "glue" else None
-        if data.source == "own":
-            where, split = data.dir or data.dataset, own[name]
-        else:
-            where, table = _read(task, data, name)
-            split = _checked(table, where, task, name, None if data.allow_subset else official)
-        if official == len(split) and not split.sha256.startswith(task.sha256.get(name, "")):
-            print(
-                f"warning: {where} has as many rows as GLUE's {name} split, but not its content: some text or label is "
-                "another. Scores will not compare with those of others.",
-                file=sys.stderr,
-            )
+        split = own[name] if own else _checked(*_read(task, data, name), task, data, name)
         if name == "train" and data.train_limit is not None:
             split = split.take(choose_rows(split.labels, min(data.train_limit, len(split)), 0))
         splits[name] = split
     return splits
 
 
-def holdout(split: Split, fraction: float, seed: int = SLICE_SEED) -> tuple[Split, Split]:
-    """Cut a split in two: (rest, held_out).
+def holdout(split: Split, fraction: float) -> tuple[Split, Split]:
+    """Cut a split in two, both in file order: (rest, held_out).
 
-    Both parts keep file order. Classes are in proportion, with at least one row of each on both sides; regression rows
-    are drawn uniformly. The seed is not the run's: all runs must be selected on the same rows.
+    Classes are in proportion, with at least one row of each on both sides; regression rows are drawn uniformly. All
+    runs must be selected on the same rows, whatever their seed.
 
     Raises:
-        SymloraError: The fraction is out of range, or a class has a single row.
+        SymloraError: A class has a single row.
     """
-    if not 0 < fraction < 1:
-        raise SymloraError(f"the held-out fraction is {fraction}. Set a number between 0 and 1, such as 0.1.")
-    return split.cut(choose_rows(split.labels, round(fraction * len(split)), 1, seed), HELD_OUT)
+    return split.cut(choose_rows(split.labels, round(fraction * len(split)), 1), HELD_OUT)
 
 
 def _read(task: TaskConfig, data: DataConfig, split: str) -> tuple[str, pa.Table]:
@@ -88,7 +75,7 @@ def _read(task: TaskConfig, data: DataConfig, split: str) -> tuple[str, pa.Table
         if rows is None:
             raise SymloraError(f"data.demo_rows has no entry for {split!r}. Add one: its number of rows.")
         return f"demo {task.name}/{split}", pa.table(demo_split(task.name, split, rows))
-    rows, (config, split) = task.splits[split], _place(task, split)
+    rows, (config, split) = task.splits[split], PLACES.get((task.name, split), (task.name, split))
     if not data.dir:
         return read_hub(data, config, split, task)
     root = Path(data.dir)
@@ -110,25 +97,21 @@ def _read(task: TaskConfig, data: DataConfig, split: str) -> tuple[str, pa.Table
     return found
 
 
-def _place(task: TaskConfig, split: str) -> tuple[str, str]:
-    """Return the hub's config and split."""
-    return PLACES.get((task.name, split), (task.name, split))
-
-
-def _checked(table: pa.Table, where: str, task: TaskConfig, name: str, rows: int | None) -> Split:
+def _checked(where: str, table: pa.Table, task: TaskConfig, data: DataConfig, name: str) -> Split:
     """Turn a table into a Split; further columns are left out."""
     import pyarrow.types as types
 
-    advice = f"Use the hub's own file for {'/'.join(_place(task, name))}."
+    official = task.splits[name] if data.source == "glue" else None
+    advice = f"Use the hub's own file for {'/'.join(PLACES.get((task.name, name), (task.name, name)))}."
     expected = [*task.columns, "label", "idx"]
     wrong = [column for column in expected if table.column_names.count(column) != 1]
     if wrong:
         says = f"repeats {wrong[0]}" if wrong[0] in table.column_names else f"lacks {', '.join(wrong)}"
         raise SymloraError(f"{where}: {says}; expected the columns {', '.join(expected)}. {advice}")
-    if rows is not None and table.num_rows != rows:
+    if official not in (None, table.num_rows) and not data.allow_subset:
         raise SymloraError(
-            f"{where}: {table.num_rows:,} rows, the official split has {rows:,}. {advice} To take it as it is, which "
-            "marks the run: data.allow_subset=true."
+            f"{where}: {table.num_rows:,} rows, the official split has {official:,}. {advice} To take it as it is, "
+            "which marks the run: data.allow_subset=true."
         )
     if not table.num_rows:
         raise SymloraError(f"{where}: no rows. {advice}")
@@ -148,22 +131,25 @@ def _checked(table: pa.Table, where: str, task: TaskConfig, name: str, rows: int
     idx = table["idx"].to_numpy().astype(np.int64)
     if len(np.unique(idx)) != len(idx):
         raise SymloraError(f"{where}: column idx numbers some rows twice. {advice}")
-    return Split(name, tuple(table[column].to_pylist() for column in task.columns), labels, idx)
+    split = Split(name, tuple(table[column].to_pylist() for column in task.columns), labels, idx)
+    if official == len(split) and not split.sha256.startswith(task.sha256.get(name, "")):
+        print(
+            f"warning: {where} has as many rows as GLUE's {name} split, but not its content: some text or label is "
+            "another. Scores will not compare with those of others.",
+            file=sys.stderr,
+        )
+    return split
 
 
 def _check_labels(labels: Labels, where: str, task: TaskConfig, *, hidden: bool, advice: str) -> None:
     if hidden and np.all(labels == -1):
         return
-    if task.labels:
-        allowed = f"0 to {len(task.labels) - 1} ({', '.join(task.labels)})"
-        good = (labels >= 0) & (labels < len(task.labels))
-    else:
-        allowed = f"{SCORE_RANGE[0]:g} to {SCORE_RANGE[1]:g}"
-        good = (labels >= SCORE_RANGE[0]) & (labels <= SCORE_RANGE[1])  # false for NaN
+    low, high = (0, len(task.labels) - 1) if task.labels else SCORE_RANGE
+    allowed = f"{low:g} to {high:g}" + (f" ({', '.join(task.labels)})" if task.labels else "")
+    good = (labels >= low) & (labels <= high)  # false for NaN
     bad = np.flatnonzero(~good)
     if len(bad):
-        if hidden:
-            allowed += ", or -1 in every row"
+        allowed += ", or -1 in every row" * hidden
         count = f"{len(bad):,} such rows"
         raise SymloraError(f"{where} holds {labels[bad[0]]} in row {bad[0]} ({count}); expected {allowed}. {advice}")
 
