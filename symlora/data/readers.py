@@ -34,10 +34,8 @@ _PARQUET = (
     "{config}[-_]{split}.parquet",
     "{config}[-_]{split}-*-of-*.parquet",
 )
-_ZIP = {  # folders of GLUE's own zip
-    **{"cola": ["CoLA"], "sst2": ["SST-2"], "mrpc": ["MRPC"], "stsb": ["STS-B"], "qqp": ["QQP"], "mnli": ["MNLI"]},
-    **{"qnli": ["QNLI"], "rte": ["RTE"], "wnli": ["WNLI"], "ax": ["diagnostic", "AX"]},
-}
+# Folders of GLUE's own zip; the others are their tasks' names in capitals.
+_ZIP = {"cola": "CoLA", "sst2": "SST-2", "stsb": "STS-B", "ax": "diagnostic"}
 # Columns of the TSV files whose names are not the hub's.
 _TEXTS = {"mnli": ["sentence1", "sentence2"], "ax": ["sentence1", "sentence2"], "mrpc": ["#1 String", "#2 String"]}
 _LABEL = {"mnli": "gold_label", "stsb": "score", "mrpc": "Quality", "qqp": "is_duplicate"}
@@ -53,10 +51,9 @@ _MRPC_VALIDATION = (
 
 
 def read_folder(root: Path, config: str, split: str, task: TaskConfig) -> tuple[str, pa.Table] | None:
-    """Read a split from a folder of tasks; None without it.
+    """Read a split from a folder of tasks: place and table.
 
-    `config` is the hub's name of the task (`ax` for MNLI's diagnostic set). Returns what to call the place in messages,
-    and the table as found.
+    None without it. The place is for messages; `config` is the hub's name of the task (`ax` for MNLI's diagnostic set).
 
     Raises:
         SymloraError: The files are damaged, incomplete or of another kind.
@@ -71,7 +68,7 @@ def read_folder(root: Path, config: str, split: str, task: TaskConfig) -> tuple[
         names.insert(0, f"msr_paraphrase_{'test' if split == 'test' else 'train'}.txt")
     if config == "ax":
         names = ["diagnostic.tsv", "AX.tsv"]
-    for folder in (*_ZIP.get(config, ()), config):
+    for folder in (_ZIP.get(config, config.upper()), config.upper(), config):
         for name in names:
             if (path := root / folder / name).is_file():
                 return str(path), _read_tsv(path, config, split, task)
@@ -111,8 +108,8 @@ def _read_parquet(files: list[Path], split: str) -> tuple[str, pa.Table]:
     import pyarrow.parquet as pq
 
     folder = files[0].parent
-    parts = {match[1] for file in files if (match := re.search(r"-of-(\d+)\.parquet$", file.name))}
-    if len(parts) > 1 or (parts and int(next(iter(parts))) != len(files)):
+    parts = {int(match[1]) for file in files if (match := re.search(r"-of-(\d+)\.parquet$", file.name))}
+    if parts - {len(files)}:
         raise SymloraError(
             f"{folder}: the files of split {split} do not make one whole set: {', '.join(f.name for f in files)}. "
             "Keep exactly the files -00000-of-N to the last of N."
@@ -132,7 +129,7 @@ def _read_parquet(files: list[Path], split: str) -> tuple[str, pa.Table]:
         tables.append(table)
     where = str(files[0]) if len(files) == 1 else f"{folder}/{split}-*.parquet ({len(files)} files)"
     try:
-        return where, tables[0] if len(tables) == 1 else pa.concat_tables(tables)
+        return where, pa.concat_tables(tables)
     except pa.ArrowException as error:
         raise SymloraError(f"{where}: the files' columns differ ({first_line(error)}).") from error
 
@@ -177,10 +174,10 @@ def _read_tsv(path: Path, config: str, split: str, task: TaskConfig) -> pa.Table
         for number, row in _numbered(rows, config, split, path.stem)
         if len(row) > max(*places, labels or 0)
     ]
+    bad = [number for number, _, found in read if found is None]
+    if bad and config != "qqp":
+        raise SymloraError(f"{path}, row {bad[0]}: the label {rows[bad[0]][labels or 0]!r} is none of {task.name}'s.")
     kept = [entry for entry in read if entry[2] is not None]
-    if config != "qqp" and len(kept) < len(read):
-        number, place = next((entry[0], labels or 0) for entry in read if entry[2] is None)
-        raise SymloraError(f"{path}, row {number}: the label {rows[number][place]!r} is none of {task.name}'s.")
     columns: dict[str, Any] = {name: [row[1][place] for row in kept] for place, name in enumerate(task.columns)}
     columns["label"] = pa.array([row[2] for row in kept], pa.int64() if task.labels else pa.float32())
     return pa.table(columns | {"idx": pa.array([row[0] for row in kept], pa.int32())})

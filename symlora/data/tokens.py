@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,14 +77,9 @@ def tokenize(
 ) -> TokenizedSplit:
     """Tokenize a split as `run_glue` does, or read it from the cache.
 
-    Pairs are cut at the longer text first. A damaged cache file is made again, and a cache that cannot be written costs
-    only a warning.
-
-    Args:
-        tokenizer: Any Hugging Face tokenizer. One not backed by the `tokenizers` library has no state that can be
-            written into the cache's key, so that its tokens are not cached.
-        max_length: Tokens at which a row is cut, special tokens included.
-        cache_dir: Folder of the cache; None for no cache.
+    Rows are cut at `max_length` tokens, special tokens included; of a pair the longer text first. A damaged cache file
+    is made again, and a cache that cannot be written costs only a warning. Tokens of a tokenizer that is not backed by
+    the `tokenizers` library are not cached: it has no state for the cache's key.
 
     Raises:
         SymloraError: `max_length` is less than the special tokens need, or more than the encoder takes.
@@ -94,10 +89,9 @@ def tokenize(
         raise SymloraError(
             f"data.max_length is {max_length}; this tokenizer takes {least} to {tokenizer.model_max_length} tokens."
         )
-    key = None if cache_dir is None else _cache_key(split, tokenizer, max_length)
-    if cache_dir is None or key is None:
+    if cache_dir is None or getattr(tokenizer, "backend_tokenizer", None) is None:
         return _tokenize(split, tokenizer, max_length)
-    path = Path(cache_dir) / f"{key}.safetensors"
+    path = Path(cache_dir) / f"{_cache_key(split, tokenizer, max_length)}.safetensors"
     if path.exists():
         try:
             return load_tokens(path)
@@ -123,11 +117,10 @@ def save_tokens(path: str | Path, tokens: TokenizedSplit) -> None:
     from safetensors.numpy import save
 
     path = Path(path)
-    arrays = tokens.arrays()
     metadata = {"format": FORMAT, "truncated": str(tokens.truncated), "sha256": tokens.sha256}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
-        temporary.write_bytes(save(arrays, metadata=metadata))
+        temporary.write_bytes(save(tokens.arrays(), metadata=metadata))
 
 
 def load_tokens(path: str | Path) -> TokenizedSplit:
@@ -147,11 +140,10 @@ def load_tokens(path: str | Path) -> TokenizedSplit:
 
 
 def _tokenize(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenizedSplit:
-    ids: list[npt.NDArray[Any]] = []
-    types: list[npt.NDArray[Any]] = []
-    lengths: list[int] = []
-    truncated = 0
     id_type = np.uint16 if len(tokenizer) <= 2**16 else np.int32
+    ids: list[npt.NDArray[Any]] = [np.zeros(0, id_type)]
+    types: list[npt.NDArray[Any]] = []
+    lengths, truncated = [0], 0
     for start in range(0, len(split), _CHUNK):
         texts = [column[start : start + _CHUNK] for column in split.texts]
         # verbose=False: no warning about rows longer than the encoder, they are cut or only counted.
@@ -165,9 +157,9 @@ def _tokenize(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int)
             uncut = tokenizer(*([column[row] for row in full] for column in texts), verbose=False)["input_ids"]
             truncated += sum(len(row) > max_length for row in uncut)
         lengths += sizes
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
-    flat: Any = np.concatenate(ids) if ids else np.zeros(0, id_type)  # Any: numpy's types lose the two dtypes
-    return TokenizedSplit(flat, np.concatenate(types) if types else None, offsets, split.labels, split.idx, truncated)
+    segments = np.concatenate(types) if types else None
+    offsets = np.cumsum(lengths, dtype=np.int64)
+    return TokenizedSplit(np.concatenate(ids), segments, offsets, split.labels, split.idx, truncated)
 
 
 def _segments(encoded: BatchEncoding, texts: int) -> list[list[int]]:
@@ -175,20 +167,13 @@ def _segments(encoded: BatchEncoding, texts: int) -> list[list[int]]:
     rows: list[list[int]] = encoded["token_type_ids"]
     if texts == 1 or not encoded.is_fast or any(map(any, rows)):
         return rows
-    found = []
-    for row in range(len(rows)):
-        sequences = encoded.sequence_ids(row)
-        start = sequences.index(1) if 1 in sequences else len(sequences)
-        found.append([0] * start + [1] * (len(sequences) - start))
-    return found
+    # From the second text's first token on.
+    return [list(accumulate((int(text == 1) for text in encoded.sequence_ids(row)), max)) for row in range(len(rows))]
 
 
-def _cache_key(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> str | None:
-    """Hash all that the arrays depend on; None if that is unknown."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return None
-    state = json.loads(backend.to_str())
+def _cache_key(split: Split, tokenizer: Any, max_length: int) -> str:
+    """Hash all that the arrays depend on."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["truncation"] = state["padding"] = None  # left over from the last call
     parts = [FORMAT, version("tokenizers"), split.sha256, state, tokenizer.model_input_names, max_length]
     return hashlib.sha256(json.dumps([*parts, tokenizer.truncation_side], sort_keys=True).encode()).hexdigest()
