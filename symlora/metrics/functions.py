@@ -3,15 +3,12 @@
 In numpy alone: scipy.stats and sklearn take seconds to import.
 
 All but `mae` are fractions in [-1, 1] (accuracy and F1 in [0, 1]), never percent. Predictions and labels have shape
-[rows].
-Classification takes class numbers (integers >= 0; a label -1 is a hidden one and refused), regression takes reals.
+[rows]. Classification takes class numbers (integers >= 0; a label -1 is a hidden one and refused), regression reals.
 
-Where a formula divides by zero, the conventions of scikit-learn and scipy hold, against which the tests compare:
-
-    matthews_correlation   0.0 when predictions or labels are all of one class
-    f1                     0.0 when class 1 is neither predicted nor present
-    pearson, spearmanr     nan when predictions or labels are all equal: the correlation does not exist, and a made-up
-                           0 would take part in means. Callers test with math.isnan.
+Where a formula divides by zero, scikit-learn's and scipy's conventions hold, against which the tests compare: Matthews
+correlation is 0.0 when predictions or labels are all of one class, and F1 when class 1 is neither predicted nor
+present. Pearson and Spearman are nan when predictions or labels are all equal: the correlation does not exist, and a
+made-up 0 would take part in means. Callers test with math.isnan.
 
 Every function raises ValueError for arrays that are empty, of unequal or other shape, of the wrong kind, or not finite.
 """
@@ -151,36 +148,34 @@ def _ranks(values: Reals) -> Reals:
     return ranks
 
 
-def _paired(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    predicted, true = np.asarray(predictions), np.asarray(labels)
-    if predicted.ndim != 1 or predicted.shape != true.shape:
-        raise ValueError(
-            f"predictions and labels must both have shape [rows], found {predicted.shape} and {true.shape}"
-        )
-    if not len(predicted):
+def _paired(predictions: npt.ArrayLike, labels: npt.ArrayLike, kinds: str, wanted: str) -> dict[str, npt.NDArray[Any]]:
+    pair = {"predictions": np.asarray(predictions), "labels": np.asarray(labels)}
+    predicted, true = (values.shape for values in pair.values())
+    if len(predicted) != 1 or predicted != true:
+        raise ValueError(f"predictions and labels must both have shape [rows], found {predicted} and {true}")
+    if predicted == (0,):
         raise ValueError("no rows to score: predictions and labels are empty")
-    return predicted, true
+    for what, values in pair.items():
+        if values.dtype.kind not in kinds:
+            raise ValueError(f"{what} must be {wanted}, found {values.dtype}")
+    return pair
 
 
 def _classes(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Classes, Classes]:
-    predicted, true = _paired(predictions, labels)
-    for what, values in (("predictions", predicted), ("labels", true)):
-        if values.dtype.kind not in "iub":
-            raise ValueError(f"{what} must be class numbers (integers), found {values.dtype}")
+    pair = _paired(predictions, labels, "iub", "class numbers (integers)")
+    for what, values in pair.items():
         if values.min() < 0:
             raise ValueError(f"{what} hold {values.min()}: a class number is 0 or larger (-1 marks a hidden label)")
-    return predicted.astype(np.int64), true.astype(np.int64)
+    return pair["predictions"].astype(np.int64), pair["labels"].astype(np.int64)
 
 
 def _reals(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Reals, Reals]:
-    predicted, true = _paired(predictions, labels)
-    for what, values in (("predictions", predicted), ("labels", true)):
-        if values.dtype.kind not in "iuf":
-            raise ValueError(f"{what} must be real numbers, found {values.dtype}")
+    pair = _paired(predictions, labels, "iuf", "real numbers")
+    for what, values in pair.items():
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             raise ValueError(f"{what} hold {values[bad[0]]} in row {bad[0]} ({len(bad)} of {len(values)} not finite)")
-    return predicted.astype(np.float64), true.astype(np.float64)
+    return pair["predictions"].astype(np.float64), pair["labels"].astype(np.float64)
 
 
 def chance_level(metric: str, labels: npt.NDArray[Any]) -> float:
