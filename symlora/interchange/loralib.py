@@ -15,7 +15,7 @@ from pathlib import Path
 from peft import LoraConfig
 
 from symlora.errors import SymloraError
-from symlora.interchange.write import new_folder, rank_fields, write_adapter
+from symlora.interchange.write import rank_fields, write_adapter
 from symlora.store.adapter_folder import CONFIG, PREFIX, find_factors, read_tensors
 
 
@@ -55,6 +55,5 @@ def loralib_to_lora(file: Path, out: Path, alpha: float, base_model: str | None 
         inference_mode=True,
     )
     kept = {name: value for name, value in tensors.items() if name not in rest}
-    with new_folder(out) as work:
-        write_adapter(work, config, {f"{PREFIX}{name}{'.weight' * (name in factors)}": kept[name] for name in kept})
+    write_adapter(out, config, {f"{PREFIX}{name}{'.weight' * (name in factors)}": kept[name] for name in kept})
     return list(ranks), rest

@@ -34,7 +34,7 @@ def export_merged(adapter: StoredAdapter, out: Path, base: str | None = None) ->
     """Write the base model with the adapter merged in, and its tokenizer.
 
     The adapter is of any PEFT method that can be merged. A base-scale file beside a LoRA is applied. `out` becomes what
-    `save_pretrained` writes, in the base model's dtype; `base` is a folder or hub name (None: `base_source`).
+    `save_pretrained` writes, in the base model's dtype; `base` is as in `base_source`.
 
     Raises:
         SymloraError: The base model is not available or is another than the adapter's, the method cannot be merged, or
@@ -121,7 +121,7 @@ def load_base(adapter: StoredAdapter, source: ModelSource) -> Any:
 def _model_class(adapter: StoredAdapter) -> Any:
     """Choose the model class: the task type's, else the noted one."""
     noted = adapter.config.auto_mapping or {}
-    name = _AUTO_CLASSES.get(str(getattr(adapter.config.task_type, "value", adapter.config.task_type)))
+    name = _AUTO_CLASSES.get(adapter.config.task_type)
     if name is None and str(noted.get("parent_library")).startswith("transformers."):
         name = str(noted.get("base_model_class"))
     found = getattr(transformers, name or "AutoModel", None)

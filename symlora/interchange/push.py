@@ -94,7 +94,7 @@ def write_card(folder: Path, adapter: StoredAdapter, base: str | None) -> None:
     hub = named or base or (adapter.config.base_model_name_or_path if adapter.run is None else None)
     local = hub is None or Path(hub).is_absolute() or Path(hub).exists()
     name = Path(hub or adapter.config.base_model_name_or_path or "base").name if local else hub
-    classifies = str(getattr(adapter.config.task_type, "value", adapter.config.task_type)) == "SEQ_CLS"
+    classifies = adapter.config.task_type == "SEQ_CLS"
     saved = set(adapter.config.modules_to_save or ())
     head = [len(value) for key, value in adapter.tensors.items() if value.dim() == 2 and saved & set(key.split("."))]
     data = ModelCardData(

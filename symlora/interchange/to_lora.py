@@ -16,8 +16,7 @@ from peft import LoraConfig
 from torch import Tensor
 
 from symlora.errors import SymloraError
-from symlora.interchange.base_scale import write_base_scale
-from symlora.interchange.write import check_rank, new_folder, rank_fields, shared_fields, to_float32, write_adapter
+from symlora.interchange.write import check_rank, shared_fields, to_float32, unscaled, write_adapter
 from symlora.store.adapter_folder import CONFIG, PREFIX, Factors, StoredAdapter
 
 
@@ -66,23 +65,13 @@ def symlora_to_lora(
         tensors[f"{factors.module}.lora_A.weight"], tensors[f"{factors.module}.lora_B.weight"] = A, B
         low_rank = s * factors.left @ factors.right
         rounding = B.double().numpy() @ A.double().numpy() - low_rank
-        scale, from_scale = float(scales.get(module, 1.0)), np.zeros(())  # what λ adds to W0
-        if scale != 1.0:
-            W0 = None if base_weights is None else base_weights[f"{module}.weight"].double().cpu().numpy()
-            from_scale = np.full((), np.nan) if W0 is None else (scale - 1) * W0
+        scale = float(scales.get(module, 1.0))
+        W0 = np.nan if base_weights is None else base_weights[f"{module}.weight"].double().cpu().numpy()
+        from_scale = (scale - 1) * W0 if scale != 1.0 else 0.0  # what λ adds to W0
         norms = (float(np.linalg.norm(each)) for each in (from_scale + low_rank, rounding, rounding - from_scale))
         report.append(Reconstruction(module, rank, scale, *norms))
-    ranks = rank_fields({row.module: row.rank for row in report})
-    lora = LoraConfig(
-        **ranks,
-        lora_alpha=ranks["r"],
-        alpha_pattern=dict(ranks["rank_pattern"]),  # so that the scale is 1 everywhere: s is in B
-        lora_dropout=config.dropout,
-        **shared_fields(config),
-    )
-    with new_folder(out) as work:
-        write_adapter(work, lora, tensors)
-        write_base_scale(work, scales)
+    ranks = unscaled({row.module: row.rank for row in report}, "lora_alpha")  # s is in B
+    write_adapter(out, LoraConfig(**ranks, lora_dropout=config.dropout, **shared_fields(config)), tensors, scales)
     return report
 
 

@@ -20,7 +20,7 @@ from symlora import SymLoraConfig
 from symlora.errors import SymloraError
 from symlora.interchange.base_scale import read_base_scale
 from symlora.interchange.symmetric import energy, symmetric_part
-from symlora.interchange.write import check_rank, new_folder, rank_fields, shared_fields, to_float32, write_adapter
+from symlora.interchange.write import check_rank, shared_fields, to_float32, unscaled, write_adapter
 from symlora.store.adapter_folder import PREFIX, StoredAdapter
 
 # Fields that make another function of the same factors. (What has tensors of its own is found by those.)
@@ -79,16 +79,9 @@ def lora_to_symlora(adapter: StoredAdapter, out: Path, rank: int | None = None, 
         tensors[f"{factors.module}.symlora_Q"] = to_float32(Q[:, :wanted])
         tensors[f"{factors.module}.symlora_diag"] = to_float32(diag[:wanted])
         tensors[f"{factors.module}.symlora_lambda"] = scales.get(module, torch.ones(1)).reshape(1)
-    ranks = rank_fields({row.module: row.rank for row in report})
-    config = SymLoraConfig(
-        **ranks,
-        alpha=ranks["r"],
-        alpha_pattern=dict(ranks["rank_pattern"]),
-        dropout=adapter.config.lora_dropout,
-        **shared_fields(adapter.config),
-    )
-    with new_folder(out) as work:
-        write_adapter(work, config, tensors)
+    ranks = unscaled({row.module: row.rank for row in report}, "alpha")
+    config = SymLoraConfig(**ranks, dropout=adapter.config.lora_dropout, **shared_fields(adapter.config))
+    write_adapter(out, config, tensors)
     return report
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from symlora.errors import SymloraError
+from symlora.interchange.base_scale import write_base_scale
 from symlora.store.adapter_folder import CONFIG, WEIGHTS, StoredAdapter, check_finite
 
 _SHARED = (
@@ -44,16 +45,20 @@ def new_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def write_adapter(out: Path, config: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Write `adapter_config.json` and `adapter_model.safetensors` into an existing folder.
+def write_adapter(
+    out: Path, config: Any, tensors: Mapping[str, Tensor], scales: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write an adapter's folder, and λ by module name beside it.
 
     Raises:
-        SymloraError: A tensor holds NaN or infinite values, as a product of finite factors may.
+        SymloraError: As `new_folder`, or a tensor is not finite, as a product of finite factors may be.
     """
-    check_finite(tensors, out / WEIGHTS)
-    config.save_pretrained(str(out))
-    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, out / WEIGHTS, metadata={"format": "pt"})
+    with new_folder(out) as work:
+        check_finite(tensors, work / WEIGHTS)
+        config.save_pretrained(str(work))
+        contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, work / WEIGHTS, metadata={"format": "pt"})
+        write_base_scale(work, scales or {})
 
 
 def shared_fields(config: Any) -> dict[str, Any]:
@@ -65,6 +70,12 @@ def rank_fields(by_module: Mapping[str, int]) -> dict[str, Any]:
     """Return `r`, the commonest rank, and the `rank_pattern` of others."""
     commonest = Counter(by_module.values()).most_common(1)[0][0]
     return {"r": commonest, "rank_pattern": {name: rank for name, rank in by_module.items() if rank != commonest}}
+
+
+def unscaled(by_module: Mapping[str, int], alpha: str) -> dict[str, Any]:
+    """Return ranks, and as many `alpha`: a scale of 1."""
+    fields = rank_fields(by_module)
+    return {**fields, alpha: fields["r"], "alpha_pattern": dict(fields["rank_pattern"])}
 
 
 def check_rank(adapter: StoredAdapter, module: str, stored: int, configured: Any) -> None:
