@@ -27,10 +27,9 @@ from symlora.report.collect import collect
 from symlora.report.leaderboard import load_leaderboard
 from symlora.runner.record import write_predictions
 from symlora.store.folder import recorded_config, run_folder, write_json
-from symlora.submission.check import check
 from symlora.submission.files import LINES, MAJORITY, files
 from symlora.submission.gather import as_text, gather
-from symlora.submission.write import write
+from symlora.submission.write import check, write
 
 NAMES = ("smoke", "minilm", "symlora")
 # Rows and words of the server's eleven files, typed from the lists of other projects, not from configs/task.

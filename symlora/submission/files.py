@@ -48,18 +48,29 @@ class File:
     rows: int  # below the header
     words: tuple[str, ...]  # what a prediction may be, by class number; empty for a score
 
-    def accepts(self, prediction: str) -> bool:
-        """Tell whether the server takes a prediction."""
-        if self.words:
-            return prediction in self.words
-        written = re.fullmatch(r"\d(\.\d+)?", prediction, re.ASCII)
-        return written is not None and SCORE_RANGE[0] <= float(prediction) <= SCORE_RANGE[1]
-
-    @property
-    def allowed(self) -> str:
-        """Say what `accepts` takes."""
+    def fault(self, content: bytes) -> str:
+        """Describe the first thing that the server would refuse, if any."""
+        try:
+            text = content.decode("ascii")
+        except UnicodeDecodeError as error:
+            return f"byte {error.start} is no ASCII (a byte order mark?)."
+        if not text.endswith("\n"):
+            return "the last line has no end: it may be cut off."
+        header, *rows = text[:-1].split("\n")
+        if header != HEADER:
+            return f"the header is {header!r}, not {HEADER!r}."
+        if len(rows) != self.rows:
+            return f"{len(rows):,} rows, the test split has {self.rows:,}."
         low, high = SCORE_RANGE
-        return " or ".join(self.words) if self.words else f"a number from {low:g} to {high:g}, such as 2.5"
+        for number, row in enumerate(rows):
+            index, _, prediction = row.partition("\t")
+            if index != str(number):
+                return f"row {number} begins with {index!r}: rows are numbered from 0 in order."
+            score = not self.words and re.fullmatch(r"\d(\.\d+)?", prediction, re.ASCII)
+            if not (low <= float(prediction) <= high if score else prediction in self.words):
+                allowed = " or ".join(self.words) or f"a number from {low:g} to {high:g}, such as 2.5"
+                return f"row {number} predicts {prediction!r}; allowed: {allowed}."
+        return ""
 
 
 @functools.cache

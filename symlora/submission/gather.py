@@ -1,9 +1,8 @@
 """Gather predictions for a submission: one run a task, chosen on validation.
 
-The run: of the configuration that the report shows for this protocol, model, method and task (symlora.report.choice:
-what `make select` wrote down, else the one with the most seeds), the finished seed with the highest score on the
-held-out slice where the protocol sets one aside, else on validation; the lowest seed of equals. Its predictions are
-those of the epoch that the protocol's own rule takes.
+The run: of the configuration that the report shows for this protocol, model, method and task (symlora.report.choice),
+the finished seed with the highest score on the held-out slice where the protocol sets one aside, else on validation;
+the lowest seed of equals. Its predictions are those of the epoch that the protocol's own rule takes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,10 +36,7 @@ class Part:
 
 
 def gather(results_dir: Path, protocol: str, model: str, method: str, best: Path = BEST_DIR) -> list[Part]:
-    """Gather all eleven files, those that are missing among them.
-
-    Run folders are found below <results_dir>/<protocol>/<model>/<method>; `best` is the folder of what `make select`
-    wrote.
+    """Gather all eleven files; `best` is the folder of `make select`.
 
     Raises:
         SymloraError: There is no run; a run folder is broken; or a prediction is missing, repeated or none at all.
@@ -76,10 +72,9 @@ def _part(file: File, chosen: Chosen | None, results_dir: Path) -> Part:
         failed = f" ({chosen.failed} failed)" if chosen and chosen.failed else ""
         return Part(file, (), f"no finished run of {file.task}{failed}")
     folder: Path = row["folder"]
-    record = load_run(folder)
     table = load_predictions(folder, row["selection"], file.split)
     if table.empty:
-        return Part(file, (), f"{folder} has no predictions on {file.split}: {_command(row, record, results_dir)}")
+        return Part(file, (), f"{folder} has no predictions on {file.split}: {_command(row, results_dir)}")
     chosen_by = measure(chosen.runs)
     split = "the held-out slice" if chosen_by == "criterion" else row["split"]
     run = {
@@ -97,12 +92,13 @@ def _part(file: File, chosen: Chosen | None, results_dir: Path) -> Part:
     return Part(file, as_text(file, table, f"{folder / PREDICTIONS_FILE}, split {file.split}"), source, run)
 
 
-def _command(row: "pd.Series[Any]", record: dict[str, Any], results_dir: Path) -> str:
+def _command(row: "pd.Series[Any]", results_dir: Path) -> str:
     """Write the command that makes the run with test predictions."""
+    config = load_run(row["folder"])["config"]
     settings = [f"train.{key}={row[key]}" for key in ("lr", "batch_size", "epochs")] + ["predict_test=true"]
-    if record["config"]["init_from"] is not None:  # of which the last part of the path is kept
-        settings.append(f"init_from=<path of {record['config']['init_from']}>")
-    if record["config"]["predict_test"]:  # of an older version, which did not know this split
+    if config["init_from"] is not None:  # of which the last part of the path is kept
+        settings.append(f"init_from=<path of {config['init_from']}>")
+    if config["predict_test"]:  # of an older version, which did not know this split
         settings.append("force=true")
     names = {key: row[key] for key in ("task", "method", "model", "protocol", "seed")}
     return f"{_make(names, settings, results_dir)} (any other settings of the run are in its config.yaml)"
@@ -117,23 +113,23 @@ def _make(names: Mapping[str, Any], settings: Sequence[str], results_dir: Path) 
 def as_text(file: File, table: pd.DataFrame, where: str) -> tuple[str, ...]:
     """Write predictions as the server wants them.
 
-    Classes become names or numbers; scores are clipped to [0, 5] and get three decimals. The table has columns idx and
-    prediction, by idx: GLUE's test splits are numbered from 0 without gaps. `where` is for messages.
+    The table has columns idx and prediction, by idx: GLUE's test splits are numbered from 0 without gaps. `where` is
+    for messages.
 
     Raises:
         SymloraError: A row is missing or there twice; a prediction is no number, or no class of the task.
     """
     rows = np.arange(file.rows)
     if not np.array_equal(idx := table["idx"].to_numpy(), rows):
-        found = (
+        raise SymloraError(
+            f"{where}: {len(idx):,} predictions; the split has rows 0 to {file.rows - 1:,}: "
             f"{len(np.setdiff1d(rows, idx)):,} are missing, {len(idx) - len(np.unique(idx)):,} are there twice, "
-            f"{len(np.setdiff1d(idx, rows)):,} are no rows of it"
+            f"{len(np.setdiff1d(idx, rows)):,} are no rows of it."
         )
-        raise SymloraError(f"{where}: {len(idx):,} predictions; the split has rows 0 to {file.rows - 1:,}: {found}.")
     values = pd.to_numeric(table["prediction"], errors="coerce").to_numpy(np.float64, na_value=np.nan)
     good = np.isin(values, np.arange(len(file.words))) if file.words else np.isfinite(values)
     if not good.all():
-        first = int(np.flatnonzero(~good)[0])
+        first = int(np.argmin(good))
         wanted = f"a class from 0 to {len(file.words) - 1}" if file.words else "a number"
         raise SymloraError(
             f"{where}: the prediction of row {first} is {table['prediction'].iloc[first]}, not {wanted} "

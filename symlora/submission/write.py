@@ -1,21 +1,72 @@
-"""Write and judge the zip: the same predictions give the same bytes."""
+"""Write and check the zip: the same predictions give the same bytes."""
 
 import argparse
 import sys
 import zipfile
+import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from symlora.config.identity import file_sha256
 from symlora.errors import SymloraError
 from symlora.store.files import atomic_write, unwritable
 from symlora.store.folder import write_json
-from symlora.submission.check import Checked, check
 from symlora.submission.files import HEADER, LINES, files
 from symlora.submission.gather import Part, gather
 
 PARTIAL = 3  # exit status where files are missing; 2 is argparse's
+LARGEST = 2**26  # bytes of a file; QQP's has 4 MiB
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold: no time of day in the bytes
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The contents of a zip."""
+
+    good: tuple[str, ...]  # names of the files that are as they must be
+    missing: tuple[str, ...]
+    wrong: tuple[str, ...]  # a sentence for each thing that the server would refuse
+    lines: int  # of the good files, headers counted
+
+    @property
+    def complete(self) -> bool:
+        """True if it can be uploaded."""
+        return not self.missing and not self.wrong and self.lines == LINES
+
+
+def check(path: Path) -> Checked:
+    """Check names, header, rows, their order and every prediction.
+
+    Raises:
+        SymloraError: It is not there, or cannot be read as a zip.
+    """
+    expected = {file.name: file for file in files()}
+    good: list[str] = []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [entry.filename for entry in archive.infolist()]
+            wrong = [_stranger(name) for name in names if name not in expected]
+            wrong += [f"{name} is there {names.count(name)} times." for name in expected if names.count(name) > 1]
+            for name in (name for name in expected if names.count(name) == 1):
+                if (size := archive.getinfo(name).file_size) > LARGEST:
+                    wrong.append(f"{name} has {size:,} bytes: far too many.")
+                elif fault := expected[name].fault(archive.read(name)):
+                    wrong.append(f"{name}: {fault}")
+                else:
+                    good.append(name)
+    except FileNotFoundError:
+        raise SymloraError(f"{path} is not there. `make submission` writes one.") from None
+    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+        raise SymloraError(f"{path} cannot be read as a zip ({error}). Make it again.") from error
+    missing = tuple(name for name in expected if name not in names)
+    return Checked(tuple(good), missing, tuple(wrong), sum(expected[name].rows + 1 for name in good))
+
+
+def _stranger(name: str) -> str:
+    if "/" in name or "\\" in name:
+        return f"{name} is in a folder, or is one: the files belong at the root of the zip."
+    return f"{name} is none of the eleven files."
 
 
 def write(parts: Sequence[Part], out: Path, name: str) -> tuple[Path, Checked]:
@@ -36,9 +87,8 @@ def write(parts: Sequence[Part], out: Path, name: str) -> tuple[Path, Checked]:
                 for part in there:
                     entry = zipfile.ZipInfo(part.file.name, EPOCH)
                     entry.external_attr = 0o644 << 16
-                    entry.compress_type = zipfile.ZIP_DEFLATED
                     rows = (f"{number}\t{prediction}\n" for number, prediction in enumerate(part.predictions))
-                    archive.writestr(entry, f"{HEADER}\n{''.join(rows)}")
+                    archive.writestr(entry, f"{HEADER}\n{''.join(rows)}", zipfile.ZIP_DEFLATED)
             checked = check(temporary)
             if checked.wrong:
                 raise SymloraError(f"{path} was not written: {' '.join(checked.wrong)}")
