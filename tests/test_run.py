@@ -1,12 +1,6 @@
-"""Whole runs: from a command line to a run folder that is enough to rebuild the scores. About a minute.
-
-The encoders are MiniLM (real weights) on demo sentences, and a tiny RoBERTa with random weights on GLUE data, where the
-folder beside the checkout has them.
-"""
+"""Whole runs of MiniLM on demo sentences: from a command line to a run folder that is enough to rebuild the scores."""
 
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,8 +13,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import ROOT
+from test_signals import started
 
-from symlora.config.compose import CONFIG_DIR, compose
+from symlora.config.compose import compose
 from symlora.config.schema import Config
 from symlora.data.splits import load_splits
 from symlora.errors import SymloraError
@@ -32,7 +28,6 @@ from symlora.store import listing
 from symlora.store import publish as publishing
 from symlora.training.checkpoint_files import headers
 
-REPOSITORY = CONFIG_DIR.parent
 SMALL = (
     "model=minilm",
     "protocol=demo",
@@ -129,17 +124,6 @@ def test_a_run_tells_that_it_was_compiled(minilm_dir: Path, tmp_path: Path, monk
     assert train(small(tmp_path, "task=rte", "train.epochs=1"))[1]["provenance"]["compiled"] is True
 
 
-def test_a_diverged_run_is_kept_as_failed_and_tried_again(minilm_dir: Path, tmp_path: Path) -> None:
-    config = small(tmp_path, "task=rte", "train.lr=1e30")
-    folder, record = train(config)
-    assert record["status"] == "failed" and "Diverged" in record["error"] and "Traceback" in record["traceback"]
-    assert not results.is_finished(folder)
-    assert [run["status"] for _, run in results.scan(tmp_path / "runs")] == ["failed"]
-    before = (folder / "run.json").stat().st_mtime_ns
-    train(config)
-    assert (folder / "run.json").stat().st_mtime_ns != before
-
-
 def test_no_failure_replaces_a_finished_run(minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, record = train(small(tmp_path, "task=rte"))
 
@@ -154,10 +138,7 @@ def test_no_failure_replaces_a_finished_run(minilm_dir: Path, tmp_path: Path, mo
 
 
 def test_start_from_another_run(
-    minilm_dir: Path,
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    capsys: pytest.CaptureFixture[str],
+    minilm_dir: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, parent, _ = scored_run(tmp_path_factory.getbasetemp(), "mnli", "symlora")
     _, plain = train(small(tmp_path, "task=rte"))
@@ -180,17 +161,6 @@ def test_a_run_folder_that_cannot_be_written_is_one_message(tmp_path: Path) -> N
     (tmp_path / "runs").write_text("a file where a folder should be")
     with pytest.raises(SymloraError, match="results_dir"):
         train(small(tmp_path, "task=rte"))
-
-
-def test_unreadable_records_are_not_finished_runs(tmp_path: Path) -> None:
-    for number, text in enumerate(
-        ["", "{", "[]", '{"status": "finished"}', '{"schema_version": 99, "status": "finished"}']
-    ):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        (folder / "run.json").write_text(text)
-        assert not results.is_finished(folder)
-    assert list(results.scan(tmp_path)) == []
 
 
 def test_a_folder_that_cannot_be_read_is_not_trained_over(tmp_path: Path) -> None:
@@ -216,14 +186,9 @@ def test_test_predictions_asked_for_later_are_made_without_training(minilm_dir: 
     assert (folder / "config.yaml").read_bytes() == (whole / "config.yaml").read_bytes()
 
 
-def test_an_encoder_is_not_filed_under_another_name(minilm_dir: Path, tiny: Any, tmp_path: Path) -> None:
-    config = small(tmp_path, "task=rte")
-    shutil.copytree(tiny("bert"), tmp_path / "bert")
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(minilm_dir / file, tmp_path / "bert")
-    config.model.path = str(tmp_path / "bert")
+def test_an_encoder_is_not_filed_under_another_name(tiny_bert_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(SymloraError, match="model=local model.name"):
-        train(config)
+        train(small(tmp_path, "task=rte", f"model.path={tiny_bert_dir}"))
 
 
 def test_a_held_out_slice_of_a_few_rows_is_refused(minilm_dir: Path, tmp_path: Path) -> None:
@@ -236,57 +201,37 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run.json").read_text()) == {"a": None, "b": [None, 1.5], "c": {"d": None}}
 
 
-def shell(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "scripts/train.py"), *arguments],
-        cwd=REPOSITORY,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell ignores Ctrl-C in what it starts in the background, and that is inherited.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-
-
 def test_multirun_trains_each_and_a_failing_job_does_not_stop_the_others(minilm_dir: Path, tmp_path: Path) -> None:
-    common = [*SMALL, "train.epochs=1", f"results_dir={tmp_path / 'runs'}", f"data.cache_dir={tmp_path / 'tokens'}"]
-    process = shell("-m", "task=rte", "train.lr=1e30,1e-3", f"hydra.sweep.dir={tmp_path}", *common)
-    _, err = process.communicate(timeout=240)
-    assert process.returncode == 1 and "Traceback" not in err and "the run failed: Diverged" in err
+    places = [
+        f"results_dir={tmp_path / 'runs'}",
+        f"data.cache_dir={tmp_path / 'tokens'}",
+        f"hydra.sweep.dir={tmp_path}",
+    ]
+    words = ["-m", *SMALL, "train.epochs=1", "task=rte", "train.lr=1e30,1e-3", *places]
+    done = subprocess.run([sys.executable, "scripts/train.py", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "the run failed: Diverged" in done.stderr
     statuses = {record["config"]["train"]["lr"]: record["status"] for _, record in results.scan(tmp_path / "runs")}
     assert statuses == {1e30: "failed", 1e-3: "finished"}
 
 
 def test_interrupting_leaves_nothing_half_done(minilm_dir: Path, tmp_path: Path) -> None:
-    places = [f"results_dir={tmp_path / 'runs'}", f"data.cache_dir={tmp_path / 'tokens'}"]
-    process = shell(*SMALL, *places, "task=rte", "train.epochs=500")
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "runs").rglob(".seed-0.*/run.json")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    time.sleep(3)
-    process.send_signal(signal.SIGINT)
-    asked = time.monotonic()
-    _, err = process.communicate(timeout=60)
-    assert time.monotonic() - asked < 10
-    assert process.returncode == 130 and "Traceback" not in err and "goes on from the last checkpoint" in err
-    assert not list(results.scan(tmp_path / "runs")) and not list((tmp_path / "runs").rglob(".seed-*"))
-    assert len(headers(tmp_path / "runs")) == 1 and headers(tmp_path / "runs")[0].steps > 0
+    runs, words = tmp_path / "runs", [*SMALL, "task=rte", "train.epochs=500", f"data.cache_dir={tmp_path / 'tokens'}"]
+    with started(tmp_path, "train", *words, f"results_dir={runs}") as program:
+        program.wait_for(lambda: any(runs.rglob(".seed-0.*/run.json")))
+        time.sleep(3)
+        assert program.ends(signal.SIGINT) < 10
+    printed = program.printed()
+    assert program.process.returncode == 130 and "Traceback" not in printed
+    assert "goes on from the last checkpoint" in printed
+    assert not list(results.scan(runs)) and not list(runs.rglob(".seed-*"))
+    assert len(headers(runs)) == 1 and headers(runs)[0].steps > 0
 
 
 def test_roberta_path_from_a_folder(tiny_roberta_dir: Path, glue_dir: Path, tmp_path: Path) -> None:
     """RoBERTa's own code path, offline: byte-level BPE, positions from padding_idx + 1, no token types, GLUE data."""
-    config = compose(
-        "task=rte",
-        "protocol=smoke",
-        "model=local",
-        "model.name=tiny-roberta",
-        f"model.path={tiny_roberta_dir}",
-        f"data.dir={glue_dir}",
-        f"data.cache_dir={tmp_path / 'tokens'}",
-        f"results_dir={tmp_path}",
-    )
-    _, record = train(config)
+    model = ("model=local", "model.name=tiny-roberta", f"model.path={tiny_roberta_dir}")
+    places = (f"data.dir={glue_dir}", f"data.cache_dir={tmp_path / 'tokens'}", f"results_dir={tmp_path}")
+    _, record = train(compose("task=rte", "protocol=smoke", *model, *places))
     assert record["status"] == "finished" and record["data"]["validation"]["rows"] == 277
     assert record["config"]["model"]["path"] == tiny_roberta_dir.name
 

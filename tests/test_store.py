@@ -48,14 +48,15 @@ def finished(minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return root, folder
 
 
-def copied(finished: tuple[Path, Path], tmp_path: Path) -> Path:
+@pytest.fixture
+def folder(finished: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A copy of that run's folder below tmp_path, to be changed."""
     root, folder = finished
     shutil.copytree(root, tmp_path, dirs_exist_ok=True)
     return tmp_path / folder.relative_to(root)
 
 
-def test_every_file_is_hashed_and_any_change_is_found(finished: tuple[Path, Path], tmp_path: Path) -> None:
-    folder = copied(finished, tmp_path)
+def test_every_file_is_hashed_and_any_change_is_found(folder: Path, tmp_path: Path) -> None:
     record = json.loads((folder / "run.json").read_text())
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files == {"run.json", *record["files"]} and len(files) >= 6
@@ -145,8 +146,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(minilm_dir: Path, tmp_p
     assert run_status("seeds", theirs, 1e12).state == "missing"
 
 
-def test_what_a_kill_between_two_renames_hides_comes_back(finished: tuple[Path, Path], tmp_path: Path) -> None:
-    folder = copied(finished, tmp_path)
+def test_what_a_kill_between_two_renames_hides_comes_back(folder: Path, tmp_path: Path) -> None:
     record = results.read_run(folder)
     os.rename(folder, folder.with_name(".seed-0.old.1234"))
     half = folder.with_name(".seed-0.5678")
@@ -157,10 +157,7 @@ def test_what_a_kill_between_two_renames_hides_comes_back(finished: tuple[Path, 
     assert verify(tmp_path / "runs").problems == [] and not list(folder.parent.glob(".*"))
 
 
-def test_a_failed_run_comes_back_too_but_never_before_a_finished_one(
-    finished: tuple[Path, Path], tmp_path: Path
-) -> None:
-    folder = copied(finished, tmp_path)
+def test_a_failed_run_comes_back_too_but_never_before_a_finished_one(folder: Path, tmp_path: Path) -> None:
     record = results.read_run(folder)
     assert record is not None
     failed = folder.with_name(".seed-0.5678")
@@ -177,16 +174,14 @@ def test_a_failed_run_comes_back_too_but_never_before_a_finished_one(
     assert (results.read_run(folder) or {})["status"] == "failed" and not failed.exists()
 
 
-def test_what_is_being_written_is_no_leftover(finished: tuple[Path, Path], tmp_path: Path) -> None:
-    folder = copied(finished, tmp_path)
+def test_what_is_being_written_is_no_leftover(folder: Path, tmp_path: Path) -> None:
     work = begin(folder.with_name("seed-3"))
     assert "left by a process that was killed" in verify(tmp_path / "runs").problems[0]
     with held_by_another(tmp_path / "runs", folder.with_name("seed-3")):
         assert verify(tmp_path / "runs").problems == [] and work.exists()
 
 
-def test_a_run_cut_short_is_not_called_finished(finished: tuple[Path, Path], tmp_path: Path) -> None:
-    folder = copied(finished, tmp_path)
+def test_a_run_cut_short_is_not_called_finished(folder: Path, tmp_path: Path) -> None:
     config = one(tmp_path)
     assert run_status("seeds", config, 0.0).state == "finished"
     (folder / "predictions.parquet").write_bytes(b"")
@@ -196,6 +191,9 @@ def test_a_run_cut_short_is_not_called_finished(finished: tuple[Path, Path], tmp
 @pytest.mark.parametrize(
     "spoil",
     [
+        *("", "{", "[]"),
+        lambda record: record.update(schema_version=99),
+        lambda record: record.pop("schema_version"),
         lambda record: record.pop("status"),
         lambda record: record["score"].pop("value"),
         lambda record: record["config"].pop("protocol"),
@@ -204,18 +202,19 @@ def test_a_run_cut_short_is_not_called_finished(finished: tuple[Path, Path], tmp
         lambda record: record.update(status="nearly"),
     ],
 )
-def test_a_record_without_what_readers_need_is_no_record(
-    spoil: Any, finished: tuple[Path, Path], tmp_path: Path
-) -> None:
-    folder = copied(finished, tmp_path)
+def test_a_record_without_what_readers_need_is_no_record(spoil: Any, folder: Path, tmp_path: Path) -> None:
     record = results.read_run(folder)
     assert record is not None
     del record["sha256"]
     results.write_json(folder / "run.json", record)
     assert results.read_run(folder) == record  # as runs were before they had checksums
-    spoil(record)
-    results.write_json(folder / "run.json", record)
-    assert results.read_run(folder) is None
+    if isinstance(spoil, str):
+        (folder / "run.json").write_text(spoil)
+    else:
+        spoil(record)
+        results.write_json(folder / "run.json", record)
+    assert results.read_run(folder) is None and not results.is_finished(folder)
+    assert list(results.scan(tmp_path)) == []
 
 
 def test_what_another_process_of_the_sweep_settled_is_not_trained_again(
@@ -226,17 +225,18 @@ def test_what_another_process_of_the_sweep_settled_is_not_trained_again(
     began = time.time() - 1
     (_, failed), (_, repeated) = train(fails), train(forced)
     assert (failed["status"], repeated["status"]) == ("failed", "finished")
+    assert not results.is_finished(results.run_folder(fails))
     monkeypatch.setattr("symlora.runner.run.fit_pack", lambda *_, **__: pytest.fail("trained again"))
     for config in (fails, forced):
         stored = results.read_run(results.run_folder(config))
         assert run_pack([config], quiet(config), began)[0][1] == stored
         with monkeypatch.context() as patched:
             patched.setattr("symlora.runner.run.fit_pack", lambda *_, **__: [RuntimeError("trained again")])
-            assert "trained again" in run_pack([config], quiet(config), time.time() + 1)[0][1]["error"]
+            for later in ((), (time.time() + 1,)):  # by itself, and in the next sweep
+                assert "trained again" in run_pack([config], quiet(config), *later)[0][1]["error"]
 
 
-def test_a_damaged_leftover_takes_no_place(finished: tuple[Path, Path], tmp_path: Path) -> None:
-    folder = copied(finished, tmp_path)
+def test_a_damaged_leftover_takes_no_place(folder: Path, tmp_path: Path) -> None:
     hidden = folder.with_name(".seed-0.old.1234")
     os.rename(folder, hidden)
     (hidden / "predictions.parquet").write_bytes(b"")
@@ -278,17 +278,16 @@ def test_a_pack_without_memory_is_trained_in_two_halves(
     assert is_out_of_memory(error.value) and not is_out_of_memory(ValueError("x"))
 
 
-def test_a_run_at_chance_is_kept_and_marked(finished: tuple[Path, Path]) -> None:
-    record = results.read_run(finished[1])
+def test_a_run_at_chance_is_kept_and_marked(folder: Path) -> None:
+    record = results.read_run(folder)
     assert record is not None
     score = record["score"]
     assert score["at_chance"] == (not score["value"] > score["chance"]) and 0.5 <= score["chance"] < 1
 
 
 def test_verify_results_tells_and_exits_with_1(
-    finished: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = copied(finished, tmp_path)
     main(["verify", str(tmp_path / "runs")])
     printed = capsys.readouterr().out
     assert "1 runs" in printed and "0 problems" in printed
