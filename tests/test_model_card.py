@@ -5,29 +5,29 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from conftest import ROOT
 from huggingface_hub import ModelCard
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint  # type: ignore[import-untyped]
 
-from symlora.config.compose import CONFIG_DIR, compose
+from symlora.config.compose import compose
 from symlora.config.schema import Config
+from symlora.data.batches import gather, padded
 from symlora.metrics.functions import matthews_correlation
 from symlora.runner.model_card import score_interval, write_card
 from symlora.runner.prepare import prepare_data
 from symlora.runner.reporter import Reporter
 from symlora.runner.run import run
 
-ROOT = CONFIG_DIR.parent
 HUB = "sentence-transformers/all-MiniLM-L6-v2"
 
 
@@ -45,51 +45,34 @@ def demo_run(minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return trained(tmp_path_factory.mktemp("card"), "symlora")
 
 
-def test_the_lines_of_the_card_load_the_run(demo_run: Any, minilm_dir: Path, tmp_path: Path) -> None:
-    config, folder, _ = demo_run
-    (code,) = re.findall(r"```python\n(.*?)```", (folder / "adapter" / "README.md").read_text(), flags=re.DOTALL)
-    assert len(code.splitlines()) <= 4 and code.startswith("import symlora")
-    # A base model's hub name is also a relative path: here it leads to the package's files.
-    (tmp_path / HUB).parent.mkdir()
-    (tmp_path / HUB).symlink_to(minilm_dir)
+@pytest.mark.parametrize("local", [False, True])
+def test_the_lines_of_the_card_load_the_run(
+    local: bool, demo_run: Any, minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A base model's hub name is also a relative path: here it leads to the package's files, as a local one's does.
+    base = tmp_path / ("encoder" if local else HUB)
+    base.parent.mkdir(exist_ok=True)
+    base.symlink_to(minilm_dir)
+    ours = ("model=local", "model.name=mine", f"model.path={base}")
+    config, folder, _ = trained(tmp_path, "symlora", *ours) if local else demo_run
+    text = (folder / "adapter" / "README.md").read_text()
+    assert ('`"encoder"` is the folder of the encoder, which is on no hub' in text) == local
+    assert str(tmp_path) not in text
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(code.splitlines()) <= (6 if local else 4) and code.startswith("import symlora")
     (tmp_path / "adapter").symlink_to(folder / "adapter")
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    tensors = load_file(folder / "adapter" / "adapter_model.safetensors")
+    loaded = get_peft_model_state_dict(found["model"])
+    assert loaded.keys() == tensors.keys() and all(bool((loaded[key] == tensors[key]).all()) for key in tensors)
     tokens = prepare_data(config)[1]["validation"]
-    assert tokens.token_type_ids is not None
-    rows = [
-        {"input_ids": [tokens.input_ids[a:b].tolist()], "token_type_ids": [tokens.token_type_ids[a:b].tolist()]}
-        for a, b in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True)
-    ]
-    score = """
-import json, sys, torch
-with torch.no_grad():
-    rows = [{k: torch.tensor(v) for k, v in row.items()} for row in json.load(sys.stdin)]
-    print(json.dumps([model(**row).logits[0].tolist() for row in rows]))
-"""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code + score],
-        cwd=tmp_path, env=environment, input=json.dumps(rows), capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    with torch.no_grad():
+        logits = [found["model"](**padded(gather(tokens, np.array([row])), 0)).logits[0] for row in range(len(tokens))]
     table = pq.read_table(folder / "predictions.parquet").to_pandas()
     stored = table[(table.selection == config.protocol.selection) & (table.split == "validation")]
-    np.testing.assert_allclose(json.loads(done.stdout), np.stack(stored.logits.to_list()), rtol=1e-3, atol=1e-4)
-
-
-def test_the_card_of_an_adapter_on_a_local_encoder_loads(
-    minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "encoder").symlink_to(minilm_dir)
-    config, folder, _ = trained(tmp_path, "symlora", "model=local", "model.name=mine", f"model.path={tmp_path}/encoder")
-    text = (folder / "adapter" / "README.md").read_text()
-    assert '`"encoder"` is the folder of the encoder, which is on no hub' in text and str(tmp_path) not in text
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "adapter").symlink_to(folder / "adapter")
-    found: dict[str, Any] = {}
-    exec(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[0], found)
-    stored = load_file(folder / "adapter" / "adapter_model.safetensors")
-    loaded = get_peft_model_state_dict(found["model"])
-    assert loaded.keys() == stored.keys() and all(bool((loaded[key] == stored[key]).all()) for key in stored)
+    np.testing.assert_allclose(torch.stack(logits), np.stack(stored.logits.to_list()), rtol=1e-3, atol=1e-4)
 
 
 def test_a_demo_card_claims_no_glue_and_names_no_machine(demo_run: Any) -> None:
