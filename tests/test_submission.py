@@ -27,7 +27,7 @@ from symlora.report.collect import collect
 from symlora.report.leaderboard import load_leaderboard
 from symlora.runner.record import write_predictions
 from symlora.store.folder import recorded_config, run_folder, write_json
-from symlora.submission.files import LINES, MAJORITY, files
+from symlora.submission.files import LINES, files
 from symlora.submission.gather import as_text, gather
 from symlora.submission.write import check, write
 
@@ -225,12 +225,6 @@ def test_old_mnli_runs_lack_ax_alone(tmp_path: Path) -> None:
 SCORES = pd.DataFrame({"idx": np.arange(1379), "prediction": np.linspace(-1, 6, 1379)})
 
 
-def test_scores_are_clipped() -> None:
-    file = next(file for file in files() if file.name == "STS-B.tsv")
-    text = as_text(file, SCORES, "here")
-    assert text[:2] == ("0.000", "0.000") and text[-1] == "5.000"
-
-
 @pytest.mark.parametrize(
     ("name", "change", "says"),
     [
@@ -260,7 +254,6 @@ def nan_in_test(folder: Path) -> None:
 
 OTHER = {"predictions.parquet": {"bytes": 1, "sha256": "0"}}
 TORN = r"stsb/.*/seed-0: predictions.parquet cannot be read .* train that run again"
-NAN = "predictions.parquet, split test: the prediction of row 17 is nan"
 
 
 @pytest.mark.parametrize(
@@ -268,8 +261,7 @@ NAN = "predictions.parquet, split test: the prediction of row 17 is nan"
     [
         ("stsb", lambda folder: change(folder, lambda record: record.update(files=OTHER)), "seed-0: it is damaged"),
         ("stsb", lambda folder: os.truncate(folder / "predictions.parquet", 999), TORN),
-        ("stsb", nan_in_test, NAN),
-        ("rte", nan_in_test, NAN),  # pandas makes floats of the classes of all splits
+        ("rte", nan_in_test, "predictions.parquet, split test: the prediction of row 17 is nan"),  # classes are floats
         ("rte", lambda folder: (folder / "run.json").unlink(), "it has no run.json"),
     ],
 )
@@ -350,20 +342,6 @@ def test_a_zip_that_is_none_or_holds_a_file_twice(tmp_path: Path) -> None:
     (tmp_path / "c.zip").write_bytes(damaged)
     with pytest.raises(SymloraError, match="CRC"):
         check(tmp_path / "c.zip")
-
-
-def test_real_test_splits_are_numbered_as_the_server_wants_and_wnli_is_of_class_0(glue_dir: Path) -> None:
-    for file in files():
-        config = compose(f"task={file.task}", f"data.dir={glue_dir}")
-        try:
-            split = load_splits(config.task, config.data, [file.split])[file.split]
-        except SymloraError as error:
-            assert re.search("is missing|does not exist", str(error))
-            continue
-        np.testing.assert_array_equal(split.idx, np.arange(file.rows))
-        if file.name == "WNLI.tsv":
-            train = load_splits(config.task, config.data, ["train"])["train"]
-            assert np.bincount(train.labels).tolist() == [323, 312] and MAJORITY == {"wnli": 0}
 
 
 def test_a_folder_without_ax_says_where_it_belongs(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from symlora.model.run_model import RunModel
 from symlora.runner.norms import adapter_norms
 from symlora.training.loop import StepProgress, losses_of, predict
 from symlora.training.optimizer import AdamW, linear_schedule
-from symlora.training.result import Diverged, Epoch, Fit, metrics_of, out_of_patience, rules_met
+from symlora.training.result import Epoch, Fit, metrics_of, out_of_patience, rules_met
 from symlora.training.run_state import RunState
 
 CPU = torch.device("cpu")
@@ -342,11 +342,6 @@ def test_each_rule_keeps_its_epochs_model(tiny: TinyFactory) -> None:
             assert again == result.epochs[number - 1].metrics[split]
     assert [(p.epoch, p.step, p.steps) for p in seen] == [(s // 3 + 1, s + 1, 15) for s in range(15)]
     assert [p.score for p in seen[::3]] == [None, *(e.metrics["validation"]["accuracy"] for e in result.epochs[:-1])]
-
-
-def test_divergence_is_an_error(tiny: TinyFactory) -> None:
-    with pytest.raises(Diverged, match=r"step \d+ of 15 .*train.lr"):
-        trained(run_config(tiny("bert"), lr=1e30, epochs=5))
 
 
 @pytest.fixture(scope="module")

@@ -68,14 +68,15 @@ def offline_runs(tmp_path: Path) -> list[tuple[str, list[dict[str, Any]], dict[s
 
 def test_each_run_of_a_pack_has_a_wandb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    configs = [mirrored(tmp_path, f"seed={seed}", "method=lora") for seed in range(2)]
-    ended = run_pack(configs, [Reporter(config, quiet=True) for config in configs])
-    found = offline_runs(tmp_path)
-    assert len({name for name, *_ in found}) == len(found) == 2
+    configs = [mirrored(tmp_path, f"seed={k}", "method=lora", f"train.lr={lr}") for k, lr in enumerate((1e-3, 2e-3))]
+    diverging = mirrored(tmp_path, "seed=2", "method=lora", "train.lr=1e30")
+    *ended, (_, failed) = run_pack(some := [*configs, diverging], [Reporter(config, quiet=True) for config in some])
+    found = {name: parts for name, *parts in offline_runs(tmp_path)}
+    assert len(found) == len(offline_runs(tmp_path)) == 3
+    _, summary, status = found[f"{failed['config_hash']}-2"]
+    assert (summary["status"], status) == ("failed", 1) and "score" not in summary
     for (_, record), config in zip(ended, configs, strict=True):
-        name = f"{record['config_hash']}-{config.seed}"
-        assert name in [part[0] for part in found]
-        _, rows, summary, status = next(part for part in found if part[0] == name)
+        rows, summary, status = found[f"{record['config_hash']}-{config.seed}"]
         steps = [row["_step"] for row in rows if "train/loss" in row]
         assert steps == list(range(1, len(steps) + 1)) and len(steps) > 2
         assert [row["train/epoch_loss"] for row in rows if "train/epoch_loss" in row] == [
@@ -111,11 +112,3 @@ def test_a_stopped_run_goes_on_in_its_wandb_run(tmp_path: Path, monkeypatch: pyt
     plain = {name for name, *_ in offline_runs(tmp_path)}
     run(forced, Reporter(forced, quiet=True))
     assert len({name for name, *_ in offline_runs(tmp_path)} - plain) == 1
-
-
-def test_a_failed_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    config = mirrored(tmp_path, "train.lr=1e30")
-    run(config, Reporter(config, quiet=True))
-    [(_, _, summary, status)] = offline_runs(tmp_path)
-    assert (summary["status"], status) == ("failed", 1) and "score" not in summary
