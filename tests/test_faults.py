@@ -3,29 +3,25 @@
 import json
 import random
 import re
+import shutil
 import sys
-from collections.abc import Callable
-from functools import partial
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 import pytest
 import safetensors
 import safetensors.numpy
 from conftest import ROOT, run_program
 from faults.children import Ended
 from faults.damage import FLIPS, HEADERS, PLANS, RECORDS, VERSIONS, named_by_content
-from faults.files import write_glue
 from faults.kills import spread
 from faults.runs import Watch, left_behind, results_of, trained_anew
 from faults.session import Session, unclear
-
-from symlora.config.compose import compose
-from symlora.config.schema import Config
-from symlora.data.splits import load_splits
-from symlora.errors import SymloraError
+from report_runs import edit_run, write_run
+from test_data import complaint, table, write
 
 RNG = random.Random(0)
 
@@ -39,32 +35,21 @@ def test_nothing_is_lost_and_every_message_is_clear() -> None:
     assert bad == "bad inputs tried 10, tracebacks shown 0, unclear messages 0"
 
 
-def write(root: Path, name: str, seed: int, restarts: int = 0) -> Path:
-    folder = root / name
-    folder.mkdir(parents=True)
-    group = {"name": "x"}
-    train = {"lr": 1e-3, "batch_size": 8, "epochs": 1}
-    config = {"protocol": group, "model": group, "method": group, "task": group, "seed": seed, "train": train}
-    record = {"schema_version": 1, "status": "finished", "config": config, "config_hash": "0", "score": {"value": seed}}
-    record |= {"selections": {}, "cost": {"restarts": restarts}, "parameters": {"adapter": 1, "total": 1}}
-    (folder / "run.json").write_text(json.dumps(record))
-    return folder
-
-
 def test_a_lost_a_changed_and_a_doubled_run_are_seen(tmp_path: Path) -> None:
-    first, second = write(tmp_path, "a/seed-0", 0), write(tmp_path, "a/seed-1", 1)
+    folders = [write_run(tmp_path, seed=seed) for seed in (0, 1)]
+    first, second = (str(folder.relative_to(tmp_path)) for folder in folders)
     expected = results_of(tmp_path)
     watch = Watch(tmp_path)
     watch.look()
     assert watch.end(expected) == [] and watch.lost == [] and watch.twice == []
-    (second / "run.json").write_text((second / "run.json").read_text().replace('"value": 1', '"value": 2'))
-    assert watch.end(expected) == ["a/seed-1: score"]
-    assert watch.lost == ["a/seed-1 was finished, and has changed: score"]
-    (first / "run.json").unlink()
+    edit_run(folders[1], lambda record: record["score"].update(value=2))
+    assert watch.end(expected) == [f"{second}: score"]
+    assert watch.lost == [f"{second} was finished, and has changed: score"]
+    (folders[0] / "run.json").unlink()
     watch.look()
-    assert "a/seed-0 was finished, and is gone" in watch.lost
-    assert "a/seed-0: a folder without a readable record" in watch.twice
-    write(tmp_path, "b/seed-1", 1)
+    assert f"{first} was finished, and is gone" in watch.lost
+    assert f"{first}: a folder without a readable record" in watch.twice
+    shutil.copytree(folders[1], tmp_path / "b" / "seed-1")
     watch.look()
     assert any(sentence.endswith("2 folders") for sentence in watch.twice)
 
@@ -73,10 +58,10 @@ def test_what_a_kill_left_and_what_trained_anew_is_seen(tmp_path: Path) -> None:
     for name in (".checkpoints", ".locks"):
         (tmp_path / name).mkdir()
     (tmp_path / ".locks" / "a.lock").touch()
-    write(tmp_path, "a/seed-0", 0, restarts=1)
-    write(tmp_path, "a/seed-1", 1)
-    assert left_behind(tmp_path) == [] and trained_anew(tmp_path) == ["a/seed-1"]
-    write(tmp_path, "a/.seed-2.1234", 2)
+    first, second = (write_run(tmp_path, seed=seed) for seed in (0, 1))
+    edit_run(first, lambda record: record["cost"].update(restarts=1))
+    assert left_behind(tmp_path) == [] and trained_anew(tmp_path) == [str(second.relative_to(tmp_path))]
+    (tmp_path / "a" / ".seed-2.1234").mkdir(parents=True)
     (tmp_path / ".checkpoints" / "x.safetensors").touch()
     assert left_behind(tmp_path) == ["a/.seed-2.1234", ".checkpoints/x.safetensors"]
 
@@ -167,48 +152,21 @@ def test_damaged_and_odd_content_is_another_and_the_odd_can_be_read(tmp_path: Pa
             assert json.loads(file.metadata()["symlora"]) != said and file.get_tensor("0").tolist() == [1.0] * 3
 
 
-@pytest.fixture(scope="module")
-def rte(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path, pd.DataFrame]:
-    """A configuration, the file of its validation split, and what belongs in it."""
-    folder = tmp_path_factory.mktemp("glue")
-    write_glue(folder)
-    path = folder / "rte" / "validation-00000-of-00001.parquet"
-    config = compose("task=rte", "data.source=glue", f"data.dir={folder}")
-    table = pd.read_parquet(path)
-    assert len(load_splits(config.task, config.data, ["validation"])["validation"]) == len(table)
-    return config, path, table
-
-
-def holding(column: str, value: Any, table: pd.DataFrame) -> pd.DataFrame:
-    return table.assign(**{column: [value] * len(table)})
-
-
-def labelled(label: int, table: pd.DataFrame) -> pd.DataFrame:
-    return table.assign(label=[label, *table["label"][1:]])
-
-
-def renamed(column: str, name: str, table: pd.DataFrame) -> pd.DataFrame:
-    return table.rename(columns={column: name})
-
-
 NAMES = ("x", "Label", "label ", "sentence", "a/b", "名前", "é\u0301", "\u200b", "entailment", "0")
-DAY = pd.Timestamp("2026-01-01")
+DAY = datetime(2026, 1, 1)
 
 
 @pytest.mark.parametrize(
-    "change",
+    "changes",
     [
-        *(partial(holding, f"sentence{n}", value) for n in (1, 2) for value in (["a"], b"a\xff", 0.5, 0, None, DAY)),
-        *(partial(holding, name, value) for name in ("label", "idx") for value in (["a"], 0.5, "0", True, None, DAY)),
-        lambda table: table.astype({"sentence1": "category"}),
-        *(partial(labelled, label) for label in (2, 2**62, -(2**62))),
-        *(partial(renamed, ("sentence2", "label")[n % 2], name) for n, name in enumerate(NAMES)),
+        *({f"sentence{n}": [odd] * 6} for n in (1, 2) for odd in (["a"], b"a\xff", 0.5, 0, None, DAY)),
+        *({name: [odd] * 6} for name in ("label", "idx") for odd in (["a"], 0.5, "0", True, None, DAY)),
+        {"sentence1": pa.array(["a"] * 6).dictionary_encode()},
+        *({"label": pa.array([label, 0, 1, 0, 1, 1], pa.int64())} for label in (2, 2**62, -(2**62))),
+        *({name: ["a"] * 6, ("sentence2", "label")[n % 2]: None} for n, name in enumerate(NAMES)),
     ],
+    ids=" ".join,
 )
-def test_a_made_up_data_file_is_refused_by_its_name(
-    change: Callable[[pd.DataFrame], pd.DataFrame], rte: tuple[Config, Path, pd.DataFrame]
-) -> None:
-    config, path, table = rte
-    change(table).to_parquet(path)
-    with pytest.raises(SymloraError, match=path.name):
-        load_splits(config.task, config.data, ["validation"])
+def test_a_made_up_data_file_is_refused_by_its_name(changes: dict[str, Any], tmp_path: Path) -> None:
+    path = write(tmp_path, table(**changes))
+    assert path.name in complaint(tmp_path)
