@@ -137,7 +137,7 @@ def test_a_saved_adapter_is_plain_peft_with_the_same_gradients(
     actual = run_model.encoder(batch)
     close(actual, expected)
     found = gradients(run_model.peft, losses_of(actual, batch.labels).mean())
-    assert found.keys() == wanted.keys() == {n for n, p in run_model.peft.named_parameters() if p.requires_grad}  # type: ignore[union-attr]
+    assert found.keys() == wanted.keys() == {n for n, p in run_model.peft.named_parameters() if p.requires_grad}
     assert {name.split(".")[-2] for name in found} >= ({"symlora_Q", "symlora_diag"} if method == "symlora" else set())
     for name, gradient in found.items():
         assert float(wanted[name].norm()) > 1e-7, name

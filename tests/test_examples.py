@@ -63,7 +63,7 @@ def test_trainer_example(
 def test_accelerate_example_under_accelerate_launch(tiny_bert_dir: Path, data: Path, tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     arguments = ["--model", str(tiny_bert_dir), "--data", str(data), "--max-steps", "4", "--out", str(tmp_path / "out")]
-    places = {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "home")}  # of no user's settings
+    places: Any = {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "home")}  # no user settings
     done = run_program(*launch, str(EXAMPLES / "accelerate_loop.py"), *arguments, cwd=tmp_path, **places)
     assert done.stdout.count("step 4: loss") == 1  # the first process alone prints
     check_adapter(tmp_path / "out", tiny_bert_dir)

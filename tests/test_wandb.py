@@ -71,7 +71,7 @@ def test_each_run_of_a_pack_has_a_wandb_run(tmp_path: Path, monkeypatch: pytest.
     configs = [mirrored(tmp_path, f"seed={k}", "method=lora", f"train.lr={lr}") for k, lr in enumerate((1e-3, 2e-3))]
     diverging = mirrored(tmp_path, "seed=2", "method=lora", "train.lr=1e30")
     *ended, (_, failed) = run_pack(some := [*configs, diverging], [Reporter(config, quiet=True) for config in some])
-    found = {name: parts for name, *parts in offline_runs(tmp_path)}
+    found: dict[str, Any] = {name: parts for name, *parts in offline_runs(tmp_path)}
     assert len(found) == len(offline_runs(tmp_path)) == 3
     _, summary, status = found[f"{failed['config_hash']}-2"]
     assert (summary["status"], status) == ("failed", 1) and "score" not in summary
