@@ -68,7 +68,7 @@ SOURCE is a run folder, a PEFT adapter's folder, or a checkpoint file of loralib
 
   --to adapter   a copy of the adapter as it is, for --push
   --to merged    a plain transformers model with the adapter in its weights
-  --to lora      a LoRA adapter of PEFT: exact, but a SymLoRA's λ goes into base_scale.safetensors beside it
+  --to lora      a LoRA adapter of PEFT: exact, but a SymLoRA's λ goes into base_scale.safetensors next to it
   --to symlora   a LoRA's best symmetric approximation, with the share of its energy that is kept""",
 }
 

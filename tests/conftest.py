@@ -130,7 +130,7 @@ def _random_model(model_type: str, head: bool, seed: int, overrides: dict[str, A
 
 @pytest.fixture(scope="session")
 def tiny_roberta_dir(tiny: TinyFactory, roberta_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """RoBERTa's tokenizer beside a small RoBERTa with random weights: what `model.path` of a real one looks like."""
+    """RoBERTa's tokenizer and a small RoBERTa with random weights: what `model.path` of a real one looks like."""
     folder = tmp_path_factory.mktemp("roberta") / "tiny-roberta"
     shutil.copytree(tiny("roberta", vocab_size=50265, max_position_embeddings=514), folder)
     for file in ("vocab.json", "merges.txt", "tokenizer_config.json"):
@@ -140,7 +140,7 @@ def tiny_roberta_dir(tiny: TinyFactory, roberta_tokenizer_dir: Path, tmp_path_fa
 
 @pytest.fixture(scope="session")
 def tiny_bert_dir(tiny: TinyFactory, minilm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MiniLM's tokenizer beside a small BERT with random weights."""
+    """MiniLM's tokenizer and a small BERT with random weights."""
     folder = tmp_path_factory.mktemp("bert") / "encoder"
     shutil.copytree(tiny("bert", vocab_size=30522, max_position_embeddings=128), folder)
     for file in ("tokenizer.json", "tokenizer_config.json"):

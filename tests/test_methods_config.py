@@ -10,7 +10,7 @@ from peft import PeftConfig
 
 from symlora.adapters.config import LowRankConfig
 
-# What adapter_config.json holds beside PEFT's own fields. Names and defaults are those of adapters saved long ago.
+# What adapter_config.json holds besides PEFT's own fields. Names and defaults are those of adapters saved long ago.
 COMMON = {
     "target_modules": None, "exclude_modules": None, "dropout": 0.0, "bias": "none", "modules_to_save": None,
     "init_weights": True, "layers_to_transform": None, "layers_pattern": None,

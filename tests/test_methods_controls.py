@@ -68,7 +68,7 @@ def test_retraction_is_qr_with_a_positive_diagonal() -> None:
     fixed = torch.from_numpy(wanted)
     torch.testing.assert_close(orthonormal_columns(fixed), fixed)  # what is orthonormal stays where it is
     M[0, 0] = float("nan")
-    assert orthonormal_columns(M).isnan().any()  # and does not stop the runs beside it
+    assert orthonormal_columns(M).isnan().any()  # and does not stop the other runs
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("orthonormal", 1e-3), ("symlora", 0.1), ("lora", 0.1)])

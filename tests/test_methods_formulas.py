@@ -47,7 +47,7 @@ def without_its_start(W: Tensor, p: Parts) -> Tensor:
     )
 
 
-# Configuration beside r = 3 and α = 5, and ΔW from W0 and the containers' values, all of them random.
+# Configuration besides r = 3 and α = 5, and ΔW from W0 and the containers' values, all of them random.
 FORMULAS: dict[str, tuple[dict[str, Any], Callable[[Tensor, Parts], Tensor]]] = {
     "asymlora": ({}, lambda W, p: S * p["asymlora_B"] @ p["asymlora_frozen_A"]),
     "asymlora freeze B": ({"freeze": "B"}, lambda W, p: S * p["asymlora_frozen_B"] @ p["asymlora_A"]),

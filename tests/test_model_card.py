@@ -1,4 +1,4 @@
-"""The README.md beside an adapter: its lines run, its numbers are those of the run, its front matter is the hub's."""
+"""The README.md next to an adapter: its lines run, its numbers are those of the run, its front matter is the hub's."""
 
 from __future__ import annotations
 

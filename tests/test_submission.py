@@ -171,7 +171,7 @@ def test_the_command_exits_with_0_3_and_1(whole: Path, tmp_path: Path, capsys: p
     assert run("--check", str(tmp_path / "smoke-minilm-symlora-partial.zip"))[0] == 3
     assert "is an older one" not in said
     (tmp_path / "smoke-minilm-symlora.zip").touch()
-    assert "smoke-minilm-symlora.zip beside it is an older one" in run(*some)[1]
+    assert "smoke-minilm-symlora.zip next to it is an older one" in run(*some)[1]
     (tmp_path / "smoke-minilm-symlora.zip").unlink()
     bad = zip_of(tmp_path / "bad.zip", ("WNLI.tsv", WNLI.replace("\t0", "\t2")))
     status, said = run("--check", str(bad))
@@ -289,7 +289,7 @@ def test_no_runs_and_no_place_are_one_message_each(tmp_path: Path) -> None:
     (tmp_path / "place" / "x-partial.zip").mkdir(parents=True)
     with pytest.raises(SymloraError, match="x-partial.zip cannot be written"):
         write(gather(tmp_path / "runs", *NAMES), tmp_path / "place", "x")
-    assert [path.name for path in (tmp_path / "place").iterdir()] == ["x-partial.zip"]  # nothing beside it
+    assert [path.name for path in (tmp_path / "place").iterdir()] == ["x-partial.zip"]  # nothing else
 
 
 WNLI = "index\tprediction\n" + "".join(f"{row}\t0\n" for row in range(146))

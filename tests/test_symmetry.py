@@ -197,7 +197,7 @@ def test_committed_runs_agree_with_the_norms_stored_beside_them() -> None:
             assert both[name].to_numpy() == pytest.approx(both[f"{name}_stored"].to_numpy(), abs=1e-5)
 
 
-@pytest.mark.skipif(not RELEASED.is_file(), reason="LoRA's released checkpoint is not beside this repository")
+@pytest.mark.skipif(not RELEASED.is_file(), reason="LoRA's released checkpoint is not next to this repository")
 def test_released_lora_is_no_more_symmetric_than_chance() -> None:
     # Computed by hand: 50.0 and 50.1 % symmetric; 46.1 and 42.8 % captured.
     frame = symmetry_of_checkpoint(RELEASED)

@@ -132,7 +132,7 @@ def test_tokens_without_types_and_with_scores_survive_a_file(tmp_path: Path) -> 
 
 
 def encoder_folder(tmp_path: Path, minilm_dir: Path, config: dict[str, Any], tokenizer_class: str) -> Path:
-    """MiniLM's tokenizer.json beside another config.json, named by another class."""
+    """MiniLM's tokenizer.json next to another config.json, named by another class."""
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": tokenizer_class}))
     shutil.copy(minilm_dir / "tokenizer.json", tmp_path)

@@ -109,7 +109,7 @@ class AdapterConfig(PeftConfig):
     exclude_modules: list[str] | set[str] | str | None = setting(None, "Modules to leave out.", TARGETS)
     dropout: float = setting(0.0, "Dropout of the adapter's input; the base path is not dropped.", BELOW_ONE)  # PEFT's
     bias: str = setting("none", "Biases to train: none, all or <method>_only (those of adapted modules).")
-    modules_to_save: list[str] | None = setting(None, "Modules trained and saved beside the adapter, such as a head.")
+    modules_to_save: list[str] | None = setting(None, "Modules trained and saved with the adapter, such as a head.")
     # PEFT's own tests want False.
     init_weights: bool = setting(True, "Start at the base model's own output; False starts away from it.", YES_OR_NO)
     layers_to_transform: list[int] | int | None = setting(None, "Numbers of the layers to adapt.", LAYERS)

@@ -26,7 +26,7 @@ Starts from the eigenvectors v_i, e_i of W0's symmetric part (W0 + W0ᵀ)/2 are 
 MiLoRA (arXiv 2406.09044): `init_weights` "eigen_largest" or "eigen_smallest" takes the r with the largest or smallest
 |e_i|, as columns Q = c v_i of the length c = init_std √n that a column has otherwise, and Λ = e_i r/(α c²). As there,
 the start is subtracted, so that step 0 is the base model's output but for rounding; but W0 is left as it is: the start
-is kept beside it (`symlora_start_Q`, `symlora_start_diag`, frozen), and the saved adapter fits the published W0.
+is kept with it (`symlora_start_Q`, `symlora_start_diag`, frozen), and the saved adapter fits the published W0.
 
     h = λ (W0 x) + b + (α/r) (Q diag(Λ) Qᵀ - Q_start diag(Λ_start) Q_startᵀ) x
 

@@ -25,7 +25,7 @@ class StepHook:
         """
 
     def penalty(self) -> Tensor | None:
-        """Compute what to train on beside the loss; None is nothing."""
+        """Compute what to add to the loss; None is nothing."""
         return None
 
     def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:
@@ -35,7 +35,7 @@ class StepHook:
         """
 
     def hook_state(self) -> dict[str, Tensor]:
-        """Return what a checkpoint must keep beside parameters and containers."""
+        """Return what a checkpoint must keep besides parameters and containers."""
         return {}
 
     def load_hook_state(self, state: dict[str, Tensor]) -> None:
@@ -151,7 +151,7 @@ class AdapterModel(StepHook, BaseTuner):
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # PEFT's own version goes on to read `child.weight`, and so fails on unloading RobertaForSequenceClassification,
-        # whose head (saved beside the adapter) is a module of modules. Our layers are on their device already.
+        # whose head (saved with the adapter) is a module of modules. Our layers are on their device already.
         setattr(parent, child_name, new_module)
 
 

@@ -24,9 +24,9 @@ from symlora.errors import SymloraError
 _PACKAGE = Path(__file__).resolve().parents[1]
 # Beside the package in a checkout; in an installed package within it.
 CONFIG_DIR = next(parent / "configs" for parent in (_PACKAGE, _PACKAGE.parent) if (parent / "configs").is_dir())
-# What `make select` chose. An installed package writes nothing beside itself; Hydra looks there first (hydra_plugins).
+# What `make select` chose. An installed package writes nothing next to itself; Hydra looks there first (hydra_plugins).
 BEST_DIR = (Path("results/configs") if CONFIG_DIR.parent == _PACKAGE else CONFIG_DIR) / "best"
-# Hydra finds plugins on sys.path, once: in a checkout they are in scripts/, in an installation beside the package.
+# Hydra finds plugins on sys.path, once: in a checkout they are in scripts/, in an installation next to the package.
 _SCRIPTS = CONFIG_DIR.parent / "scripts"
 if (_SCRIPTS / "hydra_plugins").is_dir() and str(_SCRIPTS) not in sys.path:
     sys.path.append(str(_SCRIPTS))

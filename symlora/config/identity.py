@@ -22,7 +22,7 @@ _NOT_IDENTITY = {
     "protocol": ("grid_seeds",),  # which runs choose, not what a run computes
     "train": NOT_IDENTITY_TRAIN,
 }
-# What an encoder's folder holds beside its weights that changes the numbers.
+# What an encoder's folder holds besides its weights that changes the numbers.
 _BESIDE_WEIGHTS = (
     *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.*", "merges.txt", "*.model", "*.codes"),

@@ -63,7 +63,7 @@ class ModelConfig:
     revision: str | None = None  # its pinned commit
     package: str | None = None  # A Python package that carries the same model; wins over `hub` where it is installed
     path: str | None = None  # A folder with config.json, model.safetensors and the tokenizer; wins over both
-    note: str = ""  # A sentence that must stand beside this model's scores
+    note: str = ""  # A sentence that must be shown with this model's scores
     # Values that the encoder's config.json must have, so that no other encoder is filed under this name
     shape: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)  # as `protocol.recipe`, which it replaces in protocol `paper`
@@ -82,7 +82,7 @@ class MethodConfig:
     lambda_decay: str = "none"  # what weight decay does to SymLoRA's λ: `none`, toward `zero`, or toward `one`
     # End of a parameter's name (`lora_B`) to the multiple of `train.lr` at which it trains (LoRA+)
     lr_ratio: dict[str, float] = field(default_factory=dict)
-    # Regular expressions; the encoder's own parameters whose names match train beside the head (`trains: head`;
+    # Regular expressions; the encoder's own parameters whose names match train with the head (`trains: head`;
     # BitFit)
     base_parameters: list[str] = field(default_factory=list)
     equation: str = ""  # for `make methods`

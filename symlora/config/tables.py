@@ -66,7 +66,7 @@ def read_tables(files: Sequence[Path], wanted: Sequence[str], optional: str | No
         for name in names:
             columns.setdefault(name, []).extend(found[name])
     if len({len(values) for values in columns.values()}) > 1:
-        raise SymloraError(f"{files[0]} and the files beside it have different columns.")
+        raise SymloraError(f"{files[0]} and the files next to it have different columns.")
     return columns
 
 

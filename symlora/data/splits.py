@@ -155,7 +155,7 @@ def _check_labels(labels: Labels, where: str, task: TaskConfig, *, hidden: bool,
 
 
 def _class_names(table: pa.Table) -> list[str] | None:
-    """Return the class names that `datasets` stores beside a ClassLabel column."""
+    """Return the class names that `datasets` stores with a ClassLabel column."""
     try:
         features: Any = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"]
         return list(features["label"]["names"])

@@ -1,6 +1,6 @@
-"""Store λ beside a LoRA adapter: the base-scale file.
+"""Store λ next to a LoRA adapter: the base-scale file.
 
-λ W0 + s Q diag(Λ) Qᵀ is a LoRA on λ W0. A LoRA adapter has no place for λ, so `base_scale.safetensors` beside it holds
+λ W0 + s Q diag(Λ) Qᵀ is a LoRA on λ W0. A LoRA adapter has no place for λ, so `base_scale.safetensors` next to it holds
 one float32 value per adapted matrix, named as the parameter of the base model that it multiplies:
 
     roberta.encoder.layer.0.attention.self.query.weight    [1]    λ
@@ -49,7 +49,7 @@ def read_base_scale(folder: Path) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def apply_base_scale(model: Any, folder: str | Path) -> None:
-    """Multiply base weights, in place, by the λ beside an exported adapter.
+    """Multiply base weights, in place, by the λ of an exported adapter.
 
     Call it on the plain model, before `PeftModel.from_pretrained(model, folder)`. Without a base-scale file in the
     folder it does nothing.

@@ -27,7 +27,7 @@ def loralib_to_lora(file: Path, out: Path, alpha: float, base_model: str | None 
 
     Raises:
         SymloraError: The file cannot be read, holds no such factors or a few other tensors of the encoder (biases that
-            were trained beside the factors), or α is not above 0. `out` is then not there.
+            were trained with the factors), or α is not above 0. `out` is then not there.
     """
     if not 0 < alpha < math.inf:
         raise SymloraError(f"alpha={alpha}: give the α that the checkpoint was trained with, above 0.")
@@ -42,7 +42,7 @@ def loralib_to_lora(file: Path, out: Path, alpha: float, base_model: str | None 
     if rest and not any(f"{module}.weight" in tensors for module in ranks):  # not the whole model
         raise SymloraError(
             f"{file}: {rest[0]} is of the encoder, and no LoRA factor. A LoRA adapter has a place for the factors and "
-            "the head only (biases or norms trained beside them cannot be carried over)."
+            "the head only (biases or norms trained with them cannot be carried over)."
         )
     head = sorted({name.split(".")[0] for name in tensors} - encoders)
     config = LoraConfig(

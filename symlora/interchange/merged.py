@@ -33,8 +33,8 @@ _UNUSUAL_LABELS = 97  # a number of labels that shows which layer is the output 
 def export_merged(adapter: StoredAdapter, out: Path, base: str | None = None) -> Any:
     """Write the base model with the adapter merged in, and its tokenizer.
 
-    The adapter is of any PEFT method that can be merged. A base-scale file beside a LoRA is applied. `out` becomes what
-    `save_pretrained` writes, in the base model's dtype; `base` is as in `base_source`.
+    The adapter is of any PEFT method that can be merged. A base-scale file next to a LoRA is applied. `out` becomes
+    what `save_pretrained` writes, in the base model's dtype; `base` is as in `base_source`.
 
     Raises:
         SymloraError: The base model is not available or is another than the adapter's, the method cannot be merged, or

@@ -85,7 +85,7 @@ def push(folder: Path, name: str, confirm: bool) -> Iterator[str]:
 
 
 def write_card(folder: Path, adapter: StoredAdapter, base: str | None) -> None:
-    """Write README.md beside an exported adapter; a run's own card stays."""
+    """Write README.md next to an exported adapter; a run's own card stays."""
     if (folder / CARD).exists():
         return
     config = PeftConfig.from_pretrained(str(folder)) if (folder / CONFIG).is_file() else None

@@ -4,7 +4,7 @@ The result is the symmetric matrix of rank r' that is nearest to s B A, in Frobe
 
 The symmetric part (ΔW + ΔWᵀ)/2 has rank at most 2r. Beyond 2r nothing is gained: the antisymmetric part is lost in any
 case, half of ΔW's energy for factors that have nothing to do with each other. Q has orthonormal columns, Λ the
-eigenvalues, alpha = r', λ = 1, or what a base-scale file beside the LoRA says.
+eigenvalues, alpha = r', λ = 1, or what a base-scale file next to the LoRA says.
 """
 
 import math

@@ -29,7 +29,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises:
         SymloraError: Something is at `out` already, or it cannot be written.
     """
-    out = out.absolute()  # "." has no name to put a folder beside
+    out = out.absolute()  # "." has no name to put a folder next to
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SymloraError(f"{out} is there already. Give a new folder, or move it away.")
     work = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
@@ -48,7 +48,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 def write_adapter(
     out: Path, config: Any, tensors: Mapping[str, Tensor], scales: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Write an adapter's folder, and λ by module name beside it.
+    """Write an adapter's folder, and λ by module name next to it.
 
     Raises:
         SymloraError: As `new_folder`, or a tensor is not finite, as a product of finite factors may be.

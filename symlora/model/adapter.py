@@ -67,7 +67,7 @@ def add_adapter(model: Any, config: Config) -> Any:
 
 
 def _trained_beside(names: Any, model: Any) -> list[str]:
-    """Check the encoder's modules that train beside the adapter: Houlsby's LayerNorms."""
+    """Check the encoder's modules that train with the adapter: Houlsby's LayerNorms."""
     if names is None:
         return []
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):

@@ -186,7 +186,7 @@ def load_classifier(
         raise load_failure(source, error) from error
     if not hasattr(getattr(model, model.base_model_prefix), "embeddings"):
         raise SymloraError(
-            f"{source.name_or_path} is a {hf_config.model_type}: only encoders in BERT's manner (BERT, RoBERTa, "
+            f"{source.name_or_path} is a {hf_config.model_type}: only BERT-style encoders (BERT, RoBERTa, "
             "ELECTRA, DeBERTa, DistilBERT, MPNet, ModernBERT, ...) can be trained here."
         )
     missing = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})

@@ -227,7 +227,7 @@ def set_dropout(model: nn.Module, p: float) -> None:
 
 def use_own_dropout(model: nn.Module, masks: Masks) -> None:
     """Replace every `nn.Dropout` of a model by ours, in place."""
-    # A site is numbered by its name, so that an adapter beside it does not change the encoder's masks.
+    # A site is numbered by its name, so that an added adapter does not change the encoder's masks.
     for parent, module in list(model.named_modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Dropout:

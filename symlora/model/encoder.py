@@ -66,7 +66,7 @@ class Encoder(nn.Module):
                 last.attention.output.register_forward_pre_hook(self._first_rows)
                 last.attention.self.first_only = True
         for name in head_modules(model):
-            # BERT's pooler is in the encoder, DeBERTa's beside it.
+            # BERT's pooler is in the encoder, DeBERTa's is not.
             getattr(model if hasattr(model, name) else base, name).register_forward_pre_hook(_to_float32)
 
     @property

@@ -6,7 +6,7 @@ from torch import nn
 
 
 def head_modules(model: Any) -> list[str]:
-    """Name the modules trained beside an adapter.
+    """Name the modules trained along with an adapter.
 
     All outside the encoder, and the encoder's pooler if it has one.
 

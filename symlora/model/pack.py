@@ -226,7 +226,7 @@ class PackedModel:
 
 
 def trained_modules(run: RunModel) -> list[tuple[str, nn.Module]]:
-    """List each run's own modules by name: projections, head, LayerNorms beside."""
+    """List each run's own modules by name: projections, head, trained LayerNorms."""
     model = run.encoder.model
     base = f"model.{model.base_model_prefix}"
     prefixes = {f"model.{name}" if hasattr(model, name) else f"{base}.{name}" for name in head_modules(model)}

@@ -111,8 +111,8 @@ def load_failure(source: ModelSource, error: Exception) -> SymloraError:
             f"convert it, in that folder: {_CONVERT}"
         )
     return SymloraError(
-        f"The model {source.name_or_path} (revision {source.revision[:8]}) is neither in the local cache nor to be had "
-        f"from the hub ({reason}). {_advice(source, OFFLINE_HELP)}"
+        f"The model {source.name_or_path} (revision {source.revision[:8]}) is not in the local cache and could not be "
+        f"loaded from the hub ({reason}). {_advice(source, OFFLINE_HELP)}"
     )
 
 
@@ -139,7 +139,7 @@ def _advice(source: ModelSource, otherwise: str) -> str:
 
 
 def load_tokenizer(source: ModelSource) -> Any:
-    """Load the tokenizer beside the weights.
+    """Load the tokenizer next to the weights.
 
     It gives segments (token_type_ids) where the encoder has two.
 
@@ -158,7 +158,7 @@ def load_tokenizer(source: ModelSource) -> Any:
     if len(tokenizer) <= _NO_WORDS:
         raise SymloraError(
             f"{source.name_or_path} holds no tokenizer (tokenizer.json, or the vocabulary's files): copy it there, "
-            "beside the weights."
+            "next to the weights."
         )
     if tokenizer("a")["input_ids"][:1] == tokenizer("a", add_special_tokens=False)["input_ids"][:1]:
         raise SymloraError(

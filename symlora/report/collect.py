@@ -1,6 +1,6 @@
 """Collect run folders into one checked frame.
 
-Reads run.json, and labels and predictions beside it. A folder that cannot be used is left out with one reason. A run
+Reads run.json, and labels and predictions next to it. A folder that cannot be used is left out with one reason. A run
 that failed in training is a row with status `failed`.
 """
 
@@ -111,7 +111,7 @@ def _described(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         "adapter_bytes": record.get("adapter_bytes"),  # of the saved safetensors: adapter and head
         **{key: cost.get(key) for key in ("seconds", "peak_memory_bytes", "energy_kwh", "train_seconds")},
         "inference_seconds": _inference_seconds(record),
-        "note": _note(config),  # must stand beside this model's scores
+        "note": _note(config),  # must be shown with this model's scores
         "precision": record["precision"],
         "device": provenance["device"],
         "commit": provenance["commit"] or "unknown",

@@ -64,7 +64,7 @@ def to_csv(table: Table) -> str:
     """Write one line per row, the section first, with unrounded numbers.
 
     What follows a ± has a column of its own. A column of which some number says more in the other formats (a range,
-    seeds that failed) has its text beside it.
+    seeds that failed) has its text next to it.
     """
     rows = [row for section in table.sections for row in section.rows]
     columns = {"Section": [section.title for section in table.sections for _ in section.rows]}

@@ -5,7 +5,7 @@ With S = (ΔW + ΔWᵀ)/2 and Frobenius norms:
     captured          share of ‖ΔW‖² in the best symmetric matrix of ΔW's rank r: Σ μ² / ‖ΔW‖² over the r eigenvalues μ
                       of S largest in magnitude (Eckart and Young; the antisymmetric part is orthogonal to them all).
 
-Both would be large by chance where ΔW has few large singular values, so beside each stands what random directions give:
+Both would be large by chance where ΔW has few large singular values, so each is shown with what random directions give:
 factors of normal numbers, and ΔW's own singular values with directions drawn anew.
 """
 

@@ -20,7 +20,7 @@ _SELECTION = {
 
 
 def write_card(folder: Path, record: Mapping[str, Any], predictions: Mapping[tuple[str, str], Any]) -> None:
-    """Write README.md beside the adapter; it names no machine or user.
+    """Write README.md next to the adapter; it names no machine or user.
 
     `predictions` are arrays `label` [rows] and `logits` [rows, classes] by (selection rule, split).
     """

@@ -54,7 +54,7 @@ def adapter_norms(model: RunModel) -> Iterator[dict[str, Any]]:
 
 
 def _update(layer: Any, adapter: str) -> Tensor | None:
-    if isinstance(layer, BaseScaleLayer):  # get_delta_weight has (λ - 1) W0 in it, beside which ΔW would lose digits
+    if isinstance(layer, BaseScaleLayer):  # get_delta_weight has (λ - 1) W0 in it, next to which ΔW would lose digits
         return copy.deepcopy(layer).cpu().factor_product(adapter, torch.float64)
     is_lora = isinstance(layer, LoraLayer)  # named first: PEFT's types would make mypy forget that layer is Any
     if is_lora and not layer.use_dora.get(adapter, False):

@@ -76,7 +76,7 @@ def prepare_pack(configs: Sequence[Config], reporters: Sequence[Reporter], proce
             started, energy, origin = time.perf_counter(), joules(device), provenance(device)
             works, records = list[Path](), list[dict[str, Any]]()
             for place, config in zip(folders, configs, strict=True):
-                # The first process alone writes; beside its folder another's would be taken for a leftover.
+                # The first process alone writes; next to its folder another's would be taken for a leftover.
                 work = publish.begin(place) if processes.rank == 0 else Path(tempfile.mkdtemp(prefix="symlora-"))
                 unfinished.callback(shutil.rmtree, work, ignore_errors=True)
                 works.append(work)
@@ -156,7 +156,7 @@ def check_model(prepared: Prepared, models: Sequence[RunModel]) -> None:
     if largest >= size:
         raise SymloraError(
             f"model={prepared.configs[0].model.name}: its tokenizer gives token {largest}, but the encoder has {size}. "
-            "The tokenizer's files beside the weights are another model's."
+            "The tokenizer's files next to the weights are another model's."
         )
     # Trained weights in float32, and 16 MiB a run for the rest.
     needed = sum(4 * model.counts().total + 16 * 2**20 for model in models)

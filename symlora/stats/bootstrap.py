@@ -57,7 +57,7 @@ def two_level_bootstrap(
 
     A resample draws seeds, then rows, the same for both methods and all seeds (the pigeonhole bootstrap, Owen 2007).
     Its variance is right for the rows' part, (n - 1)/n of the truth for the part of n seeds, and three times too large
-    for their interaction. With few seeds that differ much it is too narrow: put the t interval over seeds beside it.
+    for their interaction. With few seeds that differ much it is too narrow: report the t interval over seeds too.
     Labels are [rows], predictions [seeds, rows]; line k of a and b belong to one seed.
     """
     true, a, b = np.asarray(labels), np.asarray(predictions_a), np.asarray(predictions_b)

@@ -7,7 +7,7 @@
         norms.parquet        per adapted projection: λ and norms
         adapter/             PEFT format, safetensors (head alone: head.safetensors; full fine-tuning: the model)
 
-The path is a function of the configuration. A run works in a folder beside its own (`.seed-<k>.<random>`) and
+The path is a function of the configuration. A run works in a folder next to its own (`.seed-<k>.<random>`) and
 renames it when it is done, so that a reader never meets half a run. A failed run keeps its folder, with its
 traceback. run.json holds the size and SHA-256 of every other file, and of itself; `make verify-results` checks them.
 """
@@ -26,7 +26,7 @@ from symlora.store.files import atomic_write
 
 SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
-FAILED_FILE = "failed.json"  # a failure of `force=true`, beside the finished run that it did not replace
+FAILED_FILE = "failed.json"  # a failure of `force=true`, next to the finished run that it did not replace
 
 
 def run_folder(config: Config) -> Path:

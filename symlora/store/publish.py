@@ -38,7 +38,7 @@ def not_kept(folder: Path, error: Exception) -> SymloraError:
 
 
 def recover(folder: Path) -> None:
-    """Clear what a killed process left beside a run folder.
+    """Clear what a killed process left next to a run folder.
 
     Only the holder of the run's lock may call this.
 

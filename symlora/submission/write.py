@@ -70,7 +70,7 @@ def _stranger(name: str) -> str:
 
 
 def write(parts: Sequence[Part], out: Path, name: str) -> tuple[Path, Checked]:
-    """Write and check <out>/<name>.zip, with a JSON file beside it.
+    """Write and check <out>/<name>.zip, with a JSON file next to it.
 
     Where files are missing the name is <name>-partial.zip. The JSON says which run each file comes from, and the zip's
     SHA-256.
@@ -111,7 +111,7 @@ def command(chosen: argparse.Namespace) -> int:
     print(path)
     complete = chosen.out / f"{name}.zip"
     if path != complete and complete.exists():
-        print(f"{complete.name} beside it is an older one: it was not made from these runs.")
+        print(f"{complete.name} next to it is an older one: it was not made from these runs.")
     return _verdict(path, checked)
 
 

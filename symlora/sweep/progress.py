@@ -1,6 +1,6 @@
 """Report the progress of all packs through files.
 
-Workers append to one when a pack starts or ends, and the launching process prints; how far a run is stands beside its
+Workers append to one when a pack starts or ends, and the launching process prints; how far a run is stands next to its
 lock. Files are what processes, Slurm jobs and Ray tasks on a shared disk have in common. If they cannot be written,
 nothing is printed between start and end, and training goes on.
 """

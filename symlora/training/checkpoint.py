@@ -7,7 +7,7 @@ position in the data, scores so far, the best parameters so far. What follows fr
 weights, order of the data) is made again. The file is written under another name, flushed to the disk and renamed, and
 its name says what its content must hash to: a file cut short or changed is never used, and costs time alone.
 
-A checkpoint belongs to its pack, since a run's last bits depend on the runs beside it. Once its runs are trained to
+A checkpoint belongs to its pack, since a run's last bits depend on the other runs in it. Once its runs are trained to
 the end, any of them can be taken from it alone.
 """
 

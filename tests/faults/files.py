@@ -115,7 +115,7 @@ class Target:
 
     @property
     def damages(self) -> Changes:
-        """List what is tried beside the odd content."""
+        """List what is tried besides the odd content."""
         # of what people type, another digit is an edit
         flips = () if "results/published" in self.path else FLIPS
         return (*VERSIONS, *flips, *OTHERS.get(Path(self.path).suffix, ()))

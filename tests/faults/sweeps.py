@@ -13,7 +13,7 @@ from faults.runs import left_behind, results_of
 from faults.session import Session
 
 SWEEP = ("method=symlora,lora", "seed=0,1", "train.epochs=2", "hydra.launcher.workers=2")
-# In each pack one run diverges beside one that does not.
+# In each pack one run diverges next to one that does not.
 DIVERGING = ("method=symlora,lora", "train.lr=5e-3,1e30", "train.epochs=2", "hydra.launcher.workers=2")
 
 
