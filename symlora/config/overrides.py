@@ -90,7 +90,7 @@ def _check_protocol(name: str, words: Sequence[str]) -> None:
     path = CONFIG_DIR / "protocol" / f"{name}.yaml"
     own = OmegaConf.select(OmegaConf.load(path), "protocol.name")
     if own != name:
-        raise SymloraError(f"{path}: protocol.name is {own or 'missing'}. Set it to {name}: run folders bear it.")
+        raise SymloraError(f"{path}: protocol.name is {own or 'missing'}. Set it to {name}: run folders carry it.")
     if "sweep=grid" in words and not any(word.startswith("grid=") for word in words):
         _check_choice("grid", name, " A protocol's grid is the file of its name there.")
 

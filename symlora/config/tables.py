@@ -127,10 +127,10 @@ def _read_delimited(path: Path, delimiter: str) -> Columns:
     with open(path, encoding="utf-8-sig", newline="") as file:
         rows = [row for row in csv.reader(file, delimiter=delimiter) if row]
     if len(rows) < 2:
-        raise SymloraError(f"{path} has no rows: a first line with the columns' names and a line a row are expected.")
+        raise SymloraError(f"{path} has no rows: expected a header line and one line per row.")
     header = rows.pop(0)
     if len(header) == 1 and ";" in header[0]:
-        raise SymloraError(f"{path}: its fields are parted by semicolons. Save it with {delimiter!r} between them.")
+        raise SymloraError(f"{path}: its fields are separated by semicolons. Save it with {delimiter!r} between them.")
     if len(set(header)) < len(header):
         raise SymloraError(f"{path}: its first line names a column twice: {', '.join(header)[:300]}.")
     for number, row in enumerate(rows, 1):
@@ -147,16 +147,16 @@ def _read_json(path: Path) -> Columns:
     try:
         rows = json.loads(text) if text.lstrip().startswith("[") else []
     except ValueError as error:
-        raise SymloraError(f"{path} is no JSON ({error}).") from None
+        raise SymloraError(f"{path} is not valid JSON ({error}).") from None
     for number, line in enumerate([] if rows else filter(str.strip, text.splitlines()), 1):
         try:
             rows.append(json.loads(line))
         except ValueError as error:
-            raise SymloraError(f"{path}: row {number} is no JSON ({error}).") from None
+            raise SymloraError(f"{path}: row {number} is not valid JSON ({error}).") from None
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or row.keys() != rows[0].keys():
             raise SymloraError(
-                f"{path}: row {number} has not the columns of row 1: an object with {', '.join(rows[0])}."
+                f"{path}: row {number} does not have the columns of row 1: an object with {', '.join(rows[0])}."
             )
     if not rows:
         raise SymloraError(f"{path} has no rows.")

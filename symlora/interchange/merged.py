@@ -75,8 +75,8 @@ def base_source(adapter: StoredAdapter, base: str | None = None) -> ModelSource:
         recorded = adapter.run["config"]["model"]
         if recorded["path"] is not None:
             raise SymloraError(
-                f"{adapter.folder.parent} was trained on a model in a folder named {recorded['path']}. Where that is "
-                "is not kept: name it (--base)."
+                f"{adapter.folder.parent} was trained on a model in a folder named {recorded['path']}. Its path was "
+                "not kept: give it (--base)."
             )
         return find(ModelConfig(**{key: recorded[key] for key in ("name", "hub", "revision", "package")}))
     named = adapter.config.base_model_name_or_path

@@ -165,7 +165,7 @@ def _scored(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(value, (int, float)) or not math.isfinite(value):
             raise UnusableRun(f"its score is not a number ({metric} on {split}, {name}: {value})")
         if not -1.0 <= value <= 1.0:
-            raise UnusableRun(f"its score is none ({metric} on {split}, {name}: {value}; fractions are expected)")
+            raise UnusableRun(f"its score is not usable ({metric} on {split}, {name}: {value}; fractions are expected)")
     if record["score"]["value"] != scores[rule]:
         raise UnusableRun(f"its score {record['score']['value']} is not that of its own rule {rule}, {scores[rule]}")
     labels = checked_labels(folder, record, metric, split)

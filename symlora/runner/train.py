@@ -70,7 +70,7 @@ def command(words: list[str]) -> None:
     """
     check_files()
     if {"-m", "--multirun"} & {*words} and {"-c", "--cfg"} & {word.partition("=")[0] for word in words}:
-        raise SymloraError("--cfg prints the configuration of one run: leave out -m, and give one value a setting")
+        raise SymloraError("--cfg prints the configuration of one run: leave out -m, and give one value per setting")
     words = ["--hydra-help"] if "--hydra-help" in words else quote_paths(words)
     check_words(words)
     sys.argv = ["symlora train", *words]

@@ -122,8 +122,8 @@ def of_run(source: Path, base: str | None = None, config: Config | None = None) 
         config = made
         if config.model.path is not None and base is None:
             raise SymloraError(
-                f"{source} was trained on a model in a folder named {config.model.path}. Where that is is not kept: "
-                "name it (--base)."
+                f"{source} was trained on a model in a folder named {config.model.path}. Its path was not kept: "
+                "give it (--base)."
             )
         config.model.path = base or config.model.path
     config = dataclasses.replace(config, init_from=None, precision=record["precision"])

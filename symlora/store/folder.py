@@ -52,7 +52,7 @@ def load_run(folder: Path, name: str = RUN_FILE) -> dict[str, Any]:
     except OSError as error:
         raise UnusableRun(f"{name} cannot be read ({error.strerror})") from None
     except ValueError as error:
-        raise UnusableRun(f"{name} is not whole, or no JSON ({error})") from None
+        raise UnusableRun(f"{name} is cut short or not valid JSON ({error})") from None
     if not isinstance(content, dict):
         raise UnusableRun(f"{name} holds no record of a run")
     if (version := content.get("schema_version")) != SCHEMA_VERSION:

@@ -124,7 +124,7 @@ def as_text(file: File, table: pd.DataFrame, where: str) -> tuple[str, ...]:
         raise SymloraError(
             f"{where}: {len(idx):,} predictions; the split has rows 0 to {file.rows - 1:,}: "
             f"{len(np.setdiff1d(rows, idx)):,} are missing, {len(idx) - len(np.unique(idx)):,} are there twice, "
-            f"{len(np.setdiff1d(idx, rows)):,} are no rows of it."
+            f"{len(np.setdiff1d(idx, rows)):,} are not rows of it."
         )
     values = pd.to_numeric(table["prediction"], errors="coerce").to_numpy(np.float64, na_value=np.nan)
     good = np.isin(values, np.arange(len(file.words))) if file.words else np.isfinite(values)
