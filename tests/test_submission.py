@@ -230,7 +230,7 @@ SCORES = pd.DataFrame({"idx": np.arange(1379), "prediction": np.linspace(-1, 6, 
     [
         ("STS-B.tsv", lambda t: t.iloc[:-1], "1,378 predictions; .* 1 are missing, 0 are there twice"),
         ("STS-B.tsv", lambda t: pd.concat([t, t.iloc[5:6]]).sort_values("idx"), "0 are missing, 1 are there twice"),
-        ("STS-B.tsv", lambda t: t.replace({"idx": {7: 9999}}).sort_values("idx"), "1 are missing, .* 1 are no rows"),
+        ("STS-B.tsv", lambda t: t.replace({"idx": {7: 9999}}).sort_values("idx"), "1 are missing, .* 1 are not rows"),
         ("STS-B.tsv", lambda t: t.assign(prediction=t.prediction.where(t.idx != 3)), "row 3 is nan, not a number"),
         ("STS-B.tsv", lambda t: t.assign(prediction=np.where(t.idx == 4, np.inf, 1.0)), "row 4 is inf"),
         ("STS-B.tsv", lambda t: t.assign(prediction="much"), r"row 0 is much, .*\(1,379 such rows\)"),

@@ -59,7 +59,7 @@ class FactorLayer(AdapterLayer):
 
 
 class BaseScaleLayer(FactorLayer):
-    """Add λ, a trained scale of W0 that starts at 1, to a product of factors.
+    """Add λ, a trained scale of W0, to a product of factors.
 
         h = λ (W0 x) + b + (α/r) F_1 F_2 … F_m x
 

@@ -37,7 +37,10 @@ class RunRows:
 
 
 def by_run(x: Tensor, factors: Tensor, rows: RunRows | None) -> Tensor:
-    """Multiply each run's rows by its factor, of [K, n, r] or [K, r, n]."""
+    """Multiply each run's rows by its factor.
+
+    Factors are [K, n, r] or [K, r, n].
+    """
     if rows is None:
         return x @ factors[0]
     number, width, height = factors.shape

@@ -68,7 +68,10 @@ def _fits(layer: Any, runs: int) -> bool:
 
 
 def projected(layers: Sequence[Any], x: Tensor, masks: Masks, stacked: Mapping[str, Tensor] = _NONE) -> Tensor:
-    """Apply each run's layer to its rows of x [1, T, n]; `stacked`: parameters [K, …]."""
+    """Apply each run's layer to its own rows, x [1, T, n].
+
+    `stacked` has parameters of all runs by name, [K, …].
+    """
     name, base, scale = layers[0].active_adapters[0], layers[0].get_base_layer(), layers[0].scaling
 
     def of_runs(part: str) -> Tensor:

@@ -172,7 +172,7 @@ class PackedLauncher(Launcher):
         return {job.index: found.get(job.index) or _from_folder(job, lost) for job in jobs}
 
     def _start(self, settings: DictConfig, task: PackTask, overrides: Overrides, wave: int) -> list[JobReturn]:
-        """Run one Hydra job per pack with the inner launcher, `wave` at a time."""
+        """Run one Hydra job per pack, `wave` of them at a time."""
         config = copy.deepcopy(self.config)
         with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.launcher = settings
