@@ -4,7 +4,6 @@ Without `confirm` nothing is sent: the files are listed. The login is huggingfac
 environment variable HF_TOKEN); no token is read or kept here.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,9 +66,8 @@ def push(folder: Path, name: str, confirm: bool) -> Iterator[str]:
     yield f"{'uploading' if confirm else 'would upload'} to https://huggingface.co/{name}:"
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         yield f"{file.stat().st_size:>14,}  {file.relative_to(folder).as_posix()}"
-    config = folder / CONFIG
-    base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path") if config.is_file() else None
-    if base and Path(base).is_absolute():
+    config = PeftConfig.from_pretrained(str(folder)) if (folder / CONFIG).is_file() else None
+    if config and (base := config.base_model_name_or_path) and Path(base).is_absolute():
         yield f"note: {CONFIG} names the base model by a path of this machine: {base}"
     if not confirm:
         yield "dry run: nothing was sent. Read README.md, then push with --confirm."
