@@ -39,8 +39,8 @@ class Batch:
 def gather(data: TokenizedSplit, rows: Rows, sizes: tuple[int, ...] | None = None, share: slice = slice(None)) -> Batch:
     """Gather the given rows, in order, into one flat batch.
 
-    A row may occur more than once (packed runs share the data). `sizes` says how many of the rows belong to each run of
-    a pack; None: all to one. `share` says which of a run's whole batch they are.
+    Rows may repeat. `sizes` says how many belong to each run of a pack (None: all to one), and `share` which of a run's
+    whole batch they are.
     """
     sizes = (len(rows),) if sizes is None else sizes
     first, apart = share.start or 0, share.step or 1
@@ -66,8 +66,7 @@ def pack_batch(
 ) -> Batch:
     """Gather the batches of several runs at one step, end to end.
 
-    Each run has its own order of the rows. `share` takes a part of every run's batch, for one of several processes; it
-    may be empty.
+    `share` takes a part of every run's batch, for one of several processes; it may be empty.
     """
     parts = [order[step * batch_size : (step + 1) * batch_size][share] for order in orders]
     return gather(data, np.concatenate(parts), tuple(len(part) for part in parts), share)

@@ -1,12 +1,10 @@
 """Write demo tasks: small data sets with GLUE's schema, from a grammar.
 
 Each row's label is drawn first and its sentence is then built to have it by the rule in `DEMO_RULES`. So classes are
-balanced, there is no label noise, and the words of a row (its bag of words) say next to nothing about its label.
-Rows are dealt to train, validation and test by their content words: the two readings of the same words ("the doctor
-praised the pilot" and its swap) are always on the same side, whatever the seed and the number of rows.
+balanced, there is no label noise, and the words of a row say next to nothing about its label. Rows are dealt to train,
+validation and test by their content words: both readings of the same words are always on the same side.
 
-These are not GLUE, and scores on them say nothing about GLUE. They show whether an adapter learns what a head on the
-frozen encoder does not.
+Scores on them say nothing about GLUE. They show whether an adapter learns what a head on the frozen encoder does not.
 """
 
 from __future__ import annotations

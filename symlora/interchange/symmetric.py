@@ -17,9 +17,8 @@ Array = npt.NDArray[np.float64]
 def symmetric_part(left: Array, right: Array) -> tuple[Array, Array]:
     """Decompose the symmetric part of left @ right: Q and Λ.
 
-    Q diag(Λ) Qᵀ = (D + Dᵀ)/2, where Q (n × min(2r, n)) has orthonormal columns, by falling |Λ|. The first k columns
-    with their Λ make the symmetric matrix of rank k that is nearest to D in Frobenius's norm (Eckart and Young; the
-    antisymmetric part is orthogonal to all of them).
+    Q (n × min(2r, n)) has orthonormal columns, by falling |Λ|. The first k with their Λ make the symmetric matrix of
+    rank k that is nearest to D in Frobenius's norm (Eckart and Young; the antisymmetric part is orthogonal to all).
     """
     r = left.shape[1]
     basis, upper = np.linalg.qr(np.concatenate([left, right.T], axis=1))
