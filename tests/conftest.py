@@ -36,6 +36,7 @@ settings.register_profile("fixed", derandomize=True)
 settings.register_profile("explore", derandomize=False)
 settings.load_profile("fixed")
 
+CPU = torch.device("cpu")
 TinyFactory = Callable[..., Path]
 
 # initializer_range is not 0.02, so that attention, and the adapters in it, matter to the output.

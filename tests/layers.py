@@ -16,6 +16,7 @@ from symlora.adapters.registry import METHODS
 CONFIGS: dict[str, Any] = {model.config_class.method: model.config_class for model in METHODS.values()}
 SQUARE = ("symlora", "symloraorthonormal", "symmetric")
 N_IN, N_OUT, R = 9, 7, 3  # no two alike, so that a transposed factor shows
+CLASSIFIER: Any = transformers.AutoModelForSequenceClassification  # transformers' types stop at the auto classes
 IDS = torch.randint(3, 100, (4, 9), generator=torch.Generator().manual_seed(0))
 
 
@@ -51,7 +52,7 @@ def forget(method: str) -> None:
 
 def base(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     """The classifier in a folder, as transformers loads it."""
-    return transformers.AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype).eval()
+    return CLASSIFIER.from_pretrained(folder, dtype=dtype).eval()
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from conftest import ROOT, run_program
-from layers import IDS, base, containers, forget, inputs, layer_of, logits
+from layers import CLASSIFIER, IDS, base, containers, forget, inputs, layer_of, logits
 from peft import PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import PeftType
@@ -28,7 +28,6 @@ from symlora.adapters.symlora import SymLoraLinear, symmetric_update
 from symlora.adapters.symmetric import SymmetricConfig
 from symlora.adapters.tuner import AdapterModel
 
-CLASSIFIER: Any = transformers.AutoModelForSequenceClassification  # transformers' types stop at the auto classes
 ENCODER: Any = transformers.AutoModel
 LABELS = torch.tensor([0, 1, 2, 0])
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TinyFactory, made_up, run_config
+from conftest import CPU, ROOT, TinyFactory, made_up, run_config
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch._dynamo.utils import counters
@@ -33,7 +33,6 @@ from bench.work import Case, Load, measuring_rows
 from symlora.data.batches import pack_batch
 from symlora.errors import SymloraError
 
-CPU = torch.device("cpu")
 LENGTHS = [5, 3, 12, 4, 8, 9, 3, 15, 7, 3, 4, 11]
 OPTIONS = "--tasks rte --runs 2 --rounds 1 --steps 1 --min-seconds 0 --cores 1 --precision fp32 --model-shape 1x64"
 RECORD = json.loads((ROOT / "results" / "bench" / "intel-xeon-processor.json").read_text())

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TinyFactory, made_up, moved, run_config
+from conftest import CPU, TinyFactory, made_up, moved, run_config
+from layers import CLASSIFIER
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
 
 from symlora.config.compose import CONFIG_DIR, compose
 from symlora.config.schema import ModelConfig
@@ -27,10 +27,8 @@ from symlora.model.head import output_layer
 from symlora.model.run_model import HEAD_FILE, RunModel
 from symlora.model.source import ModelSource, find, load_failure, load_tokenizer, weights_sha256, wrong_shape
 
-CPU = torch.device("cpu")
 METHODS = ("symlora", "lora", "head", "full")
 WEIGHTS = "model.safetensors"
-CLASSIFIER: Any = AutoModelForSequenceClassification
 BATCH = gather(made_up([5, 1, 12, 2]), np.arange(4))
 
 

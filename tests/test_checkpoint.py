@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TinyFactory, made_up
+from conftest import CPU, TinyFactory, made_up
 from test_pack import UNEQUAL, configs, data_of, still
 from torch import Tensor
 
@@ -31,7 +31,6 @@ from symlora.training.interrupt import Stopped
 from symlora.training.loop import fit_pack
 from symlora.training.result import Fit
 
-CPU = torch.device("cpu")
 Stop = Callable[[int, list[Config], dict[str, TokenizedSplit]], None]
 MADE_WITH: dict[str, Any] = {"threads": 1}
 

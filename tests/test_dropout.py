@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from conftest import TinyFactory, made_up, run_config
+from conftest import CPU, TinyFactory, made_up, run_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -15,7 +15,6 @@ from symlora.model.build import build
 from symlora.model.dropout import Dropout, Masks, sequence, step_key, token_keys
 from symlora.model.encoder import FLAT_MODEL_TYPES
 
-CPU = torch.device("cpu")
 ROWS, COLUMNS = 2001, 502  # columns are no multiple of 4: four draws share a word
 relaxed = settings(deadline=None, max_examples=50)
 

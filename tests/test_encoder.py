@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TinyFactory, made_up, moved, run_config
+from conftest import CPU, TinyFactory, made_up, moved, run_config
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from layers import CLASSIFIER
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
 
 from symlora.data.batches import Batch, gather, padded
 from symlora.errors import SymloraError
@@ -24,11 +24,9 @@ from symlora.model.head import head_modules
 from symlora.model.run_model import RunModel
 from symlora.training.loop import losses_of
 
-CPU = torch.device("cpu")
 FLAT = sorted(FLAT_MODEL_TYPES)
 PADDED = ("deberta-v2",)
 WITH_TYPES = ("albert", "bert", "electra", "deberta-v2")  # kinds whose second token type is a row of its own
-CLASSIFIER: Any = AutoModelForSequenceClassification
 relaxed = settings(deadline=None, max_examples=25)
 
 LENGTHS = {

@@ -3,20 +3,18 @@
 import runpy
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-import transformers
 from conftest import ROOT, run_program
+from layers import CLASSIFIER
 from peft import PeftModel
 from safetensors.torch import load_file
 
 from symlora.data.demo import demo_split
 
 EXAMPLES = ROOT / "scripts" / "examples"
-CLASSIFIER: Any = transformers.AutoModelForSequenceClassification
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +61,8 @@ def test_trainer_example(
 def test_accelerate_example_under_accelerate_launch(tiny_bert_dir: Path, data: Path, tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     arguments = ["--model", str(tiny_bert_dir), "--data", str(data), "--max-steps", "4", "--out", str(tmp_path / "out")]
-    places: Any = {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "home")}  # no user settings
-    done = run_program(*launch, str(EXAMPLES / "accelerate_loop.py"), *arguments, cwd=tmp_path, **places)
+    command = [*launch, str(EXAMPLES / "accelerate_loop.py"), *arguments]
+    cache, home = str(tmp_path / "cache"), str(tmp_path / "home")  # no configuration of the user's for accelerate
+    done = run_program(*command, cwd=tmp_path, HF_DATASETS_CACHE=cache, HF_HOME=home)
     assert done.stdout.count("step 4: loss") == 1  # the first process alone prints
     check_adapter(tmp_path / "out", tiny_bert_dir)

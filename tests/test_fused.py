@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TinyFactory, made_up, run_config
+from conftest import CPU, TinyFactory, made_up, run_config
 from torch import Tensor
 from torch._dynamo.utils import counters
 
@@ -19,7 +19,6 @@ from symlora.model.build import build_pack
 from symlora.model.dropout import Dropout, Masks, sequence
 from symlora.training.loop import losses_of
 
-CPU = torch.device("cpu")
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None or " " in torch.__file__,
     reason="torch.compile needs a C++ compiler, and a torch whose path has no space",

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from conftest import ROOT, SHARED, TinyFactory, run_config, run_program
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layers import base, logits
+from layers import CLASSIFIER, base, logits
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
@@ -29,7 +28,6 @@ from symlora.interchange.to_lora import symlora_to_lora
 from symlora.interchange.to_symlora import lora_to_symlora
 from symlora.store.adapter_folder import read_adapter
 
-CLASSIFIER: Any = transformers.AutoModelForSequenceClassification
 QUERY = "roberta.encoder.layer.1.attention.self.query"
 VALUE = "roberta.encoder.layer.0.attention.self.value"
 FILE = "adapter_model.safetensors"

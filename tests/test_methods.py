@@ -17,7 +17,7 @@ import numpy as np
 import peft
 import pytest
 import torch
-from conftest import ROOT, TinyFactory, made_up, run_config
+from conftest import CPU, ROOT, TinyFactory, made_up, run_config
 from layers import forget
 from omegaconf import OmegaConf
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -40,7 +40,6 @@ from symlora.model.catalog import Method, examine
 from symlora.model.run_model import HEAD_FILE, RunModel
 from symlora.model.source import ModelSource
 
-CPU = torch.device("cpu")
 EXAMPLE = "gatedlora"  # of docs/adding-a-method.md
 NAMES = methods.names()
 SETTINGS = dict(zip(NAMES, methods.load(NAMES), strict=True))

@@ -11,7 +11,7 @@ import numpy as np
 import peft
 import pytest
 import torch
-from conftest import TinyFactory, epoch_batches, fit, run_config
+from conftest import CPU, TinyFactory, epoch_batches, fit, run_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layers import model_of
@@ -20,11 +20,7 @@ from test_pack import data_of
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
-from symlora.adapters.dylora import DyLoraConfig
-from symlora.adapters.prilora import PriLoraConfig
-from symlora.adapters.sara import SaraConfig, rank_of_share
-from symlora.adapters.singlora import SingLoraConfig
-from symlora.adapters.xgblora import XgbLoraConfig
+from symlora.adapters import DyLoraConfig, PriLoraConfig, SaraConfig, SingLoraConfig, XgbLoraConfig, rank_of_share
 from symlora.config.schema import Config
 from symlora.data.batches import padded
 from symlora.errors import SymloraError
@@ -36,7 +32,6 @@ from symlora.training.checkpoint_files import headers
 from symlora.training.hooks import AdaLora, step_hook
 from symlora.training.loop import predict
 
-CPU = torch.device("cpu")
 LENGTHS = [5, 3, 12, 4, 8, 8, 3, 15, 7, 3, 4]
 
 

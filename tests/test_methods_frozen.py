@@ -9,9 +9,7 @@ from layers import N_IN, N_OUT, R, inputs, layer_of, model_of
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from symlora.adapters.asymlora import AsymLoraConfig
-from symlora.adapters.edora import EdoraConfig, EdoraLinear
-from symlora.adapters.loraxs import LoraXsConfig
+from symlora.adapters import AsymLoraConfig, EdoraConfig, EdoraLinear, LoraXsConfig
 
 FACTORS = {"A": (R, N_IN), "B": (N_OUT, R)}
 FIELDS: dict[str, Any] = {"r": R, "alpha": 5}

@@ -9,14 +9,14 @@ import numpy as np
 import peft
 import pytest
 import torch
-from conftest import TinyFactory, fit, made_up, run_config
+from conftest import CPU, TinyFactory, fit, made_up, run_config
+from layers import CLASSIFIER
 from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import load_file
 from test_pack import alike, trained_alone, trained_together
 from torch import nn
 from torch.nn.functional import gelu, linear
-from transformers import AutoModelForSequenceClassification
 
 from symlora.adapters.houlsby import HoulsbyConfig
 from symlora.adapters.lora2 import Lora2Config, entries_kept
@@ -33,8 +33,6 @@ from symlora.model.run_model import HEAD_FILE, RunModel
 from symlora.training.hooks import step_hook
 from symlora.training.optimizer import AdamW
 
-CPU = torch.device("cpu")
-CLASSIFIER: Any = AutoModelForSequenceClassification
 get_peft_model: Any = peft.get_peft_model  # whose type says too little of the models that it makes
 ROWS = [5, 3, 9, 4]
 CS = ("C_head", "C_matrix", "C_layer")
