@@ -20,7 +20,6 @@ QUICK = (6, 10)  # kills and bad inputs of --quick
 
 
 def main() -> int:
-    """Run what is asked for; the exit status."""
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
     parser.add_argument("--kills", type=int, default=120, help="default: %(default)s")
     parser.add_argument("--bad", type=int, default=240, help="bad inputs (default: %(default)s)")
@@ -30,7 +29,7 @@ def main() -> int:
     kills, bad = QUICK if given.quick else (given.kills, given.bad)
     with tempfile.TemporaryDirectory(prefix="symlora-faults-", ignore_cleanup_errors=True) as folder:
         print("  importing everything once", file=sys.stderr, flush=True)
-        place = prepare(Path(folder).resolve(), quick=given.quick)
+        place = prepare(Path(folder).resolve())
         session, started = Session(random.Random(given.seed), kills + bad), time.monotonic()
         if given.quick:
             few(place, session)
@@ -58,7 +57,6 @@ def few(place: Place, session: Session) -> None:
 
 
 def kill(place: Place, session: Session, count: int) -> None:
-    """Make all kills."""
     session.begin("kills of single runs, packs and sweeps")
     all_kills(place, session, count)
     session.begin("several processes on one sweep")
@@ -68,7 +66,7 @@ def kill(place: Place, session: Session, count: int) -> None:
 
 
 def feed(place: Place, session: Session, count: int) -> None:
-    """Try all bad input: damaged files more than a half, settings a quarter, then disks and clocks."""
+    """Try all bad input: damaged files more than a half, settings a quarter."""
     session.begin("full disks, clocks that jump")
     full_disks_and_clocks(place, session, round(0.12 * count))
     blocked_folders(place, session)

@@ -26,17 +26,14 @@ class Ended:
 
     @property
     def killed(self) -> bool:
-        """Whether SIGKILL ended it."""
         return self.status == -9
 
     @property
     def printed(self) -> str:
-        """All that it printed."""
         return self.out + self.err
 
     @property
     def brief(self) -> str:
-        """The end of stderr, in one line."""
         return " ".join(self.err.split())[-600:]
 
 
@@ -52,11 +49,7 @@ class Child:
         self._process.start()
 
     def wait(self, kill_after: float | None = None) -> Ended:
-        """Wait until it ends, or kill it (SIGKILL) after so many seconds.
-
-        Raises:
-            TimeoutError: It ran longer than PATIENCE.
-        """
+        """Wait until it ends, or kill it (SIGKILL) after so many seconds."""
         self._process.join(PATIENCE if kill_after is None else kill_after)
         late = kill_after is None and self._process.is_alive()
         self._process.kill()  # of one that has ended: nothing
@@ -69,12 +62,10 @@ class Child:
         return Ended(status, out, err, time.monotonic() - self._started)
 
     def lives(self, seconds: float) -> bool:
-        """Whether it still runs after so many seconds."""
         self._process.join(seconds)
         return self._process.is_alive()
 
     def interrupt(self, signal: int) -> None:
-        """Send it a signal."""
         assert self._process.pid is not None
         os.kill(self._process.pid, signal)
 

@@ -80,7 +80,6 @@ PLANS: Changes = (
 
 
 def _header(key: str, value: Any, content: bytes, _: random.Random) -> bytes:
-    """Set another value in what a checkpoint says of itself."""
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
     said = json.loads(header["__metadata__"]["symlora"])
@@ -108,11 +107,9 @@ HEADERS: Changes = tuple(
 
 
 def named_by_content(path: Path, content: bytes) -> Path:
-    """Name a checkpoint by the hash of its content."""
     pack = path.name.split(".")[0]
     return path.with_name(f"{pack}.{hashlib.sha256(content).hexdigest()[:16]}{path.suffix}")
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    """Read every file below a folder."""
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}

@@ -26,17 +26,14 @@ def trained(place: Place, ended: Ended) -> dict[str, Any]:
 
 
 def taken_up(place: Place, ended: Ended) -> dict[str, Any]:
-    """Read the run that was stopped."""
     return results_of(place.folder / "stopped")
 
 
 def printed(place: Place, ended: Ended) -> str:
-    """Return what the command printed."""
     return ended.printed.replace(str(place.folder), "")
 
 
 def exported(place: Place, ended: Ended) -> dict[str, bytes]:
-    """Read all that was written."""
     return tree(place.folder / "out")
 
 
@@ -46,10 +43,7 @@ def written(place: Place, ended: Ended) -> dict[str, bytes]:
 
 
 def same(expected: Any, found: Any) -> bool:
-    """Tell whether nothing that was expected has changed; runs of other names do not count.
-
-    A run's settings are recorded as they were read, comments and descriptions included, and are left out.
-    """
+    """Nothing that was expected has changed; settings, recorded as they were read, and other names do not count."""
     if not isinstance(expected, dict) or any(isinstance(value, bytes) for value in expected.values()):
         return bool(expected == found)
     left_out = {"config", "config.yaml"}
@@ -64,7 +58,6 @@ class Command:
     result: Callable[[Place, Ended], Any]
 
     def run(self, place: Place) -> Ended:
-        """Run it to its end."""
         words = [word.replace("{run}", str(next(place.folder.glob(SECTION), ""))) for word in self.words]
         return place.child(*(place.command(*words[1:]) if words[0] == "train" else words), plant=_no_pictures).wait()
 
@@ -115,7 +108,6 @@ class Target:
 
     @property
     def damages(self) -> Changes:
-        """List what is tried besides the odd content."""
         # of what people type, another digit is an edit
         flips = () if "results/published" in self.path else FLIPS
         return (*VERSIONS, *flips, *OTHERS.get(Path(self.path).suffix, ()))
@@ -161,7 +153,6 @@ Try = tuple[Target, Command, str, Change]
 
 
 def tries() -> list[Try]:
-    """List all damaged versions, target by target."""
     return [(target, command, *way) for target in TARGETS for command in target.commands for way in target.damages]
 
 
@@ -179,7 +170,6 @@ class Files:
     expected: dict[Command, Any] = field(default_factory=dict)
 
     def copied(self, name: str) -> Place:
-        """Copy it to damage a file."""
         folder = self.good.folder.parent / name
         shutil.copytree(self.good.folder, folder)
         return _at_home(replace(self.good, folder=folder))

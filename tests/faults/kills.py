@@ -47,7 +47,6 @@ class Subject:
 
 
 def subject(place: Place, kind: str, overrides: Sequence[str]) -> Subject:
-    """Run a command that nothing stops."""
     here = place.below("reference")
     ended = here.train(*overrides, plant=checkpoints_at_once).wait()
     if ended.status:
@@ -58,11 +57,7 @@ def subject(place: Place, kind: str, overrides: Sequence[str]) -> Subject:
 
 
 def killed(place: Place, session: Session, what: Subject, kills: Iterable[Kill], *, taken_up: bool = False) -> int:
-    """Kill one start after another, then let the command end.
-
-    Returns:
-        How many kills there were. With `taken_up` the last start must go on from a checkpoint.
-    """
+    """Kill one start after another, then let the command end, from a checkpoint if `taken_up`; how many kills."""
     here, said, made = place.below("killed"), shlex.join(what.overrides), 0
     watch = Watch(here.runs)
     for how, plant, after in kills:
@@ -79,7 +74,6 @@ def killed(place: Place, session: Session, what: Subject, kills: Iterable[Kill],
 
 
 def last(here: Place, session: Session, what: Subject, watch: Watch, said: str, *, taken_up: bool = False) -> None:
-    """Start a command that nothing stops, and compare."""
     session.check_end(here.train(*what.overrides, plant=checkpoints_at_once).wait(), said)
     if taken_up:
         session.add("trained anew beside a checkpoint", said, trained_anew(here.runs))
@@ -88,10 +82,9 @@ def last(here: Place, session: Session, what: Subject, watch: Watch, said: str, 
 
 
 def reach(place: Place, session: Session, what: Subject, wanted: int) -> None:
-    """Kill at random moments until so many kills were made.
+    """Kill at random moments until so many kills were made, the first anywhere, the others mostly after start-up.
 
-    A start may end before its moment: then there is another, ROUNDS times at most. The first moment is anywhere in the
-    run's life; others mostly come after its start-up, which takes a third.
+    A start may end before its moment: then there is another, ROUNDS times at most.
     """
     for _ in range(wanted + ROUNDS):
         if wanted <= 0:
@@ -102,10 +95,7 @@ def reach(place: Place, session: Session, what: Subject, wanted: int) -> None:
 
 
 def once_saved(place: Place, session: Session, what: Subject) -> None:
-    """Kill a command as soon as a checkpoint stands.
-
-    The next start must take every run up from it.
-    """
+    """Kill a command as soon as a checkpoint stands: the next start must take every run up from it."""
     killed(place, session, what, [("once a checkpoint was saved", killed_once_saved, None)], taken_up=True)
 
 
@@ -115,7 +105,6 @@ def at_points(place: Place, session: Session, what: Subject, *points: int) -> No
 
 
 def points_of(place: Place, what: Subject) -> list[str]:
-    """Name the calls that change the disk, in their order."""
     here = place.below("points")
     file = here.folder / "calls"
     here.train(*what.overrides, plant=planted(checkpoints_at_once, listed(file, here.runs))).wait()

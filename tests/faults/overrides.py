@@ -61,7 +61,7 @@ RANGES = {
     "task.columns": ["[sentence]", "word"],
     "task.splits": ["{train: 5}", "word"],
 }
-# Whole numbers without an upper bound: harmless, or refused.
+# No upper bound: harmless, or refused.
 LARGE = (
     ("data.demo_rows", "{train: 20000, validation: 16, test: 4}"),
     ("seed", str(2**32)),

@@ -1,15 +1,15 @@
 """Copy the project, make a tiny encoder, and start the commands on them."""
 
 import importlib
-import multiprocessing.util
 import os
+import pkgutil
 import re
 import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from faults.children import Child, Ended, Plant
+from faults.children import Child, Plant
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("symlora", "scripts", "configs", "results/published", "results/leaderboard")
@@ -42,11 +42,9 @@ class Place:
 
     @property
     def runs(self) -> Path:
-        """The results folder of `train`."""
         return self.folder / "runs"
 
     def child(self, *arguments: str, plant: Plant | None = None) -> Child:
-        """Start `symlora` in a child."""
         return Child([word.replace("{folder}", str(self.folder)) for word in arguments], self.folder, plant)
 
     def train(self, *overrides: str, plant: Plant | None = None) -> Child:
@@ -69,7 +67,6 @@ class Place:
         return replace(self, folder=folder)
 
     def clear(self) -> None:
-        """Remove its folder."""
         shutil.rmtree(self.folder)
 
 
@@ -85,8 +82,8 @@ def copy_of_project(folder: Path) -> Path:
 
 def make_encoder(folder: Path) -> Path:
     """Save a BERT of two layers with the demo's words, as `model.path` takes it."""
-    import torch
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from conftest import _random_model
+    from transformers import BertTokenizerFast
     from transformers.utils import logging
 
     from symlora.data.demo import demo_split
@@ -97,15 +94,12 @@ def make_encoder(folder: Path) -> Path:
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
     numbers = {word: number for number, word in enumerate(vocabulary)}
     BertTokenizerFast(vocab=numbers, model_max_length=128).save_pretrained(folder)
-    shape = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
-    config = BertConfig(vocab_size=len(vocabulary), max_position_embeddings=128, initializer_range=0.2, **shape)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        BertModel(config).save_pretrained(folder)
+    shape = {"vocab_size": len(vocabulary), "max_position_embeddings": 128}
+    _random_model("bert", False, 0, shape).save_pretrained(folder)
     return folder
 
 
-def prepare(folder: Path, *, quick: bool = False) -> Place:
+def prepare(folder: Path) -> Place:
     """Copy the project, make the encoder, and import here what the commands import.
 
     Nothing but imports is done in this process: threads that a library starts do not live on in children.
@@ -115,36 +109,13 @@ def prepare(folder: Path, *, quick: bool = False) -> Place:
     project = copy_of_project(folder)
     import torch
 
+    import symlora
+
     torch.set_num_threads(1)
     encoder = make_encoder(folder / "encoder")
+    for module in pkgutil.walk_packages(symlora.__path__, "symlora."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
     settings = (*SETTINGS, f"model.path={encoder}", f"data.cache_dir={folder / 'tokens'}")
     (folder / "tries").mkdir()
-    place = Place(folder / "tries", project, encoder, settings)
-    first = place.below("first")
-    commands = [first.command(), first.command(*PACKED, "seed=0,1")]
-    commands.append(["report", "--results-dir", "runs", "--out", "out"])
-    for arguments in commands[: 1 if quick else None]:
-        _import_as(first, arguments)
-    first.clear()
-    return place
-
-
-def _import_as(place: Place, arguments: list[str]) -> None:
-    """Run a command in a child, and import here what it imported there."""
-    listed = place.folder / "modules"
-
-    def list_at_exit() -> None:
-        multiprocessing.util.Finalize(None, _write_modules, (listed,), exitpriority=1)
-
-    ended: Ended = place.child(*arguments, plant=list_at_exit).wait()
-    if ended.status:
-        sys.exit(f"error: an ordinary `{arguments[0]}` ended with {ended.status}:\n{ended.printed}")
-    for name in listed.read_text().split():
-        try:
-            importlib.import_module(name)
-        except Exception:  # made by another module, and not to be imported by itself
-            continue
-
-
-def _write_modules(path: Path) -> None:
-    path.write_text("\n".join(sorted(name for name in sys.modules if not name.startswith("__"))))
+    return Place(folder / "tries", project, encoder, settings)

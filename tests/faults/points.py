@@ -19,7 +19,6 @@ CALLS = ("mkdir", "rename", "replace", "fsync", "unlink", "rmdir")
 
 
 def planted(*plants: Plant | None) -> Plant:
-    """Plant all of these faults."""
     return lambda: [plant() for plant in plants if plant is not None]
 
 
@@ -31,10 +30,7 @@ def checkpoints_at_once() -> None:
 
 
 def watched(below: Path, act: Callable[[int, str], object]) -> Plant:
-    """Call `act` with number and name before each of CALLS, and before a file is opened to be written, under a folder.
-
-    It may end the child or raise.
-    """
+    """Before each of CALLS, and before a file is opened to be written, in a folder: `act`, which may end or raise."""
 
     def plant() -> None:
         count, process = 0, os.getpid()
@@ -43,7 +39,7 @@ def watched(below: Path, act: Callable[[int, str], object]) -> Plant:
             nonlocal count
             named = [os.fspath(path) for path in paths if isinstance(path, (str, os.PathLike))]
             inside = any(str(path).startswith(str(below)) for path in named)
-            # shutil.rmtree names files within a folder that it has open
+            # shutil.rmtree names files in an open folder
             open_folder = name in ("fsync", "rmdir", "unlink") and not any(os.path.isabs(path) for path in named)
             if os.getpid() == process and (inside or open_folder):
                 count += 1

@@ -31,14 +31,12 @@ def contents(folder: Path) -> dict[str, Any]:
 
 
 def results_of(root: Path) -> dict[str, dict[str, Any]]:
-    """Read every run folder, by its path below the results folder."""
     from symlora.store.folder import scan
 
     return {str(folder.relative_to(root)): contents(folder) for folder, _ in scan(root)}
 
 
 def differing(expected: dict[str, Any], found: dict[str, Any]) -> set[str]:
-    """Name the parts that differ."""
     return {key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)}
 
 

@@ -42,26 +42,19 @@ class Session:
         print(f"  {done}/{self.planned} tries, {spent:.0f} s{left}: {what}", file=sys.stderr, flush=True)
 
     def tried(self, counter: Counter[str], kind: str) -> None:
-        """Count a kill or a bad input."""
         counter[kind] += 1
         if time.monotonic() - self._said > 15:
             self.begin(self._what)
 
     def add(self, fault: str, said: str, wrong: Iterable[object]) -> None:
-        """Note what went wrong with a command, if anything did."""
         self.faults[fault] += [f"{sentence}  [{said}]" for sentence in wrong]
 
     def check_end(self, ended: Ended, said: str, statuses: Sequence[int] = (0,)) -> None:
-        """Check that a command ended as it should."""
         if ended.status not in statuses or "Traceback" in ended.err:
             self.add("did not end well", said, [f"status {ended.status} after {ended.seconds:.1f} s: {ended.brief}"])
 
     def compare(self, watch: Watch, expected: dict[str, dict[str, Any]], said: str) -> None:
-        """Compare the results of a command that was killed and started again.
-
-        Equal results do not say that a checkpoint was used: a run that starts anew has the same bits. So those that
-        were taken up are counted.
-        """
+        """Compare what was killed and started again, and count what was taken up: starting anew gives the same bits."""
         from symlora.store.folder import scan
 
         self.add("differs", said, watch.end(expected))
@@ -99,23 +92,21 @@ class Session:
         count = Counter({fault: len(sentences) for fault, sentences in self.faults.items()})
         kinds = ", ".join(f"{kind} {self.kills[kind]}" for kind in KINDS)
         inputs = ", ".join(f"{kind} {number}" for kind, number in self.bad.items())
-        print(f"{self.ends} runs compared at the end, {self.resumed} of them taken up from a checkpoint")
-        print(f"bad inputs refused or left out {self.clear}, harmless {self.harmless}; {inputs}")
-        print(f"files left behind {count['left behind']}, ", end="")
-        print(f"commands that did not end well {count['did not end well']}, ", end="")
-        print(f"other runs' files changed {count['other run changed']}")
-        print(f"kills tried {made} ({kinds}), runs lost {count['lost']}, ", end="")
-        print(f"runs counted twice {count['counted twice']}, resumed runs that differ {count['differs']}")
-        print(f"bad inputs tried {tried}, ", end="")
-        print(f"tracebacks shown {count['traceback']}, unclear messages {count['unclear']}")
+        print(
+            f"{self.ends} runs compared at the end, {self.resumed} of them taken up from a checkpoint",
+            f"bad inputs refused or left out {self.clear}, harmless {self.harmless}; {inputs}",
+            f"files left behind {count['left behind']}, commands that did not end well {count['did not end well']}, "
+            f"other runs' files changed {count['other run changed']}",
+            f"kills tried {made} ({kinds}), runs lost {count['lost']}, runs counted twice {count['counted twice']}, "
+            f"resumed runs that differ {count['differs']}",
+            f"bad inputs tried {tried}, tracebacks shown {count['traceback']}, unclear messages {count['unclear']}",
+            sep="\n",
+        )
         return 1 if any(self.faults.values()) else 0
 
 
 def unclear(ended: Ended, names: Sequence[str]) -> str:
-    """Say what is wrong with an answer to bad input; nothing where it is clear.
-
-    A command stops with a short message that names the file or key, or says so of what it leaves out.
-    """
+    """What is wrong with an answer to bad input: it should be short, and name the file or key."""
     if ended.status < 0:
         return f"ended by signal {-ended.status}: {ended.brief}"
     if ended.status:
