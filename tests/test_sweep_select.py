@@ -1,8 +1,9 @@
-"""A study apart from training: which runs a sweep stands for, what is selected, widened, refused, and still to do."""
+"""The study beside the training: which runs a sweep stands for, what is selected, widened, refused, still to do."""
 
 from __future__ import annotations
 
 import copy
+import io
 import runpy
 import sys
 import time
@@ -11,6 +12,7 @@ from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from conftest import ROOT
@@ -18,19 +20,24 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
+from rich.console import Console
 
+from symlora.cli import main
 from symlora.config.compose import CONFIG_DIR, compose
 from symlora.config.identity import config_hash
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
+from symlora.runner import reporter
 from symlora.store.folder import RUN_FILE, SCHEMA_VERSION, recorded_config, run_folder, write_json
-from symlora.store.locks import locked
+from symlora.store.locks import locked, read_progress
+from symlora.sweep import watch
 from symlora.sweep.grid import expand, tasks_of
 from symlora.sweep.preflight import GridSeeds, HasBest, swept
 from symlora.sweep.select import GridSearch, Point, grid_search, table, unequal, write
 from symlora.sweep.status import RunStatus, costs, run_status, time_left
 from symlora.sweep.status import table as status_table
 from symlora.sweep.study import Study
+from symlora.training.loop import StepProgress
 
 COMMON = ("task=rte", "model=minilm", "protocol=short_holdout")
 
@@ -55,6 +62,16 @@ def record(config: Config, score: float | None, *, status: str = "finished", sec
 def place(config: Config, score: float | None, **more: Any) -> None:
     run_folder(config).mkdir(parents=True)
     write_json(run_folder(config) / RUN_FILE, record(config, score, **more))
+
+
+def begun(folder: Path, seeds: int) -> tuple[Study, list[Config]]:
+    """A study with three finished runs and a failed one, and the runs of its grid."""
+    study = Study(["rte"], "minilm", "short_holdout", seeds, args=[f"results_dir={folder}"], best_dir=folder / "best")
+    configs = expand(*study.grid())
+    for config in configs[:3]:
+        place(config, 0.5, seconds=100.0)
+    place(configs[3], None, status="failed")
+    return study, configs
 
 
 def grid(points: Mapping[tuple[float, int], float | None]) -> GridSearch:
@@ -181,8 +198,7 @@ def test_all_methods_are_widened_alike() -> None:
 
 
 def test_unequal_budgets_are_warned_of() -> None:
-    one = GridSearch("symlora", "rte", "accuracy", "", (Point(1e-3, 16, 0.9),))
-    same = GridSearch("lora", "rte", "accuracy", "", (Point(1e-3, 16, None),))
+    one, same = (GridSearch(name, "rte", "accuracy", "", (Point(1e-3, 16, 0.9),)) for name in ("symlora", "lora"))
     more = GridSearch("lora", "rte", "accuracy", "", (Point(1e-3, 16, 0.1), Point(2e-3, 16, 0.2)))
     assert unequal([one, same]) == []
     assert "symlora 1, lora 2" in unequal([one, more])[0]
@@ -276,11 +292,7 @@ def test_a_grid_of_the_command_line_reaches_neither_selection_nor_seeds(tmp_path
 
 
 def test_status_counts_what_is_done(tmp_path: Path) -> None:
-    study = Study(["rte"], "minilm", "short_holdout", 5, args=[f"results_dir={tmp_path}"], best_dir=tmp_path / "best")
-    configs = expand(*study.grid())
-    for config in configs[:3]:
-        place(config, 0.5, seconds=100.0)
-    place(configs[3], None, status="failed")
+    study, configs = begun(tmp_path, seeds=5)
     now = time.time() + 40.0
     killed = run_folder(configs[5]).with_name(".seed-0.0a1b2c3d")  # a work folder that nobody works in
     killed.mkdir(parents=True)
@@ -324,6 +336,67 @@ def test_a_forced_repeat_does_not_hide_a_finished_run(tmp_path: Path) -> None:
     work.mkdir()
     write_json(work / RUN_FILE, record(config, None, status="running"))
     assert run_status("grid", config, 0.0).state == "finished"
+
+
+# The live view.
+
+
+def test_the_live_view_shows_packs_losses_time_left_and_why_runs_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, configs = begun(tmp_path, seeds=2)
+    monkeypatch.setattr(reporter, "SHARE_EVERY", -1.0)
+    told = reporter.Reporter(configs[4], quiet=True)
+    told._started = time.perf_counter() - 60.0
+    with locked(tmp_path, run_folder(configs[4])), locked(tmp_path, run_folder(configs[5])):
+        for step in range(1, 51):
+            told.step(StepProgress(epoch=1, step=step, steps=200, loss=1.0 - step / 100, score=None))
+        console = Console(file=io.StringIO(), width=140, record=True)
+        console.print(watch.view(study.runs(), study.costs(), 2))
+        shown = console.export_text()
+        assert read_progress(tmp_path, run_folder(configs[4]))["share"] == 0.25
+    lines = [line.split() for line in shown.splitlines()]
+    assert [word for word in lines[0] if word.isdecimal()] == ["3", "2", "1", "14"]  # the seeds wait, 2 of 2 methods
+    (row,) = [line for line in lines if "25%" in line]
+    assert row[:4] == ["1", "rte", configs[4].method.name, "grid"] and row[4].startswith("lr-")
+    assert row[5:8] == ["0", f"1/{configs[4].train.epochs}", "25%"]
+    assert row[8].startswith("█") and row[8].endswith("▁") and row[-4:-2] == ["3", "min"]
+    assert [line[-5:] for line in lines if "starts" in line][0][-4:] == ["1", "min", "40", "s"]
+    assert "failed: 1" in shown and "Diverged" in shown
+    assert read_progress(tmp_path, run_folder(configs[4])) == {}  # gone with the lock
+
+
+def test_the_live_view_ends_when_all_is_done_and_on_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+    slept: list[float] = []
+
+    def look() -> tuple[list[RunStatus], dict[tuple[str, str], list[float]]]:
+        looks.append("finished" if len(looks) == 2 else "missing")
+        return [RunStatus("grid", "rte", "lora", None, looks[-1])], {}
+
+    monkeypatch.setattr("symlora.sweep.watch.time.sleep", slept.append)
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, width=80)
+    watch.watch(look, 1, console)
+    assert len(looks) == 3 and len(slept) == 2 and "Nothing is left to do." in shown.getvalue()
+    monkeypatch.setattr("symlora.sweep.watch.time.sleep", Mock(side_effect=KeyboardInterrupt))
+    watch.watch(look, 1, console)
+    assert len(looks) == 4
+
+
+def test_without_a_terminal_watch_prints_the_table_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["status", "--tasks", "rte", "--model", "minilm", "--protocol", "short_holdout", "--watch"]
+    main([*words, f"results_dir={tmp_path}"])
+    head, columns = capsys.readouterr().out.splitlines()[:2]
+    assert head == "protocol short_holdout, model minilm" and "missing" in columns
+
+
+@pytest.mark.parametrize(
+    ("values", "drawn"), [([], ""), ([1.0], "▁"), ([0.0, 1.0, None, 0.5], "▁█ ▅"), ([*range(8)], "▁▂▃▄▅▆▇█")]
+)
+def test_a_sparkline_spans_its_values(values: list[float | None], drawn: str) -> None:
+    assert watch.sparkline(values) == drawn
+    assert len(watch.sparkline(values * 99)) == min(watch.WIDTH, len(values) * 99)
 
 
 def test_scripts_have_no_name_of_the_standard_library() -> None:
