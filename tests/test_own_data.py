@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow as pa
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from test_run import train
@@ -33,16 +32,14 @@ def own(place: Path | str, *overrides: str, columns: str = "text") -> Config:
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     """Write a table as its name's ending says."""
     if path.suffix in (".csv", ".tsv"):
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], delimiter="\t" if path.suffix == ".tsv" else ",")
-            writer.writeheader()
-            writer.writerows(rows)
+        separator = "\t" if path.suffix == ".tsv" else ","
+        pd.DataFrame(rows).to_csv(path, index=False, sep=separator, lineterminator="\r\n")
     elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     elif path.suffix == ".json":
         path.write_text(json.dumps(rows))
     elif path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
+        pd.DataFrame(rows).to_parquet(path)
     else:
         datasets.Dataset.from_list(rows).class_encode_column("label").save_to_disk(str(path))
     return path

@@ -10,20 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_run import SMALL
+from test_run import small, train
 
-from symlora.config.compose import compose
 from symlora.config.schema import Config
 from symlora.runner.reporter import Reporter
-from symlora.runner.run import run, run_pack
+from symlora.runner.run import run_pack
 from symlora.training.interrupt import Stopped
 
 pytestmark = pytest.mark.usefixtures("minilm_dir")
 
 
 def mirrored(tmp_path: Path, *overrides: str) -> Config:
-    places = (f"results_dir={tmp_path / 'runs'}", f"data.cache_dir={tmp_path / 'tokens'}")
-    return compose(*SMALL, *places, "task=rte", "logger=wandb", "train.epochs=2", *overrides)
+    return small(tmp_path, "task=rte", "logger=wandb", *overrides)
 
 
 def chunks(content: bytes) -> Iterator[bytes]:
@@ -71,12 +69,12 @@ def test_each_run_of_a_pack_has_a_wandb_run(tmp_path: Path, monkeypatch: pytest.
     configs = [mirrored(tmp_path, f"seed={k}", "method=lora", f"train.lr={lr}") for k, lr in enumerate((1e-3, 2e-3))]
     diverging = mirrored(tmp_path, "seed=2", "method=lora", "train.lr=1e30")
     *ended, (_, failed) = run_pack(some := [*configs, diverging], [Reporter(config, quiet=True) for config in some])
-    found: dict[str, Any] = {name: parts for name, *parts in offline_runs(tmp_path)}
+    found = {run[0]: run for run in offline_runs(tmp_path)}
     assert len(found) == len(offline_runs(tmp_path)) == 3
-    _, summary, status = found[f"{failed['config_hash']}-2"]
+    _, _, summary, status = found[f"{failed['config_hash']}-2"]
     assert (summary["status"], status) == ("failed", 1) and "score" not in summary
     for (_, record), config in zip(ended, configs, strict=True):
-        rows, summary, status = found[f"{record['config_hash']}-{config.seed}"]
+        _, rows, summary, status = found[f"{record['config_hash']}-{config.seed}"]
         steps = [row["_step"] for row in rows if "train/loss" in row]
         assert steps == list(range(1, len(steps) + 1)) and len(steps) > 2
         assert [row["train/epoch_loss"] for row in rows if "train/epoch_loss" in row] == [
@@ -99,8 +97,8 @@ def test_a_stopped_run_goes_on_in_its_wandb_run(tmp_path: Path, monkeypatch: pyt
     with monkeypatch.context() as patched:
         patched.setattr(Reporter, "step", stopping)
         with pytest.raises(Stopped):
-            run(config, Reporter(config, quiet=True))
-    _, record = run(config, Reporter(config, quiet=True))
+            train(config)
+    _, record = train(config)
     first, second = offline_runs(tmp_path)
     assert first[0] == second[0] and (first[3], second[3]) == (1, 0)
     steps = [row["_step"] for part in (first, second) for row in part[1] if "train/loss" in row]
@@ -108,7 +106,7 @@ def test_a_stopped_run_goes_on_in_its_wandb_run(tmp_path: Path, monkeypatch: pyt
     assert "score" not in first[2] and second[2]["score"] == record["score"]["value"]
 
     forced = mirrored(tmp_path, "force=true", "train.lr=1e-3")
-    run(forced, Reporter(forced, quiet=True))
+    train(forced)
     plain = {name for name, *_ in offline_runs(tmp_path)}
-    run(forced, Reporter(forced, quiet=True))
+    train(forced)
     assert len({name for name, *_ in offline_runs(tmp_path)} - plain) == 1
