@@ -1,8 +1,7 @@
 """PEFT's own test-suite, run on every method of ours (tests/peft_suite.py), each time in a pytest of its own.
 
 The suite ships in PEFT's sdist, not in its wheel; the sdist of the installed version is downloaded once, into
-.cache/peft-sdist. Here each method has one configuration. `make contract` runs
-all of them, in a few minutes on two cores.
+.cache/peft-sdist. Here each method has one configuration; `make contract` runs all of them.
 """
 
 import importlib.metadata
