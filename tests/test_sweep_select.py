@@ -1,4 +1,4 @@
-"""The study beside the training: which runs a sweep stands for, what is selected, widened, refused, still to do."""
+"""The study apart from training: which runs a sweep stands for, what is selected, widened, refused, still to do."""
 
 from __future__ import annotations
 
