@@ -93,7 +93,7 @@ def _cell(column: str, value: Any) -> Spoil:
 
 
 BAD: dict[str, tuple[Spoil, str]] = {
-    "truncated": (lambda folder: os.truncate(folder / "run.json", 200), "not whole"),
+    "truncated": (lambda folder: os.truncate(folder / "run.json", 200), "cut short"),
     "a list": (lambda folder: (folder / "run.json").write_text("[]"), "no record"),
     "no run.json": (lambda folder: (folder / "run.json").unlink(), "has no run.json"),
     "other schema": (_record(lambda record: record.update(schema_version=7)), "schema version 7"),
