@@ -286,7 +286,7 @@ def test_a_grid_of_the_command_line_reaches_neither_selection_nor_seeds(tmp_path
     assert [choice.method for choice in study.chosen()] == ["symlora", "lora"]
     assert not [text for text in study.repeats() if text.startswith("train.")]
     assert [text for text in study.repeats() if text.startswith("seed=")] == ["seed=range(3)"]
-    with pytest.raises(SymloraError, match="one run's settings"):
+    with pytest.raises(SymloraError, match="one set of values"):
         Study(["rte"], "minilm", "short_holdout", args=["method.peft_config.r=4,8"]).chosen()
     assert [text for text in study.grid("train.lr=5e-5") if text.startswith("train.lr")] == ["train.lr=5e-5"]
 
