@@ -271,16 +271,18 @@ def test_the_footer_counts_and_names(tmp_path: Path) -> None:
     write_seeds(tmp_path, lora=[70, 72, 74], symlora=[70, 72])
     write_seeds(tmp_path, "mrpc", lora=[None])
     (write_run(tmp_path, "symlora", "mrpc") / "run.json").write_text('{"schema_version": 9}')
+    write_run(tmp_path, protocol="study", grid_seeds=[0])
     report = _build(tmp_path, ("rte", "mrpc"))
     counts = report.tally
-    assert (counts.found, counts.finished, len(counts.failed), len(counts.bad)) == (7, 5, 1, 1)
+    assert (counts.found, counts.finished, len(counts.failed), len(counts.bad)) == (8, 6, 1, 1)
     assert (len(counts.seeds), len(counts.cells), counts.complete) == (1, 5, False)  # 4 of RoBERTa's, 1 left out
     for table in report.tables:
         text = "\n".join(table.footers)
-        assert "Runs: 7 found: 5 finished, 1 failed, 1 left out. Missing: 1 seed, 5 cells" in text
+        assert "Runs: 8 found: 6 finished, 1 failed, 1 left out. Missing: 1 seed, 5 cells" in text
         assert "Failed: short/minilm/lora/mrpc/" in text and "Diverged" in text
         assert "Left out: short/minilm/symlora/mrpc/" in text and "schema version 9" in text
         assert "Missing seeds: MiniLM, protocol short, SymLoRA on RTE: 2." in text
+        assert "A grid alone, so in no table yet: MiniLM, protocol study, 1 run." in text
         assert "Made by commit: 0123456789." in text and "torch 9.9" in text and "a processor, fp32" in text
     assert _row(report, "table2", SHORT, "MRPC", "LoRA")["n"] == "0 (1 failed)"
 

@@ -9,7 +9,7 @@ TASKS = {
 }  # fmt: skip
 """Table 1's eight, in its order."""
 METHODS = {"lora": "LoRA", "symlora": "SymLoRA", "head": "head alone", "full": "full fine-tuning"}
-MODELS = {"roberta-base": "RoBERTa-base", "bert-base": "BERT-base", "minilm": "MiniLM"}
+MODELS = {"roberta-base": "RoBERTa-base", "bert-base": "BERT-base", "minilm": "MiniLM", "mpnet": "MPNet"}
 METRICS = {
     "accuracy": "accuracy", "f1": "F1", "matthews_correlation": "Matthews", "pearson": "Pearson",
     "spearmanr": "Spearman",
