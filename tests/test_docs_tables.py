@@ -90,9 +90,11 @@ def test_findings_are_those_of_table_2() -> None:
 METRICS = {"cola": "matthews_correlation", "mrpc": "accuracy", "stsb": "pearson"}
 
 
-def study(method: str, task: str, rate: str, seeds: Iterable[int] = range(10), protocol: str = "study") -> list[Any]:
+def study(
+    method: str, task: str, rate: str, seeds: Iterable[int] = range(10), protocol: str = "study", model: str = "minilm"
+) -> list[Any]:
     """Read the study's records of these seeds."""
-    (folder,) = (ROOT / "results/runs" / protocol / "minilm" / method / task).glob(f"lr-{rate}_*")
+    (folder,) = (ROOT / "results/runs" / protocol / model / method / task).glob(f"lr-{rate}_*")
     return [json.loads((folder / f"seed-{seed}" / "run.json").read_text()) for seed in seeds]
 
 
@@ -129,13 +131,20 @@ def test_findings_say_what_the_study_measured() -> None:
         "still a little up, and LoRA's {}, {}, {}".format(*mrpc[1][[6, 8, 10]]),
     ):
         assert said in text, said
-    for row in table("findings.md", "method, task"):
-        method, task = row.pop("method, task").lower().replace("-", "").split(", ")
-        points = (CONFIG_DIR / "best" / "study" / "minilm" / f"{method}-{task}.yaml").read_text()
-        tried = re.findall(r"^#\s+([\d.]+)\s+16\s+([\d.]+)(  \*)?$", points, re.MULTILINE)
-        bold = {lr: "**" * bool(best) for lr, _, best in tried}
-        expected = {format_rate(float(lr)): f"{bold[lr]}{float(score):.1f}{bold[lr]}" for lr, score, _ in tried}
-        assert {rate: cell for rate, cell in row.items() if cell != "–"} == expected
+    for head, place in (("method, task", "study/minilm"), ("method, MPNet, CoLA", "study_3/mpnet")):
+        for row in table("findings.md", head):
+            method, task = f"{row.pop(head)}, {head.split(', ')[-1]}".lower().replace("-", "").split(", ")[:2]
+            points = (CONFIG_DIR / "best" / place / f"{method}-{task}.yaml").read_text()
+            tried = re.findall(r"^#\s+([\d.]+)\s+16\s+([\d.]+)(  \*)?$", points, re.MULTILINE)
+            bold = {lr: "**" * bool(best) for lr, _, best in tried}
+            expected = {format_rate(float(lr)): f"{bold[lr]}{float(score):.1f}{bold[lr]}" for lr, score, _ in tried}
+            assert {rate: cell for rate, cell in row.items() if cell != "–"} == expected
+    third = {
+        name: held_out(name, "cola", rate, seeds=(100, 101), protocol="study_3", model="mpnet").diff().loc[3].round(1)
+        for name, rate in (("symlora", "3e-3"), ("lora", "1e-3"))
+    }
+    said = "gains {} and {} points in the third epoch, LoRA {} and {}."
+    assert said.format(*third["symlora"], *third["lora"]) in text
     gain = {m: scores.loc[9:10].mean().mean() - scores.loc[7:8].mean().mean() for m, scores in cola.items()}
     assert f"with +{gain['symlora']:.1f}, and LoRA passes with +{gain['lora']:.1f}" in (DOCS / "study.md").read_text()
 

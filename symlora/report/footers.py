@@ -65,10 +65,10 @@ def footers(counted: Tally, runs: pd.DataFrame, criteria: Criteria) -> tuple[str
         where = f"{section_name(model, protocol)}, {METHODS[method]} on {TASKS.get(task, task)}"
         lines.append(f"Missing seeds: {where}: {', '.join(map(str, seeds))}.")
     lines += _without_runs(counted.cells)
-    for (model, protocol), own in runs.groupby(["model", "protocol"]):
+    for _, own in runs.groupby(["model", "protocol"]):
         if own["chose"].eq(True).all():
-            count = f"{len(own)} run{'s' * (len(own) > 1)}"
-            lines.append(f"A grid alone, so in no table yet: {section_name(model, protocol)}, {count}.")
+            name, count = section_name(*own.iloc[0][["model", "protocol"]]), f"{len(own)} run{'s' * (len(own) > 1)}"
+            lines.append(f"A grid alone, so in no table yet: {name}, {count}.")
     if len(runs):
         commits = sorted({f"{run['commit'][:10]}{' (dirty)' if run['dirty'] else ''}" for _, run in runs.iterrows()})
         lines.append(f"Made by commit{'s' * (len(commits) > 1)}: {', '.join(commits)}.")
