@@ -22,7 +22,7 @@ STREAMS: dict[str, int] = {"head": 0, "adapter": 1, "data": 2, "dropout": 3, "st
 
 
 def seed_sequence(seed: int, stream: str, *path: int) -> np.random.SeedSequence:
-    """Return the seed sequence of one stream; `path` splits it by epoch.
+    """Return the seed sequence of one stream; `path` splits it further.
 
     Raises ValueError for an unknown stream or a negative number.
     """

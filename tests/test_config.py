@@ -113,6 +113,11 @@ def paths(config: Config) -> list[str | None]:
     return [config.model.path, config.init_from, config.data.dir, config.data.cache_dir, config.results_dir]
 
 
+def test_a_folder_from_the_environment_may_hold_any_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLUE_DIR", "/x/${y")
+    assert compose("task=rte").data.dir == "/x/${y"
+
+
 def test_home_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/größe x")
     config = compose("task=rte", *(f"{key}=~/{key}" for key in PATHS))

@@ -59,3 +59,9 @@ def test_the_environment_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "2")
     with pytest.raises(SymloraError, match="RANK=2"):
         launched_processes()
+    monkeypatch.setenv("RANK", "x")
+    with pytest.raises(SymloraError, match="must be numbers: .*'x'"):
+        launched_processes()
+    for name in ("RANK", "WORLD_SIZE"):  # as some clusters' wrappers leave them
+        monkeypatch.setenv(name, "")
+    assert launched_processes() == Processes(0, 1)

@@ -305,7 +305,7 @@ STSB = "index\tprediction\n" + "".join(f"{row}\t2.500\n" for row in range(1379))
         ("glue/", "", "glue/ is in a folder, or is one"),
         ("wnli.tsv", WNLI, "wnli.tsv is none of the eleven files"),
         ("WNLI.tsv", WNLI.replace("index", "id"), "the header is 'id"),
-        ("WNLI.tsv", "\ufeff" + WNLI, "byte 0 is no ASCII"),
+        ("WNLI.tsv", "\ufeff" + WNLI, "byte 0 is not ASCII"),
         ("WNLI.tsv", WNLI.replace("\n", "\r\n"), "the header is"),
         ("WNLI.tsv", WNLI[:-1], "may be cut off"),
         ("WNLI.tsv", WNLI[:-6], "145 rows, the test split has 146"),

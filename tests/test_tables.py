@@ -282,7 +282,7 @@ def test_the_footer_counts_and_names(tmp_path: Path) -> None:
         assert "Failed: short/minilm/lora/mrpc/" in text and "Diverged" in text
         assert "Left out: short/minilm/symlora/mrpc/" in text and "schema version 9" in text
         assert "Missing seeds: MiniLM, protocol short, SymLoRA on RTE: 2." in text
-        assert "A grid alone, so in no table yet: MiniLM, protocol study, 1 run." in text
+        assert "Grid runs only, so not in any table yet: MiniLM, protocol study, 1 run." in text
         assert "Made by commit: 0123456789." in text and "torch 9.9" in text and "a processor, fp32" in text
     assert _row(report, "table2", SHORT, "MRPC", "LoRA")["n"] == "0 (1 failed)"
 

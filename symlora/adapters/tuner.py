@@ -130,6 +130,14 @@ class AdapterModel(StepHook, BaseTuner):
             targets = self.peft_config[adapter_name].target_modules
             raise type(error)(f"{error} {_similar_names(model, targets)}") from None
 
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
+        kind = model_config.get("model_type")
+        if peft_config.target_modules is None and kind not in self.target_module_mapping:
+            raise ValueError(
+                f"Please specify `target_modules`: {peft_config.method} has no default for model type {kind!r}"
+            )
+        return super()._prepare_adapter_config(peft_config, model_config)
+
     def _create_and_replace(  # type: ignore[override]
         self, peft_config: Any, adapter_name: str, target: Any, target_name: str, parent: Any, current_key: str
     ) -> None:

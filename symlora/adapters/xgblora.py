@@ -12,7 +12,7 @@ Zhang et al., arXiv 2410.19694. Each one is held before the next one starts.
              steps differ by one at most; a training of fewer steps than T has one booster a step
     r        the rank of a booster: 1 ("rank-1 adaption")
 
-The merged boosters stay low-rank factors apart from W0: saving, loading, merging and unmerging are exact, and the
+The merged boosters stay low-rank factors, separate from W0: saving, loading, merging and unmerging are exact, and the
 adapter is as small as a LoRA of rank T r. AdamW forgets what it knew of A and B at each restart.
 
 Trained values per matrix at a time: (n_in + n_out) r. RoBERTa-base, query and value, r = 1: 36,864.

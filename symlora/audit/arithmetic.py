@@ -34,7 +34,7 @@ CORRELATION: Mapping[str, HalfWidth] = {
 
 
 def counts(units: int, n: int, rule: str, of: int = 100) -> range:
-    """List every k whose k / n prints as units / of, ties twice."""
+    """List every k whose k / n prints as units / of, ties included."""
     if rule == "truncated":
         return range(-(-units * n // of), min(-(-(units + 1) * n // of), n + 1))
     return range(max(-(-(2 * units - 1) * n // (2 * of)), 0), min((2 * units + 1) * n // (2 * of), n) + 1)
@@ -68,7 +68,7 @@ def learning_rate_sum(rows: int, batch: int, epochs: int, lr: float) -> float:
 
 
 def decayed(weight_decay: float, lr_sum: float) -> float:
-    """Compute what AdamW leaves without gradient, about Π (1 - lr decay)."""
+    """Compute what AdamW leaves without gradient, about Π (1 - lr · weight_decay)."""
     return math.exp(-weight_decay * lr_sum)
 
 

@@ -48,13 +48,15 @@ def resolve(cfg: Any) -> Config:
         if OmegaConf.select(cfg, "data.source") == "own" and "custom" in cfg.protocol.recipe:
             with open_dict(cfg):
                 cfg.protocol.recipe.setdefault(cfg.task.name, cfg.protocol.recipe.custom)
-        for path in PATHS:
-            if (value := OmegaConf.select(cfg, path)) is not None:
-                OmegaConf.update(cfg, path, os.path.expanduser(value))
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise SymloraError(_explain(error)) from None
     assert isinstance(config, Config)
+    for path in PATHS:
+        group, _, name = path.rpartition(".")
+        holder = getattr(config, group) if group else config
+        if (value := getattr(holder, name)) is not None:
+            setattr(holder, name, os.path.expanduser(value))
     check_keys(config)
     _check_facts(config)
     if config.data.source == "own":

@@ -99,7 +99,7 @@ def _event(draw: _Draw, words: Vocabulary) -> tuple[str, str, str]:
 
 
 def _content(agent: str, verb: str, patient: str) -> tuple[str, ...]:
-    """Order an event's words as they stand under either reading."""
+    """Order an event's words the same way for both readings."""
     return (*sorted((agent, patient)), verb)
 
 

@@ -53,7 +53,8 @@ _MRPC_VALIDATION = (
 def read_folder(root: Path, config: str, split: str, task: TaskConfig) -> tuple[str, pa.Table] | None:
     """Read a split from a folder of tasks: place and table.
 
-    None without it. The place is for messages; `config` is the hub's name of the task (`ax` for MNLI's diagnostic set).
+    None if there is no such split. The place is for messages; `config` is the hub's name of the task (`ax` for MNLI's
+    diagnostic set).
 
     Raises:
         SymloraError: The files are damaged, incomplete or of another kind.

@@ -48,10 +48,10 @@ def new_folder(out: Path) -> Iterator[Path]:
 def write_adapter(
     out: Path, config: Any, tensors: Mapping[str, Tensor], scales: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Write an adapter's folder, and λ by module name next to it.
+    """Write an adapter's folder, with λ by module name in it.
 
     Raises:
-        SymloraError: As `new_folder`, or a tensor is not finite, as a product of finite factors may be.
+        SymloraError: As `new_folder`, or a tensor is not finite, which happens to products of finite factors.
     """
     with new_folder(out) as work:
         check_finite(tensors, work / WEIGHTS)
@@ -73,7 +73,7 @@ def rank_fields(by_module: Mapping[str, int]) -> dict[str, Any]:
 
 
 def unscaled(by_module: Mapping[str, int], alpha: str) -> dict[str, Any]:
-    """Return ranks, and as many `alpha`: a scale of 1."""
+    """Return ranks with `alpha` equal to them: a scale of 1."""
     fields = rank_fields(by_module)
     return {**fields, alpha: fields["r"], "alpha_pattern": dict(fields["rank_pattern"])}
 

@@ -58,7 +58,8 @@ def step_key(seed: int, step: int) -> int:
 
 def token_keys(steps: Sequence[int], batch: Batch) -> Int[Tensor, "tokens"]:
     """Return a key for each token, from the runs' step keys."""
-    assert len(steps) == len(batch.sizes), "there must be one step key for each run"
+    if len(steps) != len(batch.sizes):
+        raise ValueError(f"the batch holds rows of {len(batch.sizes)} runs, and there are {len(steps)} step keys")
     lengths, starts = batch.lengths.numpy(), batch.starts.numpy()
     places = np.repeat((batch.places.numpy() << 32) - starts, lengths) + np.arange(lengths.sum())
     runs = np.repeat(np.array(steps, dtype=np.uint64), batch.tokens())
@@ -106,7 +107,7 @@ class Masks:
 
     def __init__(self) -> None:
         self.steps: tuple[int, ...] = (0,)  # the step key of each run (`step_key`)
-        # How many of the batch's each run has, one run's after the other's
+        # How many of the batch's sentences and tokens each run has, run after run
         self.sentences: tuple[int, ...] = ()
         self.tokens: tuple[int, ...] = ()
         self.given: Tensor | None = None  # keys of what a module works on now, where it sees one run's rows alone

@@ -171,11 +171,6 @@ class Fill:
 class PackedModel:
     """Runs that train together.
 
-    Attributes:
-        runs: Their models; the frozen weights are the same tensors in all.
-        stacks: Their trained parameters, by the identity of the first run's; empty if there is one run.
-        encoder: Takes batches that hold the rows of all runs (`Batch.sizes`), returns the logits of all.
-
     Args:
         runs: Made by `symlora.model.build.build_pack`.
 

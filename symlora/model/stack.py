@@ -13,7 +13,7 @@ class Stack:
     """One parameter of every run, side by side in memory.
 
     Autograd sees K runs as one leaf, `values` [K, …], so that a step takes as many operators for any K. The runs' own
-    parameters are its slices, as are their gradients of `gradient`, which is kept from backward pass to clipping.
+    parameters are slices of it, and their gradients slices of `gradient`, kept from the backward pass to clipping.
     """
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:

@@ -181,7 +181,7 @@ def _scored(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_repeats(rows: list[dict[str, Any]], root: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Keep one run of a configuration and seed: the one in place."""
+    """Keep a configuration's and seed's run in place, else the first."""
     kept: dict[tuple[Any, ...], dict[str, Any]] = {}
     problems: list[str] = []
     for row in sorted(rows, key=lambda row: (not row["in_place"], row["folder"])):

@@ -68,7 +68,7 @@ def footers(counted: Tally, runs: pd.DataFrame, criteria: Criteria) -> tuple[str
     for _, own in runs.groupby(["model", "protocol"]):
         if own["chose"].eq(True).all():
             name, count = section_name(*own.iloc[0][["model", "protocol"]]), f"{len(own)} run{'s' * (len(own) > 1)}"
-            lines.append(f"A grid alone, so in no table yet: {name}, {count}.")
+            lines.append(f"Grid runs only, so not in any table yet: {name}, {count}.")
     if len(runs):
         commits = sorted({f"{run['commit'][:10]}{' (dirty)' if run['dirty'] else ''}" for _, run in runs.iterrows()})
         lines.append(f"Made by commit{'s' * (len(commits) > 1)}: {', '.join(commits)}.")

@@ -77,7 +77,7 @@ def _by_method(
 ) -> Table:
     """Make a row per task and method, or per task without runs.
 
-    Rows begin with task and method, and are filled up with empty cells. A page splits the table before a column.
+    Rows begin with task and method, and are filled up with empty cells. A page splits the table before column `split`.
     """
     caption = table_caption(name, criteria)
     sections, width = [], len(caption[-1])

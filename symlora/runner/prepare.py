@@ -45,7 +45,7 @@ class Prepared:
     device: torch.device
     precision: str
     processes: Processes
-    joules: float  # the energy counter, when it started
+    joules: float  # the energy counter at the start of the run
     started: float  # time.perf_counter()
     checkpoint: Checkpoint | None = None  # None where several processes train
 

@@ -205,7 +205,7 @@ class _Wandb:
         self.close(int(record["status"] != "finished"))
 
     def close(self, exit_code: int = 1) -> None:
-        """End the W&B run, as one whose training was stopped if unset."""
+        """End the W&B run; by default as one that was stopped."""
         if self._run is not None:
             self._run.finish(exit_code=exit_code)
             self._run = None

@@ -53,7 +53,7 @@ class File:
         try:
             text = content.decode("ascii")
         except UnicodeDecodeError as error:
-            return f"byte {error.start} is no ASCII (a byte order mark?)."
+            return f"byte {error.start} is not ASCII (a byte order mark?)."
         if not text.endswith("\n"):
             return "the last line has no end: it may be cut off."
         header, *rows = text[:-1].split("\n")

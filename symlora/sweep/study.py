@@ -84,8 +84,8 @@ class Study:
         configs = expand(*self.settings)
         if len(configs) > len(self.tasks) * len(self.methods):
             raise SymloraError(
-                f"a selection is one set of values per method and task, but {' '.join(self.args)} has lists of others "
-                "than train.lr and train.batch_size. Give one value each."
+                f"a selection is one set of values per method and task, but {' '.join(self.args)} gives lists for "
+                "settings other than train.lr and train.batch_size. Give one value each."
             )
         records = [record for _, record in scan(Path(configs[0].results_dir))]
         return [grid_search(config, records) for config in configs]

@@ -62,9 +62,12 @@ def launched_processes() -> Processes:
     """Read torchrun's variables; one process without them.
 
     Raises:
-        SymloraError: The variables contradict each other.
+        SymloraError: The variables are no numbers, or contradict each other.
     """
-    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    try:
+        rank, size = int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
+    except ValueError as error:
+        raise SymloraError(f"RANK and WORLD_SIZE in the environment must be numbers: {error}.") from error
     if not 0 <= rank < size:
         raise SymloraError(f"RANK={rank} and WORLD_SIZE={size} in the environment contradict each other.")
     return Processes(rank, size)

@@ -84,7 +84,7 @@ class AdaLora(StepHook):
 
 
 def step_hook(model: RunModel, steps: int) -> StepHook:
-    """Return the hook of this run's method; ours are their own."""
+    """Return this run's hook; our methods are their own hooks."""
     tuner = None if model.peft is None else model.peft.base_model
     if isinstance(tuner, AdaLoraModel):
         return AdaLora(tuner, steps)

@@ -69,7 +69,7 @@ def raise_if_stopped() -> None:
 def graceful_stop(stop_file: Path | None = None, *, announce: bool = False) -> Iterator[None]:
     """Let a first signal only set `stop_requested` within the block.
 
-    Where `stop_file` appears, the launching process of a sweep asked to stop. With `announce` this is that process.
+    Once `stop_file` exists, the sweep's launching process has asked to stop. With `announce` this process is that one.
     """
     global _requested, _stop_file, _announce, _depth
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
