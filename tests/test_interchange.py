@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from symlora import SymLoraConfig
-from symlora.cli import main
+from symlora.cli import COMMANDS, DESCRIPTIONS, main
 from symlora.errors import SymloraError
 from symlora.interchange.base_scale import BASE_SCALE, apply_base_scale
 from symlora.interchange.loralib import loralib_to_lora
@@ -573,6 +574,11 @@ def test_help_is_light() -> None:
     program = "import sys; from symlora.cli import main\ntry: main(['export', '--help'])\nexcept SystemExit: pass\n"
     check = "assert not {'torch', 'peft', 'transformers', 'numpy'} & set(sys.modules)"
     run_program(sys.executable, "-c", program + check)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_its_function_and_a_description(name: str) -> None:
+    assert callable(resolve_name(f"symlora.{COMMANDS[name][0]}")) and DESCRIPTIONS[name]
 
 
 def test_the_documented_commands_run(

@@ -63,10 +63,10 @@ class BaseScaleLayer(FactorLayer):
 
         h = λ (W0 x) + b + (α/r) F_1 F_2 … F_m x
 
-    SymLoRA (arXiv 2504.03719, section 3) and LoRA + λ have it: λ (1), one per matrix, which does not scale the bias.
-    Its container, whose name ends in `_lambda` (symlora.training.optimizer knows that), is empty where λ is not
-    trained. λ is float32 even on a bfloat16 base, unless `autocast_adapter_dtype` is False: near 1 a bfloat16 moves in
-    steps of 0.004 (below) and 0.008 (above), more than an optimizer step.
+    λ has shape (1), one per adapted matrix; it starts at 1 and does not scale the bias. SymLoRA (arXiv 2504.03719,
+    section 3) and LoRA + λ have it. The name of its container ends in `_lambda`, which symlora.training.optimizer
+    knows; it is empty where λ is not trained. λ is float32 even on a bfloat16 base, unless `autocast_adapter_dtype` is
+    False: near 1 a bfloat16 moves in steps of 0.004 (below) and 0.008 (above), more than an optimizer step.
     """
 
     @property

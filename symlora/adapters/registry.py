@@ -13,7 +13,11 @@ METHODS: dict[str, Any] = {}  # the `AdapterModel` of each method, by the name o
 
 
 def register(model: Any) -> None:
-    """Register one method with PEFT; of several definitions the last one counts."""
+    """Register one method with PEFT; of several definitions the last one counts.
+
+    Raises:
+        KeyError: PEFT has a method of this name itself.
+    """
     name = model.config_class.method.upper()
     if name in METHODS:  # defined again, as in a notebook's cell
         PEFT_TYPE_TO_CONFIG_MAPPING.pop(PeftType(name), None)

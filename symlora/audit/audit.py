@@ -171,8 +171,8 @@ def norms(published: Published) -> dict[str, Any]:
 
 def parameters(published: Published) -> dict[str, Any]:
     """Count the weights of both adapters, and of heads by outputs."""
-    n, r, *matrices_of = _facts(published, "hidden_size", "rank", "layers", "projections")
-    matrices = math.prod(matrices_of)
+    n, r, layers, projections = _facts(published, "hidden_size", "rank", "layers", "projections")
+    matrices = layers * projections
     lora, symlora = 2 * n * r * matrices, ((n + 1) * r + 1) * matrices  # A and B; Q, Λ and λ
     head = {outputs: n * n + n + (n + 1) * outputs for outputs in (1, 2, 3)}  # RoBERTa's: dense and output
     return {"n": n, "r": r, "matrices": matrices, "lora": lora, "symlora": symlora, "head": head}

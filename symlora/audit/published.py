@@ -12,17 +12,23 @@ from symlora.config.typed import read_yaml
 
 @dataclass
 class Origin:
+    """Where numbers come from, and how sure they are."""
+
     source: str
     certainty: str  # "read", "computed" or "from memory"
 
 
 @dataclass
 class Value(Origin):
+    """One number with its source."""
+
     value: float
 
 
 @dataclass
 class Task:
+    """A GLUE task's metric and rows."""
+
     metric: str
     classes: int
     train: int  # rows
@@ -32,12 +38,16 @@ class Task:
 
 @dataclass
 class Glue(Origin):
+    """glue.yaml: the tasks."""
+
     reference: str
     tasks: dict[str, Task]
 
 
 @dataclass
-class Cell:  # of the SymLoRA paper's Table 1
+class Cell:
+    """A cell of the SymLoRA paper's Table 1."""
+
     score: float  # a fraction
     half_width: float | None = None  # what follows the ±, in points, if one is known
     source: str | None = None  # where it is not the column's, as for certainty
@@ -56,6 +66,8 @@ class Reruns(Origin):  # the SymLoRA authors' own LoRA runs, in points
 
 @dataclass
 class Paper:
+    """symlora.yaml: the SymLoRA paper."""
+
     reference: str
     cells: dict[str, Column]  # of Table 1: validation, test, lora
     reruns: Reruns
@@ -63,7 +75,9 @@ class Paper:
 
 
 @dataclass
-class LoraScore:  # of LoRA's own table, in points
+class LoraScore:
+    """A score of LoRA's own table, in points."""
+
     score: float
     half_width: float
     start: str  # "mnli" where the adapter began from MNLI's
@@ -75,7 +89,9 @@ class LoraScores(Origin):
 
 
 @dataclass
-class Recipe:  # how LoRA's scripts train a task
+class Recipe:
+    """How LoRA's scripts train a task."""
+
     lr: float
     batch: int  # per device
     epochs: int
@@ -90,6 +106,8 @@ class Recipes(Origin):
 
 @dataclass
 class Lora:
+    """lora.yaml: LoRA's scores and recipes, and single facts about it and RoBERTa-base."""
+
     reference: str
     scores: LoraScores
     recipe: Recipes
@@ -97,7 +115,9 @@ class Lora:
 
 
 @dataclass
-class OtherRow(Origin):  # of a method in another paper, in points
+class OtherRow(Origin):
+    """A method's row in another paper, in points."""
+
     method: str
     start: str  # "none", "mnli" or "unknown"
     tasks: dict[str, float]
@@ -105,6 +125,8 @@ class OtherRow(Origin):  # of a method in another paper, in points
 
 @dataclass
 class Others:
+    """others.yaml: rows of other papers."""
+
     rows: list[OtherRow]
 
 

@@ -26,12 +26,23 @@ def cost_points(chosen: Mapping[Key, Chosen], model: str, protocol: str) -> pd.D
     """List score and cost of every method: means over finished runs."""
     rows = []
     for key, cell in chosen.items():
-        if key[:2] == (model, protocol) and len(runs := cell.finished):
-            costs, score, pscp = mean_costs(runs), 100 * float(runs["score"].mean()), cell_pscp(cell, chosen)[0]
-            memory, milliseconds = costs["peak_memory_bytes"] / 2**30, 1000 * costs["inference_seconds"]
-            row = {"task": key[2], "metric": runs["metric"].iloc[0], "method": key[3], "n": len(runs), "score": score}
-            values = (costs["total"], memory, costs["train_seconds"], milliseconds)
-            rows.append({**row, **dict(zip(AXES, values, strict=True)), "pscp": pscp})
+        if key[:2] != (model, protocol) or cell.finished.empty:
+            continue
+        runs, costs = cell.finished, mean_costs(cell.finished)
+        rows.append(
+            {
+                "task": key[2],
+                "metric": runs["metric"].iloc[0],
+                "method": key[3],
+                "n": len(runs),
+                "score": 100 * float(runs["score"].mean()),
+                "parameters": costs["total"],
+                "memory_gib": costs["peak_memory_bytes"] / 2**30,
+                "training_seconds": costs["train_seconds"],
+                "inference_ms": 1000 * costs["inference_seconds"],
+                "pscp": cell_pscp(cell, chosen)[0],
+            }
+        )
     return pd.DataFrame(rows)
 
 
