@@ -77,7 +77,7 @@ LAYERS: Rule = (
 
 
 def in_steps(value: float, steps: int) -> int:
-    """Return a number of steps, given as such or as a share."""
+    """Convert a number or a share of steps to a number."""
     return round(value * steps) if value < 1 else int(value)
 
 
@@ -159,6 +159,6 @@ class LowRankConfig(AdapterConfig):
     alpha_pattern: dict[str, float] = setting({}, "The same, to its own alpha.", patterns(POSITIVE))
 
     def rank_and_scale(self, module: str, layer: Any = None) -> tuple[int, float]:
-        """Return rank and alpha / r of the module of this full name."""
+        """Return a module's rank and alpha / r, by its full name."""
         rank = self.rank_pattern.get(get_pattern_key(list(self.rank_pattern), module), self.r)
         return rank, self.alpha_pattern.get(get_pattern_key(list(self.alpha_pattern), module), self.alpha) / rank

@@ -52,7 +52,7 @@ class DyLoraLinear(FactorLayer):
 
     @torch.no_grad()
     def set_rank(self, adapter: str, rank: int, last_only: bool = False) -> None:
-        """Put `rank` rows to work, and train all or the last."""
+        """Use the first `rank` rows, and train all or the last."""
         r = self.r[adapter]
         rank = min(rank, r)
         places = torch.arange(r)

@@ -1,4 +1,4 @@
-"""Implement what PEFT wants of every tuner layer."""
+"""Implement PEFT's interface of a tuner layer."""
 
 import warnings
 from abc import abstractmethod
@@ -15,7 +15,7 @@ from symlora.adapters.config import AdapterConfig
 
 
 class AdapterLayer(nn.Module, BaseTunerLayer):
-    """Hold a linear layer (..., n_in) -> (..., n_out) and its adapters, keyed by name.
+    """Wrap a linear layer (..., n_in) -> (..., n_out) with adapters, keyed by name.
 
     A method names its containers: `adapter_layer_names` for what trains, `frozen_layer_names` for what is drawn once,
     saved, and never trained. `initial_values` fills them; `r`, `scaling` (alpha / r) and `dropout` are filled here. Of

@@ -99,7 +99,7 @@ class Lora2Linear(FactorLayer):
 
     @torch.no_grad()
     def follow(self, adapter: str, beta1: float, beta2: float) -> None:
-        """Take this step's sensitivities into the moving averages."""
+        """Update the moving averages with this step's sensitivities."""
         for value, mean, spread in self._scored(adapter):
             if value.grad is not None:
                 now = (value * value.grad).abs()

@@ -1,4 +1,4 @@
-"""Train the two inner ones of four factors: LoRA-Mini.
+"""Train the two inner factors of four: LoRA-Mini.
 
 Singh, Aher and Garg, arXiv 2411.15804.
 

@@ -51,7 +51,7 @@ class PriLoraConfig(LowRankConfig, method="prilora"):
             raise ValueError(f"prilora: r_first = {self.r_first} is more than r = {self.r}, the last layer's rank")
 
     def ranks(self, layers: int) -> list[int]:
-        """Compute the ranks of so many layers, whose mean is r."""
+        """Compute the rank of each layer; their mean is r."""
         rise = 2 * (self.r - self.r_first) / max(layers - 1, 1)
         return [round(self.r_first + rise * number) for number in range(layers)] if layers > 1 else [self.r]
 
@@ -79,7 +79,7 @@ class PriLoraLinear(FactorLayer):
 
     @torch.no_grad()
     def note_norms(self, adapter: str, decay: float) -> None:
-        """Take the step's inputs into the moving average."""
+        """Update the moving average with this step's inputs."""
         norm: Tensor = self.prilora_norm[adapter]
         squares = self.seen.pop(adapter, torch.zeros_like(norm))
         if torch.distributed.is_available() and torch.distributed.is_initialized():

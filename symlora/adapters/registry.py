@@ -1,4 +1,4 @@
-"""Make PEFT know our methods.
+"""Register our methods with PEFT.
 
 PEFT looks up a method by a member of its `PeftType` enum and offers no way to add one from outside. An enum keeps its
 members in plain tables, so `register` appends ours; saving, loading and pickling then find them as PEFT's own.

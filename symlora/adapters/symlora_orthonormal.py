@@ -55,7 +55,7 @@ class SymLoraOrthonormalLinear(SymLoraLinear):
 
 
 class SymLoraOrthonormalModel(SymLoraModel, config=SymLoraOrthonormalConfig, layer=SymLoraOrthonormalLinear):
-    """Put such layers on a model's target modules."""
+    """Put SymLoRA with orthogonal Q on a model's target modules."""
 
     prefix = "symlora_"
 

@@ -1,4 +1,4 @@
-"""Implement what PEFT wants of every tuner."""
+"""Implement PEFT's interface of a tuner."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ class StepHook:
         """
 
     def penalty(self) -> Tensor | None:
-        """Compute what to add to the loss; None is nothing."""
+        """Compute a term to add to the loss, or None."""
         return None
 
     def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:

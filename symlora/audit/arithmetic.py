@@ -68,7 +68,7 @@ def learning_rate_sum(rows: int, batch: int, epochs: int, lr: float) -> float:
 
 
 def decayed(weight_decay: float, lr_sum: float) -> float:
-    """Compute what AdamW leaves without gradient, about Π (1 - lr · weight_decay)."""
+    """Compute what AdamW's decay leaves of 1: about Π (1 - lr · weight_decay)."""
     return math.exp(-weight_decay * lr_sum)
 
 

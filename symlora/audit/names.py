@@ -34,7 +34,7 @@ def section_order(found: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def section_name(model: str, protocol: str) -> str:
-    """Head the part of a table that holds these runs."""
+    """Return the heading of these runs in a table."""
     return f"{MODELS.get(model, model)}, protocol {protocol}"
 
 

@@ -14,7 +14,7 @@ METRICS = (*SCORES, "auroc", "mae")  # these two choose nothing: they are not of
 
 
 def check(config: Config) -> None:
-    """Check the values that a type alone does not.
+    """Check values beyond their types.
 
     Raises:
         SymloraError: A value is out of range or unknown; the message names its key.

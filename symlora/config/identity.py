@@ -47,7 +47,7 @@ _LATER: dict[tuple[str, str], Any] = {
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """Return what decides what a run computes, its seed apart."""
+    """Return the settings that determine a run's results, without its seed."""
     content = without(config, _NOT_IDENTITY)
     for (group, key), default in _LATER.items():
         if content[group][key] == default:
@@ -101,7 +101,7 @@ def weight_names(folder: Path) -> list[str]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """List those of them that are there."""
+    """List the safetensors files that exist."""
     return [path for name in weight_names(folder) if (path := folder / name).is_file()]
 
 

@@ -86,7 +86,7 @@ def _quoted(value: str) -> str:
 
 
 def _check_protocol(name: str, words: Sequence[str]) -> None:
-    """Check that a protocol has its own name, and its grid."""
+    """Check that a protocol's name is its file's, and its grid exists."""
     path = CONFIG_DIR / "protocol" / f"{name}.yaml"
     own = OmegaConf.select(OmegaConf.load(path), "protocol.name")
     if own != name:

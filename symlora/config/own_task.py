@@ -25,7 +25,7 @@ METRICS = {  # the first is the score
 
 
 def complete(config: Config) -> None:
-    """Fill in what the table says: classes, metrics, rows of each split.
+    """Read classes, metrics and rows of each split from the table.
 
     Raises:
         SymloraError: The table cannot be used; the message names file, row and column.
@@ -79,7 +79,7 @@ def read_own(task: TaskConfig, data: DataConfig) -> dict[str, Split]:
 
 
 def read_rows(files: Sequence[Path], task: TaskConfig) -> Split:
-    """Read further rows for a trained task; a label column may lack."""
+    """Read further rows for a trained task, with or without labels."""
     columns = read_tables(files, [*task.columns, task.label], optional=task.label)
     return _parsed(columns, str(files[0]), "test", task)
 

@@ -1,4 +1,4 @@
-"""Hold a split's rows; draw some in proportion to the classes."""
+"""Define a split, and draw rows in proportion to the classes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Split:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash the content alone, not name or files.
+        """Hash the content.
 
         Hashed in order, all integers little-endian: the line `symlora-split-1 <text columns> <rows> <int64|float32>`
         with a newline; for each text column the byte length of every UTF-8 string (uint64), then the strings' bytes
@@ -57,7 +57,7 @@ class Split:
         return Split(name or self.name, texts, self.labels[rows], self.idx[rows])
 
     def cut(self, rows: Rows, name: str) -> tuple[Split, Split]:
-        """Return the other rows, and these under another name."""
+        """Split into the other rows and these, under another name."""
         return self.take(np.setdiff1d(np.arange(len(self)), rows)), self.take(rows, name)
 
 

@@ -1,4 +1,4 @@
-"""Read YAML files whose keys and types a dataclass gives."""
+"""Read YAML files into dataclasses."""
 
 from pathlib import Path
 from typing import Any, TypeVar

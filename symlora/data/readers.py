@@ -1,4 +1,4 @@
-"""Read one GLUE split from any shape that people have.
+"""Read one GLUE split from any common file layout.
 
     <task>/<split>-00000-of-00001.parquet     the hub's own (nyu-mll/glue), a download or a snapshot of it
     <task>/<split>/0000.parquet, ...          other Parquet layouts: see `_PARQUET`

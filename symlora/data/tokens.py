@@ -62,7 +62,7 @@ class TokenizedSplit:
         return np.diff(self.offsets)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the arrays that are there, by name."""
+        """Return the arrays by name."""
         names = ("input_ids", "token_type_ids", "offsets", "labels", "idx")
         return {name: np.ascontiguousarray(array) for name in names if (array := getattr(self, name)) is not None}
 
@@ -163,7 +163,7 @@ def _tokenize(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int)
 
 
 def _segments(encoded: BatchEncoding, texts: int) -> list[list[int]]:
-    """Return each row's segments; the second text has 1 in any case."""
+    """Return each row's segments; the second text always has 1."""
     rows: list[list[int]] = encoded["token_type_ids"]
     if texts == 1 or not encoded.is_fast or any(map(any, rows)):
         return rows
@@ -172,7 +172,7 @@ def _segments(encoded: BatchEncoding, texts: int) -> list[list[int]]:
 
 
 def _cache_key(split: Split, tokenizer: Any, max_length: int) -> str:
-    """Hash all that the arrays depend on."""
+    """Hash everything that the arrays depend on."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["truncation"] = state["padding"] = None  # left over from the last call
     parts = [FORMAT, version("tokenizers"), split.sha256, state, tokenizer.model_input_names, max_length]
@@ -180,7 +180,7 @@ def _cache_key(split: Split, tokenizer: Any, max_length: int) -> str:
 
 
 def _digest(arrays: dict[str, npt.NDArray[Any]]) -> str:
-    """Hash arrays: safetensors does not notice changed bytes."""
+    """Hash arrays, since safetensors does not detect changed bytes."""
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype.name} {array.shape}\n".encode())

@@ -26,7 +26,7 @@ from symlora.store.adapter_folder import CONFIG, WEIGHTS, StoredAdapter, read_ad
 
 
 def command(chosen: Namespace) -> int:
-    """Convert, and push if that is asked."""
+    """Run `symlora export`."""
     is_file, push_to = chosen.source.is_file(), chosen.push
     if chosen.to != "symlora" and (chosen.rank is not None or chosen.full):
         raise SymloraError("--rank and --full go with --to symlora.")

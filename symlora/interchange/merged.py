@@ -1,4 +1,4 @@
-"""Merge an adapter into its base, into a plain transformers model."""
+"""Merge an adapter into its base model."""
 
 import contextlib
 import copy

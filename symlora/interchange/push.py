@@ -52,7 +52,7 @@ These weights were made from {{ base }}, whose own licence holds: add a `license
 
 
 def check_name(name: str) -> None:
-    """Refuse what is no USER/NAME."""
+    """Check that a name has the form USER/NAME."""
     try:
         validate_repo_id(name)
     except HFValidationError as error:

@@ -76,7 +76,7 @@ def symlora_to_lora(
 
 
 def base_scales(adapter: StoredAdapter, found: Sequence[Factors]) -> dict[str, Tensor]:
-    """Return λ by module name; nothing without (`train_lambda=False`)."""
+    """Return λ by module name; empty if `train_lambda=False`."""
     end = ".symlora_lambda"
     stored = {name.removesuffix(end): value for name, value in adapter.tensors.items() if name.endswith(end)}
     expected = {factors.module for factors in found} if adapter.config.train_lambda else set()

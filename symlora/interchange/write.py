@@ -73,7 +73,7 @@ def rank_fields(by_module: Mapping[str, int]) -> dict[str, Any]:
 
 
 def unscaled(by_module: Mapping[str, int], alpha: str) -> dict[str, Any]:
-    """Return ranks with `alpha` equal to them: a scale of 1."""
+    """Return ranks and an equal `alpha`, for a scale of 1."""
     fields = rank_fields(by_module)
     return {**fields, alpha: fields["r"], "alpha_pattern": dict(fields["rank_pattern"])}
 

@@ -141,7 +141,7 @@ def _unit(values: Reals) -> Reals:
 
 
 def _ranks(values: Reals) -> Reals:
-    """Ranks from 1, equal values sharing the mean of theirs."""
+    """Rank values from 1; equal values share their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     ranks: Reals = (last - (counts - 1) / 2)[inverse]

@@ -93,7 +93,7 @@ def _train_in_float32(wrapped: Any, names: list[str]) -> None:
 
 
 def _check_arguments(arguments: dict[str, Any]) -> None:
-    """Refuse arguments with which PEFT would train something else, or nothing."""
+    """Check arguments that PEFT would silently misuse."""
     for key in ("task_type", "inference_mode", "total_step"):
         if key in arguments:
             raise SymloraError(f"method.peft_config.{key} is set by the harness: leave it out.")

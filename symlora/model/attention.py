@@ -96,7 +96,7 @@ class FlatLayout:
 
 
 def grouped(lengths: npt.NDArray[np.int64], cost: float) -> list[npt.NDArray[np.int64]]:
-    """Share sentences out into groups of like length, the longest first."""
+    """Group sentences of similar length, the longest first."""
     rounded = -(-lengths // STEP) * STEP
     sizes, counts = np.unique(rounded, return_counts=True)
     firsts, waste = [int(sizes[-1])], 0.0  # the length of each group, and the scores that padding adds to the last
@@ -192,7 +192,7 @@ class _Attention(torch.autograd.Function):
 
 
 def _rows_for(rows: Tensor, queries: slice = slice(None)) -> Tensor:
-    """Make a place for results of gathered rows."""
+    """Allocate memory for the results of gathered rows."""
     # One row more, of 0, is for tokens of no sentence. Where only some queries attend, the other rows are 0 too.
     made = rows.new_empty(len(rows) + 1, rows.shape[1])
     (made if queries.stop is not None else made[-1]).zero_()
@@ -282,7 +282,7 @@ def _dropout_of(module: nn.Module) -> Dropout | None:
 
 
 def register() -> None:
-    """Makes `attn_implementation="flat"` known to transformers."""
+    """Register `attn_implementation="flat"` with transformers."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 

@@ -1,4 +1,4 @@
-"""Puts a run's model together: pre-trained encoder, head, adapter, precision."""
+"""Build a run's model: pre-trained encoder, head, adapter, precision."""
 
 import copy
 import re
@@ -252,7 +252,7 @@ def _draw(model: Any, keys: list[str], generator: torch.Generator) -> None:
 
 
 def _train_head(model: Any, base_parameters: Sequence[str]) -> None:
-    """Let only the head train, and what these expressions match."""
+    """Train only the head and the parameters that these expressions match."""
     heads = tuple(f".{name}." for name in head_modules(model))
     for expression in base_parameters:
         if not any(re.search(expression, name) for name, _ in model.named_parameters()):

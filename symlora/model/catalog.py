@@ -52,7 +52,7 @@ class Method:
 
     @property
     def number(self) -> str:
-        """The same in words: ~ where the weights decide."""
+        """Format the count; ~ where it depends on the weights."""
         return NOTHING if self.trained is None else f"{'~' * self.by_weights}{self.trained:,}"
 
 
@@ -87,7 +87,7 @@ def load(names_wanted: Sequence[str]) -> list[MethodConfig]:
 
 
 def examine(method: MethodConfig) -> Method:
-    """Builds the method on RoBERTa-base's shape, counts, and tries to merge."""
+    """Build a method on RoBERTa-base's shape, count and try to merge."""
     notes: list[str] = []
     counts, merges, by_weights = None, None, False
     try:
@@ -155,7 +155,7 @@ HEADER = ("method", "trained", "merges", "packs", "equation", "source")
 
 
 def table(methods: Sequence[Method], *, markdown: bool = False) -> str:
-    """Return one line a method, and why something is missing."""
+    """Format one line per method, with notes on what is missing."""
     rows = [
         (m.config.name, m.number, _word(m.merges), _word(m.packs), m.config.equation, m.config.source) for m in methods
     ]

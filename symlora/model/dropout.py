@@ -116,7 +116,7 @@ class Masks:
         self._cached: dict[tuple[Any, ...], Tensor] = {}
 
     def begin(self, sentences: tuple[int, ...], tokens: tuple[int, ...], extra: int = 0) -> None:
-        """Say how many rows of the next batch each run has.
+        """Set how many rows of the next batch each run has.
 
         `extra` tokens of no sentence follow the last run's.
         """
@@ -124,7 +124,7 @@ class Masks:
         self._calls.clear()
 
     def draw_for(self, keys: Tensor, firsts: Tensor) -> None:
-        """Take the keys of a batch's tokens and of its sentences."""
+        """Set the keys of a batch's tokens and sentences."""
         self._keys, self._firsts = keys, firsts
 
     def counts(self, x: Tensor) -> tuple[int, tuple[int, ...]]:
@@ -159,11 +159,11 @@ class Masks:
         return torch.from_numpy(sequence(self.steps[0], shape.numel()).view(np.int64)).to(self._keys.device).view(shape)
 
     def of_heads(self, keys: Int[Tensor, "*tokens"], heads: int) -> Int[Tensor, "*tokens heads"]:
-        """Return the keys of tokens within each of so many attention heads."""
+        """Return keys of tokens for each attention head."""
         return _hash(keys, self._words(_HEADS, heads, keys.device))
 
     def columns(self, site: int, size: int, device: torch.device) -> Int[Tensor, "words"]:
-        """Return keys of a site's columns, one for each four."""
+        """Return keys of a site's columns, one for every four."""
         self._calls[site] += 1  # a module that several layers share has other ones in each of them
         return self._words(site + (self._calls[site] << 32), -(-size // 4), device)
 
@@ -208,19 +208,19 @@ class Dropout(nn.Module):
         return mask
 
     def extra_repr(self) -> str:
-        """Shown by print(model)."""
+        """Return what print(model) shows."""
         return f"p={self.p}"
 
 
 def use_dropout_modules(model: Any) -> None:
-    """Make the attention dropout of ModernBERT's layers, a number, modules."""
+    """Replace the attention dropout of ModernBERT's layers by modules."""
     for layer in model.model.layers:
         layer.attn.attention_dropout = nn.Dropout(model.config.attention_dropout)
         layer.attn.out_drop = nn.Dropout(model.config.attention_dropout)
 
 
 def set_dropout(model: nn.Module, p: float) -> None:
-    """Sets the probability of every `nn.Dropout` of a model, in place."""
+    """Set the probability of every `nn.Dropout` of a model, in place."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = p

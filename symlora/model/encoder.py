@@ -1,4 +1,4 @@
-"""Runs a sequence classifier of Hugging Face's on flat batches.
+"""Run a Hugging Face sequence classifier on flat batches.
 
     logits = head(h_first),    h = encoder(tokens of all sentences, end to end)
 
@@ -126,7 +126,7 @@ class Encoder(nn.Module):
         return self.model(**{name: to_device(value, self.device) for name, value in inputs.items()}).logits
 
     def _first_rows(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """[1, T, n] becomes [1, B, n] in every argument."""
+        """Take sentences' first tokens: [1, T, n] becomes [1, B, n]."""
         layout = self.layout
         return args if layout is None else tuple(arg.index_select(1, layout.first) for arg in args)
 

@@ -28,7 +28,7 @@ _state = {"on": False}
 
 @contextmanager
 def fusing(on: bool) -> Iterator[None]:
-    """Use the compiled parts within this context, or do not."""
+    """Turn the compiled parts on or off within this context."""
     before, _state["on"] = _state["on"], on
     try:
         yield
@@ -60,7 +60,7 @@ def pick_compile(setting: str, device: torch.device, precision: str, sentences: 
 
 
 def fuses(dtype: torch.dtype, size: int) -> bool:
-    """Tell whether compiled parts serve so many numbers now."""
+    """Tell whether to use the compiled parts for this many numbers."""
     return _state["on"] and dtype == torch.bfloat16 and size >= SMALLEST and not torch.is_inference_mode_enabled()
 
 

@@ -30,7 +30,7 @@ class RunRows:
     @staticmethod
     @lru_cache(maxsize=2)  # all layers of a batch ask for the same
     def of(counts: tuple[int, ...], device: torch.device) -> "RunRows":
-        """Number the rows of runs that have so many each."""
+        """Number the rows of runs with these counts."""
         numbers = np.repeat(np.arange(len(counts)), counts)
         ends = np.cumsum(counts, dtype=np.int32)
         return RunRows(to_device(torch.from_numpy(ends), device), to_device(torch.from_numpy(numbers), device))
@@ -55,12 +55,12 @@ def by_run(x: Tensor, factors: Tensor, rows: RunRows | None) -> Tensor:
 
 
 def _in_blocks(x: Tensor, columns: int) -> bool:
-    """Tell whether one product for all runs pays: CPUs group none."""
+    """Tell whether one product for all runs is faster."""
     return x.device.type == "cpu" and columns <= MOST_COLUMNS
 
 
 def finite(*tensors: Tensor) -> bool:
-    """Tell whether none is NaN or infinite: 0 times it is 0."""
+    """Tell whether no value is NaN or infinite."""
     return all(math.isfinite(tensor.sum().item()) for tensor in tensors)
 
 

@@ -1,4 +1,4 @@
-"""Find out quickly whether the Hugging Face hub can be reached."""
+"""Check quickly whether the Hugging Face hub can be reached."""
 
 import os
 import socket

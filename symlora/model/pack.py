@@ -1,4 +1,4 @@
-"""Run several runs on one frozen encoder.
+"""Train several runs on one frozen encoder.
 
 Their small trained modules stand side by side; everything else is shared.
 
@@ -57,7 +57,7 @@ class Packed(nn.Module):
             self.trained[name] = stacks[id(tensors[0])]
 
     def train(self, mode: bool = True) -> "Packed":
-        """Training or evaluation, for the runs' modules too."""
+        """Set training or evaluation mode, for the runs' modules too."""
         for member in self.members:
             member.train(mode)
         return super().train(mode)
@@ -149,7 +149,7 @@ def _gathered(x: Tensor, index: Tensor, inverse: Tensor, surplus: Tensor | None 
 
 @dataclass(frozen=True)
 class Fill:
-    """Fill runs up to equal rows by copies of their first."""
+    """Pad runs to equal numbers of rows with copies of their first."""
 
     index: Tensor  # the row at each of the K · most places: int64
     back: Tensor  # the place of each row: int64 [R]
@@ -157,7 +157,7 @@ class Fill:
 
     @staticmethod
     def of(counts: tuple[int, ...], device: torch.device) -> "Fill":
-        """Make the indices for runs with so many rows each."""
+        """Make the indices for runs with these row counts."""
         number = torch.tensor(counts)
         starts = torch.cumsum(number, 0) - number
         column = torch.arange(max(counts))

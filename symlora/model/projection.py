@@ -31,7 +31,7 @@ _NONE: Mapping[str, Tensor] = {}
 
 
 def use_projection(model: nn.Module, masks: Masks) -> None:
-    """Let a model's layers compute by `projected` where they can."""
+    """Let a model's layers use `projected` where possible."""
     for layer in model.modules():
         if type(layer) in (LoraLinear, SymLoraLinear):
             layer.forward = partial(_forward, layer, masks)  # and no closure: it is copied with its layer
@@ -45,7 +45,7 @@ def _forward(layer: nn.Module, masks: Masks, x: Tensor, *args: Any, **kwargs: An
 
 
 def fits(layers: Sequence[Any]) -> bool:
-    """Tell whether `projected` computes what these layers compute now."""
+    """Tell whether `projected` can replace these layers' forward pass."""
     return all(_fits(layer, len(layers)) and layer.scaling == layers[0].scaling for layer in layers)
 
 

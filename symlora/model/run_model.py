@@ -1,4 +1,4 @@
-"""Hold one run's model: encoder, adapter, head, and what of them trains."""
+"""Hold one run's model: encoder, adapter, head."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ class RunModel:
         self.method = method
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Iterate over names and values of what is trained."""
+        """Iterate over the trained parameters, by name."""
         return ((name, p) for name, p in self.encoder.named_parameters() if p.requires_grad)
 
     def in_head(self, name: str) -> bool:
@@ -69,7 +69,7 @@ class RunModel:
         return ParameterCounts(**kinds)
 
     def moving(self) -> Iterator[tuple[str, Tensor]]:
-        """Iterate over all that training changes.
+        """Iterate over everything that training changes.
 
         What is trained, and what a method writes between steps.
         """
@@ -80,11 +80,11 @@ class RunModel:
                     yield f"{layer_name}.{container}.{adapter}", value
 
     def state(self) -> dict[str, Tensor]:
-        """Copy all that training changes to the CPU."""
+        """Copy everything that training changes to the CPU."""
         return {name: value.detach().to("cpu", copy=True) for name, value in self.moving()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Puts back what `state` returned."""
+        """Restore what `state` returned."""
         with torch.no_grad():
             for name, value in self.moving():
                 value.copy_(state[name])
@@ -96,7 +96,7 @@ class RunModel:
                 yield name, module
 
     def save(self, folder: Path) -> None:
-        """Write what is trained, always as safetensors.
+        """Save what is trained as safetensors.
 
         A PEFT adapter, the head's tensors alone, or the whole model.
         """
@@ -113,7 +113,7 @@ class RunModel:
 
 
 def set_rank_pattern(wrapped: Any) -> None:
-    """Record in AdaLoRA's configuration which singular values are left.
+    """Record AdaLoRA's remaining singular values in its configuration.
 
     It must be right when the adapter is saved.
 

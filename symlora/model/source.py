@@ -100,7 +100,7 @@ def in_folder(folder: Path, where: str) -> ModelSource:
 
 
 def load_failure(source: ModelSource, error: Exception) -> SymloraError:
-    """Say that an encoder is not the one that is configured."""
+    """Explain why an encoder could not be loaded."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if source.revision is None:
         return SymloraError(f"The model in {source.name_or_path} could not be loaded: {reason}")
@@ -117,7 +117,7 @@ def load_failure(source: ModelSource, error: Exception) -> SymloraError:
 
 
 def wrong_shape(source: ModelSource, name: str, found: dict[str, Any], expected: dict[str, Any]) -> SymloraError:
-    """Say that an encoder is not the one that is configured."""
+    """Explain that an encoder has another shape than its configuration."""
     where = "model.path=" if source.revision is None else "model.path=null model.revision=<commit> model.hub="
     own = f"Give it a name of its own: model=local model.name=<name> {where}{source.name_or_path}"
     return SymloraError(f"{source.name_or_path} has {found}, but model={name} is {expected}. {_advice(source, own)}")

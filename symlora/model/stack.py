@@ -1,4 +1,4 @@
-"""Hold a parameter of all runs together, and clip their gradients."""
+"""Stack a parameter of all runs, and clip their gradients."""
 
 import weakref
 from collections.abc import Collection, Sequence
@@ -50,7 +50,7 @@ class Stack:
 
 
 def clip_gradients(parameters: Sequence[Sequence[Tensor]], limits: Sequence[float], stacks: Collection[Stack]) -> None:
-    """Scale each run's gradient down to its limit; 0 is none.
+    """Clip each run's gradient norm; a limit of 0 does not clip.
 
     As torch.nn.utils.clip_grad_norm_, for all runs at once where the gradients are in stacks. They are not where one
     run trains, or is left of a pack.

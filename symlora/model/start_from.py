@@ -27,7 +27,7 @@ _NOT_OF_THE_FUNCTION = {
 
 
 def initialise_from(run_model: RunModel, source: Path) -> None:
-    """Load a saved adapter, and what fits of its head.
+    """Load a saved adapter and the matching parts of its head.
 
     The output layer is never taken: its classes are another task's (MNLI has three, RTE two). It and what else of the
     head the adapter does not bring stay as this run starts them: drawn from the seed, or as in the encoder's files.
@@ -82,7 +82,7 @@ def _modules(names: set[str]) -> list[str]:
 
 
 def _check_method(own: Any, adapter: StoredAdapter) -> None:
-    """Refuse an adapter whose weights would compute another ΔW here."""
+    """Refuse an adapter whose weights would give another ΔW here."""
     theirs, where = adapter.config, f"init_from={adapter.folder}"
     if own.peft_type == "XGBLORA":
         raise SymloraError(
@@ -106,7 +106,7 @@ def _check_method(own: Any, adapter: StoredAdapter) -> None:
 
 
 def _other_function(own: Any, theirs: Any) -> str | None:
-    """Return the first field that makes the same weights another ΔW."""
+    """Return the first field that would change ΔW."""
     # As JSON has them: a saved tuple is a list, a set has no order.
     ours, saved = (json.loads(json.dumps(config.to_dict(), default=_plain)) for config in (own, theirs))
     differing = [key for key in ours if ours[key] != saved.get(key) and key not in _NOT_OF_THE_FUNCTION]

@@ -1,4 +1,4 @@
-"""Describe what of a tokenizer changes the numbers."""
+"""Describe the properties of a tokenizer that affect results."""
 
 from pathlib import Path
 from typing import Any

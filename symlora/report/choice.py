@@ -1,4 +1,4 @@
-"""Choose the configuration that stands for a method on a task.
+"""Choose the configuration that represents a method on a task.
 
 A grid's other runs show how the choice was made; they take part in no mean. So one configuration is chosen for each
 (model, protocol, task, method), and methods are compared at their own chosen ones.
@@ -50,7 +50,7 @@ class Chosen:
 
 
 def measure(runs: pd.DataFrame) -> str:
-    """Tell which column decides: `criterion` if known, else `score`."""
+    """Return the deciding column: `criterion` if known, else `score`."""
     return "criterion" if runs["criterion"].notna().any() else "score"
 
 

@@ -89,7 +89,7 @@ def _row(folder: Path) -> dict[str, Any]:
 
 
 def _described(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Describe a run; what the machine did not tell is None."""
+    """Describe a run; unknown values are None."""
     config, provenance = record["config"], record["provenance"]
     train, task = config["train"], config["task"]
     parameters, cost = record.get("parameters") or {}, record.get("cost") or {}
@@ -123,7 +123,7 @@ def _described(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _inference_seconds(record: dict[str, Any]) -> float | None:
-    """Compute the seconds that scoring a sentence took, after an epoch."""
+    """Compute the seconds to score one sentence."""
     epochs, trained = record.get("epochs"), record.get("cost", {}).get("train_seconds")
     rows: int = sum(split["rows"] for name, split in record.get("data", {}).items() if name != "train")
     if not epochs or trained is None or not rows:
@@ -181,7 +181,7 @@ def _scored(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_repeats(rows: list[dict[str, Any]], root: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Keep a configuration's and seed's run in place, else the first."""
+    """Keep one run per configuration and seed, preferably the one in place."""
     kept: dict[tuple[Any, ...], dict[str, Any]] = {}
     problems: list[str] = []
     for row in sorted(rows, key=lambda row: (not row["in_place"], row["folder"])):

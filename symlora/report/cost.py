@@ -1,4 +1,4 @@
-"""Set scores against costs: means over finished runs, and PSCP.
+"""Compare scores with costs: means over finished runs, and PSCP.
 
 PSCP (PEFT-Bench, arXiv 2511.21285; its authors' cal_psqp.py) is score · Π (1 + M/C)^-β over a method's costs M: trained
 parameters, inference and training memory. C are reference costs, and every β is 1. PEFT-Bench sets C to 5·10^8
@@ -19,7 +19,7 @@ PENALISED = {"total": "trained parameters", "peak_memory_bytes": "memory", "infe
 
 
 def mean_costs(runs: pd.DataFrame) -> dict[str, float]:
-    """Average costs over runs; NaN where one does not tell."""
+    """Average costs over runs; NaN if one is unknown."""
     return {name: float(runs[name].mean(skipna=False)) for name in (*PENALISED, "train_seconds")}
 
 
@@ -29,7 +29,7 @@ def pscp(score: float, costs: Mapping[str, float], reference: Mapping[str, float
 
 
 def cell_pscp(cell: Chosen, chosen: Mapping[Key, Chosen]) -> tuple[float, str]:
-    """Compute a method's PSCP in points, or say what it lacks."""
+    """Compute a method's PSCP in points, or say what is missing."""
     runs, reference = cell.finished, chosen[(*cell.key[:3], REFERENCE)].finished
     if reference.empty:
         return math.nan, "no run of LoRA"

@@ -85,7 +85,7 @@ def escape(text: str) -> str:
 
 
 def unique(names: Sequence[str]) -> list[str]:
-    """Tell two columns called Holm apart by the column before."""
+    """Make two columns called Holm different, by the column before."""
     return [f"{name}, {before}" if name == "Holm" else name for before, name in zip(("", *names), names, strict=False)]
 
 

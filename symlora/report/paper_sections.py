@@ -9,7 +9,7 @@ from symlora.report.table import Cell, Section, gap
 
 
 def paper_sections(published: Published) -> tuple[Section, Section]:
-    """Make the rows as printed, and from published numbers without truncation."""
+    """Make the rows as printed, and those without truncation."""
     printed, exact = [], []
     for task, facts in published.glue.tasks.items():
         names = row_names(task, facts.metric)

@@ -1,4 +1,4 @@
-"""Compose the report's page, which begins with the answer."""
+"""Compose the report's page."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -49,7 +49,7 @@ EMPTY = Cell("")
 
 
 def gap(text: str) -> Cell:
-    """Mark something that is not there and should be."""
+    """Mark a missing value."""
     return Cell(text, kind="gap")
 
 
@@ -71,7 +71,7 @@ def number(value: float | None, spec: str = ",.0f", kind: Kind = "") -> Cell:
 
 
 def count(value: int) -> Cell:
-    """Write how often something went wrong."""
+    """Write a count of problems."""
     return number(value, kind="flag" if value else "")
 
 

@@ -68,7 +68,7 @@ def tables_by_method(
 
 
 def ours(model: str, protocol: str) -> str:
-    """Head our section of these runs."""
+    """Return the title of our section of these runs."""
     return f"{OURS}{section_name(model, protocol)}"
 
 

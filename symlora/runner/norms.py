@@ -1,4 +1,4 @@
-"""Measure what an adapter changed, per layer and projection (Figure 1)."""
+"""Measure an adapter's change, per layer and projection (Figure 1)."""
 
 import copy
 import re

@@ -131,7 +131,7 @@ def prepare_data(config: Config) -> tuple[dict[str, Split], dict[str, TokenizedS
 
 
 def describe(split: Split, tokens: TokenizedSplit, config: Config) -> dict[str, Any]:
-    """Return what run.json says of a split."""
+    """Describe a split for run.json."""
     names, classes = config.task.labels, {}
     if config.data.source == "own" and names and split.labels.min() >= 0:
         counts = np.bincount(split.labels, minlength=len(names))

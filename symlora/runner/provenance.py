@@ -1,4 +1,4 @@
-"""Record where a result came from, and what it cost."""
+"""Record the origin and cost of a result."""
 
 import functools
 import hashlib
@@ -35,7 +35,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 @functools.cache
 def code_sha256() -> str:
-    """Hash the source that decides what a step or a score is."""
+    """Hash the source code of training and scoring."""
     root = Path(__file__).parents[1]
     parts = [
         path for part in ("adapters", "data", "metrics", "model", "training") for path in (root / part).glob("*.py")

@@ -55,7 +55,7 @@ def keep_runs(
 
 
 def _cost(prepared: Prepared) -> dict[str, Any]:
-    """Return what a pack took, and each run's share of it."""
+    """Return a pack's cost, and each run's share of it."""
     checkpoint, runs = prepared.checkpoint, len(prepared.configs)
     restarts, together = (0, runs) if checkpoint is None else (checkpoint.restarts, checkpoint.together)
     seconds = time.perf_counter() - prepared.started + (0.0 if checkpoint is None else checkpoint.seconds_before)

@@ -43,7 +43,7 @@ class Reporter:
         self._mirror = _Wandb(config, self._say) if mirror and config.logger.name == "wandb" else None
 
     def started(self, folder: Path, record: dict[str, Any], counts: "ParameterCounts") -> None:
-        """Announces the run."""
+        """Announce the run."""
         config = self.config
         data, origin = record["data"], record["provenance"]
         rows = ", ".join(f"{name} {described['rows']:,}" for name, described in data.items())
@@ -127,7 +127,7 @@ class Reporter:
         write_progress(Path(self.config.results_dir), run_folder(self.config), shared)
 
     def skipped(self, folder: Path, record: dict[str, Any]) -> None:
-        """Say that the run's record stands there already."""
+        """Report that the run exists already."""
         if record["status"] == "failed":
             self._say(f"{_title(self.config)}: failed in another process of this sweep: {record['error']}")
             return
@@ -155,7 +155,7 @@ class Reporter:
             self._say(f"  at chance: a constant prediction gets {chance:.4f}. The run is kept, and marked.")
 
     def close(self) -> None:
-        """Ends bar and mirror; safe to call twice."""
+        """Close the bar and the mirror; safe to call twice."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -264,7 +264,7 @@ def _number(value: float | None) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Format seconds, as in 1 h 05 min."""
     minutes, rest = divmod(round(max(seconds, 0)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -51,7 +51,7 @@ def run(config: Config, reporter: Reporter) -> Ended:
 
 
 def run_pack(configs: Sequence[Config], reporters: Sequence[Reporter], began: float = math.inf) -> list[Ended]:
-    """Train runs in one pass over one frozen encoder, a folder each.
+    """Train runs together on one frozen encoder; write one folder each.
 
     Finished runs are left as they are. A pack that needs more memory than there is trains again in two halves.
 

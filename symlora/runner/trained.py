@@ -134,7 +134,7 @@ def of_run(source: Path, base: str | None = None, config: Config | None = None) 
 
 
 def _config_of(adapter: StoredAdapter, task: str, base: str | None) -> Config:
-    """Describe an adapter that no run left: encoder, task, method."""
+    """Make a configuration for an adapter without a run."""
     source = base_source(adapter, base)
     config = compose(f"task={task}", "model=local", "model.name=adapter", "model.path=-", "protocol=short")
     config.model.path = source.name_or_path if source.revision is None and Path(source.name_or_path).is_dir() else None
@@ -170,7 +170,7 @@ def logits_of(
 
 
 def _shares(model: Trained, number: int) -> str:
-    """Return what the models of a pass must share."""
+    """Return what models must share to be scored together."""
     config = dataclasses.asdict(model.config)
     config["method"].pop("lambda_decay")
     if model.adapter is not None and read_base_scale(model.folder):

@@ -29,7 +29,7 @@ def row_interval(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Interval:
-    """Compute a metric with its interval over rows, as suits the metric.
+    """Compute a metric with an interval over rows that suits it.
 
     Wilson's for accuracy, Fisher's z for Pearson's r, percentiles of resamples for the others (Efron 1979). `metric` is
     a name of METRICS in symlora.metrics.functions, predictions and labels are [rows].

@@ -30,7 +30,7 @@ FAILED_FILE = "failed.json"  # a failure of `force=true`, next to the finished r
 
 
 def run_folder(config: Config) -> Path:
-    """Return where this run's record stands, or will stand."""
+    """Return the path of this run's folder."""
     parts = (config.protocol.name, config.model.name, config.method.name, config.task.name, slug(config))
     return Path(config.results_dir).joinpath(*parts, f"seed-{config.seed}")
 
@@ -94,13 +94,13 @@ def _has_all(content: dict[str, Any]) -> bool:
 
 
 def is_finished(folder: Path) -> bool:
-    """Tell whether a finished run stands there."""
+    """Tell whether a folder holds a finished run."""
     run = read_run(folder)
     return run is not None and run.get("status") == "finished"
 
 
 def is_settled(record: dict[str, Any] | None) -> bool:
-    """Tell whether a run is finished, or diverged, as it would again."""
+    """Tell whether a run is finished or diverged."""
     if record is None:
         return False
     return bool(record["status"] == "finished" or str(record.get("error")).startswith("Diverged:"))
@@ -131,13 +131,13 @@ def finished_record(config: Config) -> dict[str, Any] | None:
 
 
 def lacks_tests(config: Config) -> bool:
-    """Tell whether a finished run lacks test predictions asked for."""
+    """Tell whether a finished run lacks the requested test predictions."""
     record = None if config.force or not config.predict_test else read_run(run_folder(config))
     return record is not None and record["status"] == "finished" and not record["config"]["predict_test"]
 
 
 def record_since(config: Config, began: float) -> dict[str, Any] | None:
-    """Return what another process left of the run since the sweep began.
+    """Return another process's record of the run since the sweep began.
 
     A failure, or a run that it was forced to train again.
     """
@@ -165,7 +165,7 @@ def seal(folder: Path, record: dict[str, Any]) -> None:
 
 
 def find_damage(folder: Path, record: dict[str, Any], *, sizes_only: bool = False) -> list[str]:
-    """List what is wrong with a run folder's files, a sentence each.
+    """List the problems of a run folder's files, one sentence each.
 
     A run.json from before checksums were written has none, and nothing to be checked against. Sizes alone are looked
     up in no time, and tell of files that are gone or cut short.

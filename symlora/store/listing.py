@@ -53,7 +53,7 @@ def table(records: Iterable[dict[str, Any]]) -> str:
 
 
 def section_of(config: Mapping[str, Any]) -> str:
-    """Name a run's protocol, and its data if they are unlike.
+    """Name a run's protocol, and its data if they differ.
 
     Runs on other data stand apart: their scores are not compared.
     """
@@ -70,13 +70,13 @@ def section_of(config: Mapping[str, Any]) -> str:
 
 @cache
 def _own_data(protocol: str) -> dict[str, Any]:
-    """Read what a protocol says of its data."""
+    """Read a protocol's data settings."""
     path = CONFIG_DIR / "protocol" / f"{protocol}.yaml"
     return (yaml.safe_load(path.read_text()) or {}).get("data", {}) if path.is_file() else {}
 
 
 def _place(record: dict[str, Any]) -> tuple[Any, ...]:
-    """Sort key: block, task, method, learning rate, configuration, chose."""
+    """Return a sort key: block, task, method, learning rate, configuration, chose."""
     config = record["config"]
     names = (config[group]["name"] for group in ("model", "task", "method"))
     return (section_of(config), *names, config["train"]["lr"], record["config_hash"], _chose(record))

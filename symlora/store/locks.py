@@ -60,7 +60,7 @@ def locked(results_dir: Path, folder: Path, wait: float = WAIT) -> Iterator[None
 
 
 def write_progress(results_dir: Path, folder: Path, content: Mapping[str, Any]) -> None:
-    """Say how far a locked run is; ignore a full disk."""
+    """Write a locked run's progress; ignore a full disk."""
     path = _progress_file(results_dir, folder)
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     with suppress(OSError):
@@ -69,7 +69,7 @@ def write_progress(results_dir: Path, folder: Path, content: Mapping[str, Any]) 
 
 
 def read_progress(results_dir: Path, folder: Path) -> dict[str, Any]:
-    """Read how far a run is; empty where it has not said."""
+    """Read a run's progress; empty if there is none."""
     try:
         found: dict[str, Any] = json.loads(_progress_file(results_dir, folder).read_text())
         return found
@@ -78,7 +78,7 @@ def read_progress(results_dir: Path, folder: Path) -> dict[str, Any]:
 
 
 def holder(results_dir: Path, folder: Path) -> dict[str, Any] | None:
-    """Return `host`, `process` and `since` of who trains this run, or None."""
+    """Return the lock's holder (`host`, `process`, `since`), or None."""
     path = _lock_file(results_dir, folder)
     if not path.exists():
         return None

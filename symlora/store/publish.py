@@ -1,4 +1,4 @@
-"""Publish run folders, so that no reader meets half a run."""
+"""Publish run folders atomically."""
 
 import os
 import secrets
@@ -11,7 +11,7 @@ from symlora.store.folder import FAILED_FILE, RUN_FILE, find_damage, is_finished
 
 
 def begin(folder: Path) -> Path:
-    """Make the folder that a run is written into until `publish`.
+    """Make the work folder of a run.
 
     Raises:
         SymloraError: The place cannot be written to.
@@ -29,7 +29,7 @@ def begin(folder: Path) -> Path:
 
 
 def not_kept(folder: Path, error: Exception) -> SymloraError:
-    """Say what to do where a folder could not be written."""
+    """Explain that a folder could not be written."""
     if isinstance(error, SymloraError):
         return error
     return SymloraError(
@@ -38,7 +38,7 @@ def not_kept(folder: Path, error: Exception) -> SymloraError:
 
 
 def recover(folder: Path) -> None:
-    """Clear what a killed process left next to a run folder.
+    """Remove what a killed process left next to a run folder.
 
     Only the holder of the run's lock may call this.
 

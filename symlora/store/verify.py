@@ -1,4 +1,4 @@
-"""Check that run folders are as they were written (`make verify-results`)."""
+"""Check that run folders are unchanged (`make verify-results`)."""
 
 import argparse
 import sys

@@ -49,7 +49,7 @@ class File:
     words: tuple[str, ...]  # what a prediction may be, by class number; empty for a score
 
     def fault(self, content: bytes) -> str:
-        """Describe the first thing that the server would refuse, if any."""
+        """Describe the first error that the server would refuse, if any."""
         try:
             text = content.decode("ascii")
         except UnicodeDecodeError as error:

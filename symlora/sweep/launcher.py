@@ -44,12 +44,12 @@ class PackedLauncher(Launcher):
         self.settings = launchers.PackedLauncherConf(**settings)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what Hydra gives; PackTask takes the place of `task_function`."""
+        """Store Hydra's context; PackTask replaces `task_function`."""
         self.hydra_context = hydra_context
         self.config = config
 
     def launch(self, job_overrides: Overrides, initial_job_idx: int) -> list[JobReturn]:
-        """Train all jobs; return the score or failure of each, in order.
+        """Train all jobs; return each one's score or failure, in order.
 
         Raises:
             CompactHydraException: The launcher's settings are wrong; nothing was trained.
@@ -111,7 +111,7 @@ class PackedLauncher(Launcher):
         return outcomes
 
     def _train_all(self, jobs: Sequence[Job], job_overrides: Overrides) -> dict[int, Outcome]:
-        """Train jobs, those that other processes leave undone included."""
+        """Train all jobs, including those that other processes leave undone."""
         outcomes = self._train(jobs, job_overrides)
         while busy := [job for job in jobs if outcomes[job.index].busy]:
             are = "runs are" if len(busy) > 1 else "run is"
@@ -218,7 +218,7 @@ def _is_held(job: Job) -> bool:
 
 
 def _from_folder(job: Job, lost: str) -> Outcome:
-    """Return the outcome of a run whose worker did not come back."""
+    """Return the outcome of a run whose worker was lost."""
     folder = run_folder(job.config)
     record = None if job.config.force else read_run(folder)
     if record is not None and record["status"] == "finished":

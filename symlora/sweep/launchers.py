@@ -1,4 +1,4 @@
-"""Configure the launcher of the packs, and each job's GPU.
+"""Configure the packs' launcher and each job's GPU.
 
     symlora train -m hydra/launcher=joblib hydra.launcher.n_jobs=3 \\
         '+hydra.job.env_set.CUDA_VISIBLE_DEVICES="${cuda_device:${hydra.job.num}}"' seed=0,1,2 ...

@@ -59,7 +59,7 @@ class PackPlan:
 
 
 def most_tokens(device_type: str, precision: str) -> int:
-    """Return the mean tokens of a step at most, by default.
+    """Return the default limit on the mean tokens of a step.
 
     A CPU's caches hold no more in float32 (docs/bench.md).
     """
@@ -92,7 +92,7 @@ def _even(jobs: Sequence[Job], count: int) -> list[PackPlan]:
 
 
 def _spread(packs: list[PackPlan], workers: int) -> list[PackPlan]:
-    """Split the longest packs while a worker idles or all end earlier."""
+    """Split the longest packs while that shortens the sweep."""
     best, best_end = packs, _end(packs, workers)
     total = sum(pack.cost for pack in packs)
     while len(packs) < workers or best_end > 1.05 * total / workers:

@@ -49,7 +49,7 @@ class Paper:
         return [task for task in STARTED_FROM_MNLI if task in self.tasks and "mnli" in self.tasks]
 
     def estimate(self) -> str:
-        """Measure what everything takes; return the table of hours and gigabytes.
+        """Estimate hours and gigabytes of everything; return them as a table.
 
         Raises:
             SymloraError: None of a task's grid points could be trained.

@@ -72,7 +72,7 @@ class GridSeeds(Callback):
 
 
 class HasBest(Callback):
-    """Check that `sweep=seeds` takes what was selected, or exit."""
+    """Check that the points of `sweep=seeds` were selected, or exit."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         values = swept(config.hydra.sweeper.get("params"), list(config.hydra.overrides.task))

@@ -24,7 +24,7 @@ POLL = 0.5
 
 
 def say(path: Path, pack: int, event: str, **more: Any) -> None:
-    """Append one line in one write: workers' lines do not mix."""
+    """Append a line in one write, so that lines do not mix."""
     with contextlib.suppress(OSError), open(path, "a") as file:
         file.write(json.dumps({"pack": pack, "event": event, "at": time.time(), **more}) + "\n")
 
@@ -64,7 +64,7 @@ class Watcher:
                 self._print(f"  {self.share:.0%} done")
 
     def read(self) -> None:
-        """Read what the workers have written since."""
+        """Read the workers' new lines."""
         with contextlib.suppress(OSError), open(self._path, "rb") as file:
             file.seek(self._offset)
             for line in file:

@@ -78,7 +78,7 @@ def time_left(runs: Iterable[RunStatus], costs: Costs, workers: int) -> tuple[fl
 
 
 def seconds_left(run: RunStatus, costs: Costs) -> float | None:
-    """Estimate a run's seconds left by its steps, else its like."""
+    """Estimate a run's seconds left, by its steps or similar runs."""
     if "left" in run.progress:
         return float(run.progress["left"])
     of_task = [second for (task, _), seconds in costs.items() if task == run.task for second in seconds]
@@ -106,7 +106,7 @@ def table(runs: Sequence[RunStatus], costs: Costs, workers: int) -> str:
 
 
 def forecast(runs: Sequence[RunStatus], costs: Costs, workers: int) -> str:
-    """Say how long the runs will take, as far as is known."""
+    """Say how long the runs will take."""
     states = {run.state for run in runs}
     if not states & {"running", "missing"}:
         return "Nothing is left to do."

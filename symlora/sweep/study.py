@@ -168,7 +168,7 @@ def command_status(chosen: argparse.Namespace) -> int:
 
 @lru_cache
 def _expanded(written: int, *overrides: str) -> Sequence[Config]:
-    """Expand once for many looks; `written` is a selection's time."""
+    """Expand a command, cached; `written` is a selection's time."""
     return expand(*overrides)
 
 

@@ -1,4 +1,4 @@
-"""Show a study live in the terminal: packs, losses, time left, failures."""
+"""Show a study live: packs, losses, time left, failures."""
 
 import time
 from collections.abc import Callable, Sequence

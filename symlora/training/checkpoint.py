@@ -59,7 +59,7 @@ class Checkpoint:
         self._failed = False
 
     def due(self) -> bool:
-        """Tell whether it is time for the next one."""
+        """Tell whether it is time for the next checkpoint."""
         return time.monotonic() >= self._next
 
     def save(self, state: dict[str, Any], steps: int, *, trained: bool = False) -> None:
@@ -94,7 +94,7 @@ class Checkpoint:
         self._next = now + max(self.seconds, (now - started) / SHARE_OF_TIME)
 
     def load(self) -> dict[str, Any] | None:
-        """Load what was kept of these runs; None if unusable here."""
+        """Load these runs' checkpoint; None if there is no usable one."""
         for half in self.folder.glob(f".{self._name}.*.safetensors.*"):  # of a process killed while it wrote
             half.unlink(missing_ok=True)
         clear_settled(self.results_dir, self.runs)
@@ -124,7 +124,7 @@ class Checkpoint:
         return None
 
     def _differences(self, header: Header) -> list[str]:
-        """List what is not the same as when the checkpoint was made."""
+        """List what has changed since the checkpoint was made."""
         theirs, own = dict(header.fingerprint), dict(self.fingerprint)
         before, now = theirs.pop("configurations", {}), own.pop("configurations")
         odd = sorted(key for key in own.keys() | theirs.keys() if own.get(key) != theirs.get(key))
@@ -139,7 +139,7 @@ class Checkpoint:
 
 
 def _taken_apart(value: Any, tensors: dict[str, Tensor], seen: dict[int, str]) -> Any:
-    """Number a state's tensors and arrays; keep each of them once."""
+    """Replace a state's tensors and arrays by numbers; keep each once."""
     if isinstance(value, (Tensor, np.ndarray)):
         if id(value) not in seen:
             seen[id(value)] = str(len(tensors))

@@ -35,7 +35,7 @@ class Header:
     said: dict[str, Any]  # all of it
 
     def serves(self, runs: Iterable[str]) -> bool:
-        """Tell whether these runs can go on from it.
+        """Tell whether these runs can resume from it.
 
         Its own runs can, and some of them once they are trained.
         """
@@ -44,7 +44,7 @@ class Header:
 
 
 def headers(results_dir: Path) -> list[Header]:
-    """List all readable checkpoints of a results folder, the furthest first."""
+    """List all readable checkpoints, the most steps first."""
     found = []
     for path in sorted((results_dir / FOLDER).glob("*.safetensors")):
         try:

@@ -40,7 +40,7 @@ class Processes:
             tensor.copy_(total.view_as(tensor))
 
     def agree(self, value: bool, device: torch.device) -> bool:
-        """Return what the first process says."""
+        """Return the first process's value."""
         said = torch.tensor(float(value and self.rank == 0), device=device)
         self.add_up([said])
         return bool(said)

@@ -53,14 +53,14 @@ class Stopped(SystemExit):
 
 
 def stop_requested() -> int | None:
-    """Return the signal that asked to stop (of sweeps SIGTERM), or None."""
+    """Return the signal that requested a stop, or None."""
     if _requested is None and _stop_file is not None and _stop_file.exists():
         return int(signal.SIGTERM)
     return _requested
 
 
 def raise_if_stopped() -> None:
-    """Raise `Stopped` if a stop was asked for."""
+    """Raise `Stopped` if a stop was requested."""
     if (number := stop_requested()) is not None:
         raise Stopped(number)
 
@@ -179,7 +179,7 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 
 def _swallowed(frame: FrameType | None) -> bool:
-    """Tell whether an exception may get lost here: imports, Hydra."""
+    """Tell whether an exception may be swallowed here: imports, Hydra."""
     # Torch, transformers and OmegaConf were seen to do it. None of our files is half written there.
     ours = False  # Hydra is above all that trains: what counts is whether it is Hydra that runs
     while frame is not None:

@@ -177,7 +177,7 @@ def train_step(
 
 
 def _going_on(runs: list[RunState], pack: PackedModel) -> list[RunState]:
-    """Let the runs that have ended leave the pack; return the others."""
+    """Remove ended runs from the pack; return the others."""
     for run in runs:
         if run.result.ended and len(pack.runs) > 1:
             pack.drop(pack.runs.index(run.model))

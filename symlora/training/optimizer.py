@@ -1,4 +1,4 @@
-"""Build AdamW as LoRA's GLUE scripts use it, with λ apart."""
+"""Build AdamW as in LoRA's GLUE scripts, with a group for λ."""
 
 import math
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""Hold what a trained run is: epochs, scores, logits, parameters."""
+"""Hold a trained run's epochs, scores, logits and parameters."""
 
 import math
 from dataclasses import dataclass, field
@@ -68,7 +68,7 @@ def rules_met(epochs: list[Epoch], config: Config) -> list[str]:
 
 
 def out_of_patience(result: Fit, config: Config) -> bool:
-    """Tell whether the score that chooses has not risen for too long."""
+    """Tell whether the selection score has not risen for `patience` epochs."""
     patience, done = config.train.patience, len(result.epochs)
     if patience is None or done >= config.train.epochs:
         return False

@@ -46,7 +46,7 @@ class RunState:
         self.hook.after_step(self.steps_done, self.steps, self.optimizer)
 
     def save(self, trained: bool) -> dict[str, Any]:
-        """Return all that the rest of the run depends on."""
+        """Return everything that the rest of the run depends on."""
         result = self.result
         # The last epoch's is replaced at the end of the next one: it is needed once all are done.
         done = trained or result.ended
@@ -73,7 +73,7 @@ class RunState:
         }
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Puts back what `save` returned."""
+        """Restore what `save` returned."""
         kept, result = saved["result"], self.result
         vars(result).update(kept)
         result.epochs = [Epoch(**epoch) for epoch in kept["epochs"]]
@@ -92,7 +92,7 @@ class RunState:
     def end_epoch(
         self, number: int, logits: dict[str, Logits], data: Mapping[str, TokenizedSplit], rows: int, seconds: float
     ) -> None:
-        """Scores the epoch, and keeps the model where a rule chooses it."""
+        """Score the epoch, and keep the model if a rule chooses it."""
         metrics = {name: metrics_of(self.config, found, data[name].labels) for name, found in logits.items()}
         self.result.epochs.append(Epoch(number, self.losses / rows, metrics, seconds))
         self.losses = 0.0
@@ -105,7 +105,7 @@ class RunState:
 
 
 class CheckpointWriter:
-    """Take up a checkpoint, and write further ones."""
+    """Resume from a checkpoint, and write further ones."""
 
     def __init__(self, everyone: Sequence[RunState], checkpoint: Checkpoint | None, per_epoch: int) -> None:
         self._everyone, self._checkpoint, self._per_epoch = everyone, checkpoint, per_epoch

@@ -47,7 +47,7 @@ def cost_points(chosen: Mapping[Key, Chosen], model: str, protocol: str) -> pd.D
 
 
 def cost_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
-    """Draw a row for each task and a column for each cost."""
+    """Draw scores over costs: a row per task, a column per cost."""
     tasks = [mine for _, mine in points.groupby("task", sort=False)]
     methods = list(dict.fromkeys(points["method"]))
     colours = matplotlib.colormaps["tab10" if len(methods) <= 10 else "tab20"].colors  # type: ignore[attr-defined]

@@ -32,7 +32,7 @@ class Column:
     number: Callable[[float], str] = compact
 
     def scale(self, cells: pd.DataFrame, more: Iterable[str] = ()) -> Normalize:
-        """Span the values of this column, and of others."""
+        """Make a colour scale for this column, and others."""
         return style.scale_of(cells[[self.key, *more]].to_numpy(np.float64), self.centre)
 
 
@@ -177,7 +177,7 @@ def _map(axes: Axes, cells: pd.DataFrame, method: str, panel: _Panel) -> QuadMes
 
 
 def _caption(cells: pd.DataFrame, note: str) -> str:
-    """Say over how many seeds, and what is missing."""
+    """Write the caption: number of seeds, and what is missing."""
     counts = sorted(set(cells.loc[cells["seeds"] > 0, "seeds"]))
     span = " to ".join(dict.fromkeys(str(count) for count in (*counts[:1], *counts[-1:]))) or "no"
     gaps = cells[cells["seeds"] == 0][["method", "task"]].drop_duplicates()

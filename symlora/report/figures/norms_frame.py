@@ -1,4 +1,4 @@
-"""Gather the norms behind Figure 1: what each run changed."""
+"""Gather the norms that Figure 1 shows."""
 
 import math
 from collections.abc import Mapping

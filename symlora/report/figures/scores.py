@@ -1,4 +1,4 @@
-"""Draw scores over epochs and over learning rates, a plot a task."""
+"""Draw scores over epochs and learning rates, one plot per task."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -101,7 +101,7 @@ def _points(entry: Chosen) -> pd.DataFrame:
 
 
 def grid_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
-    """Draw scores over the learning rate, a line a batch size."""
+    """Draw scores over the learning rate, one line per batch size."""
     batches = sorted(set(points["batch_size"]))
     seeds = " or ".join(sorted(set(points["seeds"].astype(str))))
     lines = ", ".join(f"{name}: batch {size}" for name, size in zip(DASHES, batches, strict=False))
@@ -143,7 +143,7 @@ def _draw_grid(axes: Axes, points: pd.DataFrame, method: str, batches: list[int]
 def _task_row(
     points: pd.DataFrame, title: str, height: float, caption: str
 ) -> tuple[Figure, list[tuple[pd.DataFrame, Axes]]]:
-    """Make a figure with a plot a task; pair points and axes."""
+    """Make a figure with one plot per task; pair points and axes."""
     tasks = [mine for _, mine in points.groupby("task", sort=False)]
     figure = new_figure(max(5.2, 2.4 * len(tasks)), height, title, caption)
     row = figure.subplots(1, len(tasks), squeeze=False)[0]

@@ -86,7 +86,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
 
 
 def scale_of(values: Matrix, centre: float | None = None) -> Normalize:
-    """Span the finite values; the ends are equally far from a centre."""
+    """Make a colour scale of the finite values, centred if asked."""
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     if centre is not None:
@@ -117,6 +117,6 @@ def minus(text: str) -> str:
 
 
 def text_colour(colour: Sequence[float]) -> str:
-    """Return black or white, whichever stands out from a colour (WCAG 2)."""
+    """Return black or white, whichever contrasts more with a colour (WCAG 2)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
     return "black" if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.18 else "white"
