@@ -35,7 +35,7 @@ SUBLAYER_OUTPUTS: dict[str, Any] = {
     "mpnet": ["attn.o", "output.dense"],
 }
 
-# What a field's value must be: in words for the message, and as a test (an error counts as a no).
+# A condition on a field's value: words for the message, and a test (an error counts as failure).
 Rule = tuple[str, Callable[[Any], bool]]
 
 

@@ -37,7 +37,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # So that deleting an adapter finds them.
+        # PEFT deletes an adapter from these.
         cls.other_param_names = AdapterLayer.other_param_names + cls.frozen_layer_names + cls.other_dict_names
 
     def __init__(
@@ -62,7 +62,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config, module)
 
-    # What a method says for itself.
+    # A method implements these.
 
     @abstractmethod
     def initial_values(self, config: Any, r: int) -> dict[str, Tensor]:
@@ -97,7 +97,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             shape = f"{self.out_features} x {self.in_features}"
             raise ValueError(f"{problem}: the weight of module {self.module_name!r} is {shape}{advice}")
 
-    # What is the same for all.
+    # These are the same for all methods.
 
     def update_layer(self, adapter_name: str, config: AdapterConfig, module: str) -> None:
         """Add one adapter to the module of this full name."""
@@ -114,14 +114,14 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         for name, value in self.initial_values(config, r).items():
             container = getattr(self, name)
             container[adapter_name] = nn.Parameter(value) if name in self.adapter_layer_names else value
-        base = self.get_base_layer()  # any tensor of it tells the device: some quantised layers have no `weight`
+        base = self.get_base_layer()  # any tensor shows the device; some quantised layers have no `weight`
         device = next((tensor.device for tensor in [*base.parameters(), *base.buffers()]), None)
         self._move_adapter_to_device_of_base_layer(adapter_name, device)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        # PEFT rounds to the base's dtype here and widens again afterwards (`autocast_adapter_dtype`): a start taken
-        # from W0 would keep a bfloat16's digits. So float32 stays; `_cast_adapter_dtype` narrows where that is asked.
+        # PEFT rounds to the base's dtype here and casts back later (`autocast_adapter_dtype`), so that a start taken
+        # from W0 would lose digits. So float32 is kept here; `_cast_adapter_dtype` narrows it if asked.
         given = self.values(adapter_name)
         super()._move_adapter_to_device_of_base_layer(adapter_name, device)
         for moved, value in zip(self.values(adapter_name), given, strict=True):

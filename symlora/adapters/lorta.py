@@ -114,7 +114,7 @@ class LortaModel(AdapterModel, config=LortaConfig, layer=LortaLinear):
     def _remap_adapter_state_dict_for_load(
         cls, model: Any, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        # As parameters, so that they stay one where loading puts them in place of what is there (low_cpu_mem_usage).
+        # As parameters, so that they stay shared when loading replaces the existing ones (low_cpu_mem_usage).
         start = f"{_ONCE}lorta_"
         shared = {key: nn.Parameter(value, False) for key, value in state_dict.items() if key.startswith(start)}
         own = {

@@ -33,7 +33,7 @@ def triangle_places(n: int, device: torch.device) -> Tensor:
 
     The triangle is listed row by row; (n, n), int64.
     """
-    with torch.inference_mode(False):  # kept for backward passes too, whoever asked first
+    with torch.inference_mode(False):  # the cached tensor must also serve backward passes
         rows, columns = torch.triu_indices(n, n, device=device)
         places = torch.empty(n, n, dtype=torch.int64, device=device)
         places[rows, columns] = places[columns, rows] = torch.arange(len(rows), device=device)

@@ -53,7 +53,7 @@ class AdapterModel(StepHook, BaseTuner):
     tuner_layer_cls: type[AdapterLayer]
     prefix: str  # of the containers' names; default: the method's name and an underscore
     target_module_mapping = QUERY_VALUE
-    trains_alone: ClassVar[str] = ""  # why its runs cannot share a pass over the encoder; empty: they can
+    trains_alone: ClassVar[str] = ""  # why its runs cannot share a pass over the encoder; empty if they can
 
     def __init_subclass__(
         cls, config: type[AdapterConfig] | None = None, layer: type[AdapterLayer] | None = None, **kwargs: Any
@@ -154,7 +154,7 @@ class AdapterModel(StepHook, BaseTuner):
             )
         layer = self.tuner_layer_cls(target, adapter_name, peft_config, current_key, **quantization)
         if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)  # a further adapter waits until it is switched to
+            layer.requires_grad_(False)  # a further adapter is inactive until it is selected
         self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:

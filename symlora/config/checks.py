@@ -10,7 +10,7 @@ from symlora.errors import SymloraError
 
 NAMED = ("task", "method", "model", "protocol")  # groups whose name is a part of the run folder's path
 SCORES = ("matthews_correlation", "accuracy", "f1", "macro_f1", "balanced_accuracy", "pearson", "spearmanr")
-METRICS = (*SCORES, "auroc", "mae")  # these two choose nothing: they are not of predictions, or lower is better
+METRICS = (*SCORES, "auroc", "mae")  # these two cannot choose a model: they need scores, or lower is better
 
 
 def check(config: Config) -> None:

@@ -22,9 +22,9 @@ from symlora.config.typed import read_yaml
 from symlora.errors import SymloraError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# Beside the package in a checkout; in an installed package within it.
+# Next to the package in a checkout, inside it in an installation.
 CONFIG_DIR = next(parent / "configs" for parent in (_PACKAGE, _PACKAGE.parent) if (parent / "configs").is_dir())
-# What `make select` chose. An installed package writes nothing next to itself; Hydra looks there first (hydra_plugins).
+# Where `make select` writes. An installed package does not write into itself; Hydra searches this folder first.
 BEST_DIR = (Path("results/configs") if CONFIG_DIR.parent == _PACKAGE else CONFIG_DIR) / "best"
 # Hydra finds plugins on sys.path, once: in a checkout they are in scripts/, in an installation next to the package.
 _SCRIPTS = CONFIG_DIR.parent / "scripts"
@@ -42,7 +42,7 @@ def resolve(cfg: Any) -> Config:
         SymloraError: A value is missing or out of range; the message names its key.
     """
     try:
-        for group in NAMED:  # before the recipes, which look names up
+        for group in NAMED:  # before the recipes, which use these names
             if (name := OmegaConf.select(cfg, f"{group}.name")) is not None:
                 check_name(group, name)
         if OmegaConf.select(cfg, "data.source") == "own" and "custom" in cfg.protocol.recipe:
@@ -62,7 +62,7 @@ def resolve(cfg: Any) -> Config:
     if config.data.source == "own":
         complete(config)
     check(config)
-    # Their values now stand in `train`; the tables of the other tasks are no part of this run.
+    # Their values are now in `train`; the other tasks' values are not part of this run.
     config.protocol.recipe = config.model.recipe = {}
     return config
 
@@ -112,7 +112,7 @@ def our_configs() -> Iterator[None]:
         with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             yield
     except (yaml.YAMLError, UnicodeDecodeError):
-        check_files()  # says which
+        check_files()  # names the file
         raise
     except HydraException as error:
         detail = f" ({error.__cause__})" if error.__cause__ else ""

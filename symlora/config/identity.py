@@ -12,30 +12,30 @@ from symlora.config.formatting import format_rate
 from symlora.config.schema import Config
 from symlora.config.tables import find_tables
 
-# What says where and how to run, not what: two configurations that differ only here are the same run.
-NOT_IDENTITY_TRAIN = ("gradient_accumulation_steps", "compile")  # the same sums, otherwise rounded
+# Settings that do not change a run's results: two configurations that differ only here are the same run.
+NOT_IDENTITY_TRAIN = ("gradient_accumulation_steps", "compile")  # equal but for rounding
 _NOT_IDENTITY = {
     "": ("seed", "logger", "checkpoint", "device", "results_dir", "force", "progress", "predict_test"),
     "data": ("dir", "cache_dir"),
     "model": ("package", "note", "shape", "recipe"),
     "method": ("equation", "source"),
-    "protocol": ("grid_seeds",),  # which runs choose, not what a run computes
+    "protocol": ("grid_seeds",),  # decides which runs choose the point
     "train": NOT_IDENTITY_TRAIN,
 }
-# What an encoder's folder holds besides its weights that changes the numbers.
+# Files of an encoder's folder, besides its weights, that change results.
 _BESIDE_WEIGHTS = (
     *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.*", "merges.txt", "*.model", "*.codes"),
 )
 _ADAPTERS = tuple(f"{folder}adapter_model.{kind}" for folder in ("adapter/", "") for kind in ("safetensors", "bin"))
 SAFE_WEIGHTS, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
-# What the runs of a pack may differ in: it concerns the trained modules alone.
+# Settings in which the runs of a pack may differ: they concern the trained modules only.
 _FREE = {
     "": ("seed",),
     "train": ("lr", "head_lr", "weight_decay", "warmup_ratio", "max_grad_norm", "patience"),
     "method": ("lambda_decay",),
 }
-# Keys that came later name a run only when they are set: older runs keep their names.
+# Keys added later enter the name only when they are set, so that older runs keep their names.
 _LATER: dict[tuple[str, str], Any] = {
     ("train", "head_lr"): None,
     ("train", "patience"): None,
@@ -52,10 +52,10 @@ def identity(config: Config) -> dict[str, Any]:
     for (group, key), default in _LATER.items():
         if content[group][key] == default:
             del content[group][key]
-    # Files stand for their content, wherever they are.
+    # Paths are replaced by the hash of their content.
     content["model"]["path"] = encoder_sha256(config.model.path)
     content["init_from"] = _adapter_sha256(config.init_from)
-    if config.data.allow_subset and config.data.dir:  # else the rows are the official ones, which the task names
+    if config.data.allow_subset and config.data.dir:  # otherwise the rows are the task's official ones
         content["data"]["dir"] = _data_sha256(Path(config.data.dir), config.task.name)
     if config.data.source == "own":
         for key in ("splits", "sha256", "validation", "test"):
@@ -63,7 +63,7 @@ def identity(config: Config) -> dict[str, Any]:
         if config.data.dir:
             content["data"]["dir"] = own_sha256(Path(config.data.dir))
     else:
-        content["task"] = config.task.name  # its facts are the data's, which are checked; its metrics choose nothing
+        content["task"] = config.task.name  # its facts are checked, and its metrics change nothing
     if config.data.source != "demo":
         del content["data"]["demo_rows"]
     return content
@@ -97,7 +97,7 @@ def weight_names(folder: Path) -> list[str]:
     try:
         return sorted(set(json.loads((folder / SAFE_INDEX).read_text())["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return []  # no weights, or a damaged index: loading says which
+        return []  # no weights, or a damaged index; loading reports which
 
 
 def weight_files(folder: Path) -> list[Path]:

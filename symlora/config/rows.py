@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from symlora.errors import SymloraError
 
-SLICE_SEED = 0  # which rows are held out or kept is a fact of the data, the same for every run's seed
+SLICE_SEED = 0  # the held-out rows are the same for every run
 
 Labels = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]

@@ -9,7 +9,7 @@ a second.
 from dataclasses import dataclass, field
 from typing import Any
 
-MISSING: Any = "???"  # OmegaConf's own, written out: a PEFT user has neither Hydra nor OmegaConf
+MISSING: Any = "???"  # OmegaConf's value, written out because a bare installation has no OmegaConf
 HELD_OUT = "held_out"  # the slice of the training split that a protocol may set aside to choose the epoch
 
 
@@ -29,9 +29,9 @@ class TaskConfig:
     sha256: dict[str, str] = field(default_factory=dict)
     validation: list[str] = field(default_factory=list)  # the splits scored after each epoch; the first decides
     test: list[str] = field(default_factory=list)  # the splits with hidden labels
-    # Of an own table (task=custom) alone
+    # For an own table (task=custom) only
     label: str = "label"  # the column of the labels
-    regression: bool | None = None  # whether they are scores; unset, the table tells
+    regression: bool | None = None  # whether they are scores; unset, the table decides
     # Shares of the training rows for splits that have no file
     shares: dict[str, float] = field(default_factory=dict)
 
@@ -103,7 +103,7 @@ class TrainConfig:
     max_grad_norm: float = MISSING  # global norm at which the gradient is clipped; 0 does not clip
     # Probability of every dropout in encoder and head; unset, the encoder's own (RoBERTa: 0.1)
     model_dropout: float | None = None
-    # That of the head; unset, `lr` (as LoRA's scripts have it; FourierFT and VeRA give the head its own)
+    # Peak learning rate of the head; unset, `lr` (as in LoRA's scripts; FourierFT and VeRA use another)
     head_lr: float | None = None
     # Epochs without a better score on the split that chooses (`protocol.selection`: best or held_out) after which
     # training ends; unset, it never ends early. The schedule stays that of `epochs`
@@ -147,8 +147,8 @@ class CheckpointConfig:
 
     # Time between two checkpoints; 0 writes one after every step. One that took t seconds is followed by none for 100
     # t.
-    seconds: float = 60.0  # what a kill may cost
-    resume: bool = True  # take up what a stopped run left; false starts anew
+    seconds: float = 60.0  # the work that a kill may cost
+    resume: bool = True  # resume from a checkpoint; false starts anew
 
 
 @dataclass
@@ -163,7 +163,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    seed: int = 0  # of head start, adapter start, order of the data and dropout (a generator each, symlora.seeds)
+    seed: int = 0  # of head, adapter, order of the data and dropout (a generator for each, symlora.seeds)
     device: str = "auto"  # `cpu`, `mps`, `cuda`, `cuda:<number>`, or `auto` (the first there of cuda, mps and cpu)
     # `fp32`, `bf16`, `fp16`, or `auto` (bf16 where it is fast, else fp16 on CUDA, else fp32). Only frozen weights and
     # activations have 16 bits; adapters, λ and head are always float32.

@@ -204,7 +204,7 @@ def demo_split(task: str, split: str, rows: int, seed: int = 0, reveal: bool = F
         label = labels.pop()
         for _ in range(_TRIES_PER_ROW):  # until a new row belongs to this side
             texts, content = build(draw, vocabulary, label)
-            dealt = zlib.crc32(" ".join(content).encode()) % len(_SIDES)  # and not `hash`, which changes by process
+            dealt = zlib.crc32(" ".join(content).encode()) % len(_SIDES)  # not `hash`, which differs between processes
             if _SIDES[dealt] == side and texts not in seen:
                 break
         else:

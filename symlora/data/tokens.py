@@ -153,7 +153,7 @@ def _tokenize(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int)
         if "token_type_ids" in encoded:
             types.append(np.fromiter(chain.from_iterable(_segments(encoded, len(texts))), np.uint8, sum(sizes)))
         full = [row for row, size in enumerate(sizes) if size == max_length]
-        if full:  # were they cut, or do they just fit?
+        if full:  # find out whether they were cut or just fit
             uncut = tokenizer(*([column[row] for row in full] for column in texts), verbose=False)["input_ids"]
             truncated += sum(len(row) > max_length for row in uncut)
         lengths += sizes

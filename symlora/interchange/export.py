@@ -42,7 +42,7 @@ def command(chosen: Namespace) -> int:
             raise SymloraError("--push: export the checkpoint --to lora first, then that folder --to merged.")
     logging.set_verbosity_error()  # the missing-head warning is expected
     logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning)  # transformers 5.23, of its own names
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers 5.23 about its own names
     for line in _from_checkpoint(chosen) if is_file else _from_adapter(read_adapter(chosen.source), chosen):
         print(line)
     if push_to is not None:
@@ -76,7 +76,7 @@ def _from_adapter(adapter: StoredAdapter, chosen: Namespace) -> Iterator[str]:
     out = chosen.out
     if chosen.to == "adapter":
         with new_folder(out) as work:
-            for name in (CONFIG, BASE_SCALE, *[CARD] * (adapter.run is not None)):  # PEFT's own card says nothing
+            for name in (CONFIG, BASE_SCALE, *[CARD] * (adapter.run is not None)):  # PEFT's own card is empty
                 if (adapter.folder / name).is_file():
                     shutil.copyfile(adapter.folder / name, work / name)
             save_file(adapter.tensors, work / WEIGHTS, metadata={"format": "pt"})
@@ -98,7 +98,7 @@ def _from_adapter(adapter: StoredAdapter, chosen: Namespace) -> Iterator[str]:
     else:
         try:
             kept = lora_to_symlora(adapter, out, chosen.rank, full=chosen.full)
-        except (ValueError, TypeError, AttributeError, re.error) as error:  # of a field that LoraConfig does not check
+        except (ValueError, TypeError, AttributeError, re.error) as error:  # from fields that LoraConfig does not check
             raise SymloraError(f"{adapter.folder} cannot become a SymLoRA: {error}") from error
         yield from kept_table(kept)
         yield f"SymLoRA adapter: {out}"

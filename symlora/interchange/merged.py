@@ -27,7 +27,7 @@ _AUTO_CLASSES = {
     "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
 }
-_UNUSUAL_LABELS = 97  # a number of labels that shows which layer is the output layer
+_UNUSUAL_LABELS = 97  # a number of labels by which the output layer is recognised
 
 
 def export_merged(adapter: StoredAdapter, out: Path, base: str | None = None) -> Any:
@@ -52,7 +52,7 @@ def export_merged(adapter: StoredAdapter, out: Path, base: str | None = None) ->
                 f"{adapter.folder} was made for another base model or method: {odd[0]} has no counterpart."
             )
         merged = wrapped.merge_and_unload(safe_merge=True)
-    except KeyError as error:  # PEFT's, of the head
+    except KeyError as error:  # PEFT raises it for the head
         raise SymloraError(f"{adapter.folder} was made for another base model: it has no {error.args[0]}.") from error
     except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError, re.error) as error:
         raise SymloraError(

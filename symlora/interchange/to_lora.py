@@ -58,7 +58,7 @@ def symlora_to_lora(
     for factors in found:
         module = factors.module.removeprefix(PREFIX)
         rank, s = config.rank_and_scale(module)
-        if f"{factors.module}.symlora_start_Q" in adapter.tensors:  # a start that is subtracted: as many columns more
+        if f"{factors.module}.symlora_start_Q" in adapter.tensors:  # a subtracted start doubles the columns
             rank *= 2
         check_rank(adapter, module, len(factors.right), rank)
         B, A = to_float32(s * factors.left), to_float32(factors.right)
@@ -70,7 +70,7 @@ def symlora_to_lora(
         from_scale = (scale - 1) * W0 if scale != 1.0 else 0.0  # what λ adds to W0
         norms = (float(np.linalg.norm(each)) for each in (from_scale + low_rank, rounding, rounding - from_scale))
         report.append(Reconstruction(module, rank, scale, *norms))
-    ranks = unscaled({row.module: row.rank for row in report}, "lora_alpha")  # s is in B
+    ranks = unscaled({row.module: row.rank for row in report}, "lora_alpha")  # B already includes s
     write_adapter(out, LoraConfig(**ranks, lora_dropout=config.dropout, **shared_fields(config)), tensors, scales)
     return report
 

@@ -23,7 +23,7 @@ from symlora.interchange.symmetric import energy, symmetric_part
 from symlora.interchange.write import check_rank, shared_fields, to_float32, unscaled, write_adapter
 from symlora.store.adapter_folder import PREFIX, StoredAdapter
 
-# Fields that make another function of the same factors. (What has tensors of its own is found by those.)
+# Fields that change the function of the factors. (Others are found by their own tensors.)
 _OTHER_FUNCTION = (
     *("alora_invocation_tokens", "arrow_config", "fan_in_fan_out", "layer_replication", "target_parameters"),
     *("use_bdlora", "use_dora", "use_qalora"),

@@ -42,19 +42,19 @@ def add_adapter(model: Any, config: Config) -> Any:
     arguments = dict(method.peft_config)
     if arguments.get("target_modules", "") is None:
         tuner: Any = PEFT_TYPE_TO_TUNER_MAPPING.get(method.peft_type, object)  # type: ignore[call-overload]
-        # Query and value for every method, unless it is one of ours that belongs elsewhere.
+        # Query and value, unless a method of ours has other default targets.
         targets = tuner.target_module_mapping if issubclass(tuner, AdapterModel) else QUERY_VALUE
         arguments["target_modules"] = targets.get(model.config.model_type)
     _check_arguments(arguments)
-    if method.peft_type == "ADALORA":  # PEFT wants one now; training puts the run's own (symlora.training.hooks)
+    if method.peft_type == "ADALORA":  # PEFT requires a value; training sets the run's own (symlora.training.hooks)
         arguments["total_step"] = sys.maxsize
     beside = _trained_beside(arguments.pop("modules_to_save", None), model)
     try:
         peft_config = config_class(task_type="SEQ_CLS", modules_to_save=[*head_modules(model), *beside], **arguments)
-        if peft_config.is_prompt_learning:  # it works in PEFT's outer forward, which flat batches go past
+        if peft_config.is_prompt_learning:  # it works in PEFT's outer forward, which flat batches do not call
             raise ValueError(f"{method.peft_type} trains inputs and not layers, which this harness does not run")
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks transformers 5.23 for a name it renames
+            warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 uses a name that transformers 5.23 has renamed
             torch.manual_seed(torch_generator(config.seed, "adapter").initial_seed())
             wrapped = peft.get_peft_model(model, peft_config)
     except (TypeError, ValueError, AttributeError, NotImplementedError, re.error) as error:
@@ -112,7 +112,7 @@ def _check_fit(wrapped: Any, targets: Any, method: str) -> None:
                 f"{', '.join(sorted({name.rsplit('.', 1)[-1] for name in layers}))}."
             )
     for name, layer in layers.items():
-        if isinstance(layer, VeraLayer):  # r is the width of its random matrices: 1024 on 768 in the paper
+        if isinstance(layer, VeraLayer):  # its r may exceed the width: 1024 for 768 in the paper
             continue
         shape: Any = (getattr(layer, "out_features", None), getattr(layer, "in_features", None))  # 4 bits are packed
         ranks = getattr(layer, "r", None)

@@ -55,7 +55,7 @@ def build_pack(
     if len(configs) > 1 and (alone := why_alone(first.method)):
         raise CannotPack(alone)
     source = find(first.model)
-    # For encoders that do not run flat: bf16 sdpa is slow on a CPU (symlora.model.attention).
+    # For encoders on padded batches: sdpa in bf16 is slow on a CPU (symlora.model.attention).
     slow_sdpa = device.type == "cpu" and precision != "fp32"
     model, drawn = load_classifier(source, first, "eager" if slow_sdpa else None)
     if encoder_is_frozen(first.method) and precision != "fp32":
@@ -68,7 +68,7 @@ def build_pack(
     each = zip(configs[:-1], loads[:-1], strict=True)
     runs = [run_model(_with_shared_encoder(model), drawn, config, masks, load) for config, load in each]
     runs.append(run_model(model, drawn, configs[-1], masks, loads[-1]))
-    for run in runs:  # after every start was drawn, on the CPU: equal seeds give other numbers on other devices
+    for run in runs:  # starts are drawn on the CPU, because a seed gives other numbers on other devices
         run.encoder.to(device)
     return PackedModel(runs)
 
@@ -95,7 +95,7 @@ def run_model(model: Any, drawn: list[str], config: Config, masks: Masks, traine
         peft_model = trained(model)
     elif config.method.trains == "adapter":
         peft_model = add_adapter(model, config)
-        if config.model.path is None:  # a folder may hold anything
+        if config.model.path is None:  # a folder has no revision
             peft_model.peft_config["default"].revision = config.model.revision
     elif config.method.trains == "head":
         _train_head(model, config.method.base_parameters)
@@ -136,7 +136,7 @@ def four_bits(method: str) -> dict[str, Any]:
 
 def keep_trainable(model: Any) -> None:
     """Keep bitsandbytes' layers trainable on CPUs with AVX-512 BF16."""
-    for module in model.modules():  # it repacks weights when they score, and cannot train on them afterwards
+    for module in model.modules():  # it would repack the weights in evaluation, and could not train on them afterwards
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
 

@@ -132,7 +132,7 @@ def _merge_problem(run: RunModel) -> Exception | None:
 def _run(method: MethodConfig, device: str) -> RunModel:
     config = Config(method=copy.deepcopy(method))
     config.model.name = "roberta-base"
-    with torch.device(device):  # made there, and not moved: PEFT makes what it moves trainable (AdaLoRA's ranknum)
+    with torch.device(device):  # created there, because PEFT makes what it moves trainable (AdaLoRA's ranknum)
         return run_model(copy.deepcopy(_classifier(device)), [], config, Masks())
 
 

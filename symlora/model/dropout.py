@@ -110,7 +110,7 @@ class Masks:
         # How many of the batch's sentences and tokens each run has, run after run
         self.sentences: tuple[int, ...] = ()
         self.tokens: tuple[int, ...] = ()
-        self.given: Tensor | None = None  # keys of what a module works on now, where it sees one run's rows alone
+        self.given: Tensor | None = None  # keys of the rows that a module sees now, if they are one run's only
         self._keys = self._firsts = torch.empty(0, dtype=torch.int64)
         self._calls: Counter[int] = Counter()
         self._cached: dict[tuple[Any, ...], Tensor] = {}
@@ -164,7 +164,7 @@ class Masks:
 
     def columns(self, site: int, size: int, device: torch.device) -> Int[Tensor, "words"]:
         """Return keys of a site's columns, one for every four."""
-        self._calls[site] += 1  # a module that several layers share has other ones in each of them
+        self._calls[site] += 1  # so that a module shared by several layers has other masks in each
         return self._words(site + (self._calls[site] << 32), -(-size // 4), device)
 
     def _words(self, start: int, count: int, device: torch.device) -> Tensor:

@@ -134,7 +134,7 @@ class Encoder(nn.Module):
         if self.layout is None:
             return output
         if isinstance(output, Tensor):
-            if self.model.config.classifier_pooling == "mean":  # which the head takes again, of one row
+            if self.model.config.classifier_pooling == "mean":  # the head takes the mean again, of one row
                 lengths = self.layout.lengths
                 own = output[0, : int(lengths.sum())].float()
                 on_device = to_device(lengths, own.device)

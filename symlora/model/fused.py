@@ -50,7 +50,7 @@ def pick_compile(setting: str, device: torch.device, precision: str, sentences: 
     try:
         with fusing(True), torch.no_grad():
             combine(rows, rows, torch.ones(3, 1, device=device), rows[0])
-    except Exception as error:  # no compiler, a place it cannot write to, a path it cannot read: torch has many kinds
+    except Exception as error:  # torch raises many kinds: no compiler, a folder that cannot be written, ...
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if setting == "on":
             raise SymloraError(f"train.compile=on: torch.compile fails here ({reason}); give auto or off.") from error
@@ -77,8 +77,8 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         import torch._inductor.config
         from torch.fx.experimental import _config
 
-        torch._inductor.config.compile_threads = 1  # in this process: its workers would outlive it
-        # Type checks of the tests wrap all functions in one and the same, which torch.compile takes for one function.
+        torch._inductor.config.compile_threads = 1  # compile in this process, because worker processes would outlive it
+        # The tests' type checks wrap all functions in one wrapper, which torch.compile takes for one function.
         made.append(torch.compile(inspect.unwrap(function), dynamic=True, fullgraph=True))
         # Two sizes that are equal now need not be so at the next step.
         with _config.patch(use_duck_shape=False):  # type: ignore[attr-defined]

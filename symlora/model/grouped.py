@@ -28,7 +28,7 @@ class RunRows:
     runs: Tensor  # number of each row's run: int64 [T]
 
     @staticmethod
-    @lru_cache(maxsize=2)  # all layers of a batch ask for the same
+    @lru_cache(maxsize=2)  # all layers of a batch use the same
     def of(counts: tuple[int, ...], device: torch.device) -> "RunRows":
         """Number the rows of runs with these counts."""
         numbers = np.repeat(np.arange(len(counts)), counts)
@@ -46,7 +46,7 @@ def by_run(x: Tensor, factors: Tensor, rows: RunRows | None) -> Tensor:
     number, width, height = factors.shape
     if not _in_blocks(x, number * min(width, height)):
         return grouped_mm(x, factors, offs=rows.ends)
-    if height < width:  # every run's columns for all rows, of which each row takes its own
+    if height < width:  # compute every run's columns for all rows, then select each row's own
         found = (x @ factors.transpose(0, 1).flatten(1)).view(-1, number, height)
         return found.take_along_dim(rows.runs[:, None, None], 1)[:, 0]
     if not finite(x, factors):  # it would spread to the other runs

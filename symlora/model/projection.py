@@ -34,11 +34,11 @@ def use_projection(model: nn.Module, masks: Masks) -> None:
     """Let a model's layers use `projected` where possible."""
     for layer in model.modules():
         if type(layer) in (LoraLinear, SymLoraLinear):
-            layer.forward = partial(_forward, layer, masks)  # and no closure: it is copied with its layer
+            layer.forward = partial(_forward, layer, masks)  # not a closure, so that it is copied with its layer
 
 
 def _forward(layer: nn.Module, masks: Masks, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    if masks.given is None and fits([layer]) and not args and not kwargs:  # else it is one of a pack, under vmap
+    if masks.given is None and fits([layer]) and not args and not kwargs:  # otherwise it is one of a pack, under vmap
         return projected([layer], x, masks)
     out: Tensor = type(layer).forward(layer, x, *args, **kwargs)
     return out

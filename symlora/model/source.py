@@ -16,13 +16,13 @@ _WITHOUT_SEGMENTS = frozenset(
     {"camembert", "data2vec-text", "longformer", "luke", "roberta", "roberta-prelayernorm", "xlm-roberta"}
     | {"xlm-roberta-xl", "xmod"}
 )
-# To be run where the weights are.
+# Run this in the folder of the weights.
 _CONVERT = (
     'python -c "import glob, torch; from safetensors.torch import save_file; save_file({k: v.contiguous().clone() for '
     "f in glob.glob('pytorch_model*.bin') for k, v in torch.load(f, map_location='cpu', weights_only=True).items()}, "
     "'model.safetensors', {'format': 'pt'})\""
 )
-# Where the files are missing, transformers 5 makes most tokenizers all the same, of special tokens alone (5 to 8).
+# If the files are missing, transformers 5 makes most tokenizers with special tokens only (5 to 8).
 _NO_WORDS = 16
 
 

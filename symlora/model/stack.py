@@ -25,7 +25,7 @@ class Stack:
         self.values = torch.stack([parameter.detach() for parameter in self.parameters]).requires_grad_()
         for parameter, own in zip(self.parameters, self.values.detach(), strict=True):
             parameter.data = own
-        me = weakref.ref(self)  # the garbage collector does not see a hook: it would keep the stack for ever
+        me = weakref.ref(self)  # a strong reference in a hook would keep the stack alive
 
         def hook(values: Tensor) -> None:
             if (stack := me()) is not None:
@@ -36,7 +36,7 @@ class Stack:
     def drop(self, position: int) -> None:
         """Take a run out; the others keep their order."""
         gone = self.parameters.pop(position)
-        gone.data = gone.data.clone()  # a slice would keep the values of all
+        gone.data = gone.data.clone()  # a slice would keep the memory of all
         self._join()
 
     def _hand_out(self, values: Tensor) -> None:

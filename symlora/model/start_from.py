@@ -11,7 +11,7 @@ from symlora.model.head import output_layer
 from symlora.model.run_model import RunModel
 from symlora.store.adapter_folder import PREFIX, StoredAdapter, read_adapter
 
-# Fields of a PEFT configuration that leave alone what given weights compute. Targets and ranks show in the weights'
+# Fields of a PEFT configuration that do not change what given weights compute. Targets and ranks show in the weights'
 # names and shapes.
 _NOT_OF_THE_FUNCTION = {
     *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision"),
@@ -112,7 +112,7 @@ def _other_function(own: Any, theirs: Any) -> str | None:
     differing = [key for key in ours if ours[key] != saved.get(key) and key not in _NOT_OF_THE_FUNCTION]
     differing.sort(key="rank_pattern".__eq__)  # last: PRILoRA and SARA make it from other fields, which say more
     for key in differing:
-        # A start is over once weights are loaded, unless its name changes more: W0 in PiSSA, the forward in MiSS's bat.
+        # Loaded weights replace a start, unless it changes more: W0 in PiSSA, the forward in MiSS's bat.
         start = key.startswith("init_") and not any(isinstance(config[key], str) for config in (ours, saved))
         # SymLoRA's orthonormal Q is put back to the length that init_std gives, step after step.
         if key == "init_std" and own.peft_type == "SYMLORAORTHONORMAL":

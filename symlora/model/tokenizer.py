@@ -7,15 +7,15 @@ from symlora.data.tokens import TokenizedSplit
 from symlora.model.source import ModelSource
 
 _PROBE = "The CAT sat: naïve café, isn't it? 3.5% (Straße)"
-_UNKNOWN_SHARE = 0.01  # of the training tokens: more points to another encoder's tokenizer
-_CAPITALS_SHARE = 0.05  # of the vocabulary: an uncased one has none
+_UNKNOWN_SHARE = 0.01  # of the training tokens; more suggests another encoder's tokenizer
+_CAPITALS_SHARE = 0.05  # of the vocabulary; an uncased one has none
 
 
 def describe_tokenizer(tokenizer: Any, source: ModelSource, train: TokenizedSplit) -> dict[str, Any]:
     """Return facts (`tokenizer`) and remarks (`notes`) for run.json."""
     words = tokenizer.get_vocab()
     unknown = tokenizer.unk_token_id
-    if unknown is None and tokenizer.is_fast:  # a generic tokenizer knows its model's only
+    if unknown is None and tokenizer.is_fast:  # a generic tokenizer has only its model's
         unknown = words.get(getattr(tokenizer.backend_tokenizer.model, "unk_token", None))
     facts = {
         "class": type(tokenizer).__name__,

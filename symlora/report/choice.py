@@ -63,7 +63,7 @@ def choose(runs: pd.DataFrame, best: Best, tasks: tuple[str, ...] = tuple(TASKS)
     """
     chosen: dict[Key, Chosen] = {}
     by_key: dict[Any, pd.DataFrame] = dict(iter(runs.groupby(["model", "protocol", "task", "method"])))
-    reported = runs[~runs["chose"].eq(True)]  # a section of a grid alone has nothing to show yet
+    reported = runs[~runs["chose"].eq(True)]  # a section with only grid runs is not shown
     for model, protocol in section_order(zip(reported["model"], reported["protocol"], strict=True)):
         here = [key for key in by_key if key[:2] == (model, protocol)]
         for task in known_first(TASKS, [*tasks, *(key[2] for key in here if key[2] not in TASKS)]):

@@ -95,12 +95,12 @@ def _described(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     parameters, cost = record.get("parameters") or {}, record.get("cost") or {}
     return {
         **{key: config[key]["name"] for key in ("model", "method", "task")},
-        "protocol": section_of(config),  # its name, and what is unlike in its data
+        "protocol": section_of(config),  # its name, and any difference in its data
         "in_place": _in_place(folder, config, record["config_hash"]),
         "configuration": record["config_hash"],  # of everything but the seed that decides what a run computes
         "grid": _grid(config, record.get("data", {})),  # runs alike in it belong to one grid
         "seed": int(config["seed"]),
-        "chose": config["seed"] in config["protocol"].get("grid_seeds", ()),  # the point, and takes no further part
+        "chose": config["seed"] in config["protocol"].get("grid_seeds", ()),  # a grid point, and is not averaged
         "status": record["status"],
         **{key: train[key] for key in ("lr", "batch_size", "epochs")},
         "metric": task["score"],  # of `score`, in Table 1
@@ -143,7 +143,7 @@ def _note(config: dict[str, Any]) -> str:
 
 
 def _grid(config: dict[str, Any], data: dict[str, Any]) -> str:
-    # What is unset is left out, and so is what changes no result: older runs lack these keys.
+    # Unset keys and those without effect are left out, because older runs lack them.
     varied, described = ("lr", "batch_size", *NOT_IDENTITY_TRAIN), ("equation", "source")
     later = ("allow_subset", "lr_ratio", "base_parameters")
     grid = {key: config[key] for key in ("protocol", "init_from", "precision")} | {"model": config["model"]["name"]}
@@ -151,7 +151,7 @@ def _grid(config: dict[str, Any], data: dict[str, Any]) -> str:
     for group, left_out in (("data", ()), ("method", described)):
         items = config[group].items()
         grid[group] = {key: value for key, value in items if key not in left_out and (value or key not in later)}
-    if config["data"].get("allow_subset"):  # then the name of the task does not say which rows
+    if config["data"].get("allow_subset"):  # the task's name does not identify the rows
         grid["rows"] = [split["sha256"] for split in data.values()]
     return json.dumps(grid, sort_keys=True)
 

@@ -7,7 +7,7 @@ from symlora.stats.intervals import Interval
 
 _ONE_DECIMAL = Decimal("0.1")
 # A mean of one-decimal numbers is off by some 1e-14: 87.25 may arrive as 87.24999999999999. Twelve digits are more
-# than any score here has, and put such a tie back on the tie.
+# than any score here has, and restore such a tie.
 _NOISE = Context(prec=12, rounding=ROUND_HALF_EVEN)
 
 

@@ -12,7 +12,7 @@ from symlora.errors import SymloraError
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Write atomically: yield a temporary path that replaces `path` on success."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # machines that share a folder share numbers too
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # several machines may share a folder
     try:
         yield temporary
         sync(temporary)

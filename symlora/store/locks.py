@@ -104,7 +104,7 @@ def _said(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
         since = float(content["since"])
-        time.localtime(since)  # of a number that is no time: OverflowError
+        time.localtime(since)  # raises OverflowError for a number that is no time
         return {"host": str(content["host"]), "process": int(content["process"]), "since": since}
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):  # it is being written, or is no work of ours
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):  # it is being written, or is not ours
         return {"host": "?", "process": 0, "since": time.time()}

@@ -17,7 +17,7 @@ class Found:
     runs: int = 0  # run folders that could be read
     files: int = 0  # files whose content was compared
     bytes: int = 0  # their size
-    unsealed: int = 0  # runs without checksums: nothing can be said of them
+    unsealed: int = 0  # runs without checksums, which cannot be checked
     problems: list[str] = field(default_factory=list)  # A line each
 
 

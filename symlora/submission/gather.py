@@ -98,7 +98,7 @@ def _command(row: "pd.Series[Any]", results_dir: Path) -> str:
     settings = [f"train.{key}={row[key]}" for key in ("lr", "batch_size", "epochs")] + ["predict_test=true"]
     if config["init_from"] is not None:  # of which the last part of the path is kept
         settings.append(f"init_from=<path of {config['init_from']}>")
-    if config["predict_test"]:  # of an older version, which did not know this split
+    if config["predict_test"]:  # an older version did not know this split
         settings.append("force=true")
     names = {key: row[key] for key in ("task", "method", "model", "protocol", "seed")}
     return f"{_make(names, settings, results_dir)} (any other settings of the run are in its config.yaml)"

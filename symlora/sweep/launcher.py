@@ -85,7 +85,7 @@ class PackedLauncher(Launcher):
     def _run(self, configs: Mapping[int, Config], job_overrides: Overrides) -> dict[int, Outcome]:
         """Read the outcomes of finished jobs and train the others."""
         outcomes: dict[int, Outcome] = {}
-        first: dict[Path, int] = {}  # jobs that differ in nothing that makes a run are one run
+        first: dict[Path, int] = {}  # jobs with the same run folder are one run
         for index, config in configs.items():
             folder = run_folder(config)
             try:
@@ -131,7 +131,7 @@ class PackedLauncher(Launcher):
         kind, on_gpu = device.type, device.type != "cpu"
         most = given.max_tokens or most_tokens(kind, pick_precision(first.precision, device))
         devices = launchers.visible_devices() if kind == "cuda" else ["mps"] * on_gpu
-        # By all runs that the command names, finished or not: the last of a stopped sweep trains as the others did.
+        # By all runs of the command, finished or not, so that a resumed sweep trains as before.
         inner = given.inner
         if inner == "auto":
             places = min(self._asked, len(devices) or launchers.cores())
@@ -162,7 +162,7 @@ class PackedLauncher(Launcher):
         with Watcher(packs, path), graceful_stop(stop_file, announce=True):
             try:
                 overrides = [job_overrides[pack.jobs[0].index] for pack in packs]
-                wave = workers if inner == "submitit_local" else len(packs)  # it starts all that it gets at once
+                wave = workers if inner == "submitit_local" else len(packs)  # it starts all jobs at once
                 for job_return in self._start(settings, task, overrides, wave):
                     found |= {ended.index: ended for ended in job_return.return_value}
             except Exception as error:  # a killed worker, a lost node: each launcher has its own

@@ -24,7 +24,7 @@ from symlora.sweep.status import table as status_table
 from symlora.training.interrupt import forward_signals
 
 METHODS = ("symlora", "lora")
-FAILED_RUN = 1  # exit status of a multirun some of whose runs failed; a grid point that diverged is one that was tried
+FAILED_RUN = 1  # exit status of a multirun with failed runs; a grid point that diverged counts as tried
 POINT = tuple(f"train.{axis}" for axis in AXES)  # what a grid varies, and a selection decides
 
 

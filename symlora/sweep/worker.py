@@ -60,7 +60,7 @@ class PackTask:
         """Train one pack; errors become outcomes, and stop no other pack."""
         if os.getppid() == self.launcher:
             threading.Thread(target=_end_with, args=(self.launcher,), daemon=True).start()
-            signal.signal(signal.SIGINT, lambda *_: None)  # between packs: the launching process has it too
+            signal.signal(signal.SIGINT, lambda *_: None)  # ignored between packs; the launching process gets it too
         hydra = HydraConfig.get()
         number = int(hydra.job.num)
         pack = self.packs[number]
@@ -73,7 +73,7 @@ class PackTask:
                 outcomes = self._train(pack)
         except Stopped:
             return [Outcome(job.index, error="stopped") for job in pack.jobs]
-        except Exception as error:  # bad data, no disk left, a fault of ours
+        except Exception as error:  # bad data, a full disk, a bug
             if not isinstance(error, SymloraError):
                 traceback.print_exc(file=sys.stderr)
             outcomes = [Outcome(job.index, error=str(error) or type(error).__name__) for job in pack.jobs]

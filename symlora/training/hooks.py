@@ -80,7 +80,7 @@ class AdaLora(StepHook):
         allocator, device = self.model.rankallocator, next(self.model.parameters()).device
         for kind in self.AVERAGES:
             setattr(allocator, kind, {name: value.to(device) for name, value in found[kind].items()})
-        allocator.ipt = dict.fromkeys(allocator.exp_avg_ipt)  # the allocator starts afresh what it does not find here
+        allocator.ipt = dict.fromkeys(allocator.exp_avg_ipt)  # the allocator resets what it does not find here
 
 
 def step_hook(model: RunModel, steps: int) -> StepHook:

@@ -47,7 +47,7 @@ class Stopped(SystemExit):
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(number)  # its argument is what a copy in another process is made from
+        super().__init__(number)  # pickle passes this argument to a copy in another process
         self.signal = number
         self.code = self.exit_code = 128 + number
 
@@ -85,7 +85,7 @@ def graceful_stop(stop_file: Path | None = None, *, announce: bool = False) -> I
             try:
                 yield
             finally:
-                signal.alarm(0)  # while it still has a handler
+                signal.alarm(0)  # before its handler is removed
     finally:
         _depth -= 1
         if _depth == 0:
@@ -133,14 +133,14 @@ def stop_at_once() -> None:
 
 def say_stopped() -> None:
     """Say that the program stopped; a further signal ends it at once."""
-    # Without this the end of a program, which joins its threads, would show where the signal hit.
+    # Otherwise a signal while Python joins its threads would print a traceback.
     _handle(dict.fromkeys(STOPS, lambda number, frame: os._exit(128 + number)))
     print("\nStopped. Finished runs are kept; the same command goes on from the last checkpoint.", file=sys.stderr)
 
 
 def _handle(handlers: Mapping[int, Handler]) -> None:
     for number, handler in handlers.items():
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and `&` of a script mean it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # set by nohup and by `&` in a script
             signal.signal(number, handler)
 
 

@@ -109,7 +109,7 @@ def fit_pack(
         for run, found in zip(runs, logits, strict=True):
             run.result.train_seconds += (trained - started) / shared
             by_split = dict(zip(scored, found, strict=True))
-            if not all(np.isfinite(values).all() for values in found):  # the last step's update shows only here
+            if not all(np.isfinite(values).all() for values in found):  # a bad last update shows only here
                 run.result.error = Diverged(
                     f"the model's output is not finite after epoch {epoch}; try a smaller train.lr"
                 )

@@ -56,7 +56,7 @@ class AdamW(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Pull λ toward 1 and take a step, unless GradScaler found overflow."""
-        taken = 1.0 - getattr(self, "found_inf", 0.0)  # torch's own step asks it too
+        taken = 1.0 - getattr(self, "found_inf", 0.0)  # torch's own step reads it too
         for group in self.param_groups:
             for parameter in group["params"] if group["toward_one"] else []:
                 parameter.lerp_(torch.ones_like(parameter), group["lr"] * group["toward_one"] * taken)

@@ -48,7 +48,7 @@ class RunState:
     def save(self, trained: bool) -> dict[str, Any]:
         """Return everything that the rest of the run depends on."""
         result = self.result
-        # The last epoch's is replaced at the end of the next one: it is needed once all are done.
+        # The last epoch's state is replaced at the end of the next one, so it is needed only when training ends.
         done = trained or result.ended
         rules = [rule for rule in result.state if done or rule != "last"] if result.error is None else []
         kept = {

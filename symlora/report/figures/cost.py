@@ -57,7 +57,7 @@ def cost_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
         f"compare methods only where both are alike. {note}"
     )
     with plot_style():
-        height = max(1.5 * len(tasks) + 0.4, 0.16 * len(methods))  # the legend has a line a method
+        height = max(1.5 * len(tasks) + 0.4, 0.16 * len(methods))  # the legend has one line per method
         figure = new_figure(8.0, height, f"Score over cost: {whose}", caption)
         grid = figure.subplots(len(tasks), len(AXES), squeeze=False, sharey="row")
         legend = {}
