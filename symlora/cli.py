@@ -19,7 +19,7 @@ COMMANDS = {  # where each command is (imported when it is called), and what `sy
     "paper": ("sweep.paper:command", "reproduce the paper's Table 1: estimate, then studies, zips and report"),
     "select": ("sweep.study:command_select", "choose the best grid point of each method and task, into configs/best"),
     "status": ("sweep.study:command_status", "count a study's runs and estimate the time left"),
-    "runs": ("cli:runs", "list run folders: mean and spread of the score over the seeds"),
+    "runs": ("cli:runs", "list run folders: mean and spread of the score over seeds, then unfinished runs"),
     "verify": ("store.verify:command", "hash every file of every run again, and compare with its record"),
     "methods": ("model.catalog:command", "list the methods: equation, trained parameters, merges, packs"),
     "evaluate": ("runner.scoring:command_evaluate", "score runs or adapters, without training"),
@@ -28,43 +28,25 @@ COMMANDS = {  # where each command is (imported when it is called), and what `sy
     "submission": ("submission.write:command", "make or check the zip that the GLUE server takes"),
     "export": ("interchange.export:command", "write an adapter as a merged model, a LoRA or a SymLoRA"),
 }
-DESCRIPTIONS = {  # what `symlora <command> --help` says
-    "demo": """Train SymLoRA, LoRA and the bare head on three demo tasks.
-
-Sentences come from our own grammar, so these are not GLUE scores. Finished runs are not trained again.""",
-    "study": "Train the grid, select, then train the winners' seeds; resumable.",
-    "paper": """Reproduce the paper's Table 1: estimate, then studies, zips and report.
-
-Every task, SymLoRA and LoRA, grid and seeds under protocol paper; then RTE, MRPC and STS-B from each method's MNLI
-run (protocol paper_mnli). Every part can be stopped; the same command goes on.""",
-    "select": """Choose the best grid point of each method and task.
-
-Writes it to configs/best and prints whether it lies on the grid's edge. Trains nothing, unless --widen --run.""",
-    "status": "Count a study's runs and estimate the time left.",
-    "runs": "List scores with their spread over seeds, then unfinished runs.",
-    "verify": "Hash every file again; exit with 1 if anything differs from run.json.",
-    "methods": "List the methods: equation, parameters on RoBERTa-base, merges, packs, source.",
-    "evaluate": """Score trained models by forward passes; nothing trains.
-
-SOURCE is a run folder, a results folder (all its finished runs), an adapter's folder of PEFT (with --task), or a
-checkpoint of LoRA's own code (with --task, --alpha and --base). Models of one encoder and method share a pass.""",
-    "predict": """Predict with a trained model: labels with probabilities, or scores.
-
-SOURCE is as in `symlora evaluate`. Takes sentences, the lines of stdin (-), a table (--file) or splits (--split).""",
-    "report": """Write tables, figures and the audit; nothing trains.
-
-table1    Table 1 and its companions 2 to 4: <out>/tables/*.md, .tex, .csv, .html
+DETAILS = {  # what `symlora <command> --help` adds
+    "demo": "Sentences come from our own grammar, so these are not GLUE scores. Finished runs are not trained again.",
+    "paper": """Every task, SymLoRA and LoRA, grid and seeds under protocol paper; then RTE, MRPC and STS-B from
+each method's MNLI run (protocol paper_mnli). Every part can be stopped; the same command goes on.""",
+    "select": "Prints whether each point lies on the grid's edge. Trains nothing, unless --widen --run.",
+    "verify": "Exit status 1 if anything differs from run.json.",
+    "evaluate": """SOURCE is a run folder, a results folder (all its finished runs), an adapter's folder of PEFT
+(with --task), or a checkpoint of LoRA's own code (with --task, --alpha and --base). Models of one encoder and method
+share a pass.""",
+    "predict": """SOURCE is as in `symlora evaluate`. Takes sentences, the lines of stdin (-), a table (--file) or
+splits (--split), and gives labels with probabilities, or scores.""",
+    "report": """table1    Table 1 and its companions 2 to 4: <out>/tables/*.md, .tex, .csv, .html
 figure1   Figure 1 and its companions: <out>/figures/*/*.png, .pdf, .csv
 audit     what the paper's printed numbers imply: <out>/audit.md and audit.html (needs no run)
 report    all of these, the symmetry of the updates, and the page that holds them: <out>/report.html""",
-    "submission": """Make the zip that the GLUE server takes, or check one.
-
-From the runs of one protocol, model and method, one run a task: of the configuration that the report shows, the
-seed with the best score (held-out slice, else validation). Runs need predict_test=true. WNLI gets its majority
+    "submission": """From the runs of one protocol, model and method, one run per task: the best seed (held-out slice,
+else validation) of the configuration that the report shows. Runs need predict_test=true. WNLI gets its majority
 class, the MNLI run predicts AX. Exit status: 0 upload it; 3 files are missing (-partial.zip); 1 nothing written.""",
-    "export": """Write an adapter in another form.
-
-SOURCE is a run folder, a PEFT adapter's folder, or a checkpoint file of loralib (which also needs --alpha).
+    "export": """SOURCE is a run folder, a PEFT adapter's folder, or a checkpoint of loralib (with --alpha).
 
   --to adapter   a copy of the adapter as it is, for --push
   --to merged    a plain transformers model with the adapter in its weights
@@ -186,8 +168,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add(commands: Any, name: str) -> argparse.ArgumentParser:
-    shown = {"description": DESCRIPTIONS[name], "formatter_class": argparse.RawDescriptionHelpFormatter}
-    made: argparse.ArgumentParser = commands.add_parser(name, help=COMMANDS[name][1], **shown)
+    says = COMMANDS[name][1]
+    about = f"{says[0].upper()}{says[1:]}.\n\n{DETAILS.get(name, '')}"
+    shown = {"description": about, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    made: argparse.ArgumentParser = commands.add_parser(name, help=says, **shown)
     return made
 
 

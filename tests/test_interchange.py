@@ -19,7 +19,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from symlora import SymLoraConfig
-from symlora.cli import COMMANDS, DESCRIPTIONS, main
+from symlora.cli import COMMANDS, DETAILS, main
 from symlora.errors import SymloraError
 from symlora.interchange.base_scale import BASE_SCALE, apply_base_scale
 from symlora.interchange.loralib import loralib_to_lora
@@ -577,8 +577,8 @@ def test_help_is_light() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_its_function_and_a_description(name: str) -> None:
-    assert callable(resolve_name(f"symlora.{COMMANDS[name][0]}")) and DESCRIPTIONS[name]
+def test_every_command_has_its_function(name: str) -> None:
+    assert callable(resolve_name(f"symlora.{COMMANDS[name][0]}")) and DETAILS.keys() < COMMANDS.keys()
 
 
 def test_the_documented_commands_run(

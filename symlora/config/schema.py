@@ -47,7 +47,7 @@ class DataConfig:
     dir: str | None = None
     dataset: str = "nyu-mll/glue"  # name of the hub dataset
     revision: str = MISSING  # its pinned commit
-    cache_dir: str = ".cache/tokens"  # where tokenised splits are kept
+    cache_dir: str | None = ".cache/tokens"  # where tokenised splits are kept; null keeps none
     max_length: int = 128  # tokens at which a sentence or pair is cut
     train_limit: int | None = None  # train on this many rows only, drawn with a fixed seed; for smoke runs
     allow_subset: bool = False  # accept splits whose row count is not the official one; marks the run

@@ -43,15 +43,7 @@ def export_merged(adapter: StoredAdapter, out: Path, base: str | None = None) ->
     source = base_source(adapter, base)
     model = load_base(adapter, source)
     try:
-        apply_base_scale(model, adapter.folder)
-        wrapped = PeftModel.from_pretrained(model, str(adapter.folder))
-        # Compared with the model, because PEFT leaves what the file does not have as it was drawn.
-        odd = sorted(get_peft_model_state_dict(wrapped, save_embedding_layers=False).keys() ^ adapter.tensors.keys())
-        if odd:
-            raise SymloraError(
-                f"{adapter.folder} was made for another base model or method: {odd[0]} has no counterpart."
-            )
-        merged = wrapped.merge_and_unload(safe_merge=True)
+        merged = put_on(model, adapter).merge_and_unload(safe_merge=True)
     except KeyError as error:  # PEFT raises it for the head
         raise SymloraError(f"{adapter.folder} was made for another base model: it has no {error.args[0]}.") from error
     except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError, re.error) as error:
@@ -65,6 +57,32 @@ def export_merged(adapter: StoredAdapter, out: Path, base: str | None = None) ->
     return merged
 
 
+def put_on(model: Any, adapter: StoredAdapter, **options: Any) -> Any:
+    """Load an adapter, and its base scale, onto a plain model.
+
+    `options` are those of `PeftModel.from_pretrained`, whose errors pass.
+
+    Raises:
+        SymloraError: The adapter lacks a tensor that the model has, or has one more.
+    """
+    apply_base_scale(model, adapter.folder)
+    wrapped = PeftModel.from_pretrained(model, str(adapter.folder), **options)
+    # Compared with the model, because PEFT leaves what the file does not have as it was drawn.
+    odd = sorted(get_peft_model_state_dict(wrapped, save_embedding_layers=False).keys() ^ adapter.tensors.keys())
+    if odd:
+        raise SymloraError(
+            f"{adapter.folder} was made for another base model, task or method: {odd[0]} has no counterpart."
+        )
+    return wrapped
+
+
+def path_not_kept(source: Path, name: str) -> SymloraError:
+    """Say that a run's encoder is in a folder whose path is unknown."""
+    return SymloraError(
+        f"{source} was trained on a model in a folder named {name}. Its path was not kept: give it (--base)."
+    )
+
+
 def base_source(adapter: StoredAdapter, base: str | None = None) -> ModelSource:
     """Find the adapter's base model: `base`, the run's, or the adapter's own.
 
@@ -74,10 +92,7 @@ def base_source(adapter: StoredAdapter, base: str | None = None) -> ModelSource:
     if base is None and adapter.run is not None:
         recorded = adapter.run["config"]["model"]
         if recorded["path"] is not None:
-            raise SymloraError(
-                f"{adapter.folder.parent} was trained on a model in a folder named {recorded['path']}. Its path was "
-                "not kept: give it (--base)."
-            )
+            raise path_not_kept(adapter.folder.parent, recorded["path"])
         return find(ModelConfig(**{key: recorded[key] for key in ("name", "hub", "revision", "package")}))
     named = adapter.config.base_model_name_or_path
     name = base or named

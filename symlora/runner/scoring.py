@@ -18,7 +18,7 @@ from symlora.config.own_task import read_rows
 from symlora.config.rows import Split
 from symlora.config.schema import HELD_OUT, Config
 from symlora.data.splits import holdout, load_splits
-from symlora.data.tokens import TokenizedSplit, tokenize
+from symlora.data.tokens import TokenizedSplit, tokenize_all
 from symlora.errors import SymloraError
 from symlora.metrics import GLUE
 from symlora.model.source import find, load_tokenizer
@@ -118,7 +118,9 @@ def predict(model: Trained, names: Sequence[str], file: Path | None, texts: Sequ
     """
     config = model.config
     splits = {"text": _of_texts(texts, config)} if texts else _splits(config, names, file)
-    [by_split] = logits_of([model], _tokens(config, splits, cached=not texts), device)
+    if texts:
+        config = replace(config, data=replace(config.data, cache_dir=None))
+    [by_split] = logits_of([model], _tokens(config, splits), device)
     return pd.concat([_table(config, splits[name], logits) for name, logits in by_split.items()], ignore_index=True)
 
 
@@ -161,10 +163,8 @@ def _of_texts(texts: Sequence[str], config: Config) -> Split:
     return Split("text", tuple(list(column) for column in zip(*rows, strict=True)), hidden, np.arange(len(rows)))
 
 
-def _tokens(config: Config, splits: Mapping[str, Split], cached: bool = True) -> dict[str, TokenizedSplit]:
-    tokenizer = load_tokenizer(find(config.model))
-    place = config.data.cache_dir if cached else None
-    return {name: tokenize(split, tokenizer, config.data.max_length, place) for name, split in splits.items()}
+def _tokens(config: Config, splits: Mapping[str, Split]) -> dict[str, TokenizedSplit]:
+    return tokenize_all(splits, load_tokenizer(find(config.model)), config.data)
 
 
 def _scored(model: Trained, split: str, logits: Logits, labels: npt.NDArray[Any]) -> list[dict[str, Any]]:

@@ -16,16 +16,14 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from peft import PeftModel
-from peft.utils import get_peft_model_state_dict
 
 from symlora.config.compose import compose
 from symlora.config.schema import Config, MethodConfig
 from symlora.data.tokens import TokenizedSplit
 from symlora.errors import SymloraError
-from symlora.interchange.base_scale import apply_base_scale, read_base_scale
+from symlora.interchange.base_scale import read_base_scale
 from symlora.interchange.loralib import loralib_to_lora
-from symlora.interchange.merged import base_source
+from symlora.interchange.merged import base_source, path_not_kept, put_on
 from symlora.model.build import build_pack
 from symlora.model.device import pick_device, pick_precision
 from symlora.model.packable import CannotPack
@@ -121,10 +119,7 @@ def of_run(source: Path, base: str | None = None, config: Config | None = None) 
             raise SymloraError(f"{source}: its configuration cannot be read ({str(error).splitlines()[0]}).") from error
         config = made
         if config.model.path is not None and base is None:
-            raise SymloraError(
-                f"{source} was trained on a model in a folder named {config.model.path}. Its path was not kept: "
-                "give it (--base)."
-            )
+            raise path_not_kept(source, config.model.path)
         config.model.path = base or config.model.path
     config = dataclasses.replace(config, init_from=None, precision=record["precision"])
     folder = source / "adapter"
@@ -200,14 +195,8 @@ def _load(model: Trained, classifier: Any) -> Any:
         if odd:
             raise SymloraError(f"{path} was made for another encoder: {odd[0]} has no counterpart.")
         return None
-    apply_base_scale(classifier, model.folder)
     try:
-        wrapped = PeftModel.from_pretrained(classifier, str(model.folder), is_trainable=True)
+        return put_on(classifier, model.adapter, is_trainable=True)
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise SymloraError(f"{model.source} does not fit this encoder or task: {reason}") from error
-    # Compared with the model, because PEFT leaves what the file does not have as it was drawn.
-    own = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    if odd := sorted(own.keys() ^ model.adapter.tensors.keys()):
-        raise SymloraError(f"{model.source} was made for another encoder, task or method: {odd[0]} has no counterpart.")
-    return wrapped
