@@ -11,8 +11,7 @@ from symlora.report.captions import FIGURES
 from symlora.report.pages import PAGES, figure_html, markdown_html, section_html
 from symlora.report.tables import OURS, ours
 
-LEADING = "study"  # the protocol whose runs answer the question; others explored it
-LONGER = "study_20"  # the same for 20 epochs, whose answer stands below it (docs/study.md, rule 10)
+LEADING = "study"  # the protocol whose runs answer the question; study_20 and study_3 vary it, others explored it
 TITLE = "SymLoRA and LoRA on GLUE, from logged runs"
 VERDICTS = {name: name for name in ("equivalent", "better", "worse", "inconclusive")} | {"none": "no verdict"}
 Place = tuple[str, str]
@@ -65,10 +64,10 @@ def answer(report: Report, model: str, protocol: str) -> str:
 
 
 def places(report: Report) -> list[Place]:
-    """List sections with runs: the study, then those with most verdicts."""
+    """List sections with runs: the study, its variants, then most verdicts first."""
     found = list(dict.fromkeys(key[:2] for key, cell in report.chosen.items() if len(cell.runs)))
     judged = Counter(key[:2] for key, pair in report.pairs.items() if key[3] == CLAIMED and pair.decision is not None)
-    return sorted(found, key=lambda place: (place[1] != LEADING, -judged[place]))
+    return sorted(found, key=lambda place: (place[1] != LEADING, not place[1].startswith(LEADING), -judged[place]))
 
 
 def _section(report: Report, place: Place, out: Path) -> dict[str, Any]:
@@ -77,7 +76,7 @@ def _section(report: Report, place: Place, out: Path) -> dict[str, Any]:
     return {
         "name": section_name(*place),
         "answer": answer(report, *place),
-        "longer": place[1] == LONGER,
+        "varies": place[1].startswith(LEADING),
         "differences": figures.pop("differences", None),
         "figures": list(figures.values()),
         "tables": {
