@@ -70,7 +70,7 @@ def choose(runs: pd.DataFrame, best: Best, tasks: tuple[str, ...] = tuple(TASKS)
             methods = known_first(METHODS, [REFERENCE, CLAIMED, *(key[3] for key in here if key[2] == task)])
             keys = [(model, protocol, task, method) for method in methods]
             cells = {key[3]: _chosen(key, by_key.get(key, runs.iloc[:0]), best.get(key)) for key in keys}
-            # Seeds are missing between the paper's two methods alone: a bare head needs no seed for each of theirs.
+            # Seeds are missing between the paper's two methods alone: the head alone needs no seed for each of theirs.
             seeds = {name: set(cells[name].runs["seed"]) for name in (REFERENCE, CLAIMED)}
             for name, own in seeds.items():
                 cells[name] = replace(cells[name], missing=tuple(sorted(set().union(*seeds.values()) - own)))

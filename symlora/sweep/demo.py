@@ -15,7 +15,7 @@ from symlora.sweep.grid import expand
 from symlora.training.interrupt import Stopped
 
 INTRODUCTION = """\
-SymLoRA, LoRA (rank 8, query and value) and the bare head on a frozen MiniLM: {tasks} demo tasks, {runs} short runs.
+SymLoRA, LoRA (rank 8, query and value) and the head alone on a frozen MiniLM: {tasks} demo tasks, {runs} short runs.
 The sentences come from a grammar of ours in the shape of GLUE's tasks; these are not GLUE scores."""
 
 NEXT = """\
