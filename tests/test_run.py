@@ -21,6 +21,7 @@ from symlora.config.schema import Config
 from symlora.data.splits import load_splits
 from symlora.errors import SymloraError
 from symlora.metrics.functions import compute
+from symlora.runner.provenance import peak_memory_bytes, reset_peak_memory
 from symlora.runner.reporter import Reporter
 from symlora.runner.run import run, run_pack
 from symlora.store import folder as results
@@ -148,7 +149,7 @@ def test_start_from_another_run(
     assert started["config_hash"] != plain["config_hash"]
     assert started["provenance"]["head"] == {"taken": ["bert.pooler.dense"], "drawn": ["classifier"], "kept": []}
     assert plain["provenance"]["head"] == {"drawn": ["classifier"], "kept": ["bert.pooler.dense"]}
-    assert "head: classifier drawn; bert.pooler.dense taken from init_from\n" in capsys.readouterr().err
+    assert "head: classifier newly initialised; bert.pooler.dense from init_from\n" in capsys.readouterr().err
     assert started["config"]["init_from"] == parent.name  # not the folder, which may name a user
     with pytest.raises(SymloraError, match="init_from"):
         train(small(tmp_path, "task=rte", "method=lora", f"init_from={parent}"))
@@ -222,7 +223,7 @@ def test_interrupting_leaves_nothing_half_done(minilm_dir: Path, tmp_path: Path)
         assert program.ends(signal.SIGINT) < 10
     printed = program.printed()
     assert program.process.returncode == 130 and "Traceback" not in printed
-    assert "goes on from the last checkpoint" in printed
+    assert "resumes from the last checkpoint" in printed
     assert not list(results.scan(runs)) and not list(runs.rglob(".seed-*"))
     assert len(headers(runs)) == 1 and headers(runs)[0].steps > 0
 
@@ -266,3 +267,14 @@ def test_a_run_that_cannot_be_kept_does_not_cost_the_others(
     again = run_pack(some, [Reporter(config, quiet=True) for config in some])
     assert [record["cost"]["packed_runs"] for _, record in again] == [3, 3, 3]
     assert [record["cost"]["restarts"] for _, record in again] == [0, 1, 0]  # from the checkpoint: not trained again
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux can start the peak anew")
+def test_the_peak_of_memory_is_not_an_earlier_packs() -> None:
+    cpu = torch.device("cpu")
+    before = peak_memory_bytes(cpu)
+    ballast = b"x" * (before + 2**28)
+    assert peak_memory_bytes(cpu) > before + 2**28
+    del ballast
+    reset_peak_memory(cpu)
+    assert peak_memory_bytes(cpu) < before + 2**27

@@ -24,7 +24,7 @@ from symlora.model.device import pick_device, pick_precision
 from symlora.model.run_model import RunModel
 from symlora.model.source import find, load_tokenizer, weights_sha256
 from symlora.model.tokenizer import describe_tokenizer
-from symlora.runner.provenance import code_sha256, joules, provenance
+from symlora.runner.provenance import code_sha256, joules, provenance, reset_peak_memory
 from symlora.runner.reporter import Reporter
 from symlora.store import folder as run_folders
 from symlora.store import publish
@@ -62,7 +62,7 @@ def prepare_pack(configs: Sequence[Config], reporters: Sequence[Reporter], proce
     At the end of the block, work folders that were not published vanish and the reporters are closed.
 
     Raises:
-        SymloraError: Data, encoder or disk are not as they must be; errors of the disk within the block, too.
+        SymloraError: The data, the encoder or the disk has a problem; disk errors within the block are included.
     """
     first = configs[0]
     folders = [run_folders.run_folder(config) for config in configs]
@@ -73,10 +73,11 @@ def prepare_pack(configs: Sequence[Config], reporters: Sequence[Reporter], proce
         try:
             device = pick_device(first.device)
             precision = pick_precision(first.precision, device) if encoder_is_frozen(first.method) else "fp32"
+            reset_peak_memory(device)
             started, energy, origin = time.perf_counter(), joules(device), provenance(device)
             works, records = list[Path](), list[dict[str, Any]]()
             for place, config in zip(folders, configs, strict=True):
-                # The first process alone writes; next to its folder another's would be taken for a leftover.
+                # Only the first process writes: a second work folder next to it would be taken for a leftover.
                 work = publish.begin(place) if processes.rank == 0 else Path(tempfile.mkdtemp(prefix="symlora-"))
                 unfinished.callback(shutil.rmtree, work, ignore_errors=True)
                 works.append(work)
