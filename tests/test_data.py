@@ -137,11 +137,11 @@ def test_shards_are_joined_in_order_and_must_be_complete(tmp_path: Path) -> None
     whole = load(tmp_path)
     (tmp_path / "tiny" / "train-00000-of-00001.parquet").unlink()
     write(tmp_path, table().slice(4), part="00001-of-00002")
-    assert "do not make one whole set: train-00001-of-00002.parquet" in complaint(tmp_path)
+    assert "are not one complete set: train-00001-of-00002.parquet" in complaint(tmp_path)
     write(tmp_path, table().slice(0, 4), part="00000-of-00002")
     assert load(tmp_path).sha256 == whole.sha256
     write(tmp_path, table(), part="00000-of-00001")
-    assert "do not make one whole set" in complaint(tmp_path)
+    assert "are not one complete set" in complaint(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -513,3 +513,12 @@ def test_streams_of_a_seed_are_separate_and_fixed() -> None:
     for bad in ((-1, "head"), (0, "heads")):
         with pytest.raises(ValueError, match="seed|stream"):
             numpy_generator(*bad)
+
+
+def test_a_wrong_label_of_mrpc_is_named_by_its_own_row(tmp_path: Path) -> None:
+    (tmp_path / "MRPC").mkdir()
+    lines = [["Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"], *(["1", "0", "0", "a", "b"] for _ in range(408))]
+    lines[408][0] = "yes"  # the last row; the hub numbers it with the training rows
+    (tmp_path / "MRPC" / "dev.tsv").write_text("".join("\t".join(line) + "\n" for line in lines))
+    with pytest.raises(SymloraError, match=r"dev\.tsv, row [34]\d{3}: the label 'yes' is none of mrpc's"):
+        load_splits(task_config("mrpc"), data_config(tmp_path, allow_subset=True), ["validation"])

@@ -112,8 +112,8 @@ def _read_parquet(files: list[Path], split: str) -> tuple[str, pa.Table]:
     parts = {int(match[1]) for file in files if (match := re.search(r"-of-(\d+)\.parquet$", file.name))}
     if parts - {len(files)}:
         raise SymloraError(
-            f"{folder}: the files of split {split} do not make one whole set: {', '.join(f.name for f in files)}. "
-            "Keep exactly the files -00000-of-N to the last of N."
+            f"{folder}: the files of split {split} are not one complete set: {', '.join(f.name for f in files)}. "
+            "Keep exactly the N files from -00000-of-N on."
         )
     tables = []
     for file in files:
@@ -171,15 +171,17 @@ def _read_tsv(path: Path, config: str, split: str, task: TaskConfig) -> pa.Table
     places = [header.index(name) for name in texts]
     labels = header.index(label) if label in header else None
     read = [
-        (number, [row[place] for place in places], _label(row[labels], task) if labels is not None else -1)
+        (number, row, _label(row[labels], task) if labels is not None else -1)
         for number, row in _numbered(rows, config, split, path.stem)
         if len(row) > max(*places, labels or 0)
     ]
-    bad = [number for number, _, found in read if found is None]
+    bad = next(((number, row[labels or 0]) for number, row, found in read if found is None), None)
     if bad and config != "qqp":
-        raise SymloraError(f"{path}, row {bad[0]}: the label {rows[bad[0]][labels or 0]!r} is none of {task.name}'s.")
+        raise SymloraError(f"{path}, row {bad[0]}: the label {bad[1]!r} is none of {task.name}'s.")
     kept = [entry for entry in read if entry[2] is not None]
-    columns: dict[str, Any] = {name: [row[1][place] for row in kept] for place, name in enumerate(task.columns)}
+    columns: dict[str, Any] = {
+        name: [row[place] for _, row, _ in kept] for place, name in zip(places, task.columns, strict=True)
+    }
     columns["label"] = pa.array([row[2] for row in kept], pa.int64() if task.labels else pa.float32())
     return pa.table(columns | {"idx": pa.array([row[0] for row in kept], pa.int32())})
 
