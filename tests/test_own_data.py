@@ -68,6 +68,7 @@ def test_every_kind_of_file_gives_the_same_task(tmp_path: Path) -> None:
     [
         (["2", "10", "2", "10"], ["2", "10"], "accuracy"),
         ([True, False, True, False], ["False", "True"], "accuracy"),
+        (["1", "--1", "1", "--1"], ["--1", "1"], "accuracy"),
         ([0.5, 1.0, 3.0, 2.25], [], "pearson"),
         (["1e3", "-2.5", "3", "4"], [], "pearson"),
     ],
@@ -116,7 +117,7 @@ def changed(row: int, **values: Any) -> list[dict[str, Any]]:
     [
         (changed(5, text=" "), [], r"t.jsonl: row 5, column text holds ' '"),
         (changed(5, text=None), [], "row 5, column text is empty"),
-        (changed(7, text=12), [], "row 7, column text holds 12, which is no text"),
+        (changed(7, text=12), [], "row 7, column text holds 12, which is not text"),
         (changed(9, label=None), [], "row 9, column label is empty or NaN"),
         (changed(9, label="NaN"), [], "row 9, column label is empty or NaN"),
         (changed(9, label="once"), [], r"t\.jsonl: row 9 alone is of class 'once' \(column label\)"),
@@ -132,7 +133,7 @@ def changed(row: int, **values: Any) -> list[dict[str, Any]]:
         (ROWS, ["task.score=auroc", "task.metrics=[accuracy,auroc]"], "task.score=auroc"),
         (ROWS, ["task.shares.validation=0"], "no validation file"),
         (ROWS, ["task.shares.validation=1.5"], "sum to less than 1"),
-        (ROWS, ["task.name=rte"], "not with GLUE's names"),
+        (ROWS, ["task.name=rte"], "cannot have a GLUE task's name"),
         (ROWS, ["data.dir=null"], "needs its table"),
         (ROWS, ["data.dir=nowhere.csv"], "nowhere.csv does not exist"),
     ],
@@ -154,14 +155,24 @@ def test_a_bad_table_is_one_message(tmp_path: Path, rows: Any, overrides: list[s
         ("t.json", b'[{"text": "a"},', r"t\.json is not valid JSON"),
         ("t.csv", b"text,label\n\xff\xfe,x\n", "UTF-8"),
         ("t.jsonl", b'{"text": "a"}\n{"text"\n', "row 2 is not valid JSON"),
+        ("t.json", b'[["a", "b"], ["c", "d"]]', "row 1 is not an object"),
+        ("t.jsonl", b"1\n2\n", "row 1 is not an object"),
         ("t.parquet", b"PAR1", "cannot be read"),
-        ("t.xlsx", b"PK", "unknown kind"),
+        ("t.xlsx", b"PK", "unknown file type"),
     ],
 )
 def test_a_damaged_file_is_one_message(tmp_path: Path, name: str, content: bytes, says: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SymloraError, match=says):
         own(tmp_path / name)
+
+
+def test_a_table_without_rows_is_one_message(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    pd.DataFrame(ROWS[:0]).reindex(columns=["text", "label"]).to_parquet(path)
+    for more in ([], ["task.regression=true"], ["task.labels=[neg,pos]"]):
+        with pytest.raises(SymloraError, match=r"t\.parquet has no rows"):
+            own(path, *more)
 
 
 def test_a_file_that_does_not_fit_into_memory_is_refused(tmp_path: Path) -> None:

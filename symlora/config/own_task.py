@@ -6,6 +6,7 @@ Labels that are text or whole numbers are classes, in sorted order; numbers with
 """
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def read_own(task: TaskConfig, data: DataConfig) -> dict[str, Split]:
         row = int(np.flatnonzero(left.labels == alone[0])[0]) + 1
         raise SymloraError(
             f"{raw['train'][0]}: row {row} alone is of class {task.labels[alone[0]]!r} (column {task.label}): "
-            "too few to put one into each split. Add rows of that class, correct or remove it."
+            "too few to put one into each split. Add rows of that class, or correct or remove this row."
         )
     for name, share in drawn.items():
         if name not in ("validation", "test") or not 0 < share < 1 or sum(drawn.values()) >= 1:
@@ -99,11 +100,16 @@ def _read(task: TaskConfig, data: DataConfig) -> dict[str, tuple[str, Columns]]:
                 raise SymloraError(
                     f"{data.dataset}, {split}: lacks the column {missing[0]}; it has {', '.join(columns)}."
                 )
-        return {split: (f"{data.dataset}, {split}", columns) for split, columns in tables.items()}
-    return {
-        split: (str(files[0]), read_tables(files, wanted, optional=task.label if split == "test" else None))
-        for split, files in find_tables(Path(data.dir)).items()
-    }
+        found = {split: (f"{data.dataset}, {split}", columns) for split, columns in tables.items()}
+    else:
+        found = {
+            split: (str(files[0]), read_tables(files, wanted, optional=task.label if split == "test" else None))
+            for split, files in find_tables(Path(data.dir)).items()
+        }
+    for where, columns in found.values():
+        if not columns[wanted[0]]:
+            raise SymloraError(f"{where} has no rows.")
+    return found
 
 
 def _classes(raw: dict[str, tuple[str, Columns]], task: TaskConfig) -> list[str]:
@@ -135,7 +141,7 @@ def _parsed(columns: Columns, where: str, split: str, task: TaskConfig) -> Split
     for name, column in zip(task.columns, texts, strict=True):
         for number, text in enumerate(column, 1):
             if not isinstance(text, str) or not text.strip():
-                found = f"holds {text!r}, which is no text" if text not in (None, "") else "is empty"
+                found = f"holds {text!r}, which is not text" if text not in (None, "") else "is empty"
                 raise SymloraError(f"{where}: row {number}, column {name} {found}. Correct or remove that row.")
     values = columns.get(task.label)
     rows = np.arange(len(texts[0]))
@@ -172,7 +178,7 @@ def _are_scores(values: list[Any]) -> bool:
 
 
 def _whole(text: str) -> bool:
-    return text.lstrip("+-").isdecimal()
+    return re.fullmatch(r"[+-]?\d+", text) is not None
 
 
 def _score(text: str) -> float | None:

@@ -110,7 +110,7 @@ def _read(path: Path, changed: int, size: int) -> Columns:
         raise
     except Exception as error:  # OSError, UnicodeDecodeError, csv's, pyarrow's and datasets' own
         raise SymloraError(f"{path} cannot be read ({first_line(error)}). Text is expected in UTF-8.") from error
-    raise SymloraError(f"{path} is of an unknown kind. {ADVICE}")
+    raise SymloraError(f"{path} has an unknown file type. {ADVICE}")
 
 
 def _of_dataset(dataset: Any) -> Columns:
@@ -153,10 +153,12 @@ def _read_json(path: Path) -> Columns:
             rows.append(json.loads(line))
         except ValueError as error:
             raise SymloraError(f"{path}: row {number} is not valid JSON ({error}).") from None
+    if rows and not isinstance(rows[0], dict):
+        raise SymloraError(f'{path}: row 1 is not an object, such as {{"text": "...", "label": 0}}.')
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or row.keys() != rows[0].keys():
             raise SymloraError(
-                f"{path}: row {number} does not have the columns of row 1: an object with {', '.join(rows[0])}."
+                f"{path}: row {number} does not have the columns of row 1; expected: {', '.join(rows[0])}."
             )
     if not rows:
         raise SymloraError(f"{path} has no rows.")
