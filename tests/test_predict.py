@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,15 @@ def test_runs_without_their_adapter_are_left_out(
         main(["evaluate", str(copy.parent), "--device", "cpu"])
 
 
+def test_a_score_that_is_not_a_number_is_null_in_json(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"source": "a", "split": "b", "rows": 1, "metric": "pearson", "value": math.nan, "low": None, "high": None}
+    monkeypatch.setattr("symlora.runner.scoring._scored", lambda *_: [{**row, "recorded": None}])
+    [found] = scores(capsys, tmp_path, lora_of(runs))
+    assert found["value"] is None
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -161,6 +171,7 @@ def test_runs_without_their_adapter_are_left_out(
         (["predict", "RUN", "a\tb", "--out", "x.txt"], "must end in"),
         (["predict", "RUN", "a\tb", "--out", __file__], "exists already"),
         (["evaluate", "RUN", "--out", __file__], "exists already"),
+        (["evaluate", "RUN", "--out", "nowhere/x.json"], "the folder nowhere does not exist"),
         (["predict", "RUN", ""], "sentence 1 (''): rte takes"),
     ],
 )

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,11 +32,13 @@ HEADER = ("source", "split", "rows", "metric", "value", "95 % interval", "record
 
 def command_evaluate(chosen: argparse.Namespace) -> int:
     """Run `symlora evaluate`."""
-    _refuse_existing(chosen.out)
+    _check_out(chosen.out)
     with _chosen(chosen, chosen.sources) as models:
         rows = evaluate(models, chosen.split.replace(",", " ").split(), chosen.file, chosen.device)
     if chosen.out is not None:
-        chosen.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        valid = [{key: None if cell != cell else cell for key, cell in row.items()} for row in rows]  # JSON has no NaN
+        with _writing(chosen.out):
+            chosen.out.write_text(json.dumps(valid, indent=1) + "\n", encoding="utf-8")
     cells = []
     for row in rows:
         interval = "-" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
@@ -49,7 +51,7 @@ def command_evaluate(chosen: argparse.Namespace) -> int:
 
 def command_predict(chosen: argparse.Namespace) -> int:
     """Run `symlora predict`."""
-    _refuse_existing(chosen.out)
+    _check_out(chosen.out, WRITERS)
     lines = (sys.stdin.read().splitlines() if word == "-" else [word] for word in chosen.texts)
     texts, names = [text for part in lines for text in part], chosen.split.replace(",", " ").split()
     if sum(map(bool, (texts, names, chosen.file))) != 1:
@@ -61,19 +63,31 @@ def command_predict(chosen: argparse.Namespace) -> int:
     if (out := chosen.out) is None:
         print(table.to_csv(index=False, sep="\t", float_format="%.4f"), end="")
         return 0
-    if out.suffix not in WRITERS:
-        raise SymloraError(f"{out}: the name must end in {', '.join(WRITERS)}.")
     options: dict[str, Any] = {"orient": "records", "lines": True, "force_ascii": False}
-    try:
+    with _writing(out):
         getattr(table, WRITERS[out.suffix])(out, **(options if out.suffix == ".jsonl" else {"index": False}))
-    except OSError as error:
-        raise SymloraError(f"{out} cannot be written: {error.strerror or error}.") from error
     return 0
 
 
-def _refuse_existing(out: Path | None) -> None:
-    if out is not None and out.exists():
+def _check_out(out: Path | None, suffixes: Iterable[str] = ()) -> None:
+    """Refuse a file that cannot be written, before the work for it."""
+    if out is None:
+        return
+    if out.exists():
         raise SymloraError(f"{out} exists already: name another file, or remove it.")
+    if not out.parent.is_dir():
+        raise SymloraError(f"{out} cannot be written: the folder {out.parent} does not exist.")
+    if suffixes and out.suffix not in suffixes:
+        raise SymloraError(f"{out}: the name must end in {', '.join(suffixes)}.")
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Turn errors of the disk into one message."""
+    try:
+        yield
+    except OSError as error:
+        raise SymloraError(f"{out} cannot be written: {error.strerror or error}.") from error
 
 
 @contextmanager
@@ -101,7 +115,7 @@ def evaluate(models: Sequence[Trained], names: Sequence[str], file: Path | None,
         splits = _splits(config, names or ([] if file else config.task.validation), file)
         for name, split in splits.items():
             if split.labels.min() == split.labels.max() == -1:
-                raise SymloraError(f"{config.task.name}: the labels of {name} are hidden: `symlora predict` takes it.")
+                raise SymloraError(f"{config.task.name}: the labels of {name} are hidden; use `symlora predict`.")
         results = logits_of(group, _tokens(config, splits), device)
         for model, by_split in zip(group, results, strict=True):
             for name, logits in by_split.items():
