@@ -415,6 +415,7 @@ def test_devices_and_precisions() -> None:
 def test_auto_takes_cuda_then_mps_then_the_cpu(cuda: bool, mps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     found = pick_device("auto")
     assert found.type == ("cuda" if cuda else "mps" if mps else "cpu")
@@ -424,6 +425,9 @@ def test_auto_takes_cuda_then_mps_then_the_cpu(cuda: bool, mps: bool, monkeypatc
         else:
             with pytest.raises(SymloraError, match=f"device={name}: torch .* sees no {name.upper()}"):
                 pick_device(name)
+    if cuda:
+        with pytest.raises(SymloraError, match="device=cuda:2: torch sees 2 CUDA"):
+            pick_device("cuda:2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert pick_device("auto") == (torch.device("cuda", 1) if cuda else CPU)
     for bf16 in (True, False):

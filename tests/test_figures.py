@@ -99,7 +99,8 @@ def test_norms_are_those_of_the_run_folders() -> None:
     runs = committed().runs
     mine, bad = read_norms(runs)
     adapted = runs[~runs["chose"] & (runs["method"] != "head")]  # the head alone adapts no matrix
-    assert bad == () and len(mine) == len(adapted) * 12
+    matrices = adapted["model"].map({"minilm": 12, "mpnet": 24})  # query and value of each layer
+    assert bad == () and len(mine) == matrices.sum()
     assert not mine["seed"].isin([100, 101]).any()
     (path,) = (RUNS / "archive/short/minilm/symlora/cola").glob("*/seed-1/norms.parquet")
     stored = pd.read_parquet(path)
@@ -340,6 +341,12 @@ def test_the_grid_has_its_optimum_its_edges_and_its_gaps() -> None:
     assert legend is not None
     labels = [text.get_text() for text in legend.get_texts()]
     assert labels == ["SymLoRA: edge: lr highest of 3", "LoRA: lr inside 3"]
+
+
+def test_every_batch_size_of_the_grid_has_a_line() -> None:
+    rows = [run_row("lora", lr, 2**size, 0.5) for size in range(8) for lr in (1e-3, 2e-3)]
+    (axes,) = grid_panel(grid_points(choose(frame_of(rows), {}), "m", "p"), "").axes
+    assert sum(line.get_marker() == "." and len(line.get_xdata()) == 2 for line in axes.lines) == 8
 
 
 def test_of_equal_points_the_chosen_one_is_the_optimum_and_one_point_is_no_grid() -> None:

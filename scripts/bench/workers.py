@@ -23,9 +23,9 @@ from torch.utils.benchmark import Timer
 
 from bench.work import Load
 from symlora.errors import SymloraError
+from symlora.model.device import DTYPES
 from symlora.runner.provenance import provenance
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TOKENS = {"cpu": 1024, "cuda": 16384}  # rows of a matmul; more are no faster
 T = TypeVar("T")
 

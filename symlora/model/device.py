@@ -32,6 +32,8 @@ def pick_device(name: str) -> torch.device:
         raise SymloraError(f"device={name}: only cpu, cuda and mps are supported.")
     if not there[device.type]:
         raise SymloraError(f"device={name}: torch {torch.__version__} sees no {device.type.upper()} device here.")
+    if device.type == "cuda" and (device.index or 0) >= (devices := torch.cuda.device_count()):
+        raise SymloraError(f"device={name}: torch sees {devices} CUDA device(s) here, numbered from 0.")
     return device
 
 

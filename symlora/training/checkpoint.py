@@ -37,7 +37,7 @@ class Checkpoint:
         runs: The runs' folders within the results folder.
         fingerprint: See `Header`.
         seconds: Time between two checkpoints; at the end of the training there is one in any case.
-        resume: Whether to take up what is there.
+        resume: Whether to resume from an existing checkpoint.
 
     Attributes:
         restarts: How often these runs were taken up from a checkpoint.
@@ -117,7 +117,7 @@ class Checkpoint:
             said = header.said
             self.seconds_before, self.restarts = said["seconds"], said["restarts"] + 1
             self.together = len(header.runs)
-            times = "" if self.restarts == 1 else f" for the {self.restarts}th time"
+            times = "" if self.restarts == 1 else f" (resumed {self.restarts} times)"
             print(f"  resumes from the checkpoint at step {header.steps:,}{times}", file=sys.stderr)
             state: dict[str, Any] = _put_together(said["state"], load(content))
             return state

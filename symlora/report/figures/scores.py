@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import cycle
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -16,7 +18,11 @@ from symlora.report.figures.style import COLOURS, heading, minus, new_figure, pl
 from symlora.store.folder import read_run
 
 RED = "#d6002a"
-DASHES = {"solid": "-", "dashed": "--", "dotted": ":", "dash-dotted": "-."}  # a batch size each
+# One per batch size
+DASHES: dict[str, Any] = {
+    "solid": "-", "dashed": "--", "dotted": ":", "dash-dotted": "-.",
+    "long dashes": (0, (10, 3)), "dash and two dots": (0, (4, 1, 1, 1, 1, 1)),
+}  # fmt: skip
 
 
 def curves(chosen: Mapping[Key, Chosen], model: str, protocol: str) -> pd.DataFrame:
@@ -104,7 +110,7 @@ def grid_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
     """Draw scores over the learning rate, one line per batch size."""
     batches = sorted(set(points["batch_size"]))
     seeds = " or ".join(sorted(set(points["seeds"].astype(str))))
-    lines = ", ".join(f"{name}: batch {size}" for name, size in zip(DASHES, batches, strict=False))
+    lines = ", ".join(f"{name}: batch {size}" for name, size in zip(cycle(DASHES), batches, strict=False))
     caption = (
         f"Score in points on {' or '.join(sorted(set(points['on'])))}, seed {seeds} (several: their mean). Lines, "
         f"{lines}. Ring: the grid's best point, red if the grid ends there. Diamond: the configuration in the tables, "
@@ -127,9 +133,9 @@ def grid_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:
 def _draw_grid(axes: Axes, points: pd.DataFrame, method: str, batches: list[int]) -> None:
     """Draw one method's points, and say where its best one lies."""
     colour = COLOURS[method]
-    for dashes, size in zip(DASHES.values(), batches, strict=False):
+    for dashes, size in zip(cycle(DASHES.values()), batches, strict=False):
         line = points[points["batch_size"] == size].sort_values("lr")
-        axes.plot(line["lr"], line["value"], dashes, marker=".", ms=4, lw=1.1, color=colour)
+        axes.plot(line["lr"], line["value"], ls=dashes, marker=".", ms=4, lw=1.1, color=colour)
         failed = line.loc[line["value"].isna(), "lr"]
         axes.plot(failed, [0.02] * len(failed), "x", ms=4, color=colour, transform=axes.get_xaxis_transform())
     where = str(points["edge"].iloc[0]) if len(points) else "no run"
