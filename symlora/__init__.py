@@ -1,7 +1,7 @@
 """Give PEFT SymLoRA (arXiv 2504.03719) and a harness for adapters on GLUE.
 
-`import symlora` imports neither torch nor peft. It is enough for PEFT to know the method all the same: as soon as peft
-is imported, before or after, SymLoRA is registered, so `PeftModel.from_pretrained` loads its adapters.
+`import symlora` imports neither torch nor peft. Yet it is enough for PEFT to know the method: SymLoRA is registered as
+soon as peft is imported, before or after symlora, so `PeftModel.from_pretrained` loads its adapters.
 """
 
 from typing import TYPE_CHECKING, Any

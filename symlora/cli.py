@@ -31,11 +31,11 @@ COMMANDS = {  # where each command is (imported when it is called), and what `sy
 DETAILS = {  # what `symlora <command> --help` adds
     "demo": "Sentences come from our own grammar, so these are not GLUE scores. Finished runs are not trained again.",
     "paper": """Every task, SymLoRA and LoRA, grid and seeds under protocol paper; then RTE, MRPC and STS-B from
-each method's MNLI run (protocol paper_mnli). Every part can be stopped; the same command goes on.""",
+each method's MNLI run (protocol paper_mnli). Every part can be stopped; run the same command again to continue.""",
     "select": "Prints whether each point lies on the grid's edge. Trains nothing, unless --widen --run.",
     "verify": "Exit status 1 if anything differs from run.json.",
-    "evaluate": """SOURCE is a run folder, a results folder (all its finished runs), an adapter's folder of PEFT
-(with --task), or a checkpoint of LoRA's own code (with --task, --alpha and --base). Models of one encoder and method
+    "evaluate": """SOURCE is a run folder, a results folder (all its finished runs), a PEFT adapter folder (with
+--task), or a checkpoint of LoRA's own code (with --task, --alpha and --base). Models of one encoder and method
 share a pass.""",
     "predict": """SOURCE is as in `symlora evaluate`. Takes sentences, the lines of stdin (-), a table (--file) or
 splits (--split), and gives labels with probabilities, or scores.""",
@@ -45,13 +45,13 @@ audit     what the paper's printed numbers imply: <out>/audit.md and audit.html 
 report    all of these, the symmetry of the updates, and the page that holds them: <out>/report.html""",
     "submission": """From the runs of one protocol, model and method, one run per task: the best seed (held-out slice,
 else validation) of the configuration that the report shows. Runs need predict_test=true. WNLI gets its majority
-class, the MNLI run predicts AX. Exit status: 0 upload it; 3 files are missing (-partial.zip); 1 nothing written.""",
+class, the MNLI run predicts AX. Exit status: 0 complete; 3 files are missing (-partial.zip); 1 nothing was written.""",
     "export": """SOURCE is a run folder, a PEFT adapter's folder, or a checkpoint of loralib (with --alpha).
 
   --to adapter   a copy of the adapter as it is, for --push
   --to merged    a plain transformers model with the adapter in its weights
-  --to lora      a LoRA adapter of PEFT: exact, but a SymLoRA's λ goes into base_scale.safetensors next to it
-  --to symlora   a LoRA's best symmetric approximation, with the share of its energy that is kept""",
+  --to lora      a PEFT LoRA adapter, exact; a SymLoRA's λ goes into base_scale.safetensors next to it
+  --to symlora   a LoRA's best symmetric approximation; prints the share of its energy that is kept""",
 }
 
 
@@ -103,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
     paper = _add(commands, "paper")
     paper.add_argument("--tasks", default="", help="with commas or spaces (default: all eight)")
     paper.add_argument("--model", default="roberta-base", help="default: %(default)s")
-    paper.add_argument("--estimate", action="store_true", help="measure what it takes here, and stop")
+    paper.add_argument("--estimate", action="store_true", help="only estimate time and disk space on this machine")
     _seeds_option(paper)
     paper.add_argument("overrides", nargs="*", metavar="key=value", help="as given to `symlora train`, for every run")
 
@@ -116,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
     _study_options(status)
     _seeds_option(status)
     status.add_argument("--workers", type=_positive, help="runs at a time (default: one a core)")
-    status.add_argument("--watch", action="store_true", help="show it live, until all is done or Ctrl-C")
+    status.add_argument("--watch", action="store_true", help="refresh the table until all runs are done, or Ctrl-C")
 
     runs = _add(commands, "runs")
     verify = _add(commands, "verify")
@@ -133,17 +133,17 @@ def parser() -> argparse.ArgumentParser:
 
     _model_options(predict := _add(commands, "predict"))
     predict.add_argument("source", type=Path, metavar="SOURCE", help="run folder, adapter folder or file")
-    predict.add_argument("texts", nargs="*", metavar="TEXT", help="sentences (a pair: a tab between), - for stdin")
+    predict.add_argument("texts", nargs="*", metavar="TEXT", help="sentences (a pair: tab-separated), - for stdin")
     predict.add_argument("--out", type=Path, metavar="FILE", help=".parquet, .csv or .jsonl (default: print)")
 
     report = _add(commands, "report")
     report.add_argument("what", nargs="?", choices=("table1", "figure1", "audit", "report"), default="report")
     submission = _add(commands, "submission")
     for name, default in (("protocol", "paper"), ("model", "roberta-base"), ("method", "symlora")):
-        submission.add_argument(f"--{name}", default=default, help="of the runs (default: %(default)s)")
-    for command, out, use in ((report, "results", "where files go"), (submission, "results/submission", "for the zip")):
+        submission.add_argument(f"--{name}", default=default, help=f"{name} of the runs (default: %(default)s)")
+    for command, out, use in ((report, "results", "output folder"), (submission, "results/submission", "zip folder")):
         command.add_argument(
-            "--results-dir", type=Path, default=RUNS, help="run folders below it (default: %(default)s)"
+            "--results-dir", type=Path, default=RUNS, help="folder that contains the run folders (default: %(default)s)"
         )
         command.add_argument("--out", type=Path, default=Path(out), help=f"{use} (default: %(default)s)")
     report.add_argument(
@@ -156,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
 
     export = _add(commands, "export")
     export.add_argument("source", type=Path)
-    export.add_argument("out", type=Path, help="a folder that is not there yet")
+    export.add_argument("out", type=Path, help="folder to write: new or empty")
     export.add_argument("--to", choices=("adapter", "merged", "lora", "symlora"), required=True)
     export.add_argument("--base", help="folder or hub name of the base model (default: the one the source names)")
     export.add_argument("--rank", type=int, help="--to symlora: rank to keep (default: the LoRA's)")
@@ -184,7 +184,7 @@ def _study_options(made: argparse.ArgumentParser) -> None:
 
 
 def _seeds_option(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--seeds", type=_positive, default=5, help="seeds of each winner (default: %(default)s)")
+    made.add_argument("--seeds", type=_positive, default=5, help="seeds of each selected point (default: %(default)s)")
 
 
 def _positive(text: str) -> int:
@@ -194,12 +194,12 @@ def _positive(text: str) -> int:
 
 
 def _model_options(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--split", default="", help="names, with commas (evaluate: default validation)")
+    made.add_argument("--split", default="", help="names, separated by commas (evaluate: validation by default)")
     made.add_argument("--file", type=Path, help="a table with the task's columns (.csv, .tsv, .jsonl, .parquet)")
-    made.add_argument("--data", help="where the task's data are, as data.dir (default: GLUE_DIR, else the hub)")
+    made.add_argument("--data", help="folder or file of the task's data, as data.dir (default: GLUE_DIR, else the hub)")
     made.add_argument("--base", help="folder or hub name of the encoder (default: the one the source names)")
-    made.add_argument("--task", help="of an adapter that is no run: a name in configs/task")
-    made.add_argument("--alpha", type=float, help="of a checkpoint file of loralib")
+    made.add_argument("--task", help="task of an adapter that is not a run: a name in configs/task")
+    made.add_argument("--alpha", type=float, help="α that a loralib checkpoint was trained with")
     made.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
 
 

@@ -3,8 +3,8 @@
 import textwrap
 
 OFFLINE_HELP = (
-    "Two things work without a hub: `make demo`, and GLUE's files in a folder with an encoder in a package or a "
-    'folder: GLUE_DIR=<folder> make glue TASK=... with MODEL=minilm or ARGS="model.path=<folder>".'
+    "Without the hub you can run `make demo`, or train from local files: GLUE_DIR=<folder> make glue TASK=... "
+    'with MODEL=minilm (an encoder in a Python package) or ARGS="model.path=<folder>".'
 )
 
 

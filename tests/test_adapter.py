@@ -304,7 +304,7 @@ def test_a_refused_adapter_leaves_the_model_as_it_was(base_dir: Path) -> None:
 
 
 def test_an_adapter_for_each_row_and_a_model_without_usual_targets_are_refused(base_dir: Path) -> None:
-    with pytest.raises(ValueError, match=r"adapter_names.*LoRA's alone.*set_adapter"):
+    with pytest.raises(ValueError, match=r"adapter_names.*with LoRA only.*set_adapter"):
         adapted(base_dir)(IDS, adapter_names=["default", "__base__"] * 2)
     with pytest.raises(ValueError, match=r"specify `target_modules`.*'custom'"):
         get_peft_model(nn.Sequential(nn.Linear(4, 4)), SymLoraConfig())

@@ -201,7 +201,7 @@ def test_help_and_typing_errors_are_short_and_load_no_torch(
         (["task.columns=text"], r"a list is expected: \"task\.columns=\['text'\]\"\."),
         (["+=1"], "no key before"),
         (["protocl=smoke"], r"there is no setting protocl\. Near: protocol"),
-        (["protocol.name=smoke"], r"a protocol is a file: protocol=smoke"),
+        (["protocol.name=smoke"], r"a file sets this name. Give protocol=smoke"),
         (["sweep=grid", "protocol=methods"], r"no configs/grid/methods\.yaml\. .*A protocol's grid"),
         (["task=CoLA"], "task=CoLA: there is no .*Near: cola"),
         (["train.lrate=1e-3"], r"train\.lrate=1e-3: there is no setting train\.lrate\. Near: train\.lr"),
@@ -210,7 +210,7 @@ def test_help_and_typing_errors_are_short_and_load_no_torch(
         (["train.lr=fast"], r"train\.lr=fast: Value 'fast' .*Float"),
         (["results_dir=/my", "runs/a"], r"^runs/a: give key=value.*ARGS="),
         (["seed=one"], r"seed=one: Value 'one' .*Integer"),
-        (["seed=0,1"], "seed=0,1: several values make several runs, which needs -m"),
+        (["seed=0,1"], "seed=0,1: several values mean several runs: add -m"),
     ],
 )
 def test_words_of_a_command_are_refused_in_one_line(words: list[str], says: str) -> None:

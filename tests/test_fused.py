@@ -91,7 +91,7 @@ def test_auto_compiles_long_bf16_training_if_it_can(
     monkeypatch.setattr(fused, "combine", broken)
     assert not fused.pick_compile("auto", CPU, "bf16", fused.ENOUGH)
     assert capsys.readouterr().err == (
-        "train.compile=auto: torch.compile fails here (no compiler); training goes on without\n"
+        "train.compile=auto: torch.compile fails here (no compiler); continuing without it\n"
     )
     with pytest.raises(SymloraError, match=r"train\.compile=on: torch\.compile fails here \(no compiler\)"):
         fused.pick_compile("on", CPU, "bf16", 1)

@@ -322,7 +322,10 @@ def test_an_adapter_of_old_peft_is_exported(target: str, base_dir: Path, tmp_pat
         (None, "cannot be read: No such file"),
         ({"classifier.weight": torch.ones(2)}, "holds no LoRA"),
         (made_up_checkpoint() | {"classifier.dense.bias": torch.full((32,), torch.nan)}, "classifier.dense.bias holds"),
-        (made_up_checkpoint() | {"roberta.encoder.bias": torch.ones(32)}, "roberta.encoder.bias is of the encoder"),
+        (
+            made_up_checkpoint() | {"roberta.encoder.bias": torch.ones(32)},
+            "encoder.bias belongs to the encoder",
+        ),
     ],
 )
 def test_a_checkpoint_that_cannot_be_read_is_one_clear_error(content: Any, words: str, tmp_path: Path) -> None:
@@ -410,7 +413,7 @@ def test_a_full_disk_leaves_nothing_behind(base_dir: Path, tmp_path: Path, monke
         (lora(), spoiled(r=3), "factors of rank 4, but adapter_config.json says 3"),
         (symlora(alpha=1e5), lambda folder: put(folder, "symlora_diag", torch.full((4,), 3e38)), "lora_B.*holds"),
         (lora(), spoiled(init_lora_weights="pissa"), "changed the base model"),
-        (lora(), spoiled(lora_alpha="16"), "cannot become a SymLoRA"),
+        (lora(), spoiled(lora_alpha="16"), "cannot be converted to SymLoRA"),
         (lora(use_dora=True), lambda folder: None, "use_dora"),
         (lora(bias="all"), lambda folder: None, "bias"),
         (lora(target_modules=["intermediate.dense"]), lambda folder: None, r"dense is not square \(48 x 32"),
@@ -466,9 +469,9 @@ def folder_of_all(base_dir: Path, tiny: TinyFactory, tmp_path_factory: pytest.Te
         ("sym out --to lora --rank 3", "go with --to symlora"),
         ("lora out --to symlora --rank 9", "at most 8"),
         ("lora out --to symlora --rank 0", "at least 1"),
-        ("lora out --to symlora --rank 2 --full", "not both"),
+        ("lora out --to symlora --rank 2 --full", "give either a whole number"),
         ("lora/adapter_model.safetensors out --to lora", "give --alpha"),
-        ("lora/adapter_model.safetensors out --to lora --alpha 16", "is PEFT's: give its folder"),
+        ("lora/adapter_model.safetensors out --to lora --alpha 16", "was saved by PEFT: give the folder"),
         ("checkpoint out --to lora", "symlora export checkpoint/pytorch_model.bin FOLDER --to lora --alpha ALPHA"),
         ("lora out --to symlora --alpha 16", "--alpha goes with"),
         ("loralib.bin out --to merged --alpha 16", "loralib.bin does not name its base model"),
@@ -505,7 +508,7 @@ def test_the_command_prints_errors_and_a_hint(
     edit(tmp_path / "a", base_model_name_or_path=None)
     main(["export", str(tmp_path / "a"), str(tmp_path / "c"), "--to", "lora"])
     unknown = capsys.readouterr().out
-    assert "W0 is: " in unknown and re.search(r"^total +- +-$", unknown, re.MULTILINE)
+    assert "W0 is not available: " in unknown and re.search(r"^total +- +-$", unknown, re.MULTILINE)
 
 
 @pytest.fixture
@@ -530,7 +533,7 @@ def test_a_push_is_a_dry_run_until_confirmed_and_its_card_loads(
     command = ["export", str(tmp_path / "a"), "--to", to, "--push", "someone/thing"]
     main([*command, str(tmp_path / "dry")])
     said = capsys.readouterr().out
-    assert (f"a path of this machine: {base_dir}" in said) == (to != "merged")
+    assert (f"a path on this machine: {base_dir}" in said) == (to != "merged")
     assert not hub and "would upload to https://huggingface.co/someone/thing" in said and "nothing was sent" in said
     main([*command, str(tmp_path / "out"), "--confirm"])
     assert hub[0] == "someone/thing" and "uploaded: https://huggingface.co/someone/thing/commit/1" in (

@@ -105,7 +105,7 @@ def test_a_bad_value_is_refused_with_its_field_and_rule(method: str, field: str,
 @pytest.mark.parametrize(
     ("method", "fields", "message"),
     [
-        ("prilora", {"r_first": 9}, "prilora: r_first = 9 is more than r = 8, the last layer's rank"),
+        ("prilora", {"r_first": 9}, "prilora: r_first = 9 is more than r = 8, the mean rank"),
         ("symlora", {"target_modules": "q", "layers_to_transform": [0]}, "need `target_modules` to be a list of names"),
         ("symlora", {"layers_pattern": "layer"}, "`layers_pattern` has no effect without `layers_to_transform`"),
     ],

@@ -77,7 +77,7 @@ def config_of(name: str, folder: Path, *, peft_config: dict[str, Any] | None = N
         (Lora2Config(r=2, inner_width=17), "inner_width = 17 is more than 16: the weight of module .*query.* 16 x 16"),
         (LorandConfig(kernel_size=9), "kernel_size = 9 is more than the inner width 8"),
         (LortaConfig(r=2, num_heads=3), "num_heads = 3 does not divide the 16 outputs"),
-        (LortaConfig(target_modules=["query", "intermediate.dense"]), "one shape, but are of .* = .*16, 16.*16, 24"),
+        (LortaConfig(target_modules=["query", "intermediate.dense"]), "one shape, but have .* = .*16, 16.*16, 24"),
     ],
 )
 def test_what_does_not_fit_is_refused(config: Any, message: str, bare: Any) -> None:
@@ -152,7 +152,7 @@ def test_lorta_loads_beside_another(low_cpu_mem_usage: bool, bare: Any, tmp_path
 
 def test_lorta_needs_the_number_of_heads() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
-    with pytest.raises(ValueError, match="num_heads is None, and the model's configuration does not say"):
+    with pytest.raises(ValueError, match="set num_heads: the model's configuration has no num_attention_heads"):
         get_peft_model(model, LortaConfig(r=2, target_modules=["0", "1"]))
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
     wrapped = get_peft_model(model, LortaConfig(r=2, target_modules=["0", "1"], num_heads=2))
@@ -310,7 +310,7 @@ def test_trained_layernorms(tiny: TinyFactory) -> None:
     ("value", "message"),
     [
         ("LayerNorm", "give a list of names"),
-        (["classifier"], "classifier is of the head, which trains anyway"),
+        (["classifier"], "classifier is in the head, which is always trained"),
         (["LayerNrm"], "'LayerNrm' matches nothing in this encoder"),
     ],
 )

@@ -134,7 +134,7 @@ def test_a_stopped_demo_leaves_nothing_running_and_goes_on(minilm_dir: Path, tmp
             program.wait_for(lambda: (len(list(scan(runs))), len(list(runs.rglob(".seed-*")))) == (finished, training))
             assert program.ends(number, everyone=everyone) < SECONDS
         assert program.process.returncode == 128 + number, program.printed()
-        assert "Finished runs are kept; the same command goes on" in program.printed()
+        assert "Finished runs are kept; the same command resumes" in program.printed()
         assert "Traceback" not in program.printed() and program.printed().count("Stopping") == 1
         assert [header.trained for header in headers(runs)] == [False] * training and not list(runs.rglob(".seed-*"))
         assert [run["cost"]["restarts"] for _, run in scan(runs)] == [1] * finished  # they went on from checkpoints
@@ -169,7 +169,7 @@ def test_nothing_is_shown_where_a_second_ctrl_c_hits_the_end() -> None:
         say_stopped()"""
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (130, "")
-    assert ended.stderr == "\nStopped. Finished runs are kept; the same command goes on from the last checkpoint.\n"
+    assert ended.stderr == "\nStopped. Finished runs are kept; the same command resumes from the last checkpoint.\n"
 
 
 @pytest.mark.parametrize("launcher", [(), ("hydra/launcher=packed", "hydra.launcher.inner=submitit_local")])

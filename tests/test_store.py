@@ -131,7 +131,10 @@ def test_a_lock_that_says_odd_things_is_a_lock(tmp_path: Path) -> None:
         ):
             lock.write_bytes(said)
             assert run_status("seeds", config, time.time()).state == "running"
-            with pytest.raises(Busy, match=r"process 0 on \? trains it since 2"), locked(root, folder, wait=0):
+            with (
+                pytest.raises(Busy, match=r"0 on \? has been training it since 2"),
+                locked(root, folder, wait=0),
+            ):
                 pass
 
 

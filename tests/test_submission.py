@@ -228,8 +228,8 @@ SCORES = pd.DataFrame({"idx": np.arange(1379), "prediction": np.linspace(-1, 6, 
 @pytest.mark.parametrize(
     ("name", "change", "says"),
     [
-        ("STS-B.tsv", lambda t: t.iloc[:-1], "1,378 predictions; .* 1 are missing, 0 are there twice"),
-        ("STS-B.tsv", lambda t: pd.concat([t, t.iloc[5:6]]).sort_values("idx"), "0 are missing, 1 are there twice"),
+        ("STS-B.tsv", lambda t: t.iloc[:-1], "1,378 predictions; .* 1 are missing, 0 appear twice"),
+        ("STS-B.tsv", lambda t: pd.concat([t, t.iloc[5:6]]).sort_values("idx"), "0 are missing, 1 appear twice"),
         ("STS-B.tsv", lambda t: t.replace({"idx": {7: 9999}}).sort_values("idx"), "1 are missing, .* 1 are not rows"),
         ("STS-B.tsv", lambda t: t.assign(prediction=t.prediction.where(t.idx != 3)), "row 3 is nan, not a number"),
         ("STS-B.tsv", lambda t: t.assign(prediction=np.where(t.idx == 4, np.inf, 1.0)), "row 4 is inf"),
@@ -329,14 +329,14 @@ def test_what_the_server_refuses_is_found(tmp_path: Path, name: str, content: st
 
 
 def test_a_zip_that_is_none_or_holds_a_file_twice(tmp_path: Path) -> None:
-    with pytest.raises(SymloraError, match="is not there"):
+    with pytest.raises(SymloraError, match="does not exist"):
         check(tmp_path / "a.zip")
     (tmp_path / "a.zip").write_text("index\tprediction")
     with pytest.raises(SymloraError, match="cannot be read as a zip"):
         check(tmp_path / "a.zip")
     with pytest.warns(UserWarning, match="Duplicate name"):
         zip_of(tmp_path / "b.zip", ("WNLI.tsv", WNLI), ("WNLI.tsv", WNLI))
-    assert check(tmp_path / "b.zip").wrong == ("WNLI.tsv is there 2 times.",)
+    assert check(tmp_path / "b.zip").wrong == ("the zip holds WNLI.tsv 2 times.",)
     damaged = bytearray(zip_of(tmp_path / "c.zip", ("WNLI.tsv", WNLI)).read_bytes())
     damaged[100] ^= 1
     (tmp_path / "c.zip").write_bytes(damaged)

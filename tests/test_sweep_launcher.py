@@ -237,7 +237,7 @@ def test_a_stopped_sweep_goes_on_from_its_checkpoints(
     assert not list(results.scan(tmp_path / "runs")) and not list((tmp_path / "runs").rglob(".seed-*"))
     capsys.readouterr()
     assert all(completed(multirun(*points, "seed=2,3,1,0")))
-    assert "3 runs go on in the packs of a sweep that was stopped" in capsys.readouterr().err
+    assert "3 runs continue in the packs of a stopped sweep" in capsys.readouterr().err
     found = outcomes(tmp_path / "runs")
     assert len(found) == 4 and outcomes(tmp_path / "reference").items() <= found.items()
     restarts = {folder.name: run["cost"]["restarts"] for folder, run in results.scan(tmp_path / "runs")}
@@ -257,7 +257,7 @@ def test_a_run_of_another_process_is_waited_for(
         monkeypatch.setattr("symlora.sweep.launcher.holder", lambda *_: stack.close())  # while it waits
         returns = multirun(*points)
     assert all(completed(returns))
-    assert "1 run is trained by other processes; waiting" in capsys.readouterr().err
+    assert "1 run is being trained by other processes; waiting" in capsys.readouterr().err
     assert len(list(results.scan(root))) == 2
 
 

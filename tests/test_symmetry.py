@@ -134,7 +134,7 @@ def test_rows_are_by_layer_not_by_name(tmp_path: Path) -> None:
     ("tensors", "config", "message"),
     [
         ({f"{Q}.lora_A.weight": np.ones((2, 4)), f"{Q}.lora_B.weight": np.ones((4, 3))}, {}, "make no product"),
-        ({f"{Q}.lora_A.weight": np.ones((2, 4))}, {"peft_type": "VERA"}, "VERA adapter: its ΔW is no product"),
+        ({f"{Q}.lora_A.weight": np.ones((2, 4))}, {"peft_type": "VERA"}, "VERA adapter: its ΔW is not a product"),
         ({f"{Q}.lora_A.weight": np.ones((2, 4))}, {"use_dora": True}, "DoRA"),
     ],
 )

@@ -1,4 +1,4 @@
-"""SymLoRA on a GLUE task with transformers.Trainer: where LoraConfig would stand, SymLoraConfig does.
+"""SymLoRA on a GLUE task with transformers.Trainer: SymLoraConfig takes the place of LoraConfig.
 
     python scripts/examples/trainer.py --model FacebookAI/roberta-base --task mrpc --max-steps 100
 

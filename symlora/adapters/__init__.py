@@ -1,11 +1,11 @@
 """Add our adapter methods to PEFT, one file a method.
 
-A method is three small classes; PEFT does with them all that it does with its own methods:
+A method is three small classes, which PEFT treats like those of its own methods:
 
 * a dataclass on `LowRankConfig`, or on `AdapterConfig` without a rank (config.py): its fields and its `method` name;
 * a layer on `FactorLayer` (factors.py), where the adapter adds a product of factors to the weight: `initial_values` and
   `factor_names`; or on `AdapterLayer` (layer.py): `initial_values`, `adapter_output` and `get_delta_weight`;
-* a model on `AdapterModel` (tuner.py), which names the two, and says what happens between steps.
+* a model on `AdapterModel` (tuner.py), which names the other two classes and defines what happens between steps.
 
 A layer's forward is a function of its parameters and `x` alone (no state written, no branch on a value), so that
 `torch.vmap` over `torch.func.functional_call` trains a stack of adapters at once.

@@ -7,8 +7,8 @@ Zhu et al., arXiv 2402.16842, section 5.
     A      (r, n_in)    `asymlora_A` where it is trained, `asymlora_frozen_A` where it is frozen
     B      (n_out, r)   `asymlora_B`, `asymlora_frozen_B`
 
-freeze A (the method): A has orthonormal rows and stays; B is trained from 0.
-freeze B (the paper's control): B has orthonormal columns and stays; A is trained from 0.
+freeze A (the method): A has orthonormal rows and is frozen; B is trained and starts at 0.
+freeze B (the paper's control): B has orthonormal columns and is frozen; A is trained and starts at 0.
 frozen_init orthonormal: the frozen factor is Haar distributed. svd: it holds the r leading singular vectors of W0,
     the right ones (V) as rows of A, the left ones (U) as columns of B.
 

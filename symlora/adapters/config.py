@@ -98,7 +98,7 @@ class AdapterConfig(PeftConfig):
     `class LoraXsConfig(LowRankConfig, method="loraxs")`.
 
     Raises:
-        ValueError: A field does not keep its rule. The message names method, field and value.
+        ValueError: A field breaks its rule. The message names method, field and value.
     """
 
     method: ClassVar[str]  # lower case; the parameters' prefix and PEFT's type name come from it

@@ -7,10 +7,10 @@ Valipour et al., arXiv 2210.07558.
     c      bias of the layer
     A      (r, n_in)     `dylora_A`, trained; starts as LoRA's: uniform within ±1/√n_in
     B      (n_out, r)    `dylora_B`, trained; starts at 0, so that step 0 gives the base model's output
-    b      the rank at work: one for all layers. `dylora_rows` (r) holds r/b for the rows at work and 0 for the others
+    b      the current rank, one for all layers. `dylora_rows` (r) holds r/b for the first b rows and 0 for the others
     r      the largest rank. At b = r this is LoRA with scale α/r
 
-With `frozen` a step trains the last of the b rows alone, and the b - 1 before it are held: `dylora_trained` (r) is 1
+With `frozen` a step trains only the last of the b rows, and the b - 1 before it stay fixed: `dylora_trained` (r) is 1
 for that row. Between steps the rank is r, so that evaluation, merging and saving see all of it; `DyLoraModel.set_rank`
 cuts a trained adapter.
 
@@ -36,7 +36,7 @@ from symlora.adapters.tuner import AdapterModel
 class DyLoraConfig(LowRankConfig, method="dylora"):
     """Configure DyLoRA."""
 
-    frozen: bool = setting(True, "Train only the last row at work.", YES_OR_NO)  # the GLUE script
+    frozen: bool = setting(True, "Train only the last active row.", YES_OR_NO)  # the GLUE script
 
 
 class DyLoraLinear(FactorLayer):

@@ -10,8 +10,8 @@ Nasiri and Garraghan, arXiv 2501.12067.
     m      (n_out)      `edora_m`, the magnitude, trained
     ‖D‖    (n_out)      the norm of each row of D, one per output (DoRA writes Wᵀ, and so "column-wise")
 
-‖D‖ is no part of the gradient, as in DoRA (arXiv 2402.09353, section 4.3) and in PEFT: R's gradient is that of the
-formula with ‖D‖ held constant, and a finite difference of the whole does not agree with it.
+‖D‖ is treated as a constant in the gradient, as in DoRA (arXiv 2402.09353, section 4.3) and in PEFT, so R's gradient
+differs from a finite difference of the whole formula.
 
 Start: m = ‖W0‖ by rows, R ~ N(0, init_std²) with init_std = 1e-5. Step 0 is nearly the base model's output and not to
 the last bit: D is not quite W0, and dividing by a norm and multiplying by it rounds.

@@ -78,7 +78,7 @@ class BaseScaleLayer(FactorLayer):
 
     def lambda_start(self, config: AdapterConfig) -> Tensor:
         """Return λ = 1, or away from it without `init_weights`."""
-        # (1) and not (): sharded training takes no parameter without a dimension
+        # shape (1) and not (): sharded training does not accept 0-dimensional parameters
         return torch.ones(1) if config.init_weights else 1 + 0.1 * (0.5 + torch.rand(1))
 
     def base_scale(self, adapter: str) -> float:

@@ -29,7 +29,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     other_dict_names: ClassVar[tuple[str, ...]] = ()  # plain dictionaries by adapter name
     other_param_names: tuple[str, ...] = ("r", "scaling", "dropout")
     needs_square: ClassVar[bool] = False  # the method adapts square matrices alone
-    converts_to_lora: ClassVar[bool] = False  # the change of the weight is a matrix without a share of W0 in it
+    converts_to_lora: ClassVar[bool] = False  # ΔW is a matrix that contains no multiple of W0
 
     if TYPE_CHECKING:  # the containers are attributes: `self.symlora_Q[adapter]`
 
@@ -108,7 +108,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             "; choose `target_modules` that map a width to itself, or name this one in `exclude_modules`",
         )
         least = min(self.in_features, self.out_features)
-        self.require(r <= least, f"r = {r} is more than {least}")
+        self.require(r <= least, f"r = {r} is more than {least}, the smaller side of the matrix")
         self.r[adapter_name], self.scaling[adapter_name] = r, scaling
         self.dropout[adapter_name] = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         for name, value in self.initial_values(config, r).items():

@@ -21,8 +21,8 @@ matrix with itself (W_A W_Aᵀ, W_Bᵀ W_B, W_aa W_aaᵀ, W_bbᵀ W_bb). A fifth
 the four came last, and is left out.
 
 Pruning, as in AdaLoRA, where `target_r` is given: after every step the sensitivity s = |p · ∂loss/∂p| of each value of
-E, W_B and W_aa is followed by a moving average s̄ (`beta1`), and |s - s̄| by another (`beta2`); an entry of E counts as
-much as its own product of the two averages, plus the mean product over its row of W_B, plus that over its column of
+E, W_B and W_aa is followed by a moving average s̄ (`beta1`), and |s - s̄| by another (`beta2`); an entry's importance
+is its own product of the two averages, plus the mean product over its row of W_B, plus that over its column of
 W_aa. Over all layers together the least important entries of E are set to 0, chosen anew every `deltaT` steps; how many
 are kept: `entries_kept`. No default prunes: the authors' scripts set the steps task by task (RTE: r from 4 to 3, 600 of
 3,900 steps, 1,800 and 1), and a pruned adapter is no longer of the size that it is compared at.
@@ -55,9 +55,9 @@ class Lora2Config(LowRankConfig, method="lora2"):
     init_std: float = setting(0.02, "Standard deviation of the four matrices at the start.", POSITIVE)  # authors' code
     orth_reg_weight: float = setting(0.1, "Weight of the orthogonality penalty; 0 has none.", NOT_NEGATIVE)  # the same
     target_r: int | None = setting(None, "Average rank of a layer after pruning; None does not prune.", WHOLE)
-    # PEFT's defaults, to deltaT; below 1, steps are shares of the training's.
+    # PEFT's defaults, from tinit to deltaT; step counts below 1 are shares of all training steps.
     tinit: float = setting(0, "Steps at the beginning without pruning.", STEPS)
-    tfinal: float = setting(0, "Steps at the end with the number kept no longer falling.", STEPS)
+    tfinal: float = setting(0, "Steps at the end during which the number of kept entries stays constant.", STEPS)
     deltaT: int = setting(1, "Steps from one choice of entries to the next.", WHOLE)
     beta1: float = setting(0.85, "Moving average of the sensitivity.", _BETWEEN)  # the authors' scripts
     beta2: float = setting(0.85, "Moving average of its uncertainty.", _BETWEEN)

@@ -10,7 +10,7 @@ CVPR 2023.
     x, h      (..., n_in), (..., n)   input and output of the projection that ends attention or feed-forward
     P_i       (n, β)    `lorand_down_P`, all in one (α, n, β)
     Q_i       (β, m)    `lorand_down_Q`, all in one (α, β, m)
-    K_i       (β, β)    `lorand_K`, all in one (α, β, β), the same below and above
+    K_i       (β, β)    `lorand_K`, all in one (α, β, β), shared by down and up
     P'_i      (m, β)    `lorand_up_P`, all in one (α, m, β)
     Q'_i      (β, n)    `lorand_up_Q`, all in one (α, β, n)
     b_down    (m)       `lorand_down_bias`

@@ -50,7 +50,7 @@ class LortaConfig(LowRankConfig, method="lorta"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.rank_pattern:
-            raise ValueError(f"lorta: rank_pattern must be empty, the rank is one for all, got {self.rank_pattern!r}")
+            raise ValueError(f"lorta: rank_pattern must be empty (one rank for all modules), got {self.rank_pattern!r}")
 
 
 class LortaLinear(FactorLayer):
@@ -80,10 +80,10 @@ class LortaModel(AdapterModel, config=LortaConfig, layer=LortaLinear):
         config, layers = self.peft_config[adapter_name], _layers(model, adapter_name)
         shapes = sorted({(layer.in_features, layer.out_features) for layer in layers.values()})
         if len(shapes) > 1:
-            raise ValueError(f"lorta: the target modules must be of one shape, but are of (n_in, n_out) = {shapes}")
+            raise ValueError(f"lorta: the target modules must have one shape, but have (n_in, n_out) = {shapes}")
         heads = config.num_heads or getattr(getattr(model, "config", None), "num_attention_heads", None)
         if heads is None:
-            raise ValueError("lorta: num_heads is None, and the model's configuration does not say")
+            raise ValueError("lorta: set num_heads: the model's configuration has no num_attention_heads")
         if shapes[0][1] % heads:
             raise ValueError(f"lorta: num_heads = {heads} does not divide the {shapes[0][1]} outputs of a matrix")
         places = {name: _place(name) for name in layers}

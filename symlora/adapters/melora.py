@@ -35,7 +35,7 @@ from symlora.adapters.tuner import AdapterModel
 class MeloraConfig(LowRankConfig, method="melora"):
     """Configure MELoRA; r and alpha are those of one mini-LoRA."""
 
-    # With r = 1 the rank of a LoRA of r = 8 at an eighth of its values, which is the paper's claim for GLUE (abstract).
+    # Eight have the rank of a LoRA of r = 8 with an eighth of its values: the paper's claim for GLUE (abstract).
     r: int = setting(1, "Rank of one mini-LoRA.", WHOLE)
     alpha: float = setting(1, "Each mini-LoRA is multiplied by alpha / r.", POSITIVE)
     num_mini_loras: int = setting(8, "Number N of mini-LoRAs on the diagonal.", WHOLE)

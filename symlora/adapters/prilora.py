@@ -11,7 +11,7 @@ Benedek and Wolf, arXiv 2401.11316.
 Every `pruning_interval` steps the `pruned_share` of each row of A with the least importance |A_ij| · m_j is set to 0,
 from where training may take it up again. m (n_in), `prilora_norm`, is the moving average over the steps of the norms of
 the inputs' columns: m ← β m + (1 - β) √Σ_tokens x_j², β = `norm_decay`. Only training batches count.
-On encoders that do not run flat (symlora.model.encoder) Σ_tokens also has the padding of the batch in it.
+On encoders that do not run flat (symlora.model.encoder) Σ_tokens also includes the batch's padding.
 
 Trained values per matrix: (n_in + n_out) r_l, r in the mean. RoBERTa-base, query and value, 4 to 12: 294,912.
 
@@ -48,7 +48,7 @@ class PriLoraConfig(LowRankConfig, method="prilora"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.r_first > self.r:
-            raise ValueError(f"prilora: r_first = {self.r_first} is more than r = {self.r}, the last layer's rank")
+            raise ValueError(f"prilora: r_first = {self.r_first} is more than r = {self.r}, the mean rank")
 
     def ranks(self, layers: int) -> list[int]:
         """Compute the rank of each layer; their mean is r."""
@@ -104,7 +104,7 @@ class PriLoraModel(AdapterModel, config=PriLoraConfig, layer=PriLoraLinear):
         if not peft_config.rank_pattern:
             layers = getattr(getattr(self.model, "config", None), "num_hidden_layers", None)
             if not layers:
-                raise ValueError("prilora: the model's configuration names no number of layers; give rank_pattern")
+                raise ValueError("prilora: the model's configuration has no num_hidden_layers; set rank_pattern")
             peft_config.rank_pattern = {
                 rf".*\.{number}\..*": rank for number, rank in enumerate(peft_config.ranks(layers))
             }

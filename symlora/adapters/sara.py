@@ -46,7 +46,7 @@ class SaraConfig(LowRankConfig, method="sara"):
 
     share: float = setting(  # top of this file
         0.07,
-        "What the counted singular values make up of the sum of all. A rank in `rank_pattern` goes before it.",
+        "Share of the sum of all singular values that the first k make up. A rank in `rank_pattern` takes precedence.",
         number("above 0 and at most 1", lambda value: 0 < value <= 1),
     )
 

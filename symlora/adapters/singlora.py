@@ -37,7 +37,7 @@ from symlora.adapters.tuner import AdapterModel
 class SingLoraConfig(LowRankConfig, method="singlora"):
     """Configure SingLoRA."""
 
-    ramp: float = setting(0, "Steps T until the update counts in full; below 1 a share of all, 0 none.", STEPS)
+    ramp: float = setting(0, "Steps T of the ramp; below 1, a share of the training steps; 0, no ramp.", STEPS)
 
 
 class SingLoraLinear(FactorLayer):

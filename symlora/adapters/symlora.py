@@ -11,7 +11,7 @@ Panoutsos, Santos and Figueiredo, arXiv 2504.03719. The forward pass is `SymLora
     λ      (1)        `symlora_lambda`, one per adapted matrix
     α, r              scale and rank; the paper has α = r, "just as in LoRA"
 
-The paper prints no start. Ours leaves the output of step 0 as the base model's to the last bit:
+The paper does not give initial values. With ours, the output at step 0 is exactly the base model's:
 
     Λ = 0, λ = 1, Q ~ N(0, init_std²), init_std = 0.5
 
@@ -25,8 +25,8 @@ RoBERTa-base). 0.5 was the best of the scales compared on our demo tasks, with o
 Starts from the eigenvectors v_i, e_i of W0's symmetric part (W0 + W0ᵀ)/2 are ours, after PiSSA (arXiv 2404.02948) and
 MiLoRA (arXiv 2406.09044): `init_weights` "eigen_largest" or "eigen_smallest" takes the r with the largest or smallest
 |e_i|, as columns Q = c v_i of the length c = init_std √n that a column has otherwise, and Λ = e_i r/(α c²). As there,
-the start is subtracted, so that step 0 is the base model's output but for rounding; but W0 is left as it is: the start
-is kept with it (`symlora_start_Q`, `symlora_start_diag`, frozen), and the saved adapter fits the published W0.
+the start is subtracted, so that step 0 is the base model's output up to rounding. But W0 itself is unchanged: the start
+is stored next to it (`symlora_start_Q`, `symlora_start_diag`, frozen), and the saved adapter fits the published W0.
 
     h = λ (W0 x) + b + (α/r) (Q diag(Λ) Qᵀ - Q_start diag(Λ_start) Q_startᵀ) x
 
@@ -101,10 +101,10 @@ class SymLoraLinear(BaseScaleLayer):
     def combine(self, adapters: Sequence[str], x: Tensor, base_out: Tensor) -> Tensor:
         """Compute h = λ (W0 x) + b + (α/r) Q diag(Λ) Qᵀ x.
 
-        Written out here to be read; a test holds it equal, bit for bit, to what follows from `factors` and λ.
+        Written out here for the reader; a test checks that it equals, bit for bit, what follows from `factors` and λ.
 
         Args:
-            adapters: Names of those at work, mostly one; the changes of several add.
+            adapters: Names of the active adapters, usually one; the changes of several add up.
             x: (..., n).
             base_out: W0 x + b, (..., n).
         """

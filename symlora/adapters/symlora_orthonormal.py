@@ -6,14 +6,14 @@ A control: does it matter that the columns of SymLoRA's Q are free?
 
 Symbols, shapes, the start of Λ and λ: symlora/adapters/symlora.py. What differs is Q: its columns are orthogonal at
 the start (Haar distributed) and after every step of the optimizer, and all of the length c that a column of SymLoRA's
-Q has at its start (root mean square). So the two methods begin at one scale and take steps of one size, and only
-orthogonality is between them; (α/r) c² Λ are the eigenvalues of ΔW, in the basis Q / c. init_std = 1/√n is Qᵀ Q = I.
+Q has at its start (root mean square). So the two methods start at the same scale, take steps of the same size
+and differ only in orthogonality; (α/r) c² Λ are the eigenvalues of ΔW, in the basis Q / c. init_std = 1/√n is Qᵀ Q = I.
 
 After the optimizer's step Q goes back by the QR retraction: Q ← c qf(Q), the factor with orthonormal columns of
 Q = qf(Q) R where R has a positive diagonal (Absil, Mahony and Sepulchre, Optimization Algorithms on Matrix Manifolds,
 2008, section 4.1.1, example 4.1.3). AdamW's averages are not transported with it, and its gradient is not projected
-on the tangent space first: to first order the retraction removes what leaves it. What weight decay does to Q's length
-is undone too.
+onto the tangent space first: to first order the retraction removes the part that leaves it. The retraction also undoes
+what weight decay does to Q's length.
 
 Trained values per matrix, as PEFT counts them: (n + 1) r + 1; r (r + 1) / 2 of them are bound by the constraint.
 RoBERTa-base, query and value, r = 8: 147,672.

@@ -93,8 +93,8 @@ class AdapterModel(StepHook, BaseTuner):
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         if kwargs.get("adapter_names") is not None:  # PEFT would drop it, and give every row the active adapter
             raise ValueError(
-                "adapter_names: an adapter for each row of a batch is LoRA's alone in PEFT. Call the model once for "
-                "each adapter (set_adapter)"
+                "adapter_names: PEFT supports an adapter for each row of a batch with LoRA only. Call the model once "
+                "for each adapter (set_adapter)"
             )
         yield
 

@@ -6,8 +6,8 @@ Zhang et al., arXiv 2410.19694. Each one is held before the next one starts.
 
     A        (r, n_in)    `xgblora_A`, trained; each one starts as LoRA's: uniform within ±1/√n_in
     B        (n_out, r)   `xgblora_B`, trained; each one starts at 0: a restart leaves the output as it was
-    A_t, B_t              the boosters before, held: `xgblora_merged_A` ((T - 1) r, n_in), `xgblora_merged_B`
-                          (n_out, (T - 1) r), the rows after the last one 0
+    A_t, B_t              the earlier boosters, frozen: `xgblora_merged_A` ((T - 1) r, n_in), `xgblora_merged_B`
+                          (n_out, (T - 1) r); the places of later ones are 0
     T        boosters of the whole training: step s (from 1) trains number ⌊(s - 1) T / steps⌋ (from 0), so that their
              steps differ by one at most; a training of fewer steps than T has one booster a step
     r        the rank of a booster: 1 ("rank-1 adaption")

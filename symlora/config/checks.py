@@ -10,7 +10,7 @@ from symlora.errors import SymloraError
 
 NAMED = ("task", "method", "model", "protocol")  # groups whose name is a part of the run folder's path
 SCORES = ("matthews_correlation", "accuracy", "f1", "macro_f1", "balanced_accuracy", "pearson", "spearmanr")
-METRICS = (*SCORES, "auroc", "mae")  # these two cannot choose a model: they need scores, or lower is better
+METRICS = (*SCORES, "auroc", "mae")  # these two cannot choose a model: auroc needs scores, a lower mae is better
 
 
 def check(config: Config) -> None:
@@ -34,10 +34,10 @@ def check(config: Config) -> None:
             "method.peft_type is unset: name a PEFT method (LORA, SYMLORA, ...), or set method.trains=head or all."
         )
     if config.method.base_parameters and config.method.trains != "head":
-        raise SymloraError("method.base_parameters goes with method.trains=head.")
+        raise SymloraError("method.base_parameters needs method.trains=head.")
     lora = config.method.peft_type == "LORA" and not config.method.peft_config.get("use_dora", False)
     if config.method.load_in_4bit and not (config.method.trains == "adapter" and lora):
-        raise SymloraError("method.load_in_4bit goes with method.peft_type=LORA (and no use_dora): see method=qlora.")
+        raise SymloraError("method.load_in_4bit needs method.peft_type=LORA without use_dora: see method=qlora.")
     for name, ratio in config.method.lr_ratio.items():
         _give(0.0 < ratio < inf, f"method.lr_ratio.{name}", ratio, "a number above 0")
     train, protocol = config.train, config.protocol
@@ -51,7 +51,7 @@ def check(config: Config) -> None:
     if train.patience is not None and protocol.selection == "last":
         raise SymloraError(
             f"train.patience={train.patience} with protocol.selection=last: early stopping watches the score that "
-            "chooses the epoch. Take best or held_out, or leave train.patience=null."
+            "chooses the epoch. Set protocol.selection to best or held_out, or leave train.patience=null."
         )
     if not 1 <= train.gradient_accumulation_steps <= train.batch_size:
         raise SymloraError(

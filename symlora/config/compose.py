@@ -125,14 +125,14 @@ def _check_facts(config: Config) -> None:
     if own != (config.data.source == "own") and (own or path.is_file()):
         raise SymloraError(
             f"task.name={config.task.name} with data.source={config.data.source}: a table of yours goes with "
-            "task=custom and a name of its own (task.name=<name>), not with GLUE's names nor with protocol=demo."
+            "task=custom and its own name (task.name=<name>). It cannot have a GLUE task's name or use protocol=demo."
         )
     if path.is_file() and not own:
         for key, value in vars(read_yaml(path, TaskConfig)).items():
             if getattr(config.task, key) != value:
                 raise SymloraError(
-                    f"task.{key} is a fact of {config.task.name} ({path.name}), not a setting. Leave it, or make a "
-                    "task file of another name in configs/task."
+                    f"task.{key} is a fact of {config.task.name} ({path.name}), not a setting. Do not set it, or make "
+                    "a task file with another name in configs/task."
                 )
 
 

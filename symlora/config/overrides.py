@@ -24,7 +24,7 @@ def check_words(words: Sequence[str]) -> None:
     """Check that each override can be read and names what exists.
 
     Raises:
-        SymloraError: One cannot, or is not; with names near to it.
+        SymloraError: One cannot be read, or names nothing; the message lists similar names.
     """
     if any(word.startswith(("--config", "-c")) for word in words):  # other folders, or another program of Hydra's
         return
@@ -52,7 +52,7 @@ def check_words(words: Sequence[str]) -> None:
         elif not (word.startswith(("+", "~")) or override.is_sweep_override()):
             _check_setting(word, override.get_key_element(), override.value())
         if override.is_sweep_override() and not many:
-            raise SymloraError(f"{word}: several values make several runs, which needs -m. With make: ARGS=-m")
+            raise SymloraError(f"{word}: several values mean several runs: add -m (with make: ARGS=-m).")
 
 
 def _check_setting(word: str, key: str, value: Any) -> None:
@@ -61,7 +61,7 @@ def _check_setting(word: str, key: str, value: Any) -> None:
     if group.startswith("hydra") or "/" in key or key in (*GROUPS, "grid", "best", "logger"):
         return
     if key == "protocol.name":
-        raise SymloraError(f"{word}: a protocol is a file: protocol={value}, or a new one in configs/protocol.")
+        raise SymloraError(f"{word}: a file sets this name. Give protocol={value}, or a new file in configs/protocol.")
     schema = OmegaConf.structured(Config)
     try:
         OmegaConf.update(schema, key, value)
@@ -90,9 +90,9 @@ def _check_protocol(name: str, words: Sequence[str]) -> None:
     path = CONFIG_DIR / "protocol" / f"{name}.yaml"
     own = OmegaConf.select(OmegaConf.load(path), "protocol.name")
     if own != name:
-        raise SymloraError(f"{path}: protocol.name is {own or 'missing'}. Set it to {name}: run folders carry it.")
+        raise SymloraError(f"{path}: protocol.name is {own or 'missing'}. Set it to {name}: it names the run folders.")
     if "sweep=grid" in words and not any(word.startswith("grid=") for word in words):
-        _check_choice("grid", name, " A protocol's grid is the file of its name there.")
+        _check_choice("grid", name, " A protocol's grid is the file with the same name there.")
 
 
 def _check_choice(group: str, name: str, advice: str = "") -> None:

@@ -25,7 +25,7 @@ class TaskConfig:
     score: str = MISSING  # the one of `metrics` that Table 1 reports
     # Rows of each split, as published; a split with another count is refused
     splits: dict[str, int] = field(default_factory=dict)
-    # First digits of the hash of each split's content, as published, where it is known; another content is warned of
+    # First digits of the hash of each split's content, as published, where it is known; other content gives a warning
     sha256: dict[str, str] = field(default_factory=dict)
     validation: list[str] = field(default_factory=list)  # the splits scored after each epoch; the first decides
     test: list[str] = field(default_factory=list)  # the splits with hidden labels
@@ -111,7 +111,7 @@ class TrainConfig:
     # Parts that a batch is cut into, to need less memory; their gradients are summed, and `batch_size` stays the rows
     # of a step. (Hugging Face's option of this name multiplies the batch instead.)
     gradient_accumulation_steps: int = 1
-    # Elementwise parts of bf16 steps by torch.compile: `on`, `off`, or `auto` (in long training on a CPU, if it works)
+    # torch.compile for elementwise parts of bf16 steps: `on`, `off` or `auto` (in long training on a CPU, if it works)
     compile: str = "auto"
 
 
@@ -124,7 +124,7 @@ class ProtocolConfig:
     # `held_out` (best on a slice of the training split, validation untouched by the choice)
     selection: str = "best"
     held_out: float = 0.0  # share of the training split set aside, the same rows for every run; 0 sets none aside
-    # Seeds of the grid: a point is chosen by their mean, and they take no further part. None: seed 0, which does
+    # Seeds of the grid: a point is chosen by their mean, and they are not used again. Empty: seed 0, which is reused
     grid_seeds: list[int] = field(default_factory=list)
     # Learning rate, batch size and epochs of each task, where the protocol has a table of them
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -145,8 +145,8 @@ class LoggerConfig:
 class CheckpointConfig:
     """Exact resume of a run that was stopped (symlora.training.checkpoint)."""
 
-    # Time between two checkpoints; 0 writes one after every step. One that took t seconds is followed by none for 100
-    # t.
+    # Seconds between two checkpoints; 0 writes one after every step. After a checkpoint that took t seconds, none is
+    # written for 100 t.
     seconds: float = 60.0  # the work that a kill may cost
     resume: bool = True  # resume from a checkpoint; false starts anew
 

@@ -1,8 +1,8 @@
 """Write demo tasks: small data sets with GLUE's schema, from a grammar.
 
 Each row's label is drawn first and its sentence is then built to have it by the rule in `DEMO_RULES`. So classes are
-balanced, there is no label noise, and the words of a row say next to nothing about its label. Rows are dealt to train,
-validation and test by their content words: both readings of the same words are always on the same side.
+balanced, there is no label noise, and the words of a row say next to nothing about its label. A hash of their content
+words assigns rows to train, validation and test: both readings of the same words are always in the same split.
 
 Scores on them say nothing about GLUE. They show whether an adapter learns what a head on the frozen encoder does not.
 """
@@ -21,7 +21,7 @@ from symlora.errors import SymloraError
 
 DEMO_RULES: dict[str, str] = {
     "cola": "acceptable if 'himself' or 'herself' agrees with the subject, not with the noun in between",
-    "sst2": "the main clause decides (after 'but', or the one without 'although'), and 'not' turns its adjective round",
+    "sst2": "the main clause decides (after 'but', or the one without 'although'), and 'not' reverses its adjective",
     "mrpc": "equivalent if the subject of the short passive is the one acted upon",
     "stsb": "the score 0-5 counts the shared slots: adjective, agent, verb, patient, circumstance",
     "qqp": "duplicate if the short passive asks about the one acted upon",

@@ -1,8 +1,8 @@
 """Load and check GLUE splits as plain arrays, and cut them.
 
-Sources: a folder, the hub at a pinned revision (symlora.data.readers), or the demo grammar. Whatever is wrong with the
-data is one SymloraError: where, what was found and expected, what to do. Empty sentences pass: they tokenize to their
-special tokens.
+Sources: a folder, the hub at a pinned revision (symlora.data.readers), or the demo grammar. Any problem with the
+data raises a SymloraError: where, what was found and expected, what to do. Empty sentences are accepted: they tokenize
+to their special tokens.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _read(task: TaskConfig, data: DataConfig, split: str) -> tuple[str, pa.Table
     if not root.is_dir():
         state = "is not a folder" if root.exists() else "does not exist"
         raise SymloraError(
-            f"{root} {state} (from GLUE_DIR or data.dir). Expected a folder for each task there. Correct the path, or "
+            f"{root} {state} (from GLUE_DIR or data.dir). Expected one folder per task in it. Correct the path, or "
             "leave it unset to use the hub."
         )
     found = read_folder(root, config, split, task)
@@ -110,8 +110,8 @@ def _checked(where: str, table: pa.Table, task: TaskConfig, data: DataConfig, na
         raise SymloraError(f"{where}: {says}; expected the columns {', '.join(expected)}. {advice}")
     if official not in (None, table.num_rows) and not data.allow_subset:
         raise SymloraError(
-            f"{where}: {table.num_rows:,} rows, the official split has {official:,}. {advice} To take it as it is, "
-            "which marks the run: data.allow_subset=true."
+            f"{where}: {table.num_rows:,} rows, the official split has {official:,}. {advice} To use it anyway, set "
+            "data.allow_subset=true, which marks the run."
         )
     if not table.num_rows:
         raise SymloraError(f"{where}: no rows. {advice}")
@@ -134,8 +134,8 @@ def _checked(where: str, table: pa.Table, task: TaskConfig, data: DataConfig, na
     split = Split(name, tuple(table[column].to_pylist() for column in task.columns), labels, idx)
     if official == len(split) and not split.sha256.startswith(task.sha256.get(name, "")):
         print(
-            f"warning: {where} has as many rows as GLUE's {name} split, but not its content: some text or label is "
-            "another. Scores will not compare with those of others.",
+            f"warning: {where} has as many rows as GLUE's {name} split, but not its content: some text or label "
+            "differs. Scores are not comparable with published ones.",
             file=sys.stderr,
         )
     return split

@@ -99,7 +99,7 @@ def _from_adapter(adapter: StoredAdapter, chosen: Namespace) -> Iterator[str]:
         try:
             kept = lora_to_symlora(adapter, out, chosen.rank, full=chosen.full)
         except (ValueError, TypeError, AttributeError, re.error) as error:  # from fields that LoraConfig does not check
-            raise SymloraError(f"{adapter.folder} cannot become a SymLoRA: {error}") from error
+            raise SymloraError(f"{adapter.folder} cannot be converted to SymLoRA: {error}") from error
         yield from kept_table(kept)
         yield f"SymLoRA adapter: {out}"
 
@@ -115,7 +115,7 @@ def _base_weights(adapter: StoredAdapter, base: str | None) -> tuple[Mapping[str
     except SymloraError as error:
         if base is not None:
             raise
-        return None, f"The error without the base scale is unknown, because W0 is: {error}"
+        return None, f"The error without the base scale is unknown because W0 is not available: {error}"
     return weights, ""
 
 

@@ -34,15 +34,15 @@ def loralib_to_lora(file: Path, out: Path, alpha: float, base_model: str | None 
     tensors = read_tensors(file)
     found = find_factors(tensors, file)
     if any(name.startswith(PREFIX) for name in tensors):
-        raise SymloraError(f"{file} is PEFT's: give its folder, where {CONFIG} is, without an α.")
+        raise SymloraError(f"{file} was saved by PEFT: give the folder that holds {CONFIG}, without an α.")
     ranks = {factors.module: factors.left.shape[1] for factors in found}
     encoders = {module.split(".")[0] for module in ranks}
     factors = {name for name in tensors if name.startswith(tuple(f"{module}.lora_" for module in ranks))}
     rest = [name for name in tensors if name not in factors and name.split(".")[0] in encoders]
     if rest and not any(f"{module}.weight" in tensors for module in ranks):  # not the whole model
         raise SymloraError(
-            f"{file}: {rest[0]} is of the encoder, and no LoRA factor. A LoRA adapter has a place for the factors and "
-            "the head only (biases or norms trained with them cannot be carried over)."
+            f"{file}: {rest[0]} belongs to the encoder and is no LoRA factor. A LoRA adapter can hold only the "
+            "factors and the head (biases or norms trained with them cannot be converted)."
         )
     head = sorted({name.split(".")[0] for name in tensors} - encoders)
     config = LoraConfig(

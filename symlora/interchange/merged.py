@@ -77,7 +77,7 @@ def put_on(model: Any, adapter: StoredAdapter, **options: Any) -> Any:
 
 
 def path_not_kept(source: Path, name: str) -> SymloraError:
-    """Say that a run's encoder is in a folder whose path is unknown."""
+    """Say that the path of a run's encoder was not kept."""
     return SymloraError(
         f"{source} was trained on a model in a folder named {name}. Its path was not kept: give it (--base)."
     )

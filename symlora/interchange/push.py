@@ -68,7 +68,7 @@ def push(folder: Path, name: str, confirm: bool) -> Iterator[str]:
         yield f"{file.stat().st_size:>14,}  {file.relative_to(folder).as_posix()}"
     config = PeftConfig.from_pretrained(str(folder)) if (folder / CONFIG).is_file() else None
     if config and (base := config.base_model_name_or_path) and Path(base).is_absolute():
-        yield f"note: {CONFIG} names the base model by a path of this machine: {base}"
+        yield f"note: {CONFIG} names the base model by a path on this machine: {base}"
     if not confirm:
         yield "dry run: nothing was sent. Read README.md, then push with --confirm."
         return
@@ -78,7 +78,7 @@ def push(folder: Path, name: str, confirm: bool) -> Iterator[str]:
         done = api.upload_folder(folder_path=folder, repo_id=name, commit_message="Upload with symlora")
     except (OSError, ValueError) as error:  # no login and no network are OSErrors too
         reason = " ".join(str(error).split())[:300]
-        raise SymloraError(f"{name} could not be uploaded: {reason} (The login is `hf auth login`.)") from error
+        raise SymloraError(f"{name} could not be uploaded: {reason} (Log in with `hf auth login`.)") from error
     yield f"uploaded: {done.commit_url}"
 
 

@@ -41,14 +41,14 @@ def symlora_to_lora(
     Returns one entry a matrix, by layer.
 
     Raises:
-        SymloraError: Another method, trained biases, a file that is not as it should be, or weights of another model.
+        SymloraError: Another method, trained biases, a malformed file, or weights of another model.
             `out` is then not there.
     """
     config = adapter.config
     if adapter.method != "SYMLORA":
         raise SymloraError(f"{adapter.folder} is a {adapter.method} adapter, not a SymLoRA.")
     if config.bias != "none":
-        raise SymloraError(f"{adapter.folder}: bias={config.bias!r}; an adapter with biases is not exported.")
+        raise SymloraError(f"{adapter.folder}: bias={config.bias!r}; adapters with trained biases cannot be exported.")
     tensors = {name: value for name, value in adapter.tensors.items() if ".symlora_" not in name}
     found = adapter.factors()
     scales = base_scales(adapter, found)

@@ -23,7 +23,7 @@ from symlora.interchange.symmetric import energy, symmetric_part
 from symlora.interchange.write import check_rank, shared_fields, to_float32, unscaled, write_adapter
 from symlora.store.adapter_folder import PREFIX, StoredAdapter
 
-# Fields that change the function of the factors. (Others are found by their own tensors.)
+# Fields with which ΔW is not s B A. (Other variants are recognised by their extra tensors.)
 _OTHER_FUNCTION = (
     *("alora_invocation_tokens", "arrow_config", "fan_in_fan_out", "layer_replication", "target_parameters"),
     *("use_bdlora", "use_dora", "use_qalora"),
@@ -54,7 +54,7 @@ def lora_to_symlora(adapter: StoredAdapter, out: Path, rank: int | None = None, 
             a file that is not as it should be. `out` is then not there.
     """
     if rank is not None and (full or rank < 1):
-        raise SymloraError(f"rank={rank}: give a whole number of at least 1, or `full`, not both.")
+        raise SymloraError(f"rank={rank}: give either a whole number of at least 1, or `full`.")
     _check_plain(adapter)
     scales = read_base_scale(adapter.folder)
     tensors = {name: value for name, value in adapter.tensors.items() if ".lora_" not in name}
@@ -96,12 +96,10 @@ def _check_plain(adapter: StoredAdapter) -> None:
     for name in _OTHER_FUNCTION:
         if getattr(config, name, None) != getattr(plain, name, None):
             value = getattr(config, name)
-            raise SymloraError(
-                f"{adapter.folder}: {name}={value!r} makes more of the factors than s B A: not imported."
-            )
+            raise SymloraError(f"{adapter.folder}: {name}={value!r} makes ΔW something other than s B A: not imported.")
     start = config.init_lora_weights
     if isinstance(start, str) and start.lower().startswith(_MOVES_THE_BASE):
-        raise SymloraError(f"{adapter.folder}: init_lora_weights={start!r} changed the base model itself.")
+        raise SymloraError(f"{adapter.folder}: init_lora_weights={start!r} changed the base model; B A is not ΔW.")
     saved = set(config.modules_to_save or ())
     for name in adapter.tensors:
         if not name.endswith((".lora_A.weight", ".lora_B.weight")) and not saved & set(name.split(".")):

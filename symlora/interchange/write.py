@@ -51,7 +51,7 @@ def write_adapter(
     """Write an adapter's folder, with λ by module name in it.
 
     Raises:
-        SymloraError: As `new_folder`, or a tensor is not finite, which happens to products of finite factors.
+        SymloraError: As `new_folder`, or a tensor is not finite (products of finite factors can overflow).
     """
     with new_folder(out) as work:
         check_finite(tensors, work / WEIGHTS)

@@ -52,7 +52,7 @@ def add_adapter(model: Any, config: Config) -> Any:
     try:
         peft_config = config_class(task_type="SEQ_CLS", modules_to_save=[*head_modules(model), *beside], **arguments)
         if peft_config.is_prompt_learning:  # it works in PEFT's outer forward, which flat batches do not call
-            raise ValueError(f"{method.peft_type} trains inputs and not layers, which this harness does not run")
+            raise ValueError(f"{method.peft_type} trains prompts, not layers; this harness does not support that")
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 uses a name that transformers 5.23 has renamed
             torch.manual_seed(torch_generator(config.seed, "adapter").initial_seed())
@@ -75,7 +75,7 @@ def _trained_beside(names: Any, model: Any) -> list[str]:
     modules = [name for name, _ in model.named_modules()]
     for name in names:
         if name in head_modules(model):
-            raise SymloraError(f"method.peft_config.modules_to_save: {name} is of the head, which trains anyway.")
+            raise SymloraError(f"method.peft_config.modules_to_save: {name} is in the head, which is always trained.")
         if not any(f".{module}".endswith(f".{name}") for module in modules):
             raise SymloraError(f"method.peft_config.modules_to_save: {name!r} matches nothing in this encoder.")
     return list(names)

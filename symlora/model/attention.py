@@ -238,18 +238,18 @@ def flat_attention(
         dropout: Probability at which attention probabilities are dropped, or (in ModernBERT) the module that drops.
         flat_layout: The layout of this batch.
         bias: Added to the scores of every sentence: float32 [heads, L, L], L at least the length of every group.
-        sliding_window: Tokens attend to those less than so many places away; None: to all.
+        sliding_window: Tokens attend only to tokens fewer places away than this; None: to all.
         others: What models pass to every attention function; not used here.
 
     Returns:
         [1, T, heads, d], and None for the weights.
 
     Raises:
-        ValueError: Called without a layout or with a mask, or dropout is due and the module has none of ours.
+        ValueError: Called without a layout or with a mask, or dropout is on and the module has no symlora Dropout.
     """
     if flat_layout is None or attention_mask is not None:
         raise ValueError(
-            "flat attention takes flat_layout=... and no attention_mask; use symlora.model.Encoder to call it"
+            "flat attention takes flat_layout=... and no attention_mask; use symlora.model.encoder.Encoder"
         )
     heads, tokens, size = query.shape[1:]
     rows = (t.transpose(1, 2).reshape(tokens * heads, size) for t in (query, key, value))
@@ -278,7 +278,7 @@ def _dropout_of(module: nn.Module) -> Dropout | None:
         child = getattr(module, name, None)
         if isinstance(child, Dropout):
             return child if child.p > 0.0 else None
-    raise ValueError(f"{type(module).__name__} has no Dropout of ours: call use_own_dropout on the model first")
+    raise ValueError(f"{type(module).__name__} has no symlora Dropout: call use_own_dropout on the model first")
 
 
 def register() -> None:

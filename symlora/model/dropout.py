@@ -2,8 +2,8 @@
 
     mask = scale · [draw(seed, step, sentence, token, site, column) ≥ p]
 
-A mask is a pure function of these: it does not depend on what drew before, the other runs of a pack, padding, device or
-the number of processes, and a checkpoint holds nothing of it. A 64-bit key for each token (`token_keys`: seed, step,
+A mask is a pure function of these: it does not depend on earlier draws, the other runs of a pack, padding, device or
+the number of processes, and a checkpoint need not store it. A 64-bit key for each token (`token_keys`: seed, step,
 place of the sentence in its run's batch, place of the token) meets a key for each four columns of a site in one integer
 hash, whose 64 bits are four draws. The probability is rounded to a multiple of 2^-16 (0.1 becomes 0.1000061), and kept
 values are scaled by the inverse of the rounded one, so that the expectation is exact.
@@ -133,7 +133,7 @@ class Masks:
         x is [1, tokens, n] or [1, sentences, n], or has a sentence in each entry of its first dimension.
 
         Raises:
-            ValueError: x has as many rows as the batch has neither tokens nor sentences.
+            ValueError: x has neither one row per token nor one per sentence of the batch.
         """
         dim = 1 if x.dim() == 3 and x.shape[0] == 1 else 0
         for counts in (self.tokens, self.sentences):

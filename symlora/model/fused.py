@@ -18,10 +18,10 @@ from torch import Tensor
 
 from symlora.errors import SymloraError
 
-# Sentences that a run trains on from which `auto` compiles, which takes up to a minute. By run and not by pack: a
+# `auto` compiles, for up to a minute, if a run trains on at least this many sentences. Per run and not per pack: a
 # resumed pack that has lost runs must decide as before.
 ENOUGH = 50_000
-# Numbers from which a compiled part pays: a call of one takes 50 to 100 µs, where torch's own takes 5.
+# Elements from which a compiled part pays off: one call takes 50 to 100 µs, a call of torch's own 5 µs.
 SMALLEST = 200_000
 _state = {"on": False}
 
@@ -54,7 +54,7 @@ def pick_compile(setting: str, device: torch.device, precision: str, sentences: 
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if setting == "on":
             raise SymloraError(f"train.compile=on: torch.compile fails here ({reason}); give auto or off.") from error
-        print(f"train.compile=auto: torch.compile fails here ({reason}); training goes on without", file=sys.stderr)
+        print(f"train.compile=auto: torch.compile fails here ({reason}); continuing without it", file=sys.stderr)
         return False
     return True
 

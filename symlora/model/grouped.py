@@ -2,8 +2,8 @@
 
     X_k F_k and A_kᵀ B_k,   k = 1 … K: the rows of run k, one run's after the other's
 
-CPUs have no kernel for that: there one product serves all runs, of zeros where a row is another run's, as long as their
-columns are few. Otherwise it is torch's grouped_mm.
+CPUs have no kernel for that. There, if the runs have few columns, one product serves them all, with zeros where a row
+belongs to another run. Otherwise torch's grouped_mm is used.
 """
 
 import math

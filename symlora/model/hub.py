@@ -14,8 +14,8 @@ _PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 def go_offline_if_unreachable() -> None:
     """Set HF_HUB_OFFLINE=1 if the hub accepts no connection.
 
-    The hub's library would retry for minutes before it takes what is in its cache. To be called before it is imported
-    (it reads the variable once). Behind a proxy the hub need not be reachable from here, and nothing is changed.
+    The hub's library would retry for minutes before it uses its cache. Call this before that library is imported, as
+    it reads the variable once. Behind a proxy the hub need not be reachable from here, and nothing is changed.
     """
     if "HF_HUB_OFFLINE" in os.environ or any(os.environ.get(name) for name in _PROXIES):
         return

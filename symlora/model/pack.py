@@ -10,8 +10,8 @@ each run keeps its own copy with ordinary parameters, whose values are slices of
 PEFT's layers work as they are, optimizers and saving see ordinary parameters, and the parameters of K runs cost K small
 modules and one encoder.
 
-Runs whose rows differ in number are filled up with copies of a row of their own, whose results are not used: a NaN
-never leaves its run.
+Runs with fewer rows are padded with copies of one of their own rows, whose results are not used: a NaN never leaves
+its run.
 """
 
 import copy
@@ -108,8 +108,8 @@ class Packed(nn.Module):
 def _leaves(members: Sequence[nn.Module]) -> dict[str, list[Tensor]]:
     """Collect the runs' tensors that must be stacked, by name.
 
-    What is trained, and what is frozen but not the same. What a method changes between steps (`changing_layer_names`)
-    is not the same for long.
+    Trained tensors, and frozen ones that differ between runs. Those that a method changes between steps
+    (`changing_layer_names`) are included, as they soon differ.
     """
     changing = tuple(f"{name}." for name in getattr(members[0], "changing_layer_names", ()))
     named = [{**dict(member.named_parameters()), **dict(member.named_buffers())} for member in members]

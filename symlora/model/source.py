@@ -63,7 +63,7 @@ def find(model: ModelConfig) -> ModelSource:
     if model.hub is None:
         raise SymloraError(f"model={model.name} has no hub name, package or path. {OFFLINE_HELP}")
     if model.revision is None:
-        raise SymloraError(f"model.hub={model.hub} needs model.revision=<commit>: what is not pinned may change.")
+        raise SymloraError(f"model.hub={model.hub} needs model.revision=<commit>: an unpinned model may change.")
     return ModelSource(model.hub, model.revision)
 
 
@@ -75,7 +75,7 @@ def in_folder(folder: Path, where: str) -> ModelSource:
         where: The setting or package that named it, for messages.
 
     Raises:
-        SymloraError: It does not; all that is wrong is said at once.
+        SymloraError: It cannot; the message lists all problems.
     """
     if not folder.is_dir():
         raise SymloraError(f"{where}: the folder {folder} does not exist.")
@@ -88,7 +88,7 @@ def in_folder(folder: Path, where: str) -> ModelSource:
     except ValueError as error:
         wrong.append(f"its config.json cannot be read as JSON ({error})")
     if (folder / "adapter_config.json").exists():
-        wrong.append("its adapter_config.json makes transformers load an adapter with it: move that away, or merge it")
+        wrong.append("its adapter_config.json makes transformers load an adapter too: move that file away, or merge it")
     advice = ""
     if not any((folder / name).is_file() for name in (SAFE_WEIGHTS, SAFE_INDEX)):
         wrong.append("it holds no model.safetensors")
@@ -106,7 +106,7 @@ def load_failure(source: ModelSource, error: Exception) -> SymloraError:
         return SymloraError(f"The model in {source.name_or_path} could not be loaded: {reason}")
     if "cannot be loaded with `safetensors`" in reason:
         return SymloraError(
-            f"The hub has {source.name_or_path} in pickle alone, which is not read. Download it (hf download "
+            f"The hub has {source.name_or_path} only as pickle, which is not read. Download it (hf download "
             f"{source.name_or_path} --revision {source.revision} --local-dir <folder>), set model.path=<folder>, and "
             f"convert it, in that folder: {_CONVERT}"
         )
@@ -162,8 +162,8 @@ def load_tokenizer(source: ModelSource) -> Any:
         )
     if tokenizer("a")["input_ids"][:1] == tokenizer("a", add_special_tokens=False)["input_ids"][:1]:
         raise SymloraError(
-            f"The tokenizer of {source.name_or_path} puts no special token ([CLS], <s>) before a text, where the head "
-            "reads. Its tokenizer.json needs a post_processor, or the encoder another tokenizer."
+            f"The tokenizer of {source.name_or_path} puts no special token ([CLS], <s>) before a text, but the head "
+            "reads it. Its tokenizer.json needs a post_processor, or the encoder another tokenizer."
         )
     _set_segments(tokenizer, encoder)
     return tokenizer

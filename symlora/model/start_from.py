@@ -29,8 +29,8 @@ _NOT_OF_THE_FUNCTION = {
 def initialise_from(run_model: RunModel, source: Path) -> None:
     """Load a saved adapter and the matching parts of its head.
 
-    The output layer is never taken: its classes are another task's (MNLI has three, RTE two). It and what else of the
-    head the adapter does not bring stay as this run starts them: drawn from the seed, or as in the encoder's files.
+    The output layer is never taken: its classes are another task's (MNLI has three, RTE two). It and any other part of
+    the head that the adapter lacks keep this run's start: drawn from the seed, or as in the encoder's files.
 
     Args:
         run_model: Its adapter and head are changed in place, and what is known of the head's start (`model.loaded`).
@@ -41,9 +41,7 @@ def initialise_from(run_model: RunModel, source: Path) -> None:
             pruned; or the method is XGBLoRA.
     """
     if run_model.peft is None:
-        raise SymloraError(
-            f"init_from={source}: method={run_model.method.name} has no adapter to start from; use symlora or lora."
-        )
+        raise SymloraError(f"init_from={source}: method={run_model.method.name} has no adapter; use symlora or lora.")
     try:
         adapter = read_adapter(source)
     except SymloraError as error:
@@ -100,8 +98,8 @@ def _check_method(own: Any, adapter: StoredAdapter) -> None:
     if key is not None:
         value = getattr(theirs, key)
         raise SymloraError(
-            f"{where} has {key}={value}, this run {getattr(own, key)}. Set (or, for a key not in the YAML, +) "
-            f"method.peft_config.{key}={value}."
+            f"{where} has {key}={value}, this run {getattr(own, key)}. Set method.peft_config.{key}={value} "
+            f"(with a + in front if the key is not in the YAML)."
         )
 
 

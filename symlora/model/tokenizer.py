@@ -35,8 +35,8 @@ def describe_tokenizer(tokenizer: Any, source: ModelSource, train: TokenizedSpli
         notes.append(f"the tokenizer makes all text lower case, but {capitals:.0%} of its vocabulary has capitals")
     if not _agrees(tokenizer, source):
         notes.append(
-            "the tokenizer differs from tokenizer.json, as transformers builds it from tokenizer_config.json "
-            "(do_lower_case, ...); tokenizer_class PreTrainedTokenizerFast there takes tokenizer.json as it is"
+            "the tokenizer differs from tokenizer.json, because transformers builds it from tokenizer_config.json "
+            "(do_lower_case, ...); to use tokenizer.json as it is, set tokenizer_class PreTrainedTokenizerFast there"
         )
     return {"tokenizer": facts, "notes": notes}
 

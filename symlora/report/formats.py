@@ -63,8 +63,8 @@ def to_latex(table: Table) -> str:
 def to_csv(table: Table) -> str:
     """Write one line per row, the section first, with unrounded numbers.
 
-    What follows a ± has a column of its own. A column of which some number says more in the other formats (a range,
-    seeds that failed) has its text next to it.
+    What follows a ± has its own column. Where the other formats show more than a number (a range, seeds that failed), a
+    further column holds that text.
     """
     rows = [row for section in table.sections for row in section.rows]
     columns = {"Section": [section.title for section in table.sections for _ in section.rows]}

@@ -19,8 +19,8 @@ from symlora.model.run_model import RunModel
 def adapter_norms(model: RunModel) -> Iterator[dict[str, Any]]:
     """Yield one row per adapted projection, in float64 from stored weights.
 
-    ΔW is the low-rank update with its factor α/r, without (λ - 1) W0; for methods other than LoRA and those with λ all
-    that the layer adds to W0. Keys:
+    ΔW is the low-rank update with its factor α/r, without (λ - 1) W0; for methods other than LoRA and without λ it is
+    all that the layer adds to W0. Keys:
         module, layer (from 0, at the embeddings), projection;
         lambda: λ, 1.0 for methods without one;
         w0_frobenius, lambda_w0_frobenius, delta_frobenius: √Σ w² of W0, λ W0 and ΔW;

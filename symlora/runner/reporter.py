@@ -27,7 +27,7 @@ BINS = 32  # losses in that file, over the whole course
 class Reporter:
     """Print to stderr, and mirror in W&B if asked.
 
-    `quiet` says nothing but errors. One process of several has `mirror`.
+    `quiet` prints nothing; the caller reports errors. Only one of several processes has `mirror`.
     """
 
     def __init__(self, config: Config, *, quiet: bool = False, mirror: bool = True) -> None:
@@ -61,7 +61,7 @@ class Reporter:
         self._say(f"  rows: {rows}; {cut:.1%} of the training rows cut at {config.data.max_length} tokens")
         self._say(f"  {origin['device']}, {record['precision']}, {origin['threads']} threads")
         tokenizer, head = origin["tokenizer"], origin["head"]
-        words = {"kept": "kept", "drawn": "drawn", "taken": "taken from init_from"}
+        words = {"kept": "pre-trained", "drawn": "newly initialised", "taken": "from init_from"}
         starts = "; ".join(f"{', '.join(head[how])} {word}" for how, word in words.items() if head.get(how))
         case, segments = ("lower case" if tokenizer["lower_case"] else "case kept"), tokenizer["segments"]
         self._say(f"  tokenizer: {tokenizer['class']}, {case}, {segments} segment(s); head: {starts}")
@@ -237,7 +237,7 @@ class _Wandb:
             )
         except Exception as error:  # no key, no network: the folder is the record, the run goes on
             self._failed = True
-            self._say(f"  W&B mirrors nothing: {error}")
+            self._say(f"  W&B is off for this run: {error}")
         return not self._failed
 
 

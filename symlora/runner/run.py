@@ -59,8 +59,8 @@ def run_pack(configs: Sequence[Config], reporters: Sequence[Reporter], began: fl
         configs: The runs: of one encoder, task, data, protocol, method and batch size; they may differ in seed,
             learning rates, decay, warm-up, clipping and patience.
         reporters: One a run. They tell the user, and W&B where it is on.
-        began: When the sweep began, in seconds since the epoch: what another process has trained since then, and
-            failed or was forced to train again, is not trained once more.
+        began: When the sweep began, in seconds since the epoch. Runs that another process trained since then,
+            and that failed or were forced, are not trained again.
 
     Returns:
         For each run its folder and the content of its run.json. The status is `failed` where training diverged or

@@ -92,7 +92,7 @@ def open_trained(
             raise SymloraError(f"{source} has no {CONFIG}. A checkpoint of LoRA's own code needs --alpha (its α).")
         adapter = read_adapter(folder)
         if task is None:
-            raise SymloraError(f"{source} is no run folder, and does not say its task: give --task.")
+            raise SymloraError(f"{source} is not a run folder, so its task is unknown: give --task.")
         name = base or adapter.config.base_model_name_or_path
         if alpha is not None and name is None:
             raise SymloraError(f"{source} does not name its encoder: give --base.")

@@ -76,7 +76,7 @@ class StoredAdapter:
         if self.method not in _PRODUCTS or getattr(self.config, "use_dora", False):
             name = "DoRA" if self.method in _PRODUCTS else self.method
             raise SymloraError(
-                f"{self.folder} is a {name} adapter: its ΔW is no product of two factors (LoRA, SymLoRA)."
+                f"{self.folder} is a {name} adapter: its ΔW is not a product of two factors, as in LoRA and SymLoRA."
             )
         return find_factors(self.tensors, self.folder / WEIGHTS)
 
@@ -127,7 +127,7 @@ def _other_files(source: Path) -> str:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a file of named tensors: safetensors, or torch's own format.
 
-    Of the latter only files that hold tensors alone.
+    Torch files must hold nothing but tensors.
 
     Raises:
         SymloraError: It cannot be read, is cut short, holds other objects, or values that are NaN or infinite.

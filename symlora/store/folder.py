@@ -112,7 +112,7 @@ def finished_record(config: Config) -> dict[str, Any] | None:
     With `predict_test` it also needs test predictions.
 
     Raises:
-        SymloraError: What stands in its place is no run folder that could be read, or a damaged one.
+        SymloraError: Its folder exists, but cannot be read as a run or is damaged.
     """
     folder = run_folder(config)
     if config.force or not folder.exists():
@@ -167,8 +167,8 @@ def seal(folder: Path, record: dict[str, Any]) -> None:
 def find_damage(folder: Path, record: dict[str, Any], *, sizes_only: bool = False) -> list[str]:
     """List the problems of a run folder's files, one sentence each.
 
-    A run.json from before checksums were written has none, and nothing to be checked against. Sizes alone are looked
-    up in no time, and tell of files that are gone or cut short.
+    An old run.json without checksums cannot be checked. `sizes_only` is fast, and still finds files that are missing or
+    cut short.
     """
     if "files" not in record:
         return []

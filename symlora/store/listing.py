@@ -31,7 +31,7 @@ def command(results_dir: Path, unfinished: Sequence[Sequence[str]] = ()) -> int:
     blocks = [table(records)] if records else []
     if unfinished:
         rows = text_table(("run", "state", "steps"), unfinished, "llr")
-        blocks.append(f"not finished: the command that began a stopped run goes on with it\n{rows}")
+        blocks.append(f"not finished (to resume a stopped run, repeat the command that started it)\n{rows}")
     print("\n\n".join(blocks))
     return 0
 

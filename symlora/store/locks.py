@@ -43,7 +43,7 @@ def locked(results_dir: Path, folder: Path, wait: float = WAIT) -> Iterator[None
     except Timeout:
         said = _said(path)
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(said["since"]))
-        raise Busy(f"process {said['process']} on {said['host']} trains it since {since}") from None
+        raise Busy(f"process {said['process']} on {said['host']} has been training it since {since}") from None
     except OSError as error:
         lock.release()
         raise SymloraError(

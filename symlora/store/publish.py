@@ -61,7 +61,7 @@ def recover(folder: Path) -> None:
 def publish(work: Path, folder: Path) -> None:
     """Rename work to folder.
 
-    What stands there is removed last; but no failure replaces a finished run.
+    An existing folder is removed last. A failed run never replaces a finished one.
     """
     if is_finished(folder) and not is_finished(work):
         os.replace(work / RUN_FILE, folder / FAILED_FILE)

@@ -30,7 +30,7 @@ def verify(results_dir: Path) -> Found:
         run = folder.with_name("seed-" + folder.name.split("-")[1].partition(".")[0])
         if folder.is_dir() and holder(results_dir, run) is None:  # otherwise it is being written
             name = folder.relative_to(results_dir).as_posix()
-            found.problems.append(f"{name}: left by a process that was killed; the next try of this run clears it away")
+            found.problems.append(f"{name}: left by a process that was killed; the next attempt at this run removes it")
     for folder in tqdm([*run_folders(results_dir)], unit="run", leave=False, disable=not sys.stderr.isatty()):
         name = folder.relative_to(results_dir).as_posix()
         record = read_run(folder)

@@ -55,7 +55,7 @@ class File:
         except UnicodeDecodeError as error:
             return f"byte {error.start} is not ASCII (a byte order mark?)."
         if not text.endswith("\n"):
-            return "the last line has no end: it may be cut off."
+            return "the last line does not end with a newline: it may be cut off."
         header, *rows = text[:-1].split("\n")
         if header != HEADER:
             return f"the header is {header!r}, not {HEADER!r}."

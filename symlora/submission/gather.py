@@ -123,7 +123,7 @@ def as_text(file: File, table: pd.DataFrame, where: str) -> tuple[str, ...]:
     if not np.array_equal(idx := table["idx"].to_numpy(), rows):
         raise SymloraError(
             f"{where}: {len(idx):,} predictions; the split has rows 0 to {file.rows - 1:,}: "
-            f"{len(np.setdiff1d(rows, idx)):,} are missing, {len(idx) - len(np.unique(idx)):,} are there twice, "
+            f"{len(np.setdiff1d(rows, idx)):,} are missing, {len(idx) - len(np.unique(idx)):,} appear twice, "
             f"{len(np.setdiff1d(idx, rows)):,} are not rows of it."
         )
     values = pd.to_numeric(table["prediction"], errors="coerce").to_numpy(np.float64, na_value=np.nan)

@@ -47,7 +47,7 @@ def check(path: Path) -> Checked:
         with zipfile.ZipFile(path) as archive:
             names = [entry.filename for entry in archive.infolist()]
             wrong = [_stranger(name) for name in names if name not in expected]
-            wrong += [f"{name} is there {names.count(name)} times." for name in expected if names.count(name) > 1]
+            wrong += [f"the zip holds {name} {names.count(name)} times." for name in expected if names.count(name) > 1]
             for name in (name for name in expected if names.count(name) == 1):
                 if (size := archive.getinfo(name).file_size) > LARGEST:
                     wrong.append(f"{name} has {size:,} bytes: far too many.")
@@ -56,7 +56,7 @@ def check(path: Path) -> Checked:
                 else:
                     good.append(name)
     except FileNotFoundError:
-        raise SymloraError(f"{path} is not there. `make submission` writes one.") from None
+        raise SymloraError(f"{path} does not exist. `make submission` writes one.") from None
     except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise SymloraError(f"{path} cannot be read as a zip ({error}). Make it again.") from error
     missing = tuple(name for name in expected if name not in names)

@@ -115,7 +115,7 @@ class PackedLauncher(Launcher):
         outcomes = self._train(jobs, job_overrides)
         while busy := [job for job in jobs if outcomes[job.index].busy]:
             are = "runs are" if len(busy) > 1 else "run is"
-            _say(f"{len(busy)} {are} trained by other processes; waiting (Ctrl-C is safe)")
+            _say(f"{len(busy)} {are} being trained by other processes; waiting (Ctrl-C is safe)")
             while all(_is_held(job) for job in busy):
                 time.sleep(POLL)
             outcomes |= self._train(busy, job_overrides)  # those that ended meanwhile are not trained again
@@ -152,13 +152,13 @@ class PackedLauncher(Launcher):
         stop_file = path.with_suffix(".stop")
         task = PackTask(packs, path, threads, given_out, stop_file, self._began)
         if stopped:
-            _say(f"{sum(len(pack.jobs) for pack in stopped)} runs go on in the packs of a sweep that was stopped")
+            _say(f"{sum(len(pack.jobs) for pack in stopped)} runs continue in the packs of a stopped sweep")
         _say(
             f"{len(jobs)} run{'s' * (len(jobs) > 1)} in {len(packs)} pack{'s' * (len(packs) > 1)}, "
             f"{min(workers, len(packs))} at a time (launcher {inner})"
         )
         found: dict[int, Outcome] = {}
-        lost = "its worker ended before it did"
+        lost = "its worker process ended before the run did"
         with Watcher(packs, path), graceful_stop(stop_file, announce=True):
             try:
                 overrides = [job_overrides[pack.jobs[0].index] for pack in packs]
@@ -223,7 +223,7 @@ def _from_folder(job: Job, lost: str) -> Outcome:
     record = None if job.config.force else read_run(folder)
     if record is not None and record["status"] == "finished":
         return outcome(job.index, folder, record)
-    return Outcome(job.index, error=f"{lost}; start the same command again for what is missing", busy=_is_held(job))
+    return Outcome(job.index, error=f"{lost}; start the same command again to train it", busy=_is_held(job))
 
 
 def _say_failures(outcomes: Sequence[Outcome], job_overrides: Overrides) -> None:

@@ -61,8 +61,8 @@ class Paper:
         workers = len(visible_devices()) or cores()
         return (
             f"{text_table(('task', 'runs', 'time', 'GB'), rows, 'lrrr')}\n"
-            f"About {format_duration(seconds / workers)} with {workers} at a time, by the first steps of every grid "
-            "point. Finished runs are counted too."
+            f"About {format_duration(seconds / workers)} with {workers} at a time, estimated from the first steps of "
+            "every grid point. Runs that are already finished are included."
         )
 
     def _needed(self, task: str) -> tuple[int, float, float]:

@@ -46,7 +46,7 @@ class HasPlace(Callback):
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             sys.exit(
-                f"error: the folder {folder} cannot be made: {error.strerror}. Move away what stands there, or set "
+                f"error: the folder {folder} cannot be created: {error.strerror}. Remove what is in its way, or set "
                 "hydra.sweep.dir=<a writable folder>."
             )
 
@@ -58,7 +58,7 @@ class GridSeeds(Callback):
         values = swept(config.hydra.sweeper.get("params"), list(config.hydra.overrides.task))
         seeds, chosen_by = values.get("seed", ["0"]), [str(seed) for seed in config.protocol.grid_seeds]
         if len(values.get("protocol", [])) > 1:
-            sys.exit("error: sweep=grid with several protocols: each has a grid of its own. Give one a command.")
+            sys.exit("error: sweep=grid with several protocols: each has its own grid. Give one protocol per command.")
         if chosen_by and seeds != chosen_by:
             sys.exit(
                 f"error: sweep=grid with seed={','.join(seeds)}: protocol {config.protocol.name} chooses by the mean "
@@ -84,7 +84,7 @@ class HasBest(Callback):
                 )
         chose = {str(seed) for seed in config.protocol.grid_seeds}
         if again := chose & {*values.get("seed", [])}:
-            sys.exit(f"error: sweep=seeds with seed {min(again)}: it chose the point, and takes no further part.")
+            sys.exit(f"error: sweep=seeds with seed {min(again)}: it chose the point, so it cannot be used again.")
         choices, sources = config.hydra.runtime.choices, config.hydra.runtime.config_sources
         folders = [Path(urlsplit(source.path).path) for source in sources if source.schema == "file"]
         for protocol, model, task, method in product(*(values.get(group, [choices[group]]) for group in GROUPS)):
@@ -93,5 +93,5 @@ class HasBest(Callback):
                 sys.exit(
                     f"error: there is no configs/{name}: nothing was selected for method={method} task={task} yet. "
                     f"Run `make select TASK={task} MODEL={model} PROTOCOL={protocol}`, after `make sweep` with "
-                    "the same."
+                    "the same values."
                 )

@@ -82,7 +82,7 @@ def grid_search(config: Config, records: Iterable[Mapping[str, Any]]) -> GridSea
 
     Args:
         config: The run as its protocol and the command line have it; the grid changes its learning rate, batch size
-            and, if the protocol chooses by several seeds, seed. A point that lacks one of them is left out.
+            and, if the protocol chooses by several seeds, seed. A point that lacks one of these seeds is left out.
         records: Contents of run.json files (symlora.store.folder.scan), of any runs.
     """
     wanted = (config.protocol.name, config.model.name, config.method.name, config.task.name)

@@ -112,10 +112,10 @@ def forecast(runs: Sequence[RunStatus], costs: Costs, workers: int) -> str:
         return "Nothing is left to do."
     seconds, unknown = time_left(runs, costs, workers)
     if not costs and not seconds:
-        left = "How long they take is not known before a run is finished."
+        left = "The time left is unknown until a run is finished."
     else:
         at_once = f"{workers} worker{'s' * (workers > 1)}"
-        known_by = "finished runs of the same tasks" if costs else "the steps of those in training"
-        left = f"About {format_duration(seconds)} left with {at_once}, by {known_by}."
+        known_by = "finished runs of the same tasks" if costs else "the steps of the runs in training"
+        left = f"About {format_duration(seconds)} left with {at_once}, estimated from {known_by}."
         left += f" Not counted: {unknown} runs of tasks without a finished run." if unknown else ""
     return f"{left}{' Failed runs are trained again by the next sweep.' if 'failed' in states else ''}"

@@ -79,7 +79,7 @@ class Study:
         """Read the grid of each method and task from the run folders.
 
         Raises:
-            SymloraError: Something else than the grid's points is swept.
+            SymloraError: Something other than the grid's points is swept.
         """
         configs = expand(*self.settings)
         if len(configs) > len(self.tasks) * len(self.methods):
@@ -104,7 +104,7 @@ class Study:
         if missing:
             raise SymloraError(
                 f"{len(missing)} grid points have no run folder, the first {run_folder(missing[0])}: the sweep's own "
-                "messages say why. The same command goes on where it stopped."
+                "messages say why. Run the same command again to continue."
             )
 
     def widened(self, choices: Sequence[GridSearch], axes: Sequence[str] = ("lr",)) -> list[list[str]]:

@@ -49,7 +49,7 @@ class PackTask:
     """Train the pack with the job's number, as Hydra's task function."""
 
     packs: Sequence[PackPlan]  # all packs of the multirun
-    log: Path  # where it says that the pack starts and ends, in a folder that exists
+    log: Path  # file to which it reports the pack's start and end; its folder exists
     threads: int | None = None  # of torch; None leaves them
     devices: Sequence[str] = ()  # GPUs to use in turn, if `hydra.job.env_set` does not name one
     stop_file: Path | None = None  # it appears when the launching process is asked to stop

@@ -112,7 +112,7 @@ def cluster_job() -> Iterator[None]:
             yield
     except Stopped as stopped:
         signal.raise_signal(stopped.signal)
-        raise SymloraError("the job was cancelled; the same command goes on where it stopped") from None
+        raise SymloraError("the job was cancelled; run the same command again to continue") from None
 
 
 @contextlib.contextmanager
@@ -125,7 +125,7 @@ def forward_signals(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 def stop_at_once() -> None:
     """Raise `Stopped` on either signal from now on.
 
-    What is half done is cleared away. Where nothing is, and the exception might get lost (in imports), the signal ends
+    Unfinished work is cleaned up. Where there is none and the exception might get lost (in imports), the signal ends
     the program with the same exit code.
     """
     _handle(dict.fromkeys(STOPS, _raise))
@@ -135,7 +135,7 @@ def say_stopped() -> None:
     """Say that the program stopped; a further signal ends it at once."""
     # Otherwise a signal while Python joins its threads would print a traceback.
     _handle(dict.fromkeys(STOPS, lambda number, frame: os._exit(128 + number)))
-    print("\nStopped. Finished runs are kept; the same command goes on from the last checkpoint.", file=sys.stderr)
+    print("\nStopped. Finished runs are kept; the same command resumes from the last checkpoint.", file=sys.stderr)
 
 
 def _handle(handlers: Mapping[int, Handler]) -> None:
