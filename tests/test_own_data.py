@@ -155,6 +155,7 @@ def test_a_bad_table_is_one_message(tmp_path: Path, rows: Any, overrides: list[s
         ("t.json", b'[{"text": "a"},', r"t\.json is not valid JSON"),
         ("t.csv", b"text,label\n\xff\xfe,x\n", "UTF-8"),
         ("t.jsonl", b'{"text": "a"}\n{"text"\n', "row 2 is not valid JSON"),
+        ("t.json", b"[]", "t.json has no rows"),
         ("t.json", b'[["a", "b"], ["c", "d"]]', "row 1 is not an object"),
         ("t.jsonl", b"1\n2\n", "row 1 is not an object"),
         ("t.parquet", b"PAR1", "cannot be read"),

@@ -82,6 +82,8 @@ def read_own(task: TaskConfig, data: DataConfig) -> dict[str, Split]:
 def read_rows(files: Sequence[Path], task: TaskConfig) -> Split:
     """Read further rows for a trained task, with or without labels."""
     columns = read_tables(files, [*task.columns, task.label], optional=task.label)
+    if not columns[task.columns[0]]:
+        raise SymloraError(f"{files[0]} has no rows.")
     return _parsed(columns, str(files[0]), "test", task)
 
 

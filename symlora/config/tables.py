@@ -144,11 +144,12 @@ def _read_delimited(path: Path, delimiter: str) -> Columns:
 
 def _read_json(path: Path) -> Columns:
     text = path.read_text(encoding="utf-8-sig")
+    whole = text.lstrip().startswith("[")
     try:
-        rows = json.loads(text) if text.lstrip().startswith("[") else []
+        rows = json.loads(text) if whole else []
     except ValueError as error:
         raise SymloraError(f"{path} is not valid JSON ({error}).") from None
-    for number, line in enumerate([] if rows else filter(str.strip, text.splitlines()), 1):
+    for number, line in enumerate([] if whole else filter(str.strip, text.splitlines()), 1):
         try:
             rows.append(json.loads(line))
         except ValueError as error:

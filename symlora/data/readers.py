@@ -113,7 +113,7 @@ def _read_parquet(files: list[Path], split: str) -> tuple[str, pa.Table]:
     if parts - {len(files)}:
         raise SymloraError(
             f"{folder}: the files of split {split} are not one complete set: {', '.join(f.name for f in files)}. "
-            "Keep exactly the N files from -00000-of-N on."
+            "Keep all files from the first (-00000-of-N) to the last, and no others."
         )
     tables = []
     for file in files:
@@ -175,9 +175,10 @@ def _read_tsv(path: Path, config: str, split: str, task: TaskConfig) -> pa.Table
         for number, row in _numbered(rows, config, split, path.stem)
         if len(row) > max(*places, labels or 0)
     ]
-    bad = next(((number, row[labels or 0]) for number, row, found in read if found is None), None)
-    if bad and config != "qqp":
-        raise SymloraError(f"{path}, row {bad[0]}: the label {bad[1]!r} is none of {task.name}'s.")
+    bad = next((row for _, row, found in read if found is None), None)
+    if bad is not None and config != "qqp":
+        place = next(number for number, row in enumerate(rows, 1) if row is bad)
+        raise SymloraError(f"{path}, row {place}: the label {bad[labels or 0]!r} is none of {task.name}'s.")
     kept = [entry for entry in read if entry[2] is not None]
     columns: dict[str, Any] = {
         name: [row[place] for _, row, _ in kept] for place, name in zip(places, task.columns, strict=True)

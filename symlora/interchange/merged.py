@@ -57,10 +57,10 @@ def export_merged(adapter: StoredAdapter, out: Path, base: str | None = None) ->
     return merged
 
 
-def put_on(model: Any, adapter: StoredAdapter, **options: Any) -> Any:
+def put_on(model: Any, adapter: StoredAdapter, source: Path | None = None, **options: Any) -> Any:
     """Load an adapter, and its base scale, onto a plain model.
 
-    `options` are those of `PeftModel.from_pretrained`, whose errors pass.
+    Messages name `source`, or the adapter's folder. `options` go to `PeftModel.from_pretrained`; its errors pass.
 
     Raises:
         SymloraError: The adapter lacks a tensor that the model has, or has one more.
@@ -71,7 +71,7 @@ def put_on(model: Any, adapter: StoredAdapter, **options: Any) -> Any:
     odd = sorted(get_peft_model_state_dict(wrapped, save_embedding_layers=False).keys() ^ adapter.tensors.keys())
     if odd:
         raise SymloraError(
-            f"{adapter.folder} was made for another base model, task or method: {odd[0]} has no counterpart."
+            f"{source or adapter.folder} was made for another base model, task or method: {odd[0]} has no counterpart."
         )
     return wrapped
 

@@ -27,7 +27,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes `out` on success.
 
     Raises:
-        SymloraError: Something is at `out` already, or it cannot be written.
+        SymloraError: `out` is a file or a folder that is not empty, or it cannot be written.
     """
     out = out.absolute()  # "." has no name to put a folder next to
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

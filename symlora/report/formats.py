@@ -85,7 +85,7 @@ def escape(text: str) -> str:
 
 
 def unique(names: Sequence[str]) -> list[str]:
-    """Make two columns called Holm different, by the column before."""
+    """Rename columns called Holm after the column before them."""
     return [f"{name}, {before}" if name == "Holm" else name for before, name in zip(("", *names), names, strict=False)]
 
 

@@ -196,7 +196,7 @@ def _load(model: Trained, classifier: Any) -> Any:
             raise SymloraError(f"{path} was made for another encoder: {odd[0]} has no counterpart.")
         return None
     try:
-        return put_on(classifier, model.adapter, is_trainable=True)
+        return put_on(classifier, model.adapter, model.source, is_trainable=True)
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise SymloraError(f"{model.source} does not fit this encoder or task: {reason}") from error
