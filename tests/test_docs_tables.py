@@ -228,7 +228,8 @@ def test_pages_say_what_20_epochs_change() -> None:
     assert max(rise for rise, _, _ in changes.values()) < 1.0  # so the verdict has no remark
     by_seed = kept["symlora", "study_20"] - kept["symlora", "study"]
     assert "seeds 1 ({1:+.1f}) and 3 ({3:+.1f}); seed 0".format(*by_seed) in text and f"by {-by_seed[0]:.1f}." in text
-    goes = "SymLoRA goes from {:.1f} to {:.1f} (the rise is {:.1f} to {:.1f}), LoRA from {:.1f} to {:.1f}, and the"
+    goes = "SymLoRA goes from {:.1f} to {:.1f} (95 % interval of the rise: {:.1f} to {:.1f}), "
+    goes += "LoRA from {:.1f} to {:.1f}, and the"
     (before, after), (lora, later) = ([means[m, name] for name in ("study", "study_20")] for m in rates)
     assert goes.format(before, after, *rises["symlora"][1:], lora, later) in readme
     assert "from {:.1f} to {:.1f} ({:.1f} to {:.1f}): open".format(apart["study"][0], *apart["study_20"]) in readme
