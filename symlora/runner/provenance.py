@@ -69,7 +69,7 @@ def device_name(device: torch.device) -> str:
 def reset_peak_memory(device: torch.device) -> None:
     """Start the peak anew, so that it is not an earlier pack's."""
     if device.type == "cuda":
-        torch.cuda.init()  # without it torch refuses a device with a number
+        torch.cuda.init()  # type: ignore[no-untyped-call] # without it torch refuses a device with a number
         torch.cuda.reset_peak_memory_stats(device)
         return
     with suppress(OSError):  # only Linux has it
