@@ -1,25 +1,18 @@
 """Check the pages' tables against configuration, code and committed runs."""
 
 import copy
-import csv
 import json
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
-from typing import Any
 
 import hydra
-import numpy as np
-import pandas as pd
 import pyarrow.parquet as pq
 from conftest import ROOT
 from omegaconf import OmegaConf
 
 from symlora.config.compose import CONFIG_DIR, compose
-from symlora.config.formatting import format_rate
 from symlora.config.identity import pack_key
-from symlora.stats import paired_interval
 from symlora.store.folder import run_folder
 from symlora.store.listing import HEADER
 from symlora.submission.files import LINES, files
@@ -65,184 +58,6 @@ def test_protocols_have_these_values() -> None:
 
 def names(group: str) -> set[str]:
     return {path.stem for path in (CONFIG_DIR / group).glob("*.yaml")}
-
-
-def test_findings_are_those_of_table_2() -> None:
-    lines = csv.DictReader((ROOT / "results" / "tables" / "table2.csv").read_text().splitlines())
-    printed = {(line["Section"], line["Task"], line["Method"]): line for line in lines}
-    for page in ("findings.md", "log.md", "../README.md"):
-        found = re.findall(r"^\| (task, (.+?)) \|", (DOCS / page).read_text(), re.MULTILINE)
-        assert found
-        for head, section in found:
-            for row in table(page, head):
-                task = re.split("[, ]", row[head.strip("`")])[0]
-                place = f"Ours: {section.replace('`', '')}", task
-                own = {name: printed[*place, name] for name in ("SymLoRA", "LoRA")}
-                for name, line in own.items():
-                    assert row[name] == line["Mean, as shown"].split()[0], (page, row)
-                if "head alone" in row:
-                    bare = printed.get((*place, "head alone"), {"Mean, as shown": "–"})
-                    assert row["head alone"] == bare["Mean, as shown"].split()[0], (page, row)
-                assert row["difference, 95 %"] == own["SymLoRA"]["95 %, paired"], (page, row)
-                assert list(row.values())[-1] == own["SymLoRA"]["Verdict"], (page, row)
-
-
-def told() -> str:
-    """Read both pages on what the runs say, in one line."""
-    pages = ("findings.md", "rates-and-lambda.md")
-    return re.sub(r"\s+", " ", "".join((DOCS / page).read_text() for page in pages))
-
-
-METRICS = {"cola": "matthews_correlation", "mrpc": "accuracy", "stsb": "pearson"}
-
-
-def study(
-    method: str, task: str, rate: str, seeds: Iterable[int] = range(10), protocol: str = "study", model: str = "minilm"
-) -> list[Any]:
-    """Read the study's records of these seeds."""
-    (folder,) = (ROOT / "results/runs" / protocol / model / method / task).glob(f"lr-{rate}_*")
-    return [json.loads((folder / f"seed-{seed}" / "run.json").read_text()) for seed in seeds]
-
-
-def held_out(method: str, task: str, rate: str, **which: Any) -> pd.DataFrame:
-    """Return a method's held-out points: [epochs, seeds]."""
-    runs = study(method, task, rate, **which)
-    points = {
-        run["config"]["seed"]: [100 * epoch["metrics"]["held_out"][METRICS[task]] for epoch in run["epochs"]]
-        for run in runs
-    }
-    return pd.DataFrame(points).rename(lambda epoch: epoch + 1)
-
-
-def validation(method: str, task: str, rate: str, **which: Any) -> Any:
-    """Return a method's validation points at the kept epoch: [seeds]."""
-    kept = [run["selections"]["held_out"]["metrics"]["validation"] for run in study(method, task, rate, **which)]
-    return 100 * np.array([metrics[METRICS[task]] for metrics in kept])
-
-
-def test_findings_say_what_the_study_measured() -> None:
-    # The numbers of the text that no table of the report prints.
-    text = told()
-    cola = {"symlora": held_out("symlora", "cola", "8e-3"), "lora": held_out("lora", "cola", "1e-3")}
-    means = {method: scores.mean(axis=1).round(1) for method, scores in cola.items()}
-    eight = cola["symlora"].drop(columns=[3, 4]).mean(axis=1).round(1)
-    best = {method: f"{scores.max().mean():.1f}" for method, scores in cola.items()}
-    mrpc = [held_out(*point).mean(axis=1).round(1) for point in (("symlora", "mrpc", "8e-3"), ("lora", "mrpc", "2e-3"))]
-    for said in (
-        "goes {}, {}, {} in epochs 6, 8 and 10".format(*means["symlora"][[6, 8, 10]]),
-        "LoRA's goes {}, {}, {}".format(*means["lora"][[6, 8, 10]]),
-        "flat from epoch 8 on: {}, {}, {}".format(*eight[[8, 9, 10]]),
-        f"held-out 30.6 and 35.1 became {best['symlora']} and {best['lora']}",
-        "On MRPC SymLoRA's goes {}, {}, {},".format(*mrpc[0][[6, 8, 10]]),
-        "still a little up, and LoRA's {}, {}, {}".format(*mrpc[1][[6, 8, 10]]),
-    ):
-        assert said in text, said
-    for page, head, place in (
-        ("rates-and-lambda.md", "method, task", "study/minilm"),
-        ("findings.md", "method, MPNet, CoLA", "study_3/mpnet"),
-    ):
-        for row in table(page, head):
-            method, task = f"{row.pop(head)}, {head.split(', ')[-1]}".lower().replace("-", "").split(", ")[:2]
-            points = (CONFIG_DIR / "best" / place / f"{method}-{task}.yaml").read_text()
-            tried = re.findall(r"^#\s+([\d.]+)\s+16\s+([\d.]+)(  \*)?$", points, re.MULTILINE)
-            bold = {lr: "**" * bool(best) for lr, _, best in tried}
-            expected = {format_rate(float(lr)): f"{bold[lr]}{float(score):.1f}{bold[lr]}" for lr, score, _ in tried}
-            assert {rate: cell for rate, cell in row.items() if cell != "–"} == expected
-    late = {
-        name: held_out(name, "cola", rate, seeds=range(5), protocol="study_3", model="mpnet").mean(axis=1).round(1)
-        for name, rate in (("symlora", "3e-3"), ("lora", "1e-3"))
-    }
-    said = "SymLoRA goes {}, {} in epochs 2 and 3, LoRA {}, {}."
-    assert said.format(*late["symlora"][[2, 3]], *late["lora"][[2, 3]]) in text
-    gain = {m: scores.loc[9:10].mean().mean() - scores.loc[7:8].mean().mean() for m, scores in cola.items()}
-    assert f"with +{gain['symlora']:.1f}, and LoRA passes with +{gain['lora']:.1f}" in (DOCS / "study.md").read_text()
-
-
-def test_findings_say_what_lambda_and_other_rates_do() -> None:
-    text = told()
-    chosen = [("cola", "8e-3"), ("mrpc", "8e-3"), ("stsb", "1.6e-2")]
-    runs = ROOT / "results/runs/study/minilm/symlora"
-    norms = {
-        task: pd.concat(map(pd.read_parquet, runs.glob(f"{task}/lr-{rate}_*/seed-?/norms.parquet")))
-        for task, rate in chosen
-    }
-    lambdas = pd.concat(norms.values())["lambda"].to_numpy()
-    zero, *small = sorted(lambdas[np.abs(lambdas) < 0.3], key=abs)
-    assert f"Of {len(lambdas)} values (three tasks" in text and f"one is at zero, {zero:.2f} in seed 3" in text
-    assert len(small) == 4 and "four more are below 0.3" in text
-    last = norms["stsb"].query("layer == 5 and projection == 'query'")["lambda"]
-    assert f"{last.mean():.2f} ({last.min():.2f} to {last.max():.2f} over the seeds)" in text
-    mine, other = (
-        [validation(method, "cola", rate, seeds=(100, 101)).mean() for rate in rates]
-        for method, rates in (("symlora", ("2e-3", "4e-3", "8e-3")), ("lora", ("5e-4", "1e-3", "2e-3")))
-    )
-    gaps = np.subtract.outer(mine, other)
-    assert f"lies between {gaps.max():.1f} and {gaps.min():.1f}" in text
-
-
-def longer(task: str, rates: dict[str, str]) -> tuple[Any, Any, Any]:
-    """Return scores by (method, protocol), rises by method, and SymLoRA less LoRA by protocol, of 5 seeds."""
-    protocols = ("study", "study_20")
-    kept = {
-        (method, protocol): validation(method, task, rate, seeds=range(5), protocol=protocol)
-        for method, rate in rates.items()
-        for protocol in protocols
-    }
-
-    def difference(a: tuple[str, str], b: tuple[str, str]) -> tuple[float, float, float]:
-        found = paired_interval(kept[a], kept[b])
-        return found.estimate, found.low, found.high
-
-    rises = {method: difference((method, "study_20"), (method, "study")) for method in rates}
-    return kept, rises, {name: difference(("symlora", name), ("lora", name)) for name in protocols}
-
-
-def test_pages_say_what_20_epochs_change() -> None:
-    text, rules, readme = (
-        re.sub(r"\s+", " ", (DOCS / page).read_text()) for page in ("findings.md", "study.md", "../README.md")
-    )
-    rates, first = {"symlora": "8e-3", "lora": "1e-3"}, range(5)
-    kept, rises, apart = longer("cola", rates)
-    held = {m: held_out(m, "cola", rate, seeds=first, protocol="study_20").mean(axis=1) for m, rate in rates.items()}
-    means = {place: scores.mean() for place, scores in kept.items()}
-    for said in (
-        "goes from {:.1f} to {:.1f}, a rise of".format(means["symlora", "study"], means["symlora", "study_20"]),
-        "a rise of {:.1f} (95 % {:.1f} to {:.1f})".format(*rises["symlora"]),
-        "LoRA's goes from {:.1f} to {:.1f}, by".format(means["lora", "study"], means["lora", "study_20"]),
-        "by {:.1f} ({:.1f} to {:.1f})".format(*rises["lora"]),
-        "goes from {:.1f} ({:.1f} to {:.1f}) to {:.1f} ({:.1f} to {:.1f})".format(*apart["study"], *apart["study_20"]),
-        "SymLoRA has {:.1f} in epoch 11 and {:.1f} in epoch 20".format(*held["symlora"][[11, 20]]),
-        "LoRA {:.1f} and {:.1f}: both are flat".format(*held["lora"][[11, 20]]),
-    ):
-        assert said in text, said
-    similar, changes, between = longer("stsb", {"symlora": "1.6e-2", "lora": "1e-3"})
-    from_to = [similar[method, name].mean() for method in rates for name in ("study", "study_20")]
-    for said in (
-        "from {:.1f} to {:.1f}, by {:.1f} ({:.1f} to {:.1f}); LoRA's".format(*from_to[:2], *changes["symlora"]),
-        "LoRA's goes from {:.1f} to {:.1f}, by {:.1f} ({:.1f} to {:.1f})".format(*from_to[2:], *changes["lora"]),
-        "from {:.1f} ({:.1f} to {:.1f}) to {:.1f} ({:.1f} to {:.1f}): five".format(
-            *between["study"], *between["study_20"]
-        ),
-    ):
-        assert said in text, said
-    assert max(rise for rise, _, _ in changes.values()) < 1.0  # so the verdict has no remark
-    by_seed = kept["symlora", "study_20"] - kept["symlora", "study"]
-    assert "seeds 1 ({1:+.1f}) and 3 ({3:+.1f}); seed 0".format(*by_seed) in text and f"by {-by_seed[0]:.1f}." in text
-    goes = "SymLoRA goes from {:.1f} to {:.1f} (95 % interval of the rise: {:.1f} to {:.1f}), "
-    goes += "LoRA from {:.1f} to {:.1f}, and the"
-    (before, after), (lora, later) = ([means[m, name] for name in ("study", "study_20")] for m in rates)
-    assert goes.format(before, after, *rises["symlora"][1:], lora, later) in readme
-    assert "from {:.1f} to {:.1f} ({:.1f} to {:.1f}): open".format(apart["study"][0], *apart["study_20"]) in readme
-    ten = validation("symlora", "cola", rates["symlora"])
-    assert f"at 10 epochs is {before:.1f}; over all ten seeds it is {ten.mean():.1f}." in rules
-    spread = ten.std(ddof=1)
-    assert (
-        f"of {spread:.1f} over seeds, the difference of two such means has one of {spread * (2 / 5) ** 0.5:.1f}"
-        in rules
-    )
-    best = CONFIG_DIR / "best"
-    for copy_ in (best / "study_20/minilm").iterdir():  # the points chosen for 10 epochs
-        assert copy_.read_text() == (best / "study/minilm" / copy_.name).read_text()
 
 
 def test_the_demos_columns_and_configurations_are_shown() -> None:
