@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from conftest import ROOT
+from scipy.stats import t
 from test_docs_tables import DOCS, table
 
 from symlora.config.compose import CONFIG_DIR
@@ -53,14 +54,18 @@ def study(
     return [json.loads((folder / f"seed-{seed}" / "run.json").read_text()) for seed in seeds]
 
 
-def held_out(method: str, task: str, rate: str, **which: Any) -> pd.DataFrame:
-    """Return a method's held-out points: [epochs, seeds]."""
-    runs = study(method, task, rate, **which)
+def scores(method: str, task: str, rate: str, split: str, **which: Any) -> pd.DataFrame:
+    """Return a method's points on a split: [epochs, seeds]."""
     points = {
-        run["config"]["seed"]: [100 * epoch["metrics"]["held_out"][METRICS[task]] for epoch in run["epochs"]]
-        for run in runs
+        run["config"]["seed"]: [100 * epoch["metrics"][split][METRICS[task]] for epoch in run["epochs"]]
+        for run in study(method, task, rate, **which)
     }
     return pd.DataFrame(points).rename(lambda epoch: epoch + 1)
+
+
+def held_out(method: str, task: str, rate: str, **which: Any) -> pd.DataFrame:
+    """Return a method's held-out points: [epochs, seeds]."""
+    return scores(method, task, rate, "held_out", **which)
 
 
 def validation(method: str, task: str, rate: str, **which: Any) -> Any:
@@ -97,12 +102,29 @@ def test_findings_say_what_the_study_measured() -> None:
             bold = {lr: "**" * bool(best) for lr, _, best in tried}
             expected = {format_rate(float(lr)): f"{bold[lr]}{float(score):.1f}{bold[lr]}" for lr, score, _ in tried}
             assert {rate: cell for rate, cell in row.items() if cell != "–"} == expected
+    mpnet: dict[str, Any] = {"seeds": range(5), "protocol": "study_3", "model": "mpnet"}
+    rates = (("symlora", "3e-3"), ("lora", "1e-3"))
     late = {
-        name: held_out(name, "cola", rate, seeds=range(5), protocol="study_3", model="mpnet").mean(axis=1).round(1)
-        for name, rate in (("symlora", "3e-3"), ("lora", "1e-3"))
+        (name, split): scores(name, "cola", rate, split, **mpnet).mean(axis=1).round(1)[[2, 3]]
+        for name, rate in rates
+        for split in ("held_out", "validation")
     }
-    said = "SymLoRA goes {}, {} in epochs 2 and 3, LoRA {}, {}."
-    assert said.format(*late["symlora"][[2, 3]], *late["lora"][[2, 3]]) in text
+    said = (
+        "SymLoRA goes from {} to {} on the held-out slice and LoRA from {} to {}; on validation from {} to {} and from"
+    )
+    said += " {} to {}."
+    order = [(name, split) for split in ("held_out", "validation") for name, _ in rates]
+    assert said.format(*np.concatenate([late[place] for place in order])) in text
+    five = np.subtract(*(validation(name, "cola", rate, **mpnet) for name, rate in rates))
+    spread = float(five.std(ddof=1))
+    reach = float(t.ppf(1 - 0.05 / 2 / 2, 4)) * spread / 5**0.5  # Holm's first step over two tasks
+    assert f"(s = {spread:.1f}) only a mean difference beyond {reach:.1f} points" in text
+    eight_seeds = [number for number in range(10) if number not in (3, 4)]
+    sides = (validation("symlora", "cola", "8e-3"), validation("lora", "cola", "1e-3"))
+    early = paired_interval(*(side[eight_seeds] for side in sides))
+    assert f"is {early.estimate:.1f} ({early.low:.1f} to {early.high:.1f}; looked at afterwards)" in text
+    lora_stsb = held_out("lora", "stsb", "1e-3").mean(axis=1).round(1)
+    assert "from {} in epoch 5 to {} in epoch 10".format(*lora_stsb[[5, 10]]) in text
     gain = {m: scores.loc[9:10].mean().mean() - scores.loc[7:8].mean().mean() for m, scores in cola.items()}
     assert f"with +{gain['symlora']:.1f}, and LoRA passes with +{gain['lora']:.1f}" in (DOCS / "study.md").read_text()
 
@@ -177,13 +199,13 @@ def test_pages_say_what_20_epochs_change() -> None:
     assert max(rise for rise, _, _ in changes.values()) < 1.0  # so the verdict has no remark
     by_seed = kept["symlora", "study_20"] - kept["symlora", "study"]
     assert "seeds 1 ({1:+.1f}) and 3 ({3:+.1f}); seed 0".format(*by_seed) in text and f"by {-by_seed[0]:.1f}." in text
-    goes = "SymLoRA goes from {:.1f} to {:.1f} (95 % interval of the rise: {:.1f} to {:.1f}), "
-    goes += "LoRA from {:.1f} to {:.1f}, and the"
-    (before, after), (lora, later) = ([means[m, name] for name in ("study", "study_20")] for m in rates)
-    assert goes.format(before, after, *rises["symlora"][1:], lora, later) in readme
-    assert "from {:.1f} to {:.1f} ({:.1f} to {:.1f}): open".format(apart["study"][0], *apart["study_20"]) in readme
+    change = paired_interval(*(np.subtract(*(kept[m, name] for m in rates)) for name in ("study_20", "study")))
+    means_apart = [apart[name][0] for name in ("study", "study_20")]
+    told_by = "change the difference by {:.1f} points (95 % {:.1f} to {:.1f}), from {:.1f} to {:.1f}."
+    assert told_by.format(change.estimate, change.low, change.high, *means_apart) in readme
+    assert f"changes by {change.estimate:.1f} ({change.low:.1f} to {change.high:.1f})," in text
     ten = validation("symlora", "cola", rates["symlora"])
-    assert f"at 10 epochs is {before:.1f}; over all ten seeds it is {ten.mean():.1f}." in rules
+    assert f"at 10 epochs is {means['symlora', 'study']:.1f}; over all ten seeds it is {ten.mean():.1f}." in rules
     spread = ten.std(ddof=1)
     assert (
         f"of {spread:.1f} over seeds, the difference of two such means has one of {spread * (2 / 5) ** 0.5:.1f}"
