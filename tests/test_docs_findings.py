@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from conftest import ROOT
+from report_runs import committed
 from scipy.stats import t
 from test_docs_tables import DOCS, table
 
 from symlora.config.compose import CONFIG_DIR
 from symlora.config.formatting import format_rate
-from symlora.stats import paired_interval
+from symlora.config.typed import read_yaml
+from symlora.report.choice import choose, read_best
+from symlora.report.comparison import Criteria, compare
+from symlora.stats import decide, paired_interval
 
 
 def test_findings_are_those_of_table_2() -> None:
@@ -214,3 +218,35 @@ def test_pages_say_what_20_epochs_change() -> None:
     best = CONFIG_DIR / "best"
     for copy_ in (best / "study_20/minilm").iterdir():  # the points chosen for 10 epochs
         assert copy_.read_text() == (best / "study/minilm" / copy_.name).read_text()
+
+
+def test_controls_are_judged_by_their_rules() -> None:
+    criteria = read_yaml(CONFIG_DIR / "report.yaml", Criteria)
+    chosen = choose(committed().runs, read_best(CONFIG_DIR / "best"))
+    mine, control, lora = (chosen["minilm", "study", "cola", name] for name in ("symlora", "lora_r4", "lora"))
+    found, unplanned = compare(mine, control, criteria), compare(control, lora, criteria)
+    assert found is not None and unplanned is not None and found.seeds == tuple(range(10)) and found.obstacle == ""
+    assert found.p_difference is not None and found.p_equivalence is not None and found.both is not None
+    means, p = [found.difference.estimate, 0.0], [found.p_difference, 1.0]  # the other control is not trained
+    decision, _ = decide(means, p, [found.p_equivalence, 1.0])
+    row, other = table("findings.md", "control, MiniLM, CoLA")
+    apart, mean = found.difference, found.scores[1].mean()
+    printed = ["1e-3", f"{mean:.1f}", f"{apart.low:.1f} to {apart.high:.1f}", decision.verdict]
+    assert list(row.values())[1:] == printed and list(other.values())[1:] == ["–", "–", "–", "not trained"]
+    assert (found.scores[0] < found.scores[1]).all()
+    held = (CONFIG_DIR / "best/study/minilm/lora_r4-cola.yaml").read_text()
+    rates = re.findall(r"^#\s+([\d.]+)\s+16\s+([\d.]+)", held, re.MULTILINE)
+    listed = [f"{float(score) + 1e-9:.1f} ({format_rate(float(lr))})" for lr, score in rates]
+    unplanned_one = unplanned.difference
+    for said in (
+        f"mean difference is {apart.estimate:.1f} points; all ten seeds favour LoRA of rank 4",
+        f"is {p[0]:.3f}, and {decision.p_difference:.3f} after Holm",
+        f"seeds and rows the interval is {found.both.low:.1f} to {found.both.high:.1f}, so",
+        f"{', '.join(listed[:-1])} and {listed[-1]}",
+        f"planned: {unplanned_one.estimate:.1f} ({unplanned_one.low:.1f} to {unplanned_one.high:.1f})",
+    ):
+        assert said in told(), said
+    short = f"{apart.estimate:.1f} points ({apart.low:.1f} to {apart.high:.1f}; ten pairs)"
+    assert short in re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
+    failed = list((ROOT / "results/controls/failed").rglob("run.json"))
+    assert [json.loads(path.read_text())["status"] for path in failed] == ["failed"] * 12
