@@ -51,10 +51,16 @@ METRICS = {"cola": "matthews_correlation", "mrpc": "accuracy", "stsb": "pearson"
 
 
 def study(
-    method: str, task: str, rate: str, seeds: Iterable[int] = range(10), protocol: str = "study", model: str = "minilm"
+    method: str,
+    task: str,
+    rate: str,
+    seeds: Iterable[int] = range(10),
+    protocol: str = "study",
+    model: str = "minilm",
+    root: str = "runs",
 ) -> list[Any]:
     """Read the study's records of these seeds."""
-    (folder,) = (ROOT / "results/runs" / protocol / model / method / task).glob(f"lr-{rate}_*")
+    (folder,) = (ROOT / "results" / root / protocol / model / method / task).glob(f"lr-{rate}_*")
     return [json.loads((folder / f"seed-{seed}" / "run.json").read_text()) for seed in seeds]
 
 
@@ -238,11 +244,16 @@ def test_controls_are_judged_by_their_rules() -> None:
     rates = re.findall(r"^#\s+([\d.]+)\s+16\s+([\d.]+)", held, re.MULTILINE)
     listed = [f"{float(score) + 1e-9:.1f} ({format_rate(float(lr))})" for lr, score in rates]
     unplanned_one = unplanned.difference
+    again = validation("symlora", "cola", "8e-3", root="controls/repeated")
+    change, there = (paired_interval(again, scores) for scores in found.scores)
     for said in (
         f"mean difference is {apart.estimate:.1f} points; all ten seeds favour LoRA of rank 4",
         f"is {p[0]:.3f}, and {decision.p_difference:.3f} after Holm",
         f"seeds and rows the interval is {found.both.low:.1f} to {found.both.high:.1f}, so",
         f"{', '.join(listed[:-1])} and {listed[-1]}",
+        f"is then {again.mean():.1f}, a change of {change.estimate:.1f} ({change.low:.1f} to {change.high:.1f});",
+        f"gains {again[3] - found.scores[0][3]:.1f}.",
+        f"is then {there.estimate:.1f} ({there.low:.1f} to {there.high:.1f}): the same",
         f"planned: {unplanned_one.estimate:.1f} ({unplanned_one.low:.1f} to {unplanned_one.high:.1f})",
     ):
         assert said in told(), said
