@@ -346,7 +346,7 @@ def test_the_grid_has_its_optimum_its_edges_and_its_gaps() -> None:
 def test_every_batch_size_of_the_grid_has_a_line() -> None:
     rows = [run_row("lora", lr, 2**size, 0.5) for size in range(8) for lr in (1e-3, 2e-3)]
     (axes,) = grid_panel(grid_points(choose(frame_of(rows), {}), "m", "p"), "").axes
-    assert sum(line.get_marker() == "." and len(line.get_xdata()) == 2 for line in axes.lines) == 8
+    assert sum(line.get_marker() == "." and np.size(line.get_xdata()) == 2 for line in axes.lines) == 8
 
 
 def test_of_equal_points_the_chosen_one_is_the_optimum_and_one_point_is_no_grid() -> None:
