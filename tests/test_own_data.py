@@ -16,7 +16,7 @@ from test_run import train
 
 from symlora.config.compose import compose
 from symlora.config.identity import config_hash
-from symlora.config.own_task import read_own
+from symlora.config.own_task import read_own, read_rows
 from symlora.config.schema import Config
 from symlora.data.splits import load_splits
 from symlora.errors import SymloraError
@@ -174,6 +174,8 @@ def test_a_table_without_rows_is_one_message(tmp_path: Path) -> None:
     for more in ([], ["task.regression=true"], ["task.labels=[neg,pos]"]):
         with pytest.raises(SymloraError, match=r"t\.parquet has no rows"):
             own(path, *more)
+    with pytest.raises(SymloraError, match=r"t\.parquet has no rows"):  # evaluate --file
+        read_rows([path], own(write(tmp_path / "whole.csv", ROWS)).task)
 
 
 def test_a_file_that_does_not_fit_into_memory_is_refused(tmp_path: Path) -> None:

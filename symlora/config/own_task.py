@@ -82,8 +82,6 @@ def read_own(task: TaskConfig, data: DataConfig) -> dict[str, Split]:
 def read_rows(files: Sequence[Path], task: TaskConfig) -> Split:
     """Read further rows for a trained task, with or without labels."""
     columns = read_tables(files, [*task.columns, task.label], optional=task.label)
-    if not columns[task.columns[0]]:
-        raise SymloraError(f"{files[0]} has no rows.")
     return _parsed(columns, str(files[0]), "test", task)
 
 
@@ -102,16 +100,13 @@ def _read(task: TaskConfig, data: DataConfig) -> dict[str, tuple[str, Columns]]:
                 raise SymloraError(
                     f"{data.dataset}, {split}: lacks the column {missing[0]}; it has {', '.join(columns)}."
                 )
-        found = {split: (f"{data.dataset}, {split}", columns) for split, columns in tables.items()}
-    else:
-        found = {
-            split: (str(files[0]), read_tables(files, wanted, optional=task.label if split == "test" else None))
-            for split, files in find_tables(Path(data.dir)).items()
-        }
-    for where, columns in found.values():
-        if not columns[wanted[0]]:
-            raise SymloraError(f"{where} has no rows.")
-    return found
+            if not columns[wanted[0]]:
+                raise SymloraError(f"{data.dataset}, {split}: has no rows.")
+        return {split: (f"{data.dataset}, {split}", columns) for split, columns in tables.items()}
+    return {
+        split: (str(files[0]), read_tables(files, wanted, optional=task.label if split == "test" else None))
+        for split, files in find_tables(Path(data.dir)).items()
+    }
 
 
 def _classes(raw: dict[str, tuple[str, Columns]], task: TaskConfig) -> list[str]:

@@ -67,6 +67,8 @@ def read_tables(files: Sequence[Path], wanted: Sequence[str], optional: str | No
             columns.setdefault(name, []).extend(found[name])
     if len({len(values) for values in columns.values()}) > 1:
         raise SymloraError(f"{files[0]} and the files next to it have different columns.")
+    if not columns[wanted[0]]:
+        raise SymloraError(f"{files[0]} has no rows.")
     return columns
 
 
