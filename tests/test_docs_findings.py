@@ -229,23 +229,32 @@ def test_pages_say_what_20_epochs_change() -> None:
 def test_controls_are_judged_by_their_rules() -> None:
     criteria = read_yaml(CONFIG_DIR / "report.yaml", Criteria)
     chosen = choose(committed().runs, read_best(CONFIG_DIR / "best"))
-    mine, control, lora = (chosen["minilm", "study", "cola", name] for name in ("symlora", "lora_r4", "lora"))
-    found, unplanned = compare(mine, control, criteria), compare(control, lora, criteria)
-    assert found is not None and unplanned is not None and found.seeds == tuple(range(10)) and found.obstacle == ""
-    assert found.p_difference is not None and found.p_equivalence is not None and found.both is not None
-    means, p = [found.difference.estimate, 0.0], [found.p_difference, 1.0]  # the other control is not trained
-    decision, _ = decide(means, p, [found.p_equivalence, 1.0])
-    row, other = table("findings.md", "control, MiniLM, CoLA")
-    apart, mean = found.difference, found.scores[1].mean()
-    printed = ["1e-3", f"{mean:.1f}", f"{apart.low:.1f} to {apart.high:.1f}", decision.verdict]
-    assert list(row.values())[1:] == printed and list(other.values())[1:] == ["–", "–", "–", "not trained"]
-    assert (found.scores[0] < found.scores[1]).all()
-    held = (CONFIG_DIR / "best/study/minilm/lora_r4-cola.yaml").read_text()
-    rates = re.findall(r"^#\s+([\d.]+)\s+16\s+([\d.]+)", held, re.MULTILINE)
-    listed = [f"{float(score) + 1e-9:.1f} ({format_rate(float(lr))})" for lr, score in rates]
+    names = ("symlora", "lora_r4", "symlora_no_lambda", "lora")
+    mine, control, bare, lora = (chosen["minilm", "study", "cola", name] for name in names)
+    found, without, unplanned = (compare(*pair, criteria) for pair in ((mine, control), (mine, bare), (control, lora)))
+    assert found is not None and without is not None and unplanned is not None
+    planned = (found, without)
+    assert all(each.seeds == tuple(range(10)) for each in planned) and found.obstacle == ""
+    p: list[Any] = [1.0 if each.obstacle else each.p_difference for each in planned]  # rule 8
+    tost: list[Any] = [1.0 if each.obstacle else each.p_equivalence for each in planned]
+    decided = decide([each.difference.estimate for each in planned], p, tost)
+    rows = table("findings.md", "control, MiniLM, CoLA")
+    for row, rate, each, decision in zip(rows, ("1e-3", "8e-3"), planned, decided, strict=True):
+        span = f"{each.difference.low:.1f} to {each.difference.high:.1f}"
+        verdict = f"none ({each.obstacle})" if each.obstacle else decision.verdict
+        assert list(row.values())[1:] == [rate, f"{each.scores[1].mean():.1f}", span, verdict]
+    decision, apart = decided[0], found.difference
+    assert found.both is not None and (found.scores[0] < found.scores[1]).all()
+    tried = {name: (CONFIG_DIR / f"best/study/minilm/{name}-cola.yaml").read_text() for name in names[1:3]}
+    rates = {name: re.findall(r"^#\s+([\d.]+)\s+16\s+([\d.]+)", held, re.MULTILINE) for name, held in tried.items()}
+    listed = [f"{float(score) + 1e-9:.1f} ({format_rate(float(lr))})" for lr, score in rates["lora_r4"]]
+    bare_rates = [f"{float(score):.1f}" for _, score in rates["symlora_no_lambda"]]
     unplanned_one = unplanned.difference
     again = validation("symlora", "cola", "8e-3", root="controls/repeated")
     change, there = (paired_interval(again, scores) for scores in found.scores)
+    others = np.arange(10) != 4
+    nine, nine_again = (paired_interval(scores[others], without.scores[1][others]) for scores in (found.scores[0], again))
+    bare_again = paired_interval(again, without.scores[1])
     for said in (
         f"mean difference is {apart.estimate:.1f} points; all ten seeds favour LoRA of rank 4",
         f"is {p[0]:.3f}, and {decision.p_difference:.3f} after Holm",
@@ -254,6 +263,11 @@ def test_controls_are_judged_by_their_rules() -> None:
         f"is then {again.mean():.1f}, a change of {change.estimate:.1f} ({change.low:.1f} to {change.high:.1f});",
         f"gains {again[3] - found.scores[0][3]:.1f}.",
         f"is then {there.estimate:.1f} ({there.low:.1f} to {there.high:.1f}): the same",
+        f"{', '.join(bare_rates[:4])}, {bare_rates[4]} (8e-3) and {bare_rates[5]}.",
+        f"difference of {without.difference.estimate:.1f} rests on that seed: the other nine give {nine.estimate:.1f} "
+        f"({nine.low:.1f} to {nine.high:.1f}; looked at afterwards)",
+        f"it is {bare_again.estimate:.1f} ({bare_again.low:.1f} to {bare_again.high:.1f}), and {nine_again.estimate:.1f} "
+        f"({nine_again.low:.1f} to {nine_again.high:.1f}) without seed 4.",
         f"planned: {unplanned_one.estimate:.1f} ({unplanned_one.low:.1f} to {unplanned_one.high:.1f})",
     ):
         assert said in told(), said
