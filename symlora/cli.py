@@ -115,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
     status = _add(commands, "status")
     _study_options(status)
     _seeds_option(status)
-    status.add_argument("--workers", type=_positive, help="runs at a time (default: one a core)")
+    status.add_argument("--workers", type=_positive, help="packs at a time (default: one a GPU, else one a core)")
     status.add_argument("--watch", action="store_true", help="refresh the table until all runs are done, or Ctrl-C")
 
     runs = _add(commands, "runs")

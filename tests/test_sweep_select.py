@@ -289,6 +289,36 @@ def test_a_grid_of_the_command_line_reaches_neither_selection_nor_seeds(tmp_path
     with pytest.raises(SymloraError, match="one set of values"):
         Study(["rte"], "minilm", "short_holdout", args=["method.peft_config.r=4,8"]).chosen()
     assert [text for text in study.grid("train.lr=5e-5") if text.startswith("train.lr")] == ["train.lr=5e-5"]
+    other = Study(["rte"], "minilm", "short_holdout", args=["grid=paper", f"results_dir={tmp_path}"])
+    assert {config.train.lr for config in expand(*other.grid())} == {config.train.lr for config in expand(*PAPER_GRID)}
+    assert len(other.chosen()) == 2 and not [text for text in other.repeats() if text.startswith("grid=")]
+
+
+PAPER_GRID = ("sweep=grid", "task=rte", "model=minilm", "protocol=paper")
+
+
+@pytest.mark.parametrize("command", ["study", "select", "status", "paper"])
+@pytest.mark.parametrize("word", ["model=minilm", "task=rte", "+protocol=study", "method=lora", "sweep=seeds"])
+def test_names_that_options_give_are_no_overrides(command: str, word: str) -> None:
+    with pytest.raises(SystemExit, match=r"this command chooses \w+ itself"):
+        main([command, word])
+
+
+def test_a_stopped_grid_ends_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The status of the child is that of the command: nothing is selected, and nothing else is started."""
+    for rate, score in ((1e-3, 0.9), (2e-3, 0.1)):
+        for method in ("symlora", "lora"):
+            place(compose(*COMMON, f"method={method}", f"train.lr={rate}", f"results_dir={tmp_path}"), score)
+    monkeypatch.setattr("symlora.sweep.study.BEST_DIR", tmp_path / "best")
+    started: list[Any] = []
+    for module in ("study", "paper"):
+        monkeypatch.setattr(f"symlora.sweep.{module}.multirun", lambda words: started.append(words) or 130)
+    words = ["--model", "minilm", f"results_dir={tmp_path}"]
+    for command in (["select", "--protocol", "short_holdout", "--widen", "--run"], ["paper"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "--tasks", "rte", *words])
+        assert ended.value.code == 130
+    assert len(started) == 2 and not (tmp_path / "best").exists()
 
 
 def test_status_counts_what_is_done(tmp_path: Path) -> None:
@@ -327,6 +357,21 @@ def test_a_run_of_both_stages_is_counted_once_and_the_unknown_is_said(tmp_path: 
     assert "Not counted: 1 runs" in status_table(runs, known, 1)
     done = [RunStatus("grid", "rte", "lora", shared, "finished")]
     assert "Nothing is left to do." in status_table(done, known, 1)
+    failed = [*done, RunStatus("grid", "rte", "lora", tmp_path / "seed-1", "failed")]
+    assert status_table(failed, known, 1).endswith("Only failed runs are left: the next sweep trains them again.")
+
+
+def test_a_pack_ends_at_once(tmp_path: Path) -> None:
+    """The time left of its runs is the pack's; a finished run's seconds are its share of its pack's."""
+
+    def pack(**more: Any) -> list[RunStatus]:
+        places = [tmp_path / f"seed-{seed}" for seed in range(8)]
+        return [RunStatus("seeds", "rte", "lora", each, "running", by="host 1", **more) for each in places]
+
+    known = {("rte", "lora"): [100.0]}
+    assert time_left(pack(progress={"left": 600.0}), known, 1) == (600.0, 0)
+    assert time_left(pack(elapsed=300.0), known, 1) == (500.0, 0)
+    assert time_left(pack(elapsed=300.0), {}, 1) == (0.0, 8)
 
 
 def test_a_forced_repeat_does_not_hide_a_finished_run(tmp_path: Path) -> None:
@@ -361,7 +406,7 @@ def test_the_live_view_shows_packs_losses_time_left_and_why_runs_failed(
     assert row[:4] == ["1", "rte", configs[4].method.name, "grid"] and row[4].startswith("lr-")
     assert row[5:8] == ["0", f"1/{configs[4].train.epochs}", "25%"]
     assert row[8].startswith("█") and row[8].endswith("▁") and row[-4:-2] == ["3", "min"]
-    assert [line[-5:] for line in lines if "starts" in line][0][-4:] == ["1", "min", "40", "s"]
+    assert [line[-4:-2] for line in lines if "starts" in line] == [["3", "min"]]  # of the same pack
     assert "failed: 1" in shown and "Diverged" in shown
     assert read_progress(tmp_path, run_folder(configs[4])) == {}  # gone with the lock
 

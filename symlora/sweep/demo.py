@@ -36,6 +36,8 @@ def command(chosen: argparse.Namespace) -> int:
     except Stopped:
         raise
     except SystemExit as ended:  # Hydra's, where a run failed
+        if isinstance(ended.code, str):  # nothing was trained; the text says why
+            raise
         status = 1 if ended.code else 0
     records = [record for _, record in scan(chosen.results_dir)]
     print(f"\n{table(records)}\n")

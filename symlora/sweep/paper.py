@@ -20,7 +20,7 @@ from symlora.runner.reporter import format_duration
 from symlora.store.folder import finished_record, run_folder
 from symlora.sweep.grid import expand, tasks_of
 from symlora.sweep.launchers import cores, visible_devices
-from symlora.sweep.study import METHODS, Study, multirun, run_study, symlora
+from symlora.sweep.study import FAILED_RUN, METHODS, Study, more_settings, multirun, run_study, symlora
 
 PROTOCOL, FROM_MNLI = "paper", "paper_mnli"
 STARTED_FROM_MNLI = ("rte", "mrpc", "stsb")  # in LoRA's recipe
@@ -72,7 +72,8 @@ class Paper:
         rows = STEPS * max(config.train.batch_size for config in points)
         few = (f"data.train_limit={rows}", "train.epochs=1", f"results_dir={CALIBRATION}", "predict_test=false")
         print(f"calibration: {rows} training rows of {task}", flush=True)
-        multirun([*grid, *few])
+        if (status := multirun([*grid, *few])) not in (0, FAILED_RUN):
+            raise SystemExit(status)
         seconds, size = [], []
         for config, short in zip(points, expand(*grid, *few), strict=True):
             if (record := finished_record(short)) is None:
@@ -110,13 +111,16 @@ class Paper:
                 return status
         where = ("--results-dir", expand(*self.study(*self.tasks).settings)[0].results_dir)
         for method in METHODS:
-            symlora("submission", "--protocol", PROTOCOL, "--model", self.model, "--method", method, *where)
+            zipped = ("--protocol", PROTOCOL, "--model", self.model, "--method", method)
+            if (status := symlora("submission", *zipped, *where)) > FAILED_RUN:
+                return status
         return symlora("report", *where)
 
 
 def command(chosen: argparse.Namespace) -> int:
     """Run `symlora paper`."""
     tasks = chosen.tasks.replace(",", " ").split() or tasks_of(PROTOCOL)
-    paper = Paper(tasks, chosen.model, chosen.seeds, chosen.overrides)
+    args = more_settings({"model": [chosen.model], "task": tasks}, chosen.overrides)
+    paper = Paper(tasks, chosen.model, chosen.seeds, args)
     print(paper.estimate(), flush=True)
     return 0 if chosen.estimate else paper.run()

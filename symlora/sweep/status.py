@@ -72,18 +72,25 @@ def time_left(runs: Iterable[RunStatus], costs: Costs, workers: int) -> tuple[fl
     """
     # Seed 0 of the best point is in the grid and in the seeds, and counts once.
     left = {run.folder or number: run for number, run in enumerate(runs) if run.state in ("running", "missing")}
-    seconds = [seconds_left(run, costs) for run in left.values()]
-    known = [found for found in seconds if found is not None]
-    return sum(known) / workers, len(seconds) - len(known)
+    packs: dict[str | int, list[RunStatus]] = defaultdict(list)
+    for number, run in enumerate(left.values()):
+        packs[run.by or number].append(run)
+    seconds = {name: seconds_left(pack, costs) for name, pack in packs.items()}
+    unknown = sum(len(packs[name]) for name, found in seconds.items() if found is None)
+    return sum(found or 0.0 for found in seconds.values()) / workers, unknown
 
 
-def seconds_left(run: RunStatus, costs: Costs) -> float | None:
-    """Estimate a run's seconds left, by its steps or similar runs."""
-    if "left" in run.progress:
-        return float(run.progress["left"])
-    of_task = [second for (task, _), seconds in costs.items() if task == run.task for second in seconds]
-    known = costs.get((run.task, run.method), of_task)
-    return max(0.0, fmean(known) - run.elapsed) if known else None
+def seconds_left(pack: Sequence[RunStatus], costs: Costs) -> float | None:
+    """Estimate a pack's seconds left, by its steps or similar runs."""
+    if by_steps := [float(run.progress["left"]) for run in pack if "left" in run.progress]:
+        return max(by_steps)
+    shares = []  # a finished run's seconds are its share of its pack's
+    for run in pack:
+        of_task = [second for (task, _), seconds in costs.items() if task == run.task for second in seconds]
+        shares.append(costs.get((run.task, run.method), of_task))
+    if not all(shares):
+        return None
+    return max(0.0, sum(map(fmean, shares)) - max(run.elapsed for run in pack))
 
 
 def table(runs: Sequence[RunStatus], costs: Costs, workers: int) -> str:
@@ -109,7 +116,8 @@ def forecast(runs: Sequence[RunStatus], costs: Costs, workers: int) -> str:
     """Say how long the runs will take."""
     states = {run.state for run in runs}
     if not states & {"running", "missing"}:
-        return "Nothing is left to do."
+        failed = "Only failed runs are left: the next sweep trains them again."
+        return failed if "failed" in states else "Nothing is left to do."
     seconds, unknown = time_left(runs, costs, workers)
     if not costs and not seconds:
         left = "The time left is unknown until a run is finished."

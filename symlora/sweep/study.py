@@ -4,19 +4,20 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from symlora.config.compose import BEST_DIR
+from symlora.config.compose import BEST_DIR, quote_paths
 from symlora.config.overrides import check_words
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
 from symlora.store.folder import read_run, run_folder, scan
 from symlora.store.selection import AXES
 from symlora.sweep.grid import expand, tasks_of
-from symlora.sweep.launchers import cores
+from symlora.sweep.launchers import cores, visible_devices
+from symlora.sweep.preflight import GROUPS
 from symlora.sweep.select import GridSearch, grid_search, unequal, write
 from symlora.sweep.select import table as select_table
 from symlora.sweep.status import Costs, RunStatus, costs, run_status
@@ -25,7 +26,7 @@ from symlora.training.interrupt import forward_signals
 
 METHODS = ("symlora", "lora")
 FAILED_RUN = 1  # exit status of a multirun with failed runs; a grid point that diverged counts as tried
-POINT = tuple(f"train.{axis}" for axis in AXES)  # what a grid varies, and a selection decides
+GRID = ("grid", *(f"train.{axis}" for axis in AXES))  # what a grid varies, and a selection decides
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,9 @@ class Study:
         """
         tasks, methods = (names.replace(",", " ").split() for names in (chosen.tasks, chosen.methods))
         groups = {"model": [chosen.model], "protocol": [chosen.protocol], "task": tasks, "method": methods}
-        named = [f"{group}={name}" for group, names in groups.items() for name in names]
-        check_words(["-m", *named, *chosen.overrides])
+        args = more_settings(groups, chosen.overrides)
         seeds = getattr(chosen, "seeds", 1)
-        return cls(tasks or tasks_of(chosen.protocol), chosen.model, chosen.protocol, seeds, methods, chosen.overrides)
+        return cls(tasks or tasks_of(chosen.protocol), chosen.model, chosen.protocol, seeds, methods, args)
 
     def overrides(self, *left_out: str) -> list[str]:
         """Return the overrides of every stage, without some keys."""
@@ -68,12 +68,12 @@ class Study:
 
     def repeats(self) -> list[str]:
         """Return the overrides of the seeds."""
-        return ["sweep=seeds", *self.overrides(*POINT, "seed"), f"seed=range({self.seeds})"]
+        return ["sweep=seeds", *self.overrides(*GRID, "seed"), f"seed=range({self.seeds})"]
 
     @property
     def settings(self) -> list[str]:
         """Return the overrides of runs: no grid point, no launcher."""
-        return [text for text in self.overrides(*POINT) if not text.lstrip("+").startswith("hydra")]
+        return [text for text in self.overrides(*GRID) if not text.lstrip("+").startswith("hydra")]
 
     def chosen(self) -> list[GridSearch]:
         """Read the grid of each method and task from the run folders.
@@ -141,11 +141,31 @@ class Study:
                     found += [RunStatus("seeds", task, method, None)] * self.seeds
         return found
 
+    @property
+    def workers(self) -> int:
+        """Count the packs that train at once here: one a GPU, else one a core."""
+        (config, *_) = _expanded(0, *self.settings)
+        return cores() if config.device == "cpu" else len(visible_devices()) or cores()
+
     def costs(self) -> Costs:
         """Gather the seconds of finished runs of this model and protocol."""
         config = _expanded(0, *self.settings)[0]
         folder = Path(config.results_dir) / config.protocol.name / config.model.name
         return costs(record for _, record in scan(folder))
+
+
+def more_settings(named: Mapping[str, Sequence[str]], overrides: Sequence[str]) -> list[str]:
+    """Check overrides beside the names that a command's options give; return them.
+
+    Raises:
+        SymloraError: A name or an override is wrong, or an override belongs to an option.
+    """
+    words = quote_paths(overrides)
+    for word in words:
+        if (key := word.partition("=")[0].lstrip("+")) in (*GROUPS, "sweep"):
+            raise SymloraError(f"{word}: this command chooses {key} itself; its options (--help) name what it may be.")
+    check_words(["-m", *(f"{group}={name}" for group, names in named.items() for name in names), *words])
+    return words
 
 
 def command_study(chosen: argparse.Namespace) -> int:
@@ -155,7 +175,8 @@ def command_study(chosen: argparse.Namespace) -> int:
 
 def command_status(chosen: argparse.Namespace) -> int:
     """Run `symlora status`: print the table, or show it live."""
-    study, workers = Study.of(chosen), chosen.workers or cores()
+    study = Study.of(chosen)
+    workers = chosen.workers or study.workers
     if chosen.watch and sys.stdout.isatty():
         from symlora.sweep.watch import watch
 
@@ -201,8 +222,8 @@ def command_select(chosen: argparse.Namespace) -> int:
             print(f"No best point lies on an edge of {' or '.join(axes)}: nothing to widen.")
         for command in commands:
             print("symlora train -m " + " ".join(command), flush=True)
-            if chosen.run_widened:
-                multirun(command)
+            if chosen.run_widened and (status := multirun(command)) not in (0, FAILED_RUN):
+                return status
         if not chosen.run_widened:
             return 0
         found = _tried(study)

@@ -63,11 +63,13 @@ def _running(runs: Sequence[RunStatus], costs: Costs) -> Table:
     table = _table(
         "in training", "pack", "task", "method", "stage", "point", "seed", "epoch", "done", "loss", "score", "left"
     )
-    packs = list(dict.fromkeys(run.by for run in runs))
-    for run in sorted(runs, key=lambda run: packs.index(run.by)):
-        found, seconds = run.progress, seconds_left(run, costs)
+    packs: dict[str, list[RunStatus]] = {}
+    for run in runs:
+        packs.setdefault(run.by, []).append(run)
+    for number, run in ((number, run) for number, pack in enumerate(packs.values(), 1) for run in pack):
+        found, seconds = run.progress, seconds_left(packs[run.by], costs)
         table.add_row(
-            str(packs.index(run.by) + 1),
+            str(number),
             *_names(run),
             f"{found['epoch']}/{found['epochs']}" if found else "",
             f"{found['share']:.0%}" if found else "starts",
