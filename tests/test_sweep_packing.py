@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import run_config
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ from symlora.runner.reporter import format_duration
 from symlora.store.folder import run_folder
 from symlora.store.locks import locked, write_progress
 from symlora.sweep import launchers
-from symlora.sweep.launchers import cuda_device, visible_devices
+from symlora.sweep.launchers import cuda_device, gpus_of, visible_devices
 from symlora.sweep.packing import Job, PackPlan, most_tokens, plan
 from symlora.sweep.progress import Watcher, say
 from symlora.sweep.workload import model_type, packable
@@ -130,6 +131,8 @@ def test_without_the_variable_torch_is_asked(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert [cuda_device(job) for job in range(3)] == ["0", "1", "0"]
+    names = ("cpu", "cuda", "cuda:1", "mps")
+    assert [gpus_of(torch.device(name)) for name in names] == [[], ["0", "1"], ["1"], ["mps"]]
 
 
 def test_wrong_settings_of_the_inner_launcher_are_named() -> None:

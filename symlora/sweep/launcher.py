@@ -130,7 +130,7 @@ class PackedLauncher(Launcher):
         device = pick_device(first.device)
         kind, on_gpu = device.type, device.type != "cpu"
         most = given.max_tokens or most_tokens(kind, pick_precision(first.precision, device))
-        devices = launchers.visible_devices() if kind == "cuda" else ["mps"] * on_gpu
+        devices = launchers.gpus_of(device)
         # By all runs of the command, finished or not, so that a resumed sweep trains as before.
         inner = given.inner
         if inner == "auto":

@@ -62,6 +62,12 @@ def visible_devices() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
+def gpus_of(device: Any) -> list[str]:
+    """List the GPUs that a torch.device stands for: all of cuda, one of cuda:1."""
+    names = visible_devices() if device.type == "cuda" else ["mps"] * (device.type == "mps")
+    return names if device.index is None else names[device.index : device.index + 1]
+
+
 def cuda_device(job: int) -> str:
     """Return the GPU of job number `job`; empty without GPUs."""
     devices = visible_devices()
