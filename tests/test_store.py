@@ -300,3 +300,8 @@ def test_verify_results_tells_and_exits_with_1(
     assert ended.value.code == 1 and "norms.parquet has 1 bytes" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="no run folders"):
         main(["verify", str(tmp_path / "nowhere")])
+    work, sub = folder.with_name(".seed-0.0a1b2c3d"), folder.parents[2]
+    work.mkdir()
+    with locked(tmp_path / "runs", folder):
+        assert not any("killed" in problem for problem in verify(sub).problems)
+    assert "left by a process that was killed" in verify(sub).problems[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from symlora.errors import SymloraError
 from symlora.store.folder import RUN_FILE, find_damage, read_run, run_folders
-from symlora.store.locks import holder
+from symlora.store.locks import FOLDER, holder
 
 
 @dataclass
@@ -26,9 +26,11 @@ def verify(results_dir: Path) -> Found:
     from tqdm import tqdm
 
     found = Found()
+    place = results_dir.resolve()
+    locks = next((parent for parent in (place, *place.parents) if (parent / FOLDER).is_dir()), place)
     for folder in sorted(results_dir.rglob(".seed-*")):
         run = folder.with_name("seed-" + folder.name.split("-")[1].partition(".")[0])
-        if folder.is_dir() and holder(results_dir, run) is None:  # otherwise it is being written
+        if folder.is_dir() and holder(locks, run.resolve()) is None:  # otherwise it is being written
             name = folder.relative_to(results_dir).as_posix()
             found.problems.append(f"{name}: left by a process that was killed; the next attempt at this run removes it")
     for folder in tqdm([*run_folders(results_dir)], unit="run", leave=False, disable=not sys.stderr.isatty()):
