@@ -24,9 +24,11 @@ from symlora.errors import SymloraError
 ROWS = [{"text": f'a film, "number" {n}\nof many', "label": ("neg", "neutral", "pos")[n % 3]} for n in range(60)]
 
 
+OWN = ("task=custom", "model=minilm", "protocol=short")
+
+
 def own(place: Path | str, *overrides: str, columns: str = "text") -> Config:
-    return compose("task=custom", "model=minilm", "protocol=short", f"data.dir={place}", f"task.columns=[{columns}]",
-                   *overrides)  # fmt: skip
+    return compose(*OWN, f"data.dir={place}", f"task.columns=[{columns}]", *overrides)
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -108,6 +110,9 @@ def test_the_name_of_a_run_is_of_what_the_table_holds(tmp_path: Path) -> None:
     assert len({first, *map(config_hash, different)}) == 4
 
 
+PAIR = [{"text": f"a film {n}", "label": n % 2} for n in range(20)]
+
+
 def changed(row: int, **values: Any) -> list[dict[str, Any]]:
     return [*ROWS[: row - 1], {**ROWS[row - 1], **values}, *ROWS[row:]]
 
@@ -130,7 +135,12 @@ def changed(row: int, **values: Any) -> list[dict[str, Any]]:
         (ROWS, ["task.columns=[body]"], "lacks the column body. It has: text, label"),
         (ROWS, ["task.label=text"], "one of task.columns"),
         (ROWS, ["task.columns=[]"], "name one or two columns"),
-        (ROWS, ["task.score=auroc", "task.metrics=[accuracy,auroc]"], "task.score=auroc"),
+        (ROWS, ["task.metrics=[accuracy,auroc]"], "auroc does not fit classes. Choose among: accuracy, macro_f1"),
+        (PAIR, ["task.score=auroc", "task.metrics=[accuracy,auroc]"], "task.score=auroc"),
+        (PAIR, ["task.metrics=[mae]"], "mae does not fit two classes.*f1"),
+        (PAIR, ["task.labels=[0,1]", "task.regression=true"], "regression=true goes without task.labels"),
+        ([{"text": "a", "label": n + 0.5} for n in range(10)], [], "single row for validation"),
+        (changed(7, text="cut \ud83d"), [], "row 7, column text holds half a character"),
         (ROWS, ["task.shares.validation=0"], "no validation file"),
         (ROWS, ["task.shares.validation=1.5"], "sum to less than 1"),
         (ROWS, ["task.name=rte"], "cannot have a GLUE task's name"),
@@ -151,6 +161,9 @@ def test_a_bad_table_is_one_message(tmp_path: Path, rows: Any, overrides: list[s
         ("t.csv", b"text,label\na,x,y\n", "row 1 has 3 fields"),
         ("t.csv", b"text,text\na,x\n", "names a column twice"),
         ("t.csv", b"", "has no rows"),
+        ("t.csv", b'text,label\n"Nice" he said,x\n', r"line 2: ',' expected after '\"'. Put a text"),
+        ("t.tsv", b'text\tlabel\n"Not closed\tx\nb\ty\n', "line 3: unexpected end of data"),
+        ("t.tsv", b'text\tlabel\n"Begins\tx\nends"\ty\n', "row 1 has a text with a tab and a line break"),
         ("t.csv", b"text;label\na, b;x\n", "separated by semicolons"),
         ("t.json", b'[{"text": "a"},', r"t\.json is not valid JSON"),
         ("t.csv", b"text,label\n\xff\xfe,x\n", "UTF-8"),
@@ -166,6 +179,43 @@ def test_a_damaged_file_is_one_message(tmp_path: Path, name: str, content: bytes
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SymloraError, match=says):
         own(tmp_path / name)
+
+
+def test_no_row_of_a_file_is_lost(tmp_path: Path) -> None:
+    """An empty line of one column is a row without text; JSON may hold other line breaks than a newline."""
+    path, whole = tmp_path / "new.csv", own(write(tmp_path / "whole.csv", ROWS)).task
+    path.write_text("text\nfirst\n\nthird\n\n")
+    with pytest.raises(SymloraError, match="row 2, column text is empty"):
+        read_rows([path], whole)
+    path.write_text("text,label\nfirst,pos\n\nthird,neg\n")
+    assert read_rows([path], whole).texts == (["first", "third"],)
+    lines = tmp_path / "new.jsonl"
+    lines.write_text("".join(json.dumps({"text": f"a\u2028b\x85{n}"}, ensure_ascii=False) + "\n" for n in range(3)))
+    assert read_rows([lines], whole).texts[0][2] == "a\u2028b\x852"
+    with pytest.raises(SymloraError, match=r"none.csv cannot be read: No such file"):
+        read_rows([tmp_path / "none.csv"], whole)
+
+
+def test_a_further_file_of_a_glue_regression_is_read(tmp_path: Path) -> None:
+    rows = [{"sentence1": "a", "sentence2": "b", "label": 4.5}, {"sentence1": "c", "sentence2": "d", "label": 1}]
+    stsb = compose("task=stsb", "model=minilm").task
+    assert read_rows([write(tmp_path / "new.csv", rows)], stsb).labels.tolist() == [4.5, 1.0]
+
+
+def test_splits_of_a_hub_data_set_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {"train_r1": ROWS[:6], "train_r2": ROWS[6:30], "validation_matched": ROWS[:9], "trained": ROWS[:3]}
+    loaded = {name: datasets.Dataset.from_list(rows) for name, rows in parts.items()}
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: loaded)
+    monkeypatch.setenv("GLUE_DIR", str(tmp_path))  # is for GLUE's tasks
+    config = compose(*OWN, "data.dataset=some/set", "data.revision=1234abcd", "task.columns=[text]")
+    assert config.task.splits == {"train": 30, "validation": 9}
+
+
+def test_a_split_that_the_data_lack_is_one_message(tmp_path: Path) -> None:
+    config = own(write(tmp_path / "whole.csv", ROWS), "task.shares.test=0.2")
+    config.task.shares = {"validation": 0.1}
+    with pytest.raises(SymloraError, match=r"whole.csv has no split 'test': give its folder"):
+        load_splits(config.task, config.data, ["test"])
 
 
 def test_a_table_without_rows_is_one_message(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Labels that are text or whole numbers are classes, in sorted order; numbers with
 """
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,15 +37,24 @@ def complete(config: Config) -> None:
         raise SymloraError("task.columns: name one or two columns of text, such as task.columns=[text].")
     if task.label in task.columns:
         raise SymloraError(f"task.label={task.label} is one of task.columns: name the column that holds the labels.")
+    if data.dir == os.environ.get("GLUE_DIR"):  # which is for GLUE's tasks
+        data.dir = None
     raw = _read(task, data)
     if task.regression is None:
         task.regression = not task.labels and _are_scores(raw["train"][1][task.label])
     if not task.regression and not task.labels:
         task.labels = _classes(raw, task)
     kind = "scores" if task.regression else "two classes" if len(task.labels) == 2 else "classes"
+    if task.regression and task.labels:
+        raise SymloraError("task.regression=true goes without task.labels: scores have no classes.")
+    fitting = [*METRICS[kind], *["f1"] * (kind == "two classes")]
+    if odd := [name for name in task.metrics if name not in fitting]:
+        raise SymloraError(f"task.metrics: {odd[0]} does not fit {kind}. Choose among: {', '.join(fitting)}.")
     task.metrics = task.metrics or METRICS[kind]
     task.score = task.metrics[0] if task.score in ("", "???") else task.score
     splits = read_own(task, data)
+    if task.regression and len(splits["validation"]) < 2:
+        raise SymloraError("a single row for validation: a correlation needs two. Raise task.shares.validation.")
     task.splits = {name: len(split) for name, split in splits.items()}
     task.validation, task.test = ["validation"], [name for name in ("test",) if name in splits]
 
@@ -140,20 +150,23 @@ def _parsed(columns: Columns, where: str, split: str, task: TaskConfig) -> Split
             if not isinstance(text, str) or not text.strip():
                 found = f"holds {text!r}, which is not text" if text not in (None, "") else "is empty"
                 raise SymloraError(f"{where}: row {number}, column {name} {found}. Correct or remove that row.")
+            if any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise SymloraError(f"{where}: row {number}, column {name} holds half a character. Correct that row.")
     values = columns.get(task.label)
     rows = np.arange(len(texts[0]))
-    kind: Any = np.float32 if task.regression else np.int64
+    scores = not task.labels  # a GLUE task does not say whether it is a regression
+    kind: Any = np.float32 if scores else np.int64
     if values is None or (split == "test" and all(_hidden(value, split) for value in values)):
         return Split(split, texts, np.full(len(rows), -1, kind), rows)
     _refuse_empty(values, where, task.label)
     numbers = {name: number for number, name in enumerate(task.labels)}
     if not any(map(_whole, task.labels)):  # then a number stands for a class
         numbers |= {str(number): number for number in range(len(task.labels))}
-    parse = _score if task.regression else numbers.get
+    parse = _score if scores else numbers.get
     labels = [parse(str(value).strip()) for value in values]
     if None in labels:
         row = labels.index(None)
-        expected = "a number" if task.regression else f"one of {', '.join(task.labels[:20])}"
+        expected = "a number" if scores else f"one of {', '.join(task.labels[:20])}"
         raise SymloraError(f"{where}: row {row + 1}, column {task.label} holds {values[row]!r}; expected {expected}.")
     return Split(split, texts, np.array(labels, kind), rows)
 

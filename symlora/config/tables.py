@@ -19,7 +19,8 @@ Columns = dict[str, list[Any]]
 MAX_BYTES = 4 * 2**30  # a table is held in memory
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (*_DELIMITERS, ".jsonl", ".json", ".parquet")
-_SPLIT = re.compile(r"(?P<train>train)|(?P<validation>validation|valid|val|dev)|(?P<test>test)")
+_SPLIT = re.compile(r"(?:(?P<train>train)|(?P<validation>validation|valid|val|dev)|(?P<test>test))(?![a-z0-9])", re.I)
+QUOTES = 'Put a text that holds a quote into quotes, and double the quote: "a ""word""".'
 ADVICE = "Give a .csv, .tsv, .jsonl or .parquet file, or a folder with train, validation and test files of these kinds."
 
 
@@ -37,10 +38,8 @@ def find_tables(place: Path) -> dict[str, list[Path]]:
         return {"train": [place]}
     found: dict[str, list[Path]] = {}
     for path in sorted(place.iterdir()):
-        match = _SPLIT.match(path.name.lower())
+        match = _SPLIT.match(path.name)  # not of "trained.csv"
         if match and (path.suffix.lower() in SUFFIXES or (path / "state.json").is_file()):
-            if re.match(r"[a-z0-9]", path.name.lower()[match.end() :]):  # "trained.csv"
-                continue
             found.setdefault(str(match.lastgroup), []).append(path)
     if "train" not in found:
         raise SymloraError(f"{place} holds no table for training (train.csv, train.jsonl, ...). {ADVICE}")
@@ -58,7 +57,10 @@ def read_tables(files: Sequence[Path], wanted: Sequence[str], optional: str | No
     """
     columns: Columns = {}
     for path in files:
-        stat = path.stat()
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise SymloraError(f"{path} cannot be read: {error.strerror}.") from error
         found = _read(path, stat.st_mtime_ns, stat.st_size)
         names = [name for name in wanted if name != optional or name in found]
         if missing := [name for name in names if name not in found]:
@@ -80,10 +82,15 @@ def read_hub_tables(dataset: str, revision: str) -> dict[str, Columns]:
         loaded: Any = load_dataset(dataset, revision=revision)
     except Exception as error:  # network, HTTP, cache and format errors share no base class
         raise SymloraError(f"{dataset} at {revision} cannot be loaded ({first_line(error)}). {OFFLINE_HELP}") from error
-    splits = {match.lastgroup: _of_dataset(loaded[name]) for name in loaded if (match := _SPLIT.match(name))}
+    splits: dict[str, Columns] = {}
+    for name in loaded:
+        if match := _SPLIT.match(name):  # train_r1 and train_r2 are joined, as files are
+            columns = splits.setdefault(str(match.lastgroup), {})
+            for column, values in _of_dataset(loaded[name]).items():
+                columns.setdefault(column, []).extend(values)
     if "train" not in splits:
         raise SymloraError(f"{dataset} has no training split. It has: {', '.join(loaded)}.")
-    return {str(name): columns for name, columns in splits.items()}
+    return splits
 
 
 @lru_cache(maxsize=8)
@@ -127,10 +134,17 @@ def _of_dataset(dataset: Any) -> Columns:
 def _read_delimited(path: Path, delimiter: str) -> Columns:
     csv.field_size_limit(sys.maxsize)
     with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = [row for row in csv.reader(file, delimiter=delimiter) if row]
-    if len(rows) < 2:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        try:
+            lines = list(reader)
+        except csv.Error as error:  # a quote that is not closed would take in the rows after it
+            raise SymloraError(f"{path}: line {reader.line_num}: {error}. {QUOTES}") from None
+    while lines and not lines[-1]:
+        lines.pop()
+    if len(lines) < 2:
         raise SymloraError(f"{path} has no rows: expected a header line and one line per row.")
-    header = rows.pop(0)
+    header = lines.pop(0)
+    rows = [line or [""] for line in lines if line or len(header) == 1]  # an empty line may be an empty text
     if len(header) == 1 and ";" in header[0]:
         raise SymloraError(f"{path}: its fields are separated by semicolons. Save it with {delimiter!r} between them.")
     if len(set(header)) < len(header):
@@ -141,6 +155,8 @@ def _read_delimited(path: Path, delimiter: str) -> Columns:
                 f"{path}: row {number} has {len(row)} fields, the first line {len(header)}. Quote a text that holds "
                 f"{delimiter!r}."
             )
+        if delimiter == "\t" and any("\t" in field and "\n" in field for field in row):
+            raise SymloraError(f"{path}: row {number} has a text with a tab and a line break. {QUOTES}")
     return {name: list(column) for name, column in zip(header, zip(*rows, strict=True), strict=True)}
 
 
@@ -151,7 +167,7 @@ def _read_json(path: Path) -> Columns:
         rows = json.loads(text) if whole else []
     except ValueError as error:
         raise SymloraError(f"{path} is not valid JSON ({error}).") from None
-    for number, line in enumerate([] if whole else filter(str.strip, text.splitlines()), 1):
+    for number, line in enumerate([] if whole else filter(str.strip, text.split("\n")), 1):
         try:
             rows.append(json.loads(line))
         except ValueError as error:

@@ -52,7 +52,7 @@ def command_evaluate(chosen: argparse.Namespace) -> int:
 def command_predict(chosen: argparse.Namespace) -> int:
     """Run `symlora predict`."""
     _check_out(chosen.out, WRITERS)
-    lines = (sys.stdin.read().splitlines() if word == "-" else [word] for word in chosen.texts)
+    lines = ([line.rstrip("\r\n") for line in sys.stdin] if word == "-" else [word] for word in chosen.texts)
     texts, names = [text for part in lines for text in part], chosen.split.replace(",", " ").split()
     if sum(map(bool, (texts, names, chosen.file))) != 1:
         raise SymloraError("give one of: sentences (- reads stdin), --file, --split.")
