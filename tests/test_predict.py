@@ -19,6 +19,8 @@ from test_run import scored_run, small, train
 from symlora.cli import main
 from symlora.data.splits import load_splits
 from symlora.model.build import build_pack
+from symlora.model.source import ModelSource, find
+from symlora.runner.trained import of_run
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,14 @@ def rows_of(runs: Path, path: Path, split: str = "validation") -> Path:
     names = [config.task.labels[label] for label in loaded.labels]
     pd.DataFrame(columns | {"label": names}).to_csv(path, index=False)
     return path
+
+
+def test_base_is_a_folder_or_a_hub_name(runs: Path, minilm_dir: Path) -> None:
+    run = lora_of(runs)
+    hub = of_run(run).config.model
+    pinned = ModelSource(str(hub.hub), hub.revision)
+    for base, source in (("a/b", ModelSource("a/b", "main")), (hub.hub, pinned), (str(minilm_dir), None)):
+        assert find(of_run(run, base).config.model) == (source or ModelSource(str(minilm_dir), None))
 
 
 @pytest.mark.usefixtures("minilm_dir")

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from symlora.config.compose import compose
-from symlora.config.schema import Config, MethodConfig
+from symlora.config.schema import Config, MethodConfig, ModelConfig
 from symlora.data.tokens import TokenizedSplit
 from symlora.errors import SymloraError
 from symlora.interchange.base_scale import read_base_scale
@@ -120,7 +120,8 @@ def of_run(source: Path, base: str | None = None, config: Config | None = None) 
         config = made
         if config.model.path is not None and base is None:
             raise path_not_kept(source, config.model.path)
-        config.model.path = base or config.model.path
+        if base is not None:
+            _set_base(config.model, base, config.model.revision if base == config.model.hub else None)
     config = dataclasses.replace(config, init_from=None, precision=record["precision"])
     folder = source / "adapter"
     if not folder.is_dir():
@@ -132,12 +133,18 @@ def _config_of(adapter: StoredAdapter, task: str, base: str | None) -> Config:
     """Make a configuration for an adapter without a run."""
     source = base_source(adapter, base)
     config = compose(f"task={task}", "model=local", "model.name=adapter", "model.path=-", "protocol=short")
-    config.model.path = source.name_or_path if source.revision is None and Path(source.name_or_path).is_dir() else None
-    config.model.hub, config.model.revision = source.name_or_path, source.revision
+    _set_base(config.model, source.name_or_path, source.revision)
     settings = adapter.config.to_dict()
     kept = {key: settings[key] for key in ("bias", "init_lora_weights", "use_dora") if key in settings}
     config.method = MethodConfig(name=adapter.method.lower(), peft_type=adapter.method, peft_config=kept)
     return config
+
+
+def _set_base(model: ModelConfig, name: str, revision: str | None) -> None:
+    """Take the encoder from a folder, or from the hub at its revision or main."""
+    is_folder = revision is None and Path(name).is_dir()
+    model.path, model.package, model.hub = name if is_folder else None, None, name
+    model.revision = None if is_folder else revision or "main"
 
 
 def logits_of(
