@@ -28,6 +28,8 @@ from symlora.store.adapter_folder import CONFIG, WEIGHTS, StoredAdapter, read_ad
 def command(chosen: Namespace) -> int:
     """Run `symlora export`."""
     is_file, push_to = chosen.source.is_file(), chosen.push
+    if not chosen.source.exists():
+        raise SymloraError(f"{chosen.source} does not exist.")
     if chosen.to != "symlora" and (chosen.rank is not None or chosen.full):
         raise SymloraError("--rank and --full go with --to symlora.")
     if is_file and chosen.alpha is None:
@@ -79,7 +81,8 @@ def _from_adapter(adapter: StoredAdapter, chosen: Namespace) -> Iterator[str]:
             for name in (CONFIG, BASE_SCALE, *[CARD] * (adapter.run is not None)):  # PEFT's own card is empty
                 if (adapter.folder / name).is_file():
                     shutil.copyfile(adapter.folder / name, work / name)
-            save_file(adapter.tensors, work / WEIGHTS, metadata={"format": "pt"})
+            tensors = {name: tensor.contiguous() for name, tensor in adapter.tensors.items()}
+            save_file(tensors, work / WEIGHTS, metadata={"format": "pt"})
         yield f"{adapter.method} adapter: {out}"
     elif chosen.to == "merged":
         export_merged(adapter, out, chosen.base)
