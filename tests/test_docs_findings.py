@@ -253,8 +253,9 @@ def test_controls_are_judged_by_their_rules() -> None:
     again = validation("symlora", "cola", "8e-3", root="controls/repeated")
     change, there = (paired_interval(again, scores) for scores in found.scores)
     others = np.arange(10) != 4
-    nine, nine_again = (paired_interval(scores[others], without.scores[1][others]) for scores in (found.scores[0], again))
-    bare_again = paired_interval(again, without.scores[1])
+    bare_scores = without.scores[1]
+    nine, nine_again = (paired_interval(side[others], bare_scores[others]) for side in (found.scores[0], again))
+    bare_again = paired_interval(again, bare_scores)
     for said in (
         f"mean difference is {apart.estimate:.1f} points; all ten seeds favour LoRA of rank 4",
         f"is {p[0]:.3f}, and {decision.p_difference:.3f} after Holm",
@@ -266,8 +267,8 @@ def test_controls_are_judged_by_their_rules() -> None:
         f"{', '.join(bare_rates[:4])}, {bare_rates[4]} (8e-3) and {bare_rates[5]}.",
         f"difference of {without.difference.estimate:.1f} rests on that seed: the other nine give {nine.estimate:.1f} "
         f"({nine.low:.1f} to {nine.high:.1f}; looked at afterwards)",
-        f"it is {bare_again.estimate:.1f} ({bare_again.low:.1f} to {bare_again.high:.1f}), and {nine_again.estimate:.1f} "
-        f"({nine_again.low:.1f} to {nine_again.high:.1f}) without seed 4.",
+        f"it is {bare_again.estimate:.1f} ({bare_again.low:.1f} to {bare_again.high:.1f}), and "
+        f"{nine_again.estimate:.1f} ({nine_again.low:.1f} to {nine_again.high:.1f}) without seed 4.",
         f"planned: {unplanned_one.estimate:.1f} ({unplanned_one.low:.1f} to {unplanned_one.high:.1f})",
     ):
         assert said in told(), said

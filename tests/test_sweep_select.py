@@ -310,15 +310,15 @@ def test_a_stopped_grid_ends_the_command(tmp_path: Path, monkeypatch: pytest.Mon
         for method in ("symlora", "lora"):
             place(compose(*COMMON, f"method={method}", f"train.lr={rate}", f"results_dir={tmp_path}"), score)
     monkeypatch.setattr("symlora.sweep.study.BEST_DIR", tmp_path / "best")
-    started: list[Any] = []
+    stopped = Mock(return_value=130)
     for module in ("study", "paper"):
-        monkeypatch.setattr(f"symlora.sweep.{module}.multirun", lambda words: started.append(words) or 130)
+        monkeypatch.setattr(f"symlora.sweep.{module}.multirun", stopped)
     words = ["--model", "minilm", f"results_dir={tmp_path}"]
     for command in (["select", "--protocol", "short_holdout", "--widen", "--run"], ["paper"]):
         with pytest.raises(SystemExit) as ended:
             main([*command, "--tasks", "rte", *words])
         assert ended.value.code == 130
-    assert len(started) == 2 and not (tmp_path / "best").exists()
+    assert stopped.call_count == 2 and not (tmp_path / "best").exists()
 
 
 def test_status_counts_what_is_done(tmp_path: Path) -> None:
