@@ -321,8 +321,11 @@ def test_modules_to_save_are_checked(value: Any, message: str, tiny: TinyFactory
 
 def test_bitfit_trains_every_bias(tiny: TinyFactory, tmp_path: Path) -> None:
     config = config_of("bitfit", tiny("roberta"))
-    assert not encoder_is_frozen(config.method)
-    run = build(config, CPU, "bf16")  # a bias that trains in bfloat16 would lose its small steps
+    with_biases = config_of("symlora", tiny("roberta"), peft_config={"bias": "symlora_only"})
+    for each in (config, with_biases):
+        run = build(each, CPU, "bf16")  # a bias that trains in bfloat16 would lose its small steps
+        assert not encoder_is_frozen(each.method) and {p.dtype for _, p in run.trainable()} == {torch.float32}
+    run = build(config, CPU, "bf16")
     encoder = [name for name, _ in run.trainable() if not run.in_head(name)]
     stock = CLASSIFIER.from_pretrained(tiny("roberta"), num_labels=2)
     assert encoder == [

@@ -114,5 +114,8 @@ def test_what_it_does_not_compute_is_left_to_the_layers() -> None:
     assert not fits([layer_of(CONFIGS["loraxs"](r=RANK), N, N, torch.bfloat16)])
     # Its start is subtracted.
     assert not fits([layer_of(CONFIGS["symlora"](r=RANK, init_weights="eigen_largest"), N, N, torch.bfloat16)])
+    with_bias = layer_of(METHODS["lora"](), N, N, torch.bfloat16)
+    with_bias.get_base_layer().bias.requires_grad_(True)  # bias="lora_only"
+    assert not fits([with_bias])
     four = [layer_of(LoraConfig(r=4), N, N, torch.bfloat16) for _ in range(2)]
     assert not fits(four) and fits(four[:1])

@@ -75,7 +75,8 @@ def build_pack(
 
 def encoder_is_frozen(method: MethodConfig) -> bool:
     """Tell whether nothing of the encoder trains, which allows 16 bits."""
-    return method.trains != "all" and not method.base_parameters
+    biases = method.peft_config.get("bias", "none") != "none"
+    return method.trains != "all" and not method.base_parameters and not biases
 
 
 def _with_shared_encoder(model: Any) -> Any:
@@ -238,7 +239,10 @@ def _describe_loaded(
 
 
 def _draw(model: Any, keys: list[str], generator: torch.Generator) -> None:
-    """Draw head weights as transformers does, from the run's own generator."""
+    """Draw head weights as transformers does for BERT, from a generator.
+
+    For ModernBERT it has truncated normals of other widths; here all heads start alike.
+    """
     std = getattr(model.config, "initializer_range", 0.02)
     parameters = dict(model.named_parameters())
     with torch.no_grad():

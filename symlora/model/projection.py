@@ -53,7 +53,9 @@ def _fits(layer: Any, runs: int) -> bool:
     if type(layer) not in (LoraLinear, SymLoraLinear) or layer.disable_adapters or layer.merged:
         return False
     base, names = layer.get_base_layer(), layer.active_adapters
-    if type(base) is not nn.Linear or base.weight.dtype != torch.bfloat16 or base.weight.requires_grad:
+    if type(base) is not nn.Linear or base.weight.dtype != torch.bfloat16:
+        return False
+    if any(value.requires_grad for value in base.parameters()):  # they get no gradient here
         return False
     if base.weight.is_mps:  # it has no grouped_mm
         return False
