@@ -23,6 +23,7 @@ from transformers.models.auto import CONFIG_MAPPING
 from symlora import SymLoraConfig
 from symlora.adapters.config import LowRankConfig
 from symlora.adapters.loralambda import LoraLambdaConfig
+from symlora.adapters.lorta import LortaConfig
 from symlora.adapters.registry import METHODS
 from symlora.adapters.symlora import SymLoraLinear, symmetric_update
 from symlora.adapters.symmetric import SymmetricConfig
@@ -124,6 +125,13 @@ def test_unmerge_restores_every_bit_even_of_lambda_0_and_in_half_precision() -> 
     assert torch.equal(module.base_layer.weight, original) and module.merged_adapters == []
     module.merge(adapter_names=["default", "second"])
     assert torch.equal(module.base_layer.weight, one_by_one)
+    module.unmerge()
+    module.merge(adapter_names=["default"])
+    module.float()
+    with pytest.warns(UserWarning, match="additionally merging"):
+        module.merge(adapter_names=["second"])  # after a move: in the dtype that the layer has now
+    assert module.base_layer.weight.dtype == torch.float32
+    torch.testing.assert_close(module.base_layer.weight.bfloat16(), one_by_one)
 
 
 def test_safe_merge_refuses_nan_and_leaves_the_base() -> None:
@@ -292,7 +300,10 @@ def test_a_refused_adapter_leaves_the_model_as_it_was(base_dir: Path) -> None:
     for targets, error in ((["query", "dense"], ValueError), (["query", "word_embeddings"], TypeError)):
         with pytest.raises(error):
             get_peft_model(model, config(target_modules=targets))
-        assert names(model) == before
+        assert names(model) == before and all(value.requires_grad for value in model.parameters())
+    with pytest.raises(ValueError, match="num_heads = 5"):  # when its layers are in place
+        get_peft_model(model, LortaConfig(num_heads=5, target_modules=["query"]))
+    assert names(model) == before and all(value.requires_grad for value in model.parameters())
     again = get_peft_model(model, config(target_modules=["query"]))
     assert again.get_nb_trainable_parameters() == fresh.get_nb_trainable_parameters()
     with pytest.raises(ValueError, match="square"):

@@ -14,7 +14,7 @@ import torch
 from conftest import CPU, TinyFactory, epoch_batches, fit, run_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layers import model_of
+from layers import containers, model_of
 from test_checkpoint import checkpoint_of, same, stopped_at, trained
 from test_pack import data_of
 from torch import Tensor, nn
@@ -251,6 +251,36 @@ def test_singlora_fades_its_update_in(ramp: float, steps: int, T: int) -> None:
         torch.testing.assert_close(model(x) - base, wanted)
     model.merge_and_unload()
     torch.testing.assert_close(layer.base_layer(x) - base, 3 / 2 * x @ A[:6] @ A[:5].T)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        DyLoraConfig(r=4),
+        SingLoraConfig(r=2, ramp=4),
+        XgbLoraConfig(r=1, boosters=2),
+        PriLoraConfig(r=2, r_first=2, rank_pattern={"0": 2}, pruning_interval=1),
+    ],
+    ids=lambda config: config.method,
+)
+def test_an_adapter_that_is_not_active_is_left_alone(config: Any) -> None:
+    config.target_modules = {"0"}
+    model, layer = adapted(copy.deepcopy(config))
+    model.add_adapter("2", copy.deepcopy(config))
+    if config.method == "dylora":
+        model.base_model.set_rank(2)  # of the first
+    before = {name: value.clone() for name, value in containers(layer).items()}
+    model.set_adapter("2")
+    optimizer = torch.optim.AdamW([value for value in model.parameters() if value.requires_grad])
+    for step in range(1, 5):
+        model.base_model.before_step(step, 4, generator_of(step))
+        model.train()(torch.ones(2, 6, dtype=torch.float64)).sum().backward()
+        optimizer.step()
+        model.base_model.after_step(step, 4, optimizer)
+    held = containers(layer)
+    assert before and all(torch.equal(held[name], value) for name, value in before.items())
+    moved = containers(layer, "2")
+    assert not all(torch.equal(moved[name], value) for name, value in before.items())
 
 
 def again(config: Config, model: RunModel, result: Any, data: Any, folder: Path) -> None:

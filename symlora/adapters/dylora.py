@@ -79,15 +79,15 @@ class DyLoraModel(AdapterModel, config=DyLoraConfig, layer=DyLoraLinear):
             layer.set_rank(adapter, rank)
 
     def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:
-        layers = list(self.tuner_layers())
-        largest = max(r for layer in layers for r in layer.r.values())
+        active = [(layer, adapter) for layer, adapter, _ in self.adapted()]
+        largest = max(layer.r[adapter] for layer, adapter in active)
         rank = int(torch.randint(1, largest + 1, (1,), generator=generator))
-        for layer, adapter, _ in self.adapted():
+        for layer, adapter in active:
             layer.set_rank(adapter, rank, last_only=True)
         self._held = [
             (value, value.detach().clone(), layer.dylora_trained[adapter].bool(), dim)
-            for layer in layers
-            for adapter in layer.dylora_trained
+            for layer, adapter in active
+            if adapter in layer.dylora_trained
             for dim, value in ((0, layer.dylora_A[adapter]), (1, layer.dylora_B[adapter]))
         ]
 

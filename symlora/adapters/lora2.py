@@ -127,7 +127,7 @@ class Lora2Model(AdapterModel, config=Lora2Config, layer=Lora2Linear):
         found = [
             config.orth_reg_weight * layer.orthogonality(adapter)
             for layer, adapter, config in self.adapted()
-            if adapter in layer.active_adapters and config.orth_reg_weight
+            if config.orth_reg_weight
         ]
         return torch.stack(found).mean() if found else None
 

@@ -11,7 +11,8 @@ Benedek and Wolf, arXiv 2401.11316.
 Every `pruning_interval` steps the `pruned_share` of each row of A with the least importance |A_ij| · m_j is set to 0,
 from where training may take it up again. m (n_in), `prilora_norm`, is the moving average over the steps of the norms of
 the inputs' columns: m ← β m + (1 - β) √Σ_tokens x_j², β = `norm_decay`. Only training batches count.
-On encoders that do not run flat (symlora.model.encoder) Σ_tokens also includes the batch's padding.
+Σ_tokens also includes the batch's padding on encoders that do not run flat (symlora.model.encoder), and in bfloat16 the
+few tokens that fill a flat batch up.
 
 Trained values per matrix: (n_in + n_out) r_l, r in the mean. RoBERTa-base, query and value, 4 to 12: 294,912.
 
@@ -35,8 +36,8 @@ from symlora.adapters.tuner import AdapterModel
 class PriLoraConfig(LowRankConfig, method="prilora"):
     """Configure PRILoRA.
 
-    `rank_pattern` is filled in from the model's number of layers, unless it is given. `r` is the mean rank, and that of
-    modules outside of the numbered layers.
+    `rank_pattern` is filled in from the model's number of layers, unless it is given: make a new one for each model.
+    `r` is the mean rank, and that of modules outside of the numbered layers.
     """
 
     # All four from memory; see the top of this file.

@@ -42,7 +42,10 @@ def rank_of_share(weight: Tensor, share: float) -> int:
 
 @dataclass
 class SaraConfig(LowRankConfig, method="sara"):
-    """Configure SARA, whose ranks are in `rank_pattern` once made, never in `r`."""
+    """Configure SARA, whose ranks are in `rank_pattern` once made, never in `r`.
+
+    They are those of the first model that it is used on: make a new configuration for each model.
+    """
 
     share: float = setting(  # top of this file
         0.07,

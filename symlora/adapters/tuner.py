@@ -73,10 +73,11 @@ class AdapterModel(StepHook, BaseTuner):
         return (layer for _, layer in self._named_layers(self.model))
 
     def adapted(self) -> Iterator[tuple[Any, str, Any]]:
-        """Iterate over every layer's adapters: layer, adapter's name, its configuration."""
+        """Iterate over every layer's active adapters: layer, adapter's name, its configuration."""
         for layer in self.tuner_layers():
-            for adapter in layer.r:
-                yield layer, adapter, self.peft_config[adapter]
+            for adapter in layer.active_adapters:
+                if adapter in layer.r:
+                    yield layer, adapter, self.peft_config[adapter]
 
     def _named_layers(self, model: nn.Module) -> Iterator[tuple[str, Any]]:
         return ((name, module) for name, module in model.named_modules() if isinstance(module, self.tuner_layer_cls))
@@ -115,6 +116,7 @@ class AdapterModel(StepHook, BaseTuner):
         the error also lists modules with similar names.
         """
         before = {name: adapter_name in layer.r for name, layer in self._named_layers(model)}
+        trained = [value for value in model.parameters() if value.requires_grad]  # PEFT freezes them first
         try:
             super().inject_adapter(model, adapter_name, *args, **kwargs)
             self.after_injection(model, adapter_name)
@@ -125,6 +127,8 @@ class AdapterModel(StepHook, BaseTuner):
                     setattr(model.get_submodule(parent), child, layer.base_layer)
                 elif not before[name] and adapter_name in layer.r:
                     layer.delete_adapter(adapter_name)
+            for value in trained:
+                value.requires_grad_(True)
             if "not found in the base model" not in str(error) and "No modules were targeted" not in str(error):
                 raise
             targets = self.peft_config[adapter_name].target_modules
