@@ -1,5 +1,6 @@
 """A training that is stopped and goes on gives the same bits as one that never stopped."""
 
+import os
 import re
 import shutil
 import signal
@@ -20,12 +21,13 @@ from symlora.config.schema import Config
 from symlora.data.tokens import TokenizedSplit
 from symlora.model.build import build_pack
 from symlora.model.run_model import RunModel
+from symlora.store.folder import RUN_FILE
 from symlora.store.listing import command
 from symlora.store.locks import locked
 from symlora.training import checkpoint as module
 from symlora.training import interrupt as signals
 from symlora.training.checkpoint import Checkpoint
-from symlora.training.checkpoint_files import FOLDER, headers, unfinished
+from symlora.training.checkpoint_files import FOLDER, clear_settled, headers, plans, unfinished, write_plan
 from symlora.training.hooks import AdaLora
 from symlora.training.interrupt import Stopped
 from symlora.training.loop import fit_pack
@@ -185,6 +187,24 @@ def test_a_run_alone_starts_anew_and_does_not_cost_its_pack_the_checkpoint(
     resumed = checkpoint_of(tmp_path, some)
     same(trained(some, data, resumed), wanted)
     assert resumed.restarts == 1
+
+
+def test_a_forced_runs_checkpoint_outlives_the_record_before(
+    tiny: TinyFactory, tmp_path: Path, stop: Stop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop(5, configs(tiny("bert"), "symlora", 1), data_of(UNEQUAL))
+    (run,) = headers(tmp_path)[0].runs
+    write_plan(tmp_path, [run])
+    record = tmp_path / run / RUN_FILE
+    record.parent.mkdir(parents=True)
+    record.touch()
+    monkeypatch.setattr("symlora.training.checkpoint_files.read_run", lambda folder: {"status": "finished"})
+    os.utime(record, (1, 1))  # of the training before
+    clear_settled(tmp_path)
+    assert headers(tmp_path) and plans(tmp_path) == [(run,)] and unfinished(tmp_path)
+    os.utime(record)
+    clear_settled(tmp_path)
+    assert not headers(tmp_path) and not plans(tmp_path)
 
 
 def test_what_is_damaged_or_of_another_origin_is_not_used(

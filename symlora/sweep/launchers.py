@@ -63,7 +63,7 @@ def visible_devices() -> list[str]:
 
 
 def gpus_of(device: Any) -> list[str]:
-    """List the GPUs that a torch.device stands for: all of cuda, one of cuda:1."""
+    """List the GPUs of a torch.device: all, or the numbered one."""
     names = visible_devices() if device.type == "cuda" else ["mps"] * (device.type == "mps")
     return names if device.index is None else names[device.index : device.index + 1]
 

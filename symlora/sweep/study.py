@@ -143,7 +143,7 @@ class Study:
 
     @property
     def workers(self) -> int:
-        """Count the packs that train at once here: one a GPU, else one a core."""
+        """Count the packs at once: one a GPU, else one a core."""
         (config, *_) = _expanded(0, *self.settings)
         return cores() if config.device == "cpu" else len(visible_devices()) or cores()
 

@@ -107,7 +107,7 @@ def clear_settled(results_dir: Path, mine: Sequence[str] = ()) -> None:
 
 
 def _is_over(path: Path, run: Path) -> bool:
-    """Tell whether a run was settled after this file of its pack was written."""
+    """Tell whether a run was settled after its pack wrote this file."""
     if not is_settled(read_run(run)):
         return False
     try:  # the record of a forced run that was stopped is that of the training before
