@@ -49,18 +49,17 @@ methods: .venv/.ready ## List the methods and their trained parameters on RoBERT
 ifneq ($(origin PROTOCOL),environment)
 sweep select seeds study status: PROTOCOL = $(if $(filter minilm,$(MODEL)),short_holdout,paper)
 endif
-comma := ,
-SWEPT = $(if $(TASKS),$(shell echo $(TASKS) | tr ' ' '$(comma)'),$(TASK))
+SWEPT = $(if $(TASKS),$(shell echo $(TASKS) | tr -s ', ' ','),$(TASK))
 STUDY_TASKS = $(or $(TASKS),$(if $(filter file,$(origin TASK)),,$(TASK)))
 STUDY = --tasks "$(STUDY_TASKS)" --model $(MODEL) --protocol $(PROTOCOL)
 
-sweep: .venv/.ready ## Train the grid of one task at one seed, the same for SymLoRA and LoRA: TASK= MODEL= PROTOCOL= ARGS=
+sweep: .venv/.ready ## Train the grid of a task at one seed, the same for SymLoRA and LoRA: TASK= or TASKS= MODEL= PROTOCOL= ARGS=
 	@$(SYMLORA) train -m sweep=grid task=$(SWEPT) model=$(MODEL) protocol=$(PROTOCOL) $(ARGS)
 
 select: .venv/.ready ## Write the best grid point of each method and task to configs/best (WIDEN="--widen [--run]": go beyond the grid's edges)
 	@$(SYMLORA) select $(STUDY) $(WIDEN) $(ARGS)
 
-seeds: .venv/.ready ## Train seeds 0 to N-1 of the selected points: TASK= MODEL= PROTOCOL= N=5 ARGS=
+seeds: .venv/.ready ## Train seeds 0 to N-1 of the selected points: TASK= or TASKS= MODEL= PROTOCOL= N=5 ARGS=
 	@$(SYMLORA) train -m sweep=seeds task=$(SWEPT) model=$(MODEL) protocol=$(PROTOCOL) 'seed=range($(N))' $(ARGS)
 
 study: .venv/.ready ## Run sweep, select and seeds for TASKS="rte mrpc" (default: all of the protocol's recipe); resumable

@@ -21,7 +21,7 @@ from symlora.config.schema import Config
 from symlora.data.tokens import TokenizedSplit
 from symlora.model.build import build_pack
 from symlora.model.run_model import RunModel
-from symlora.store.folder import RUN_FILE
+from symlora.store.folder import FAILED_FILE, RUN_FILE
 from symlora.store.listing import command
 from symlora.store.locks import locked
 from symlora.training import checkpoint as module
@@ -192,7 +192,10 @@ def test_a_run_alone_starts_anew_and_does_not_cost_its_pack_the_checkpoint(
 def test_a_forced_runs_checkpoint_outlives_the_record_before(
     tiny: TinyFactory, tmp_path: Path, stop: Stop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop(5, configs(tiny("bert"), "symlora", 1), data_of(UNEQUAL))
+    some = configs(tiny("bert"), "symlora", 1)
+    forced = partial(checkpoint_of, force=True)
+    monkeypatch.setattr("test_checkpoint.checkpoint_of", forced)
+    stop(5, some, data_of(UNEQUAL))
     (run,) = headers(tmp_path)[0].runs
     write_plan(tmp_path, [run])
     record = tmp_path / run / RUN_FILE
@@ -202,9 +205,12 @@ def test_a_forced_runs_checkpoint_outlives_the_record_before(
     os.utime(record, (1, 1))  # of the training before
     clear_settled(tmp_path)
     assert headers(tmp_path) and plans(tmp_path) == [(run,)] and unfinished(tmp_path)
-    os.utime(record)
+    (record.parent / FAILED_FILE).touch()  # the forced run diverged
     clear_settled(tmp_path)
     assert not headers(tmp_path) and not plans(tmp_path)
+    write_plan(tmp_path, [run])  # by a sweep that waited for another process's run
+    clear_settled(tmp_path)
+    assert not plans(tmp_path)
 
 
 def test_what_is_damaged_or_of_another_origin_is_not_used(

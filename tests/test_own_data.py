@@ -139,7 +139,7 @@ def changed(row: int, **values: Any) -> list[dict[str, Any]]:
         (PAIR, ["task.score=auroc", "task.metrics=[accuracy,auroc]"], "task.score=auroc"),
         (PAIR, ["task.metrics=[mae]"], "mae does not fit two classes.*f1"),
         (PAIR, ["task.labels=[0,1]", "task.regression=true"], "regression=true goes without task.labels"),
-        ([{"text": "a", "label": n + 0.5} for n in range(10)], [], "single row for validation"),
+        ([{"text": "a", "label": n + 0.5} for n in range(10)], [], "validation has one row"),
         (changed(7, text="cut \ud83d"), [], "row 7, column text holds half a character"),
         (ROWS, ["task.shares.validation=0"], "no validation file"),
         (ROWS, ["task.shares.validation=1.5"], "sum to less than 1"),
@@ -161,9 +161,10 @@ def test_a_bad_table_is_one_message(tmp_path: Path, rows: Any, overrides: list[s
         ("t.csv", b"text,label\na,x,y\n", "row 1 has 3 fields"),
         ("t.csv", b"text,text\na,x\n", "names a column twice"),
         ("t.csv", b"", "has no rows"),
-        ("t.csv", b'text,label\n"Nice" he said,x\n', r"line 2: ',' expected after '\"'. Put a text"),
-        ("t.tsv", b'text\tlabel\n"Not closed\tx\nb\ty\n', "line 3: unexpected end of data"),
+        ("t.csv", b'text,label\n"Nice" he said,x\n', r"row 1: ',' expected after '\"'. Put a text"),
+        ("t.tsv", b'text\tlabel\n"Not closed\tx\nb\ty\n', "row 1: unexpected end of data"),
         ("t.tsv", b'text\tlabel\n"Begins\tx\nends"\ty\n', "row 1 has a text with a tab and a line break"),
+        ("t.csv", b"\n\ntext\na\n", "lacks the column label. It has: text"),
         ("t.csv", b"text;label\na, b;x\n", "separated by semicolons"),
         ("t.json", b'[{"text": "a"},', r"t\.json is not valid JSON"),
         ("t.csv", b"text,label\n\xff\xfe,x\n", "UTF-8"),
@@ -214,7 +215,7 @@ def test_splits_of_a_hub_data_set_are_joined(tmp_path: Path, monkeypatch: pytest
 def test_a_split_that_the_data_lack_is_one_message(tmp_path: Path) -> None:
     config = own(write(tmp_path / "whole.csv", ROWS), "task.shares.test=0.2")
     config.task.shares = {"validation": 0.1}
-    with pytest.raises(SymloraError, match=r"whole.csv has no split 'test': give its folder"):
+    with pytest.raises(SymloraError, match=r"whole.csv has no split 'test': give a folder"):
         load_splits(config.task, config.data, ["test"])
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -300,7 +301,7 @@ PAPER_GRID = ("sweep=grid", "task=rte", "model=minilm", "protocol=paper")
 @pytest.mark.parametrize("command", ["study", "select", "status", "paper"])
 @pytest.mark.parametrize("word", ["model=minilm", "task=rte", "+protocol=study", "method=lora", "sweep=seeds"])
 def test_names_that_options_give_are_no_overrides(command: str, word: str) -> None:
-    with pytest.raises(SystemExit, match=r"this command chooses \w+ itself"):
+    with pytest.raises(SystemExit, match=r"this command sets \w+ itself"):
         main([command, word])
 
 
@@ -369,7 +370,8 @@ def test_a_pack_ends_at_once(tmp_path: Path) -> None:
         return [RunStatus("seeds", "rte", "lora", each, "running", by="host 1", **more) for each in places]
 
     known = {("rte", "lora"): [100.0]}
-    assert time_left(pack(progress={"left": 600.0}), known, 1) == (600.0, 0)
+    diverged = replace(pack()[0], progress={"left": 900.0})
+    assert time_left([diverged, *pack(progress={"left": 600.0})[1:]], known, 1) == (600.0, 0)
     assert time_left(pack(elapsed=300.0), known, 1) == (500.0, 0)
     assert time_left(pack(elapsed=300.0), {}, 1) == (0.0, 8)
 

@@ -172,7 +172,8 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         merged = original.to(self.merge_dtype)
         for name in self.merged_adapters + adapter_names:
             merged = merged + self.get_delta_weight(name).to(merged.device)
-        now = self.get_base_weight()  # the model may have been moved since an earlier merge
+        # The model may have been moved since an earlier merge.
+        now = original if self._original_weight is None else self.get_base_weight()
         merged = merged.to(now.device, now.dtype)
         if safe_merge and not torch.isfinite(merged).all():
             raise ValueError(f"NaNs detected in the merged weights. The adapter {adapter_names} seems to be broken")

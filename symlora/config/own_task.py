@@ -19,6 +19,7 @@ from symlora.config.schema import Config, DataConfig, TaskConfig
 from symlora.config.tables import Columns, find_tables, read_hub_tables, read_tables
 from symlora.errors import SymloraError
 
+_HALF = re.compile("[\ud800-\udfff]")  # a lone surrogate, which has no UTF-8
 METRICS = {  # the first is the score
     "scores": ["pearson", "spearmanr", "mae"],
     "two classes": ["accuracy", "macro_f1", "balanced_accuracy", "matthews_correlation", "auroc"],
@@ -37,7 +38,7 @@ def complete(config: Config) -> None:
         raise SymloraError("task.columns: name one or two columns of text, such as task.columns=[text].")
     if task.label in task.columns:
         raise SymloraError(f"task.label={task.label} is one of task.columns: name the column that holds the labels.")
-    if data.dir == os.environ.get("GLUE_DIR"):  # which is for GLUE's tasks
+    if data.dir == os.path.expanduser(os.environ.get("GLUE_DIR", "")):  # which is for GLUE's tasks
         data.dir = None
     raw = _read(task, data)
     if task.regression is None:
@@ -54,7 +55,7 @@ def complete(config: Config) -> None:
     task.score = task.metrics[0] if task.score in ("", "???") else task.score
     splits = read_own(task, data)
     if task.regression and len(splits["validation"]) < 2:
-        raise SymloraError("a single row for validation: a correlation needs two. Raise task.shares.validation.")
+        raise SymloraError("validation has one row, and a correlation needs two: add rows, or raise its share.")
     task.splits = {name: len(split) for name, split in splits.items()}
     task.validation, task.test = ["validation"], [name for name in ("test",) if name in splits]
 
@@ -150,7 +151,7 @@ def _parsed(columns: Columns, where: str, split: str, task: TaskConfig) -> Split
             if not isinstance(text, str) or not text.strip():
                 found = f"holds {text!r}, which is not text" if text not in (None, "") else "is empty"
                 raise SymloraError(f"{where}: row {number}, column {name} {found}. Correct or remove that row.")
-            if any("\ud800" <= letter <= "\udfff" for letter in text):
+            if not text.isascii() and _HALF.search(text):
                 raise SymloraError(f"{where}: row {number}, column {name} holds half a character. Correct that row.")
     values = columns.get(task.label)
     rows = np.arange(len(texts[0]))

@@ -134,13 +134,15 @@ def _of_dataset(dataset: Any) -> Columns:
 def _read_delimited(path: Path, delimiter: str) -> Columns:
     csv.field_size_limit(sys.maxsize)
     with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        lines: list[list[str]] = []
         try:
-            lines = list(reader)
+            lines.extend(csv.reader(file, delimiter=delimiter, strict=True))
         except csv.Error as error:  # a quote that is not closed would take in the rows after it
-            raise SymloraError(f"{path}: line {reader.line_num}: {error}. {QUOTES}") from None
+            raise SymloraError(f"{path}: row {len(lines)}: {error}. {QUOTES}") from None
     while lines and not lines[-1]:
         lines.pop()
+    while lines and not lines[0]:
+        lines.pop(0)
     if len(lines) < 2:
         raise SymloraError(f"{path} has no rows: expected a header line and one line per row.")
     header = lines.pop(0)
@@ -156,7 +158,10 @@ def _read_delimited(path: Path, delimiter: str) -> Columns:
                 f"{delimiter!r}."
             )
         if delimiter == "\t" and any("\t" in field and "\n" in field for field in row):
-            raise SymloraError(f"{path}: row {number} has a text with a tab and a line break. {QUOTES}")
+            raise SymloraError(
+                f"{path}: row {number} has a text with a tab and a line break, as if a quote were not closed. Close "
+                "it, or save the table as .csv or .jsonl."
+            )
     return {name: list(column) for name, column in zip(header, zip(*rows, strict=True), strict=True)}
 
 

@@ -45,7 +45,8 @@ def load_splits(task: TaskConfig, data: DataConfig, names: Iterable[str]) -> dic
         if name not in task.splits:
             raise SymloraError(f"{task.name} has no split {name!r}. Choose among: {', '.join(task.splits)}.")
         if own and name not in own:
-            raise SymloraError(f"{data.dir} has no split {name!r}: give its folder, or the file alone with --file.")
+            place = data.dir or data.dataset
+            raise SymloraError(f"{place} has no split {name!r}: give a folder that has (--data), or its file (--file).")
         split = own[name] if own else _checked(*_read(task, data, name), task, data, name)
         if name == "train" and data.train_limit is not None:
             split = split.take(choose_rows(split.labels, min(data.train_limit, len(split)), 0))

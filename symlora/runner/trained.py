@@ -142,7 +142,7 @@ def _config_of(adapter: StoredAdapter, task: str, base: str | None) -> Config:
 
 def _set_base(model: ModelConfig, name: str, revision: str | None) -> None:
     """Take the encoder from a folder or from the hub."""
-    is_folder = revision is None and Path(name).is_dir()
+    is_folder = revision is None and (Path(name).is_dir() or name.startswith((".", "/")))
     model.path, model.package, model.hub = name if is_folder else None, None, name
     model.revision = None if is_folder else revision or "main"
 

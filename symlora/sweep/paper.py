@@ -112,7 +112,7 @@ class Paper:
         where = ("--results-dir", expand(*self.study(*self.tasks).settings)[0].results_dir)
         for method in METHODS:
             zipped = ("--protocol", PROTOCOL, "--model", self.model, "--method", method)
-            if (status := symlora("submission", *zipped, *where)) > FAILED_RUN:
+            if (status := symlora("submission", *zipped, *where)) not in (0, FAILED_RUN):
                 return status
         return symlora("report", *where)
 

@@ -83,7 +83,7 @@ def time_left(runs: Iterable[RunStatus], costs: Costs, workers: int) -> tuple[fl
 def seconds_left(pack: Sequence[RunStatus], costs: Costs) -> float | None:
     """Estimate a pack's seconds left, by its steps or similar runs."""
     if by_steps := [float(run.progress["left"]) for run in pack if "left" in run.progress]:
-        return max(by_steps)
+        return min(by_steps)  # a run that left its pack reports no longer
     shares = []  # a finished run's seconds are its share of its pack's
     for run in pack:
         of_task = [second for (task, _), seconds in costs.items() if task == run.task for second in seconds]

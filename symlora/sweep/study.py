@@ -145,7 +145,9 @@ class Study:
     def workers(self) -> int:
         """Count the packs at once: one a GPU, else one a core."""
         (config, *_) = _expanded(0, *self.settings)
-        return cores() if config.device == "cpu" else len(visible_devices()) or cores()
+        if config.device == "cpu":
+            return cores()
+        return 1 if config.device[-1].isdigit() else len(visible_devices()) or cores()  # cuda:1
 
     def costs(self) -> Costs:
         """Gather the seconds of finished runs of this model and protocol."""
@@ -163,7 +165,7 @@ def more_settings(named: Mapping[str, Sequence[str]], overrides: Sequence[str]) 
     words = quote_paths(overrides)
     for word in words:
         if (key := word.partition("=")[0].lstrip("+")) in (*GROUPS, "sweep"):
-            raise SymloraError(f"{word}: this command chooses {key} itself; its options (--help) name what it may be.")
+            raise SymloraError(f"{word}: this command sets {key} itself (see --help).")
     check_words(["-m", *(f"{group}={name}" for group, names in named.items() for name in names), *words])
     return words
 

@@ -66,17 +66,19 @@ def _running(runs: Sequence[RunStatus], costs: Costs) -> Table:
     packs: dict[str, list[RunStatus]] = {}
     for run in runs:
         packs.setdefault(run.by, []).append(run)
-    for number, run in ((number, run) for number, pack in enumerate(packs.values(), 1) for run in pack):
-        found, seconds = run.progress, seconds_left(packs[run.by], costs)
-        table.add_row(
-            str(number),
-            *_names(run),
-            f"{found['epoch']}/{found['epochs']}" if found else "",
-            f"{found['share']:.0%}" if found else "starts",
-            _course(found.get("losses", ())),
-            _course(found.get("scores", ()), found.get("metric", "")),
-            "?" if seconds is None else format_duration(seconds),
-        )
+    for number, pack in enumerate(packs.values(), 1):
+        seconds = seconds_left(pack, costs)
+        for run in pack:
+            found = run.progress
+            table.add_row(
+                str(number),
+                *_names(run),
+                f"{found['epoch']}/{found['epochs']}" if found else "",
+                f"{found['share']:.0%}" if found else "starts",
+                _course(found.get("losses", ())),
+                _course(found.get("scores", ()), found.get("metric", "")),
+                "?" if seconds is None else format_duration(seconds),
+            )
     return table
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from symlora.store.files import atomic_write
-from symlora.store.folder import RUN_FILE, is_settled, read_run
+from symlora.store.folder import FAILED_FILE, RUN_FILE, is_settled, read_run
 from symlora.store.locks import holder
 
 FOLDER = ".checkpoints"
@@ -64,7 +64,7 @@ def unfinished(results_dir: Path) -> list[tuple[str, str, str]]:
     found: dict[str, tuple[str, str, str]] = {}
     for header in headers(results_dir):
         for run in header.runs:
-            if run not in found and not _is_over(header.path, results_dir / run):
+            if run not in found and not _is_over(results_dir / run, header):
                 state = "running" if holder(results_dir, results_dir / run) else "stopped"
                 found[run] = (run, state, f"{header.steps:,}")
     return sorted(found.values())
@@ -98,19 +98,26 @@ def pack_name(runs: Sequence[str]) -> str:
 
 def clear_settled(results_dir: Path, mine: Sequence[str] = ()) -> None:
     """Remove the files of settled runs, not `mine`."""
-    left = {header.path: header.runs for header in headers(results_dir)}
-    left |= {results_dir / FOLDER / f"{pack_name(runs)}.plan.json": runs for runs in plans(results_dir)}
-    for path, runs in left.items():  # a fault in writing a folder is tried again from the trained checkpoint
-        settled = all(_is_over(path, results_dir / run) for run in runs)
-        if settled and set(runs).isdisjoint(mine) and not any(holder(results_dir, results_dir / run) for run in runs):
-            path.unlink(missing_ok=True)
+
+    def free(runs: Sequence[str]) -> bool:
+        return set(runs).isdisjoint(mine) and not any(holder(results_dir, results_dir / run) for run in runs)
+
+    stopped = set()
+    for header in headers(results_dir):  # a fault in writing a folder is tried again from the trained checkpoint
+        if all(_is_over(results_dir / run, header) for run in header.runs) and free(header.runs):
+            header.path.unlink(missing_ok=True)
+        else:
+            stopped.add(pack_name(header.runs))
+    for runs in plans(results_dir):
+        settled = all(is_settled(read_run(results_dir / run)) for run in runs)
+        if settled and pack_name(runs) not in stopped and free(runs):
+            (results_dir / FOLDER / f"{pack_name(runs)}.plan.json").unlink(missing_ok=True)
 
 
-def _is_over(path: Path, run: Path) -> bool:
-    """Tell whether a run was settled after its pack wrote this file."""
+def _is_over(run: Path, header: Header) -> bool:
+    """Tell whether a run of this checkpoint is settled."""
     if not is_settled(read_run(run)):
         return False
-    try:  # the record of a forced run that was stopped is that of the training before
-        return (run / RUN_FILE).stat().st_mtime_ns >= path.stat().st_mtime_ns
-    except OSError:  # another process removed one of them
-        return True
+    # The record of a forced run that was stopped is that of the training before.
+    records = [path.stat().st_mtime for path in (run / RUN_FILE, run / FAILED_FILE) if path.exists()]
+    return not header.fingerprint.get("force") or max(records) >= header.path.stat().st_mtime
