@@ -128,6 +128,18 @@ def test_front_matter_and_score_of_a_glue_run(method: str, task: str, tmp_path: 
         assert f"{record['parameters'][count]:,}" in card.content
 
 
+def test_a_card_names_folder_subset_and_stop(tmp_path: Path) -> None:
+    """`model.path` leaves the hub name of the model's file in the configuration."""
+    record, logits, labels = committed("symlora", "mrpc")
+    record["config"]["model"]["path"] = "encoder"
+    record["config"]["data"] |= {"train_limit": 64, "allow_subset": True}
+    card = card_of(tmp_path, record | {"stopped_epoch": 8}, logits, labels)
+    assert card.data.base_model is None and card.data.eval_results is None and card.data.datasets is None
+    assert HUB not in card.content and '`"encoder"` is the folder of the encoder' in card.content
+    assert "trained on 64 rows of GLUE (not the official splits)" in card.content
+    assert "is stored; stopped after 8)" in card.content
+
+
 def test_a_score_without_an_interval_says_so(tmp_path: Path) -> None:
     three = np.arange(3, dtype=np.float32)
     assert score_interval("pearson", three[:, None], three) is None

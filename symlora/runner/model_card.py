@@ -29,6 +29,11 @@ def write_card(folder: Path, record: Mapping[str, Any], predictions: Mapping[tup
     config, score = record["config"], record["score"]
     model, method = config["model"], config["method"]["peft_type"]
     rows = predictions[score["selection"], score["split"]]
+    data, trained_on = config["data"], _TRAINED_ON[config["data"]["source"]]
+    if (limit := data.get("train_limit")) is not None:
+        trained_on = f"{limit:,} rows of {trained_on}"
+    if data.get("allow_subset"):
+        trained_on += " (not the official splits)"
     card = ModelCard.from_template(
         _front_matter(record),
         template_path=str(TEMPLATE),
@@ -38,13 +43,15 @@ def write_card(folder: Path, record: Mapping[str, Any], predictions: Mapping[tup
         parameters=record["parameters"],
         method=method,
         kind=f"[SymLoRA](https://arxiv.org/abs/2504.03719) ({method})" if method == "SYMLORA" else method,
-        base=model["hub"] or model["path"] or model["name"],
+        base=model["path"] or model["hub"] or model["name"],
+        hub=_hub(model),
         ours=method in METHODS,
-        trained_on=_TRAINED_ON[config["data"]["source"]],
+        trained_on=trained_on,
         value=_finite(score["value"]),
         interval=score_interval(score["metric"], rows["logits"], rows["label"]),
         selection=_SELECTION[score["selection"]],
         epoch=record["selections"][score["selection"]]["epoch"],
+        stopped=record.get("stopped_epoch"),
     )
     card.save(folder / "README.md")
 
@@ -70,7 +77,7 @@ def _front_matter(record: Mapping[str, Any]) -> Any:
     config, score, method = record["config"], record["score"], record["config"]["method"]["peft_type"]
     task, data, model = config["task"]["name"], config["data"], config["model"]
     metric, value = _HUB_METRICS.get(score["metric"], score["metric"]), _finite(score["value"])
-    is_glue = data["source"] == "glue"
+    is_glue = data["source"] == "glue" and not data.get("allow_subset")
     result = EvalResult(
         task_type="text-classification",
         dataset_type=data["dataset"],
@@ -82,7 +89,7 @@ def _front_matter(record: Mapping[str, Any]) -> Any:
         metric_value=value,
     )
     return ModelCardData(
-        base_model=model["hub"],
+        base_model=_hub(model),
         library_name="peft",
         pipeline_tag="text-classification",
         language=None if data["source"] == "own" else "en",
@@ -96,6 +103,11 @@ def _front_matter(record: Mapping[str, Any]) -> Any:
         model_name=f"{config['method']['name']}-{task}-{model['name']}" if is_glue else None,
         eval_results=[result] if is_glue and value is not None else None,
     )
+
+
+def _hub(model: Mapping[str, Any]) -> str | None:
+    """Return the encoder's name on the hub; a folder has none."""
+    return None if model["path"] else model["hub"]
 
 
 def _finite(value: float | None) -> float | None:
