@@ -16,6 +16,7 @@ from symlora.config.schema import Config
 from symlora.runner.reporter import Reporter
 from symlora.runner.run import run_pack
 from symlora.training.interrupt import Stopped
+from symlora.training.loop import fit_pack
 
 pytestmark = pytest.mark.usefixtures("minilm_dir")
 
@@ -84,14 +85,38 @@ def test_each_run_of_a_pack_has_a_wandb_run(tmp_path: Path, monkeypatch: pytest.
         assert summary["protocol/selection"] == config.protocol.selection
 
 
-def test_a_stopped_run_goes_on_in_its_wandb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pack_trained_again_in_halves_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    some = [mirrored(tmp_path, f"seed={seed}", "method=lora", "train.epochs=1") for seed in range(2)]
+
+    def short_of_memory(configs: Any, data: Any, pack: Any, *, on_step: Any, **more: Any) -> Any:
+        def tell(number: int, progress: Any) -> None:
+            on_step(number, progress)
+            if len(configs) > 1 and number == 1:
+                raise MemoryError
+
+        return fit_pack(configs, data, pack, on_step=tell, **more)
+
+    monkeypatch.setattr("symlora.runner.run.fit_pack", short_of_memory)
+    run_pack(some, [Reporter(config, quiet=True) for config in some])
+    assert [len([row for row in rows if "train/loss" in row]) for _, rows, _, _ in offline_runs(tmp_path)] == [
+        1,
+        1,
+        3,
+        3,
+    ]
+
+
+@pytest.mark.parametrize("scoring", [False, True])
+def test_a_stopped_run_goes_on_in_its_wandb_run(scoring: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped at a step, or at the last of an epoch: then the epoch is scored when it goes on."""
     monkeypatch.chdir(tmp_path)
     config = mirrored(tmp_path)
     real = Reporter.step
 
     def stopping(reporter: Reporter, progress: Any) -> None:
         real(reporter, progress)
-        if progress.step == 3:
+        if progress.step == (progress.steps // config.train.epochs if scoring else 3):
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patched:
@@ -102,6 +127,9 @@ def test_a_stopped_run_goes_on_in_its_wandb_run(tmp_path: Path, monkeypatch: pyt
     first, second = offline_runs(tmp_path)
     assert first[0] == second[0] and (first[3], second[3]) == (1, 0)
     steps = [row["_step"] for part in (first, second) for row in part[1] if "train/loss" in row]
+    ends = [row["_step"] for part in (first, second) for row in part[1] if "train/epoch_loss" in row]
+    per_epoch = len(steps) // config.train.epochs
+    assert ends == [per_epoch * number for number in range(1, config.train.epochs + 1)]
     assert steps == list(range(1, len(steps) + 1)) and record["cost"]["restarts"] == 1
     assert "score" not in first[2] and second[2]["score"] == record["score"]["value"]
 

@@ -1,5 +1,6 @@
 """Report a run's progress to the terminal and to W&B."""
 
+import math
 import os
 import sys
 import time
@@ -36,6 +37,7 @@ class Reporter:
         self._bar: Any = None
         self._last_line = 0.0
         self._steps = 0  # of this process
+        self._per_epoch = 0  # steps
         self._shares = mirror  # one process of several does
         self._last_share = 0.0
         self._losses = defaultdict[int, list[float]](list)
@@ -46,6 +48,7 @@ class Reporter:
         """Announce the run."""
         config = self.config
         data, origin = record["data"], record["provenance"]
+        self._per_epoch = math.ceil(data["train"]["rows"] / config.train.batch_size)
         rows = ", ".join(f"{name} {described['rows']:,}" for name, described in data.items())
         cut = data["train"]["truncated_rows"] / data["train"]["rows"]
         self._say(f"{_title(config)}  ->  {folder}")
@@ -109,7 +112,8 @@ class Reporter:
             flat = {
                 f"{split}/{name}": value for split, metrics in epoch.metrics.items() for name, value in metrics.items()
             }
-            self._mirror.log({"epoch": epoch.number, "train/epoch_loss": epoch.train_loss, **flat})
+            values = {"epoch": epoch.number, "train/epoch_loss": epoch.train_loss, **flat}
+            self._mirror.log(values, epoch.number * self._per_epoch)
 
     def _left(self, progress: "StepProgress") -> float:
         return (time.perf_counter() - self._started) / self._steps * (progress.steps - progress.step)
@@ -160,8 +164,7 @@ class Reporter:
             self._bar.close()
             self._bar = None
         if self._mirror is not None:
-            self._mirror.close()
-            self._mirror = None
+            self._mirror.close()  # a pack that is trained again in halves begins anew
 
     def _say(self, text: str) -> None:
         if self.quiet:
@@ -175,21 +178,19 @@ class Reporter:
 class _Wandb:
     """One W&B run, named after the configuration.
 
-    It begins with the first step, which tells whether the run goes on from a checkpoint: then it continues the W&B run
-    of the same id. W&B's step is the training step. The key stays with `wandb login`.
+    It begins with the first step or epoch, which tells whether the run goes on from a checkpoint: then it continues the
+    W&B run of the same id. W&B's step is the training step. The key stays with `wandb login`.
     """
 
     def __init__(self, config: Config, say: Callable[[str], None]) -> None:
         self._config, self._say = config, say
         self._run: Any = None
         self._failed = False
-        self._step = 0
 
-    def log(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Log values at a training step; unset, at the last one."""
-        if self._begin(resume=step is not None and step > 1):
-            self._step = step or self._step
-            self._run.log(dict(values), step=self._step)
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Log values at a training step."""
+        if self._begin(resume=step > 1):
+            self._run.log(dict(values), step=step)
 
     def end(self, record: Mapping[str, Any]) -> None:
         """Write how the run ended into the summary."""
