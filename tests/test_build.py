@@ -430,6 +430,11 @@ def test_auto_takes_cuda_then_mps_then_the_cpu(cuda: bool, mps: bool, monkeypatc
             pick_device("cuda:2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert pick_device("auto") == (torch.device("cuda", 1) if cuda else CPU)
+    if cuda:
+        assert pick_device("cuda") == torch.device("cuda", 1)
+        monkeypatch.setenv("LOCAL_RANK", "2")
+        with pytest.raises(SymloraError, match="torch sees 2 CUDA"):
+            pick_device("auto")
     for bf16 in (True, False):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, bf16=bf16: bf16)
         assert pick_precision("auto", torch.device("cuda")) == ("bf16" if bf16 else "fp16")

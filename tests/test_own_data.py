@@ -145,6 +145,7 @@ def changed(row: int, **values: Any) -> list[dict[str, Any]]:
         (ROWS, ["task.shares.validation=1.5"], "sum to less than 1"),
         (ROWS, ["task.name=rte"], "cannot have a GLUE task's name"),
         (ROWS, ["data.dir=null"], "needs its table"),
+        (ROWS, ["predict_test=true"], "there is no test split"),
         (ROWS, ["data.dir=nowhere.csv"], "nowhere.csv does not exist"),
     ],
 )

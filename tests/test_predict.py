@@ -6,6 +6,7 @@ import io
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -18,8 +19,10 @@ from test_run import scored_run, small, train
 
 from symlora.cli import main
 from symlora.data.splits import load_splits
+from symlora.errors import SymloraError
 from symlora.model.build import build_pack
 from symlora.model.source import ModelSource, find
+from symlora.runner.scoring import _alike, evaluate
 from symlora.runner.trained import of_run
 
 
@@ -167,6 +170,20 @@ def test_a_score_that_is_not_a_number_is_null_in_json(
     assert found["value"] is None
 
 
+def test_runs_of_other_slices_are_scored_on_their_own(runs: Path) -> None:
+    run = of_run(lora_of(runs))
+    cut = replace(run, config=replace(run.config, data=replace(run.config.data, train_limit=40)))
+    assert [len(group) for group in _alike([run, cut], ["validation"])] == [2]
+    assert [len(group) for group in _alike([run, cut], ["held_out"])] == [1, 1]
+
+
+def test_one_row_has_no_correlation(minilm_dir: Path, tmp_path: Path) -> None:
+    folder, _ = train(small(tmp_path, "task=stsb", "train.epochs=1"))
+    pd.DataFrame([{"sentence1": "a", "sentence2": "b", "label": 3.5}]).to_csv(tmp_path / "one.csv", index=False)
+    with pytest.raises(SymloraError, match="one.csv has one row"):
+        evaluate([of_run(folder)], [], tmp_path / "one.csv", "cpu")
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -176,6 +193,7 @@ def test_a_score_that_is_not_a_number_is_null_in_json(
         (["evaluate", "RUN", "--split", "nope"], "has no split 'nope'"),
         (["evaluate", "RUN", "--split", "test"], "labels of test are hidden"),
         (["evaluate", "RUN/adapter"], "give --task"),
+        (["evaluate", "RUN", "--task", "mrpc"], "leave out --task and --alpha"),
         (["evaluate", "RUN/nowhere"], "nowhere does not exist"),
         (["evaluate", "RUN/adapter", "--task", "mnli", "--base", "BASE", "--file", "ROWS"], "lacks the column premise"),
         (["predict", "RUN", "a\tb", "--out", "x.txt"], "must end in"),

@@ -58,6 +58,8 @@ def complete(config: Config) -> None:
         raise SymloraError("validation has one row, and a correlation needs two: add rows, or raise its share.")
     task.splits = {name: len(split) for name, split in splits.items()}
     task.validation, task.test = ["validation"], [name for name in ("test",) if name in splits]
+    if config.predict_test and not task.test:
+        raise SymloraError("predict_test=true: there is no test split. Add a test file, or set task.shares.test.")
 
 
 def read_own(task: TaskConfig, data: DataConfig) -> dict[str, Split]:

@@ -20,8 +20,8 @@ def pick_device(name: str) -> torch.device:
     """
     rank = os.environ.get("LOCAL_RANK")
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto" and there["cuda"]:
-        return torch.device("cuda") if rank is None else torch.device("cuda", int(rank))
+    if name in ("auto", "cuda") and there["cuda"]:
+        name = "cuda" if rank is None else f"cuda:{rank}"
     if name == "auto":  # several processes cannot share an Apple GPU
         return torch.device("mps" if there["mps"] and rank is None else "cpu")
     try:

@@ -63,8 +63,8 @@ def _cost(prepared: Prepared) -> dict[str, Any]:
     return {
         "seconds": seconds / together,
         "peak_memory_bytes": peak_memory_bytes(prepared.device),
-        # Of the whole device. What the stopped processes used is not known.
-        "energy_kwh": kwh / together if kwh >= 0 and not restarts else None,
+        # Of the whole device. What stopped processes and those of other GPUs used is not known.
+        "energy_kwh": kwh / together if kwh >= 0 and not restarts and prepared.processes.size == 1 else None,
         "packed_runs": together,
         "processes": prepared.processes.size,
         "restarts": restarts,

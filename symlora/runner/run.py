@@ -78,6 +78,8 @@ def run_pack(configs: Sequence[Config], reporters: Sequence[Reporter], began: fl
     processes = launched_processes()
     if processes.size > 1 and len(configs) > 1:
         raise SymloraError("several processes (torchrun, accelerate launch) train one run, not a pack: leave -m out.")
+    if processes.size > configs[0].train.batch_size:
+        raise SymloraError(f"{processes.size} processes share a batch of {configs[0].train.batch_size}: start fewer.")
     if len({pack_key(config) for config in configs}) > 1:
         raise ValueError(
             "runs that differ in more than seed, rates, decay, warm-up, clipping and patience cannot share a pass"

@@ -110,12 +110,14 @@ def evaluate(models: Sequence[Trained], names: Sequence[str], file: Path | None,
         SymloraError: A split is not there, or its labels are hidden.
     """
     rows: list[dict[str, Any]] = []
-    for group in _alike(models):
+    for group in _alike(models, names):
         config = group[0].config
         splits = _splits(config, names or ([] if file else config.task.validation), file)
         for name, split in splits.items():
             if split.labels.min() == split.labels.max() == -1:
                 raise SymloraError(f"{config.task.name}: the labels of {name} are hidden; use `symlora predict`.")
+            if len(split) < 2 and not config.task.labels:
+                raise SymloraError(f"{name} has one row, and a correlation needs two; use `symlora predict`.")
         results = logits_of(group, _tokens(config, splits), device)
         for model, by_split in zip(group, results, strict=True):
             for name, logits in by_split.items():
@@ -138,12 +140,13 @@ def predict(model: Trained, names: Sequence[str], file: Path | None, texts: Sequ
     return pd.concat([_table(config, splits[name], logits) for name, logits in by_split.items()], ignore_index=True)
 
 
-def _alike(models: Sequence[Trained]) -> list[list[Trained]]:
-    """Group models that read the same tokens."""
+def _alike(models: Sequence[Trained], names: Sequence[str]) -> list[list[Trained]]:
+    """Group models that read the same tokens of these splits."""
+    left_out = "" if {"train", HELD_OUT} & {*names} else "train_limit"
     groups: dict[str, list[Trained]] = {}
     for model in models:
         config = model.config
-        data = {key: value for key, value in vars(config.data).items() if key != "train_limit"}
+        data = {key: value for key, value in vars(config.data).items() if key != left_out}
         key = json.dumps([vars(config.task), data, vars(config.model), config.protocol.held_out])
         groups.setdefault(key, []).append(model)
     return list(groups.values())

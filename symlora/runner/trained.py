@@ -75,6 +75,8 @@ def open_trained(
         SymloraError: Nothing usable is there; the message says what is missing.
     """
     if (source / RUN_FILE).is_file():
+        if task is not None or alpha is not None:
+            raise SymloraError(f"{source} is a run folder, which has its task and its α: leave out --task and --alpha.")
         model = of_run(source, base)
         model.config.data.dir = data or os.environ.get("GLUE_DIR") or None
         if model.config.data.source == "own":

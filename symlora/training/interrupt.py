@@ -135,7 +135,13 @@ def say_stopped() -> None:
     """Say that the program stopped; a further signal ends it at once."""
     # Otherwise a signal while Python joins its threads would print a traceback.
     _handle(dict.fromkeys(STOPS, lambda number, frame: os._exit(128 + number)))
-    print("\nStopped. Finished runs are kept; the same command resumes from the last checkpoint.", file=sys.stderr)
+    goes_on = "trains the others anew" if _several() else "resumes from the last checkpoint"
+    print(f"\nStopped. Finished runs are kept; the same command {goes_on}.", file=sys.stderr)
+
+
+def _several() -> bool:
+    """Tell whether torchrun's processes train one run, which has no checkpoints."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _handle(handlers: Mapping[int, Handler]) -> None:
@@ -161,7 +167,8 @@ def _note(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
     _requested = number
     if _announce or _stop_file is None:  # a worker leaves it to the launching process
-        os.write(2, b"\nStopping: writing a checkpoint. A second Ctrl-C stops at once.\n")  # print is not reentrant
+        first = b"the run is not kept" if _several() else b"writing a checkpoint"
+        os.write(2, b"\nStopping: " + first + b". A second Ctrl-C stops at once.\n")  # print is not reentrant
     if _announce and _stop_file is not None:
         with contextlib.suppress(OSError):
             _stop_file.touch()

@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from symlora.config.schema import MethodConfig, TrainConfig
+from symlora.errors import SymloraError
 
 # Hugging Face's Trainer, under LoRA's scripts: neither biases nor LayerNorm weights decay.
 _UNDECAYED = ("bias", "LayerNorm.weight", "layer_norm.weight", "norm.weight")
@@ -36,6 +37,10 @@ class AdamW(torch.optim.AdamW):
         method: MethodConfig,
         in_head: Callable[[str], bool] = lambda name: False,
     ) -> None:
+        named = list(named)
+        for part in method.lr_ratio:
+            if not any(f".{part}." in f".{name}." for name, _ in named):
+                raise SymloraError(f"method.lr_ratio.{part} matches none of the trained parameters.")
         groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}  # by learning rate, decay and pull toward 1
         for name, parameter in named:
             lr = train.head_lr if train.head_lr is not None and in_head(name) else train.lr
