@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,20 @@ def chunks(content: bytes) -> Iterator[bytes]:
             whole = b""
 
 
-def offline_runs(tmp_path: Path) -> list[tuple[str, list[dict[str, Any]], dict[str, Any], int | None]]:
-    """Id, history rows, summary and exit code of each offline run, oldest first."""
+Offline = list[tuple[str, list[dict[str, Any]], dict[str, Any], int | None]]
+
+
+def offline_runs(tmp_path: Path) -> Offline:
+    """Id, history rows, summary and exit code of each offline run, oldest first; its end is written a little later."""
+    for _ in range(50):
+        found = written(tmp_path)
+        if all(status is not None for *_, status in found):
+            break
+        time.sleep(0.2)
+    return found
+
+
+def written(tmp_path: Path) -> Offline:
     from wandb.proto import wandb_internal_pb2
 
     found = []
