@@ -10,7 +10,7 @@ from report_runs import RUNS
 
 from symlora.config.compose import compose
 from symlora.metrics.functions import compute
-from symlora.store.folder import run_folder, scan
+from symlora.store.folder import find_damage, run_folder, scan
 
 FOUND = list(scan(RUNS))
 KEYS = ("lr", "head_lr", "batch_size", "epochs")  # early runs had no head_lr
@@ -40,3 +40,10 @@ def test_scores_follow_from_the_stored_predictions(folder: Path, record: dict) -
             rows = table[(table.selection == rule) & (table.split == split)]
             assert len(rows) == record["data"][split]["rows"] == config["task"]["splits"].get(split, len(rows))
             assert compute(list(metrics), rows.prediction.to_numpy(), rows.label.to_numpy()) == pytest.approx(metrics)
+
+
+@pytest.mark.parametrize("place", ["runs", "methods", "controls"])
+def test_no_committed_run_is_damaged(place: str) -> None:
+    """Sizes only; `make verify-results` hashes the files."""
+    damage = [find_damage(folder, record, sizes_only=True) for folder, record in scan(RUNS.parent / place)]
+    assert damage and not any(damage)
