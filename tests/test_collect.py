@@ -272,16 +272,17 @@ def test_seeds_that_only_one_method_has_are_missing(tmp_path: Path) -> None:
 
 def test_leaderboard_entries_are_read_one_by_one(tmp_path: Path) -> None:
     entry = "- {protocol: paper, model: m, method: symlora, task: rte, score: 78.1, date: 2026-12-01, url: here}\n"
-    wrong = ("rte, score: abc", "rte, scor: 78.1", "rte")  # no number, an unknown key, no score
+    # No number, an unknown key, no score, and no points.
+    wrong = ("rte, score: abc", "rte, scor: 78.1", "rte", "rte, score: .nan", "rte, score: 781")
     again = "the same protocol, model, method and task has a score already"
     (tmp_path / "a.yaml").write_text(entry + "".join(entry.replace("rte, score: 78.1", text) for text in wrong) + entry)
     (tmp_path / "b.yaml").write_text("- [")
     scores, problems = load_leaderboard(tmp_path)
     (found,) = scores.items()
     assert found[0] == ("paper", "m", "symlora", "rte") and (found[1].score, found[1].date) == (78.1, "2026-12-01")
-    places = [*(f"a.yaml, entry {number}" for number in (2, 3, 4, 5)), "b.yaml"]
+    places = [*(f"a.yaml, entry {number}" for number in range(2, 8)), "b.yaml"]
     assert [problem.split(": ")[0] for problem in problems] == [f"{tmp_path.name}/{place}" for place in places]
-    assert "abc" in problems[0] and "scor" in problems[1] and problems[3].endswith(f": {again}")
+    assert "abc" in problems[0] and "scor" in problems[1] and problems[5].endswith(f": {again}")
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from symlora.report.choice import choose
 from symlora.report.collect import collect, frame_of
 from symlora.report.comparison import Criteria, Paired, compare_all
 from symlora.report.figures.differences import difference_plot, differences, limit
-from symlora.report.figures.draw import draw_all
+from symlora.report.figures.draw import _draw_section, draw_all
 from symlora.report.figures.norms import companion, figure1, matrix
 from symlora.report.figures.norms_frame import QUANTITIES, cells, decay_to_zero, read_norms
 from symlora.report.figures.scores import curve_panel, curves, grid_panel, grid_points
@@ -170,7 +170,8 @@ def test_a_run_with_broken_norms_is_named_and_its_cells_are_gaps(tmp_path: Path)
         edit_run(folder)  # else the whole run is left out
     runs = collect(root).runs
     norms, bad = read_norms(runs)
-    assert [problem.split("/")[2:4] for problem in bad] == [["lora", "mrpc"], ["lora", "stsb"]]
+    # A record that names no norms is that of a method without a matrix.
+    assert [problem.split("/")[2:4] for problem in bad] == [["lora", "mrpc"]]
     assert all("norms.parquet cannot be used" in problem for problem in bad)
     frame = cells(choose(runs, {}), norms, *SECTION)
     lora = frame[frame["method"] == "lora"]
@@ -451,3 +452,29 @@ def test_curves_are_the_epochs_of_the_chosen_runs(tmp_path: Path) -> None:
     drawn = {line.get_label(): np.asarray(line.get_ydata(), np.float64) for line in axes.lines}
     lora = points[points["method"] == "lora"].groupby("epoch")["score"].mean()
     np.testing.assert_allclose(drawn["LoRA"], lora)
+
+    def undefined(record: dict[str, Any]) -> None:  # a correlation of equal predictions
+        record["epochs"][0]["metrics"]["validation"]["accuracy"] = None
+
+    edit_run(one_run(root, "lora", "rte"), undefined)
+    again = curves(choose(collect(root).runs, {}), *SECTION)
+    assert again["score"].isna().sum() == 1 and len(again) == len(points)
+
+
+@pytest.mark.parametrize("name", ["NA", "007", "None"])
+def test_a_task_may_be_called_what_pandas_reads_as_a_value(name: str, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"task": [name], "metric": ["accuracy"], "epoch": [1], "score": [math.nan]})
+    drawn: list[pd.DataFrame] = []
+
+    def draw(points: pd.DataFrame, **_: str) -> Figure:
+        drawn.append(points)
+        return Figure()
+
+    _draw_section(tmp_path, {"curves": (frame, {"curves": draw})}, "whose", "")
+    pd.testing.assert_frame_equal(drawn[0], frame)
+
+
+def test_a_method_on_one_projection_has_finished_runs(gappy: pd.DataFrame) -> None:
+    cells_of = gappy.copy()
+    cells_of.loc[(cells_of["method"] == "symlora") & (cells_of["projection"] == "value"), "seeds"] = 0
+    assert "Hatched: no finished run (LoRA on RTE)." in " ".join(texts(figure1(cells_of, "query", "", "")))

@@ -31,6 +31,7 @@ from symlora.errors import SymloraError
 from symlora.runner import reporter
 from symlora.store.folder import RUN_FILE, SCHEMA_VERSION, recorded_config, run_folder, write_json
 from symlora.store.locks import locked, read_progress
+from symlora.store.selection import edge
 from symlora.sweep import watch
 from symlora.sweep.grid import expand, tasks_of
 from symlora.sweep.preflight import GridSeeds, HasBest, swept
@@ -132,6 +133,7 @@ def test_the_best_point_is_chosen_on_the_held_out_slice() -> None:
     choice = grid({(1e-3, 16): 0.5, (2e-3, 16): 0.7, (4e-3, 16): 0.6})
     assert (choice.best.lr, choice.best.score) == (2e-3, 0.7)
     assert choice.edge("lr") == "inside" and choice.edge("batch_size") == "only value"
+    assert [edge(rate, {1e-3, 2e-3, 4e-3}) for rate in (5e-4, 2e-3, 8e-3)] == ["lowest", "inside", "highest"]
     assert choice.rule == "held_out at the held_out epoch, seed 0"
 
 

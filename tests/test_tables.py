@@ -17,6 +17,7 @@ from symlora.report.build import Report, build
 from symlora.report.comparison import Paired
 from symlora.report.figures.cost import cost_panel, cost_points
 from symlora.report.formats import to_csv, to_latex, to_markdown
+from symlora.report.report_page import answer
 from symlora.report.table import Cell, Section, Table, gap
 from symlora.stats import seeds_needed
 
@@ -188,11 +189,26 @@ def test_the_verdict_holds_over_the_tasks_of_a_section(tmp_path: Path) -> None:
     assert [stsb[name] for name in ("Verdict", "p t", "Holm", "p TOST", "p sign flip")] == ["one seed", *["–"] * 4]
 
 
-def test_other_rows_under_the_same_name_are_not_compared_row_by_row(tmp_path: Path) -> None:
+def test_other_rows_under_the_same_name_get_no_verdict(tmp_path: Path) -> None:
     write_seeds(tmp_path, lora=[70, 72])
     write_seeds(tmp_path, symlora=[70, 72], majority=50)
     row = _row(_build(tmp_path), "table2", SHORT, "RTE", "SymLoRA")
     assert (row["p McNemar"], row["95 %, seeds and rows"], row["Difference"]) == ("–", "–", "0.0")
+    assert row["Verdict"] == "none (other rows)" and row["Holm"] == "1.000"
+
+
+@pytest.mark.parametrize("lost", [1, 4, 5])
+def test_failing_on_other_tasks_makes_no_verdict_easier(lost: int, tmp_path: Path) -> None:
+    write_seeds(tmp_path, "cola", lora=[70, 72, 74, 71, 73], symlora=[75, 80, 79, 76, 80])
+    for task in ("mrpc", "stsb"):
+        write_seeds(tmp_path, task, lora=[90, 91, 92, 90, 91], symlora=[*[None] * lost, *[80, 84, 81, 82][lost - 1 :]])
+    report = _build(tmp_path, ("cola",))  # the others are shown too, as they have runs
+    pair = report.pairs["minilm", "short", "cola", "symlora"]
+    assert pair.decision is not None and pair.p_difference is not None
+    assert pair.decision.p_difference == pytest.approx(3 * pair.p_difference)
+    verdict = _row(report, "table2", SHORT, "MRPC", "SymLoRA")["Verdict"]
+    assert verdict == ("" if lost == 5 else f"none ({lost} failed)")
+    assert f"MRPC ({lost} failed)" in answer(report, "minilm", "short")
 
 
 def test_correlations_get_a_two_level_interval_and_no_mcnemar(tmp_path: Path) -> None:

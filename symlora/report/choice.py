@@ -66,7 +66,8 @@ def choose(runs: pd.DataFrame, best: Best, tasks: tuple[str, ...] = tuple(TASKS)
     reported = runs[~runs["chose"].eq(True)]  # a section with only grid runs is not shown
     for model, protocol in section_order(zip(reported["model"], reported["protocol"], strict=True)):
         here = [key for key in by_key if key[:2] == (model, protocol)]
-        for task in known_first(TASKS, [*tasks, *(key[2] for key in here if key[2] not in TASKS)]):
+        trained = reported.loc[(reported["model"] == model) & (reported["protocol"] == protocol), "task"]
+        for task in known_first(TASKS, [*tasks, *trained]):
             methods = known_first(METHODS, [REFERENCE, CLAIMED, *(key[3] for key in here if key[2] == task)])
             keys = [(model, protocol, task, method) for method in methods]
             cells = {key[3]: _chosen(key, by_key.get(key, runs.iloc[:0]), best.get(key)) for key in keys}

@@ -5,6 +5,7 @@ rows for these trained models (McNemar); the two-level bootstrap has both. Only 
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from symlora import stats
 from symlora.audit.names import REFERENCE
 from symlora.report.choice import Chosen, Key
 from symlora.report.predictions import load_predictions
+
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,10 @@ def compare(method: Chosen, reference: Chosen, criteria: Criteria) -> Paired | N
     several = len(pairs) > 1
     failed = method.failed + reference.failed
     chance = int(method.finished["at_chance"].sum() + reference.finished["at_chance"].sum())
-    obstacles = {f"{failed} failed": failed, f"{chance} at chance": chance}
-    both, rows = _over_rows(pairs, criteria)
+    sides = _predictions(pairs)
+    obstacles = {f"{failed} failed": failed, f"{chance} at chance": chance, "other rows": sides is None}
+    obstacles["other metric"] = not pairs["metric"].equals(pairs["metric_reference"].rename("metric"))
+    both, rows = (None, None) if sides is None else _over_rows(*sides, str(pairs["metric"].iloc[0]), criteria)
     return Paired(
         key=method.key,
         seeds=tuple(int(seed) for seed in pairs["seed"]),
@@ -77,20 +82,24 @@ def compare(method: Chosen, reference: Chosen, criteria: Criteria) -> Paired | N
 def compare_all(chosen: dict[Key, Chosen], criteria: Criteria) -> dict[Key, Paired]:
     """Compare every method with LoRA, and judge it over a section's tasks.
 
-    What a verdict means stands in docs/statistics.md. A task of the family without p values, or with an obstacle,
-    counts with p = 1.
+    What a verdict means stands in docs/statistics.md. The family has the declared tasks and those with
+    several runs of both. A task without p values, or with an obstacle, counts with p = 1.
     """
     pairs: dict[Key, Paired] = {}
     families: dict[tuple[str, str, str], list[Paired]] = {}
+    tried: dict[tuple[str, str, str], set[str]] = {}
     for key, method in chosen.items():
-        pair = None if key[3] == REFERENCE else compare(method, chosen[(*key[:3], REFERENCE)], criteria)
+        reference, section = chosen[(*key[:3], REFERENCE)], (key[0], key[1], key[3])
+        pair = None if key[3] == REFERENCE else compare(method, reference, criteria)
+        if min(len(method.runs), len(reference.runs)) > 1:
+            tried.setdefault(section, set()).add(key[2])
         if pair is not None:
             pairs[key] = pair
             if pair.p_difference is not None:
-                families.setdefault((key[0], key[1], key[3]), []).append(pair)
-    for (model, protocol, _), family in families.items():
-        declared = criteria.families.get(protocol, {}).get(model, [])
-        absent = len(set(declared) - {pair.key[2] for pair in family})
+                families.setdefault(section, []).append(pair)
+    for section, family in families.items():
+        declared = criteria.families.get(section[1], {}).get(section[0], [])
+        absent = len({*declared, *tried[section]} - {pair.key[2] for pair in family})
         open_p = (1.0, 1.0)
         numbers = [
             (pair.difference.estimate, *(open_p if pair.obstacle else (pair.p_difference, pair.p_equivalence)))
@@ -106,8 +115,11 @@ def compare_all(chosen: dict[Key, Chosen], criteria: Criteria) -> dict[Key, Pair
     return pairs
 
 
-def _over_rows(pairs: pd.DataFrame, criteria: Criteria) -> tuple[stats.Interval | None, float | None]:
-    """Compute the two-level interval, and McNemar's p of the lowest seed."""
+def _predictions(pairs: pd.DataFrame) -> tuple[Array, Array, Array] | None:
+    """Load labels [rows] and both sides' predictions [seeds, rows].
+
+    None where rows or labels differ: other data under one task's name.
+    """
     places = ("folder", "selection", "split")
     sides = [
         [load_predictions(*place) for place in pairs[[f"{name}{side}" for name in places]].itertuples(index=False)]
@@ -115,9 +127,15 @@ def _over_rows(pairs: pd.DataFrame, criteria: Criteria) -> tuple[stats.Interval 
     ]
     first = sides[0][0]
     if any(not table[["idx", "label"]].equals(first[["idx", "label"]]) for side in sides for table in side):
-        return None, None  # rows or labels differ: other data under one task's name
-    labels, metric = first["label"].to_numpy(), str(pairs["metric"].iloc[0])
+        return None
     a, b = (np.stack([table["prediction"].to_numpy() for table in side]) for side in sides)
+    return first["label"].to_numpy(), a, b
+
+
+def _over_rows(
+    labels: Array, a: Array, b: Array, metric: str, criteria: Criteria
+) -> tuple[stats.Interval | None, float | None]:
+    """Compute the two-level interval, and McNemar's p of the lowest seed."""
     mcnemar = stats.mcnemar(a[0], b[0], labels) if metric == "accuracy" else None
     if len(a) < 2:
         return None, mcnemar

@@ -51,6 +51,8 @@ def load_leaderboard(folder: Path) -> tuple[Scores, tuple[str, ...]]:
             try:
                 found: Any = OmegaConf.to_object(OmegaConf.merge(schema, entry))
                 key = (found.protocol, found.model, found.method, found.task)
+                if not -100 <= found.score <= 100:
+                    raise ValueError(f"score is {found.score}; points from -100 to 100 are expected")
                 if key in scores:
                     raise ValueError("the same protocol, model, method and task has a score already")
                 scores[key] = found

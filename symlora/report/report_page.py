@@ -52,11 +52,18 @@ def answer(report: Report, model: str, protocol: str) -> str:
             tasks.setdefault(pair.decision.verdict, []).append(name)
             seeds.add(len(pair.seeds))
     what = f"{METHODS[CLAIMED]} against {METHODS[REFERENCE]} on {section_name(model, protocol)}"
-    if not tasks:
+    for key, cell in report.chosen.items():
+        found = report.pairs.get(key)
+        if key[:2] == (model, protocol) and key[3] == CLAIMED and len(cell.runs) and not (found and found.decision):
+            lost = f"{cell.failed} failed" if cell.failed else "no shared seed"
+            why = (found.obstacle or "one seed") if found else lost
+            tasks.setdefault("none", []).append(f"{TASKS.get(key[2], key[2])} ({why})")
+    if not seeds:
         return f"{what}: no answer yet, as no task has two seeds of both."
     clauses = [f"{said} on {_join(tasks[verdict])}" for verdict, said in VERDICTS.items() if verdict in tasks]
     family = report.criteria.families.get(protocol, {}).get(model, [])
-    if absent := [TASKS.get(task, task) for task in family if (model, protocol, task, CLAIMED) not in report.pairs]:
+    trained = {key[2] for key, cell in report.chosen.items() if key[:2] == (model, protocol) and len(cell.runs)}
+    if absent := [TASKS.get(task, task) for task in family if task not in trained]:
         clauses.append(f"not yet trained on {_join(absent)}")
     span = " to ".join(str(count) for count in sorted({min(seeds), max(seeds)}))
     margin = f"equivalent means within ±{report.criteria.margin:g} points"

@@ -161,7 +161,7 @@ def _compared(key: Key, pair: Paired | None) -> Row:
     if pair is None:
         return (gap("no pair"),)
     found = pair.decision
-    verdict = Cell(found.verdict if found else "one seed", kind="" if found else "gap")
+    verdict = Cell(found.verdict) if found else gap(f"none ({pair.obstacle})" if pair.obstacle else "one seed")
     needed = Cell(NOTHING)
     if found and found.verdict == "inconclusive":
         needed = Cell(">10,000") if pair.needed is None else number(pair.needed)  # where seeds_needed stops looking

@@ -49,7 +49,7 @@ def write_symmetry(report: Report, out: Path, checkpoint: Path | None = None) ->
     What was measured of a released adapter is kept in results/published, so that the page needs its file only once.
     """
     own = [cell.runs for cell in report.chosen.values() if len(cell.runs)]  # as in the tables: a grid's other runs not
-    frame, bad, without = symmetry_of_runs(pd.concat(own) if own else report.collected.runs, report.criteria.seed)
+    frame, bad, without = symmetry_of_runs(pd.concat(own) if own else report.collected.runs[:0], report.criteria.seed)
     measured = PUBLISHED / RELEASED
     if checkpoint is not None:
         write_text(measured, symmetry_of_checkpoint(checkpoint, seed=report.criteria.seed).to_csv(index=False))

@@ -39,4 +39,4 @@ def edge(value: float, tried: Collection[float]) -> str:
     """Say where a value lies: `inside`, `lowest`, `highest` or `only value`."""
     if len(set(tried)) == 1:
         return "only value"
-    return "lowest" if value == min(tried) else "highest" if value == max(tried) else "inside"
+    return "lowest" if value <= min(tried) else "highest" if value >= max(tried) else "inside"

@@ -37,7 +37,7 @@ def differences(
         if (pair := pairs.get(key)) is None:
             rows.append({**task, "n": 0, "verdict": "no pair", "obstacle": ""})
             continue
-        verdict = pair.decision.verdict if pair.decision else "one seed: no test"
+        verdict = pair.decision.verdict if pair.decision else "none" if pair.obstacle else "one seed: no test"
         task |= {"mean": pair.difference.estimate, "low": pair.difference.low, "high": pair.difference.high}
         task |= {"n": len(pair.seeds), "verdict": verdict, "obstacle": pair.obstacle}
         by_seed = zip(pair.seeds, np.subtract(*pair.scores), strict=True)

@@ -19,6 +19,7 @@ from symlora.report.figures.style import save
 from symlora.store.files import atomic_write, unwritable
 
 _CELL = ("task", "method", "projection", "layer", "configuration", "why", "seeds", "failed")
+_NAMES = ("task", "method", "metric", "configuration")
 _FIGURE1 = tuple(column.key for column in (*FROBENIUS, *AS_PAPER))
 _COMPANION = (LAMBDA.key, *DECAYS, RATIO.key)
 # A frame, and what draws it by the stem of each picture's files.
@@ -72,7 +73,8 @@ def _draw_section(folder: Path, sources: Mapping[str, Source], whose: str, note:
         with atomic_write(path) as temporary:
             frame.to_csv(temporary, index=False, lineterminator="\n")
         files.append(path)
-        drawn = pd.read_csv(path)  # what is drawn is what the file says
+        # What is drawn is what the file says; a task may be called NA or 007.
+        drawn = pd.read_csv(path, dtype=dict.fromkeys(_NAMES, str), keep_default_na=False, na_values=[""])
         for name, draw in pictures.items():
             files += save(draw(drawn, whose=whose, note=note), folder / name)
     for stem in ("figure1", *FIGURES):

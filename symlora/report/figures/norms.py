@@ -180,10 +180,8 @@ def _caption(cells: pd.DataFrame, note: str) -> str:
     """Write the caption: number of seeds, and what is missing."""
     counts = sorted(set(cells.loc[cells["seeds"] > 0, "seeds"]))
     span = " to ".join(dict.fromkeys(str(count) for count in (*counts[:1], *counts[-1:]))) or "no"
-    gaps = cells[cells["seeds"] == 0][["method", "task"]].drop_duplicates()
-    missing = ", ".join(
-        f"{METHODS.get(method, method)} on {TASKS.get(task, task)}" for method, task in gaps.itertuples(index=False)
-    )
+    most = cells.groupby(["method", "task"], sort=False)["seeds"].max()
+    missing = ", ".join(f"{METHODS.get(m, m)} on {TASKS.get(task, task)}" for m, task in most[most == 0].index)
     text = f"Mean over {span} seed{'' if counts == [1] else 's'} of one configuration a task and method. "
     text += "A dot: s over the seeds is above a third of the mean. " if max(counts, default=0) > 1 else ""
     text += f"Hatched: no finished run ({missing}). " if missing else ""

@@ -37,7 +37,10 @@ def read_norms(runs: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     wanted = (runs["status"] == "finished") & (runs["adapter"] > 0) & ~runs["chose"].eq(True)
     for run in runs[wanted].to_dict("records"):
         try:
-            decay = _decay(load_run(run["folder"]))
+            record = load_run(run["folder"])
+            if "norms.parquet" not in record.get("files", {"norms.parquet"}):
+                continue  # a method without a matrix
+            decay = _decay(record)
             table = _norms(pd.read_parquet(run["folder"] / "norms.parquet"))
             tables.append(table.assign(**decay, **{key: run[key] for key in _RUN}))
         except Exception as error:  # whatever a parquet reader says of a broken file

@@ -1,5 +1,6 @@
 """Draw scores over epochs and learning rates, one plot per task."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import cycle
@@ -43,12 +44,17 @@ def curves(chosen: Mapping[Key, Chosen], model: str, protocol: str) -> pd.DataFr
                     **{name: run[name] for name in ("task", "metric", "method", "seed")},
                     "on": "the held-out slice" if split == HELD_OUT else "validation",
                     "epoch": epoch["number"],
-                    "score": 100 * epoch["metrics"][split][run["metric"]],
+                    "score": 100 * _number(epoch["metrics"][split][run["metric"]]),
                     "train_loss": epoch["train_loss"],
                 }
                 for epoch in (epochs if len(epochs) > 1 else ())
             ]
     return pd.DataFrame(rows)
+
+
+def _number(value: float | None) -> float:
+    """Return NaN where a metric was not defined."""
+    return math.nan if value is None else value
 
 
 def curve_panel(points: pd.DataFrame, whose: str, note: str = "") -> Figure:

@@ -72,7 +72,9 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     salt: dict[Any, Any] = {"svg.hashsalt": f"{title} {stem.name}"}  # several on one page share no names
     stem.parent.mkdir(parents=True, exist_ok=True)
     written = []
+    layout = figure.get_layout_engine()
     for kind, metadata in (_METADATA | {"svg": about}).items():
+        figure.set_layout_engine("none" if kind == "pdf" else layout)  # a PDF is laid out as the PNG before it
         if kind == "svg":
             width, height = figure.get_size_inches()
             figure.set_size_inches(width, height - _TITLE - _LINE * (caption.count("\n") + 1))
