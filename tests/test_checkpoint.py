@@ -197,7 +197,7 @@ def test_a_forced_runs_checkpoint_outlives_the_record_before(
     monkeypatch.setattr("test_checkpoint.checkpoint_of", forced)
     stop(5, some, data_of(UNEQUAL))
     (run,) = headers(tmp_path)[0].runs
-    write_plan(tmp_path, [run])
+    write_plan(tmp_path, [run], force=True)
     record = tmp_path / run / RUN_FILE
     record.parent.mkdir(parents=True)
     record.touch()
@@ -211,6 +211,25 @@ def test_a_forced_runs_checkpoint_outlives_the_record_before(
     write_plan(tmp_path, [run])  # by a sweep that waited for another process's run
     clear_settled(tmp_path)
     assert not plans(tmp_path)
+
+
+def test_the_checkpoint_of_a_diverged_run_is_kept_when_it_is_trained_again(
+    tiny: TinyFactory, tmp_path: Path, stop: Stop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop(5, configs(tiny("bert"), "symlora", 1), data_of(UNEQUAL))
+    (run,) = headers(tmp_path)[0].runs
+    write_plan(tmp_path, [run])
+    record = tmp_path / run / RUN_FILE
+    record.parent.mkdir(parents=True)
+    record.touch()
+    os.utime(record, (1, 1))
+    diverged = {"status": "failed", "error": "Diverged: the loss is nan"}
+    monkeypatch.setattr("symlora.training.checkpoint_files.read_run", lambda folder: diverged)
+    clear_settled(tmp_path)
+    assert headers(tmp_path) and plans(tmp_path) and unfinished(tmp_path)
+    os.utime(record)
+    clear_settled(tmp_path)
+    assert not headers(tmp_path) and not plans(tmp_path)
 
 
 def test_what_is_damaged_or_of_another_origin_is_not_used(

@@ -136,7 +136,7 @@ def test_a_card_names_folder_subset_and_stop(tmp_path: Path) -> None:
     card = card_of(tmp_path, record | {"stopped_epoch": 8}, logits, labels)
     assert card.data.base_model is None and card.data.eval_results is None and card.data.datasets is None
     assert HUB not in card.content and '`"encoder"` is the folder of the encoder' in card.content
-    assert "trained on 64 rows of GLUE (not the official splits)" in card.content
+    assert f"trained on {record['data']['train']['rows']:,} rows of GLUE (not the official splits)" in card.content
     assert "is stored; stopped after 8)" in card.content
 
 

@@ -216,7 +216,7 @@ def test_splits_of_a_hub_data_set_are_joined(tmp_path: Path, monkeypatch: pytest
 def test_a_split_that_the_data_lack_is_one_message(tmp_path: Path) -> None:
     config = own(write(tmp_path / "whole.csv", ROWS), "task.shares.test=0.2")
     config.task.shares = {"validation": 0.1}
-    with pytest.raises(SymloraError, match=r"whole.csv has no split 'test': give a folder"):
+    with pytest.raises(SymloraError, match=r"whole.csv has no split 'test': give a folder that has it"):
         load_splits(config.task, config.data, ["test"])
 
 

@@ -46,7 +46,9 @@ def load_splits(task: TaskConfig, data: DataConfig, names: Iterable[str]) -> dic
             raise SymloraError(f"{task.name} has no split {name!r}. Choose among: {', '.join(task.splits)}.")
         if own and name not in own:
             place = data.dir or data.dataset
-            raise SymloraError(f"{place} has no split {name!r}: give a folder that has (--data), or its file (--file).")
+            raise SymloraError(
+                f"{place} has no split {name!r}: give a folder that has it (--data), or its file (--file)."
+            )
         split = own[name] if own else _checked(*_read(task, data, name), task, data, name)
         if name == "train" and data.train_limit is not None:
             split = split.take(choose_rows(split.labels, min(data.train_limit, len(split)), 0))

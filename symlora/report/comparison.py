@@ -46,7 +46,7 @@ class Paired:
     flip: float | None  # p of the exact sign-flip test
     both: stats.Interval | None  # two-level bootstrap over seeds and rows; None for unlike rows too
     mcnemar: float | None  # p over the rows, for the lowest seed's models; None where the score is no accuracy
-    obstacle: str  # why there is no verdict: runs of either that failed or are at chance, counted; else empty
+    obstacle: str  # why there is no verdict: runs that failed or are at chance, other rows or metric; else empty
     decision: stats.Decision | None = None  # the verdict, which holds over the tasks of the section
     needed: int | None = None  # seeds that would settle it with the power asked for, if the true difference were 0
 
@@ -63,7 +63,7 @@ def compare(method: Chosen, reference: Chosen, criteria: Criteria) -> Paired | N
     chance = int(method.finished["at_chance"].sum() + reference.finished["at_chance"].sum())
     sides = _predictions(pairs)
     obstacles = {f"{failed} failed": failed, f"{chance} at chance": chance, "other rows": sides is None}
-    obstacles["other metric"] = not pairs["metric"].equals(pairs["metric_reference"].rename("metric"))
+    obstacles["other metric"] = not pairs["metric"].equals(pairs["metric_reference"])
     both, rows = (None, None) if sides is None else _over_rows(*sides, str(pairs["metric"].iloc[0]), criteria)
     return Paired(
         key=method.key,

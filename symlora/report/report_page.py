@@ -44,26 +44,27 @@ def report_page(report: Report, out: Path, symmetry: str, below: Sequence[str]) 
 def answer(report: Report, model: str, protocol: str) -> str:
     """Say the verdicts of one section in a sentence or two."""
     tasks: dict[str, list[str]] = {}
-    seeds = set()
-    for key, pair in report.pairs.items():
-        if key[:2] == (model, protocol) and key[3] == CLAIMED and pair.decision is not None:
-            remark = pair.obstacle or "no spread" * (pair.difference.half_width == 0)
-            name = TASKS.get(key[2], key[2]) + f" ({remark})" * bool(remark)
-            tasks.setdefault(pair.decision.verdict, []).append(name)
-            seeds.add(len(pair.seeds))
-    what = f"{METHODS[CLAIMED]} against {METHODS[REFERENCE]} on {section_name(model, protocol)}"
+    seeds, absent = set(), list[str]()
+    family = report.criteria.families.get(protocol, {}).get(model, [])
     for key, cell in report.chosen.items():
-        found = report.pairs.get(key)
-        if key[:2] == (model, protocol) and key[3] == CLAIMED and len(cell.runs) and not (found and found.decision):
-            lost = f"{cell.failed} failed" if cell.failed else "no shared seed"
-            why = (found.obstacle or "one seed") if found else lost
-            tasks.setdefault("none", []).append(f"{TASKS.get(key[2], key[2])} ({why})")
+        if key[:2] != (model, protocol) or key[3] != CLAIMED:
+            continue
+        name, pair = TASKS.get(key[2], key[2]), report.pairs.get(key)
+        if cell.runs.empty:
+            absent += [name] * (key[2] in family)
+        elif pair and pair.decision:
+            remark = pair.obstacle or "no spread" * (pair.difference.half_width == 0)
+            tasks.setdefault(pair.decision.verdict, []).append(name + f" ({remark})" * bool(remark))
+            seeds.add(len(pair.seeds))
+        else:
+            failed = cell.failed + report.chosen[(*key[:3], REFERENCE)].failed
+            why = (pair.obstacle or "one seed") if pair else f"{failed} failed" if failed else "no shared seed"
+            tasks.setdefault("none", []).append(f"{name} ({why})")
+    what = f"{METHODS[CLAIMED]} against {METHODS[REFERENCE]} on {section_name(model, protocol)}"
     if not seeds:
         return f"{what}: no answer yet, as no task has two seeds of both."
     clauses = [f"{said} on {_join(tasks[verdict])}" for verdict, said in VERDICTS.items() if verdict in tasks]
-    family = report.criteria.families.get(protocol, {}).get(model, [])
-    trained = {key[2] for key, cell in report.chosen.items() if key[:2] == (model, protocol) and len(cell.runs)}
-    if absent := [TASKS.get(task, task) for task in family if task not in trained]:
+    if absent:
         clauses.append(f"not yet trained on {_join(absent)}")
     span = " to ".join(str(count) for count in sorted({min(seeds), max(seeds)}))
     margin = f"equivalent means within ±{report.criteria.margin:g} points"

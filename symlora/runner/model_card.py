@@ -30,8 +30,8 @@ def write_card(folder: Path, record: Mapping[str, Any], predictions: Mapping[tup
     model, method = config["model"], config["method"]["peft_type"]
     rows = predictions[score["selection"], score["split"]]
     data, trained_on = config["data"], _TRAINED_ON[config["data"]["source"]]
-    if (limit := data.get("train_limit")) is not None:
-        trained_on = f"{limit:,} rows of {trained_on}"
+    if data.get("train_limit") is not None:
+        trained_on = f"{record['data']['train']['rows']:,} rows of {trained_on}"
     if data.get("allow_subset"):
         trained_on += " (not the official splits)"
     card = ModelCard.from_template(

@@ -141,7 +141,8 @@ class PackedLauncher(Launcher):
         stopped, others = stopped_packs(jobs)
         packs = stopped + plan(others, most, workers)
         for pack in packs:  # the same command finds them after a stop
-            write_plan(Path(pack.jobs[0].config.results_dir), [_name(job) for job in pack.jobs])
+            first = pack.jobs[0].config
+            write_plan(Path(first.results_dir), [_name(job) for job in pack.jobs], first.force)
         if inner == "joblib":
             settings.n_jobs, settings.batch_size = min(workers, len(packs)), 1
         threads = given.threads or (1 if inner in ("joblib", "submitit_local", "ray") and not on_gpu else None)

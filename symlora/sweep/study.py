@@ -145,9 +145,8 @@ class Study:
     def workers(self) -> int:
         """Count the packs at once: one a GPU, else one a core."""
         (config, *_) = _expanded(0, *self.settings)
-        if config.device == "cpu":
-            return cores()
-        return 1 if config.device[-1].isdigit() else len(visible_devices()) or cores()  # cuda:1
+        one = config.device[-1].isdigit()  # cuda:1
+        return 1 if one else cores() if config.device == "cpu" else len(visible_devices()) or cores()
 
     def costs(self) -> Costs:
         """Gather the seconds of finished runs of this model and protocol."""

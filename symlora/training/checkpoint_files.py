@@ -19,6 +19,7 @@ from symlora.store.folder import FAILED_FILE, RUN_FILE, is_settled, read_run
 from symlora.store.locks import holder
 
 FOLDER = ".checkpoints"
+_FORCED = ".forced"  # in the name of a plan that trains finished runs again
 FORMAT = 2  # 1 held the states of random generators
 
 
@@ -64,7 +65,7 @@ def unfinished(results_dir: Path) -> list[tuple[str, str, str]]:
     found: dict[str, tuple[str, str, str]] = {}
     for header in headers(results_dir):
         for run in header.runs:
-            if run not in found and not _is_over(results_dir / run, header):
+            if run not in found and not _is_over(results_dir / run, header.path, bool(header.fingerprint.get("force"))):
                 state = "running" if holder(results_dir, results_dir / run) else "stopped"
                 found[run] = (run, state, f"{header.steps:,}")
     return sorted(found.values())
@@ -72,20 +73,24 @@ def unfinished(results_dir: Path) -> list[tuple[str, str, str]]:
 
 def plans(results_dir: Path) -> list[tuple[str, ...]]:
     """List the unfinished packs that a sweep planned."""
-    found = []
+    return list(_plans(results_dir).values())
+
+
+def _plans(results_dir: Path) -> dict[Path, tuple[str, ...]]:
+    found = {}
     for path in sorted((results_dir / FOLDER).glob("*.plan.json")):
         try:
             runs = json.loads(path.read_text())
         except (OSError, ValueError):
             continue
         if isinstance(runs, list) and all(isinstance(run, str) for run in runs):
-            found.append(tuple(runs))
+            found[path] = tuple(runs)
     return found
 
 
-def write_plan(results_dir: Path, runs: Sequence[str]) -> None:
+def write_plan(results_dir: Path, runs: Sequence[str], force: bool = False) -> None:
     """Note which runs train together, for a sweep that is stopped."""
-    path = results_dir / FOLDER / f"{pack_name(runs)}.plan.json"
+    path = results_dir / FOLDER / f"{pack_name(runs)}{_FORCED * force}.plan.json"
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
@@ -98,26 +103,23 @@ def pack_name(runs: Sequence[str]) -> str:
 
 def clear_settled(results_dir: Path, mine: Sequence[str] = ()) -> None:
     """Remove the files of settled runs, not `mine`."""
-
-    def free(runs: Sequence[str]) -> bool:
-        return set(runs).isdisjoint(mine) and not any(holder(results_dir, results_dir / run) for run in runs)
-
-    stopped = set()
-    for header in headers(results_dir):  # a fault in writing a folder is tried again from the trained checkpoint
-        if all(_is_over(results_dir / run, header) for run in header.runs) and free(header.runs):
-            header.path.unlink(missing_ok=True)
-        else:
-            stopped.add(pack_name(header.runs))
-    for runs in plans(results_dir):
-        settled = all(is_settled(read_run(results_dir / run)) for run in runs)
-        if settled and pack_name(runs) not in stopped and free(runs):
-            (results_dir / FOLDER / f"{pack_name(runs)}.plan.json").unlink(missing_ok=True)
+    left = {header.path: (header.runs, bool(header.fingerprint.get("force"))) for header in headers(results_dir)}
+    left |= {path: (runs, _FORCED in path.name) for path, runs in _plans(results_dir).items()}
+    for path, (runs, forced) in left.items():  # a fault in writing a folder is tried again from the trained checkpoint
+        settled = all(_is_over(results_dir / run, path, forced) for run in runs)
+        if settled and set(runs).isdisjoint(mine) and not any(holder(results_dir, results_dir / run) for run in runs):
+            path.unlink(missing_ok=True)
 
 
-def _is_over(run: Path, header: Header) -> bool:
-    """Tell whether a run of this checkpoint is settled."""
-    if not is_settled(read_run(run)):
+def _is_over(run: Path, path: Path, forced: bool) -> bool:
+    """Tell whether a run of this file's pack is settled."""
+    record = read_run(run)
+    if record is None or not is_settled(record):
         return False
-    # The record of a forced run that was stopped is that of the training before.
-    records = [path.stat().st_mtime for path in (run / RUN_FILE, run / FAILED_FILE) if path.exists()]
-    return not header.fingerprint.get("force") or max(records) >= header.path.stat().st_mtime
+    if record["status"] == "finished" and not forced:
+        return True
+    try:  # a record before the file is that of the training before
+        records = [place.stat().st_mtime for place in (run / RUN_FILE, run / FAILED_FILE) if place.exists()]
+        return max(records) >= path.stat().st_mtime
+    except (OSError, ValueError):  # another process removed one of them
+        return True

@@ -141,7 +141,7 @@ def say_stopped() -> None:
 
 def _several() -> bool:
     """Tell whether torchrun's processes train one run, which has no checkpoints."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1
 
 
 def _handle(handlers: Mapping[int, Handler]) -> None:

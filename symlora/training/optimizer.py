@@ -38,9 +38,8 @@ class AdamW(torch.optim.AdamW):
         in_head: Callable[[str], bool] = lambda name: False,
     ) -> None:
         named = list(named)
-        for part in method.lr_ratio:
-            if not any(f".{part}." in f".{name}." for name, _ in named):
-                raise SymloraError(f"method.lr_ratio.{part} matches none of the trained parameters.")
+        if method.lr_ratio and not any(f".{part}." in f".{name}." for name, _ in named for part in method.lr_ratio):
+            raise SymloraError(f"method.lr_ratio: {', '.join(method.lr_ratio)} match none of the trained parameters.")
         groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}  # by learning rate, decay and pull toward 1
         for name, parameter in named:
             lr = train.head_lr if train.head_lr is not None and in_head(name) else train.lr

@@ -56,7 +56,8 @@ def difference_plot(frame: pd.DataFrame, whose: str, note: str = "") -> Figure:
         f"Small dots: one seed each. Large dot and bar: mean and {100 * level:.0f} % interval over paired seeds (t), "
         "for one task alone. Verdict: equivalence (TOST) and paired t tests, after Holm over the tasks. Grey band: the "
         f"margin, ±{margin:g} points; an arrow: the bar goes on. n: seeds. Each method at its own configuration. "
-        f"None: a run of either failed or is at chance, no better than a constant prediction. {note}"
+        f"None: a run of either failed or is at chance, no better than a constant prediction, or rows or metric "
+        f"differ. {note}"
     )
     with plot_style():
         figure = new_figure(WIDTH, ROW * len(rows) + 0.5, f"{claimed} less {reference}: {whose}", caption)
