@@ -203,7 +203,7 @@ def stopped_packs(jobs: Sequence[Job]) -> tuple[list[PackPlan], list[Job]]:
     left = {_name(job): job for job in jobs}
     for root in dict.fromkeys(Path(job.config.results_dir) for job in jobs):
         kept = headers(root)
-        for runs in [*(header.runs for header in kept), *plans(root)]:
+        for runs in [*(header.runs for header in kept), *plans(root).values()]:
             mine = [name for name in dict.fromkeys(runs) if name in left]
             if mine and (set(mine) == set(runs) or any(header.serves(mine) for header in kept)):
                 packs.append(PackPlan(tuple(left.pop(name) for name in mine)))

@@ -1,7 +1,7 @@
 """Find and clear checkpoints and plans, without importing torch.
 
 <results_dir>/.checkpoints/<pack>.<hash>.safetensors   how far a pack of runs is (symlora.training.checkpoint)
-<results_dir>/.checkpoints/<pack>.plan.json            which runs a sweep means to train together
+<results_dir>/.checkpoints/<pack>[.forced].plan.json   which runs a sweep means to train together
 """
 
 import contextlib
@@ -35,6 +35,11 @@ class Header:
     steps: int  # steps done
     said: dict[str, Any]  # all of it
 
+    @property
+    def forced(self) -> bool:
+        """Tell whether finished runs are trained again."""
+        return bool(self.fingerprint.get("force"))
+
     def serves(self, runs: Iterable[str]) -> bool:
         """Tell whether these runs can resume from it.
 
@@ -65,18 +70,14 @@ def unfinished(results_dir: Path) -> list[tuple[str, str, str]]:
     found: dict[str, tuple[str, str, str]] = {}
     for header in headers(results_dir):
         for run in header.runs:
-            if run not in found and not _is_over(results_dir / run, header.path, bool(header.fingerprint.get("force"))):
+            if run not in found and not _is_over(results_dir / run, header.path, header.forced):
                 state = "running" if holder(results_dir, results_dir / run) else "stopped"
                 found[run] = (run, state, f"{header.steps:,}")
     return sorted(found.values())
 
 
-def plans(results_dir: Path) -> list[tuple[str, ...]]:
-    """List the unfinished packs that a sweep planned."""
-    return list(_plans(results_dir).values())
-
-
-def _plans(results_dir: Path) -> dict[Path, tuple[str, ...]]:
+def plans(results_dir: Path) -> dict[Path, tuple[str, ...]]:
+    """Read the plans of unfinished packs: their runs, by file."""
     found = {}
     for path in sorted((results_dir / FOLDER).glob("*.plan.json")):
         try:
@@ -103,8 +104,8 @@ def pack_name(runs: Sequence[str]) -> str:
 
 def clear_settled(results_dir: Path, mine: Sequence[str] = ()) -> None:
     """Remove the files of settled runs, not `mine`."""
-    left = {header.path: (header.runs, bool(header.fingerprint.get("force"))) for header in headers(results_dir)}
-    left |= {path: (runs, _FORCED in path.name) for path, runs in _plans(results_dir).items()}
+    left = {header.path: (header.runs, header.forced) for header in headers(results_dir)}
+    left |= {path: (runs, _FORCED in path.name) for path, runs in plans(results_dir).items()}
     for path, (runs, forced) in left.items():  # a fault in writing a folder is tried again from the trained checkpoint
         settled = all(_is_over(results_dir / run, path, forced) for run in runs)
         if settled and set(runs).isdisjoint(mine) and not any(holder(results_dir, results_dir / run) for run in runs):
