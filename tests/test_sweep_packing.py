@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,24 @@ def test_without_the_variable_torch_is_asked(monkeypatch: pytest.MonkeyPatch) ->
     assert [cuda_device(job) for job in range(3)] == ["0", "1", "0"]
     names = ("cpu", "cuda", "cuda:1", "mps")
     assert [gpus_of(torch.device(name)) for name in names] == [[], ["0", "1"], ["1"], ["mps"]]
+
+
+def test_the_time_left_leaves_out_what_an_earlier_process_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_config(TINY)
+    config.results_dir = str(tmp_path)
+    path = tmp_path / "progress.jsonl"
+    monkeypatch.setattr("symlora.sweep.progress.PRINT_EVERY", 0.0)
+    monkeypatch.setattr("symlora.sweep.progress.POLL", 0.01)
+    with Watcher(plan(jobs(config), 1e9, 1), path), locked(tmp_path, run_folder(config)):
+        write_progress(tmp_path, run_folder(config), {"share": 0.8, "resumed": 0.7})
+        path.write_text(json.dumps({"pack": 0, "event": "started", "at": time.time() - 100.0}) + "\n")
+        for _ in range(100):  # a tenth of the run in 100 s, so 200 s for two tenths
+            time.sleep(0.05)
+            if "80% done" in (printed := capsys.readouterr().err):
+                break
+    assert "80% done; about 3 min 2" in printed
 
 
 def test_wrong_settings_of_the_inner_launcher_are_named() -> None:

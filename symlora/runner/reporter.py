@@ -123,6 +123,7 @@ class Reporter:
             "epoch": progress.epoch,
             "epochs": self.config.train.epochs,
             "share": progress.step / progress.steps,
+            "resumed": (progress.step - self._steps) / progress.steps,  # done by an earlier process
             "left": self._left(progress),
             "losses": [fmean(losses) for losses in self._losses.values()],
             "metric": self.config.task.score,

@@ -10,7 +10,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Watcher:
         self._path = path
         self._offset = 0
         self._started: dict[int, float] = {}
+        self._resumed: dict[int, float] = {}
         self._ended: set[int] = set()
         self._last_line = time.monotonic()
         self._stop = threading.Event()
@@ -90,20 +91,27 @@ class Watcher:
     @property
     def share(self) -> float:
         """Return the share of all packs that is done, by tokens."""
-        total = sum(pack.cost for pack in self._packs)
-        return sum(self._done(number) * pack.cost for number, pack in enumerate(self._packs)) / total
+        return self._of_all({number: self._done(number) for number in range(len(self._packs))})
+
+    def _of_all(self, shares: Mapping[int, float]) -> float:
+        done = sum(share * self._packs[number].cost for number, share in shares.items())
+        return done / sum(pack.cost for pack in self._packs)
 
     def _done(self, number: int) -> float:
         """Return the done share of a pack, whose runs keep pace."""
         if number in self._ended or number not in self._started:
             return float(number in self._ended)
         configs = [job.config for job in self._packs[number].jobs]
-        return max(float(read_progress(Path(c.results_dir), run_folder(c)).get("share", 0.0)) for c in configs)
+        said = [read_progress(Path(config.results_dir), run_folder(config)) for config in configs]
+        self._resumed[number] = max(float(one.get("resumed", self._resumed.get(number, 0.0))) for one in said)
+        return max(float(one.get("share", 0.0)) for one in said)
 
     def _print(self, text: str) -> None:
         self._last_line = time.monotonic()
         left = ""
-        if 0 < (share := self.share) < 1:
-            seconds = (time.time() - min(self._started.values())) * (1 / share - 1)
+        share = self.share  # first: it reads what earlier processes had done, which took none of these seconds
+        made = share - self._of_all(self._resumed)
+        if made > 0 and share < 1:
+            seconds = (time.time() - min(self._started.values())) * (1 - share) / made
             left = f"; about {format_duration(seconds)} left over all packs"
         print(text + left, file=sys.stderr, flush=True)
