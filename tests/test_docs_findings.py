@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from conftest import ROOT
 from report_runs import committed
-from scipy.stats import t
+from scipy.stats import t, ttest_1samp
 from test_docs_tables import DOCS, table
 
 from symlora.config.compose import CONFIG_DIR
@@ -103,7 +103,7 @@ def test_findings_say_what_the_study_measured() -> None:
         assert said in text, said
     for page, head, place in (
         ("rates-and-lambda.md", "method, task", "study/minilm"),
-        ("findings.md", "method, MPNet, CoLA", "study_3/mpnet"),
+        ("rates-and-lambda.md", "method, MPNet, CoLA", "study_3/mpnet"),
     ):
         for row in table(page, head):
             method, task = f"{row.pop(head)}, {head.split(', ')[-1]}".lower().replace("-", "").split(", ")[:2]
@@ -197,41 +197,59 @@ def test_pages_say_what_20_epochs_change() -> None:
         cells = []
         for method in ("symlora", "lora"):
             early, late = (points[method, name] for name in PROTOCOLS)
-            cells += [f"{early.mean():.1f} to {late.mean():.1f}", span(late, early)]
+            cells += [f"{early.mean():.1f} → {late.mean():.1f}", span(late, early)]
             assert (late.mean() - early.mean() > 1) == (method == "symlora" and task != "stsb")  # rule 10's remark
         cells += [span(points["symlora", name], points["lora", name]) for name in PROTOCOLS]
         assert list(row.values())[1:] == cells
     twenty: dict[str, Any] = {"seeds": range(5), "protocol": "study_20"}
-    last, held = {}, {}
+    ended, gaps, held = {}, {}, {}
     for task, rates in chosen.items():
-        last[task] = span(*(scores(name, task, rate, "validation", **twenty).loc[20] for name, rate in rates.items()))
-        ends = [held_out(name, task, rate, **twenty).mean(axis=1)[[11, 20]] for name, rate in rates.items()]
-        held[task] = np.concatenate(ends)
+        sides = [scores(name, task, rate, "validation", **twenty) for name, rate in rates.items()]
+        before = [scores(name, task, rate, "validation", seeds=range(5)).loc[10] for name, rate in rates.items()]
+        gaps[task] = (sides[0] - sides[1]).mean(axis=1)
+        ended[task] = f"from {(before[0] - before[1]).mean():.1f} to {span(*(side.loc[20] for side in sides))}"
+        kinds = (held_out(name, task, rate, **twenty).mean(axis=1) for name, rate in rates.items())
+        held[task] = np.concatenate([kind[[11, 20]] for kind in kinds])
+    short = [held_out(name, "mrpc", rate, seeds=range(5)).mean(axis=1)[10] for name, rate in chosen["mrpc"].items()]
     changes = {task: span(gap["study_20"], gap["study"]) for task, gap in apart.items()}
+    p = [ttest_1samp(apart[task]["study"], 0.0).pvalue for task in ("cola", "mrpc")]
+    both = {
+        task: [points[name, "study_20"] - points[name, "study"] for name in ("symlora", "lora")]
+        for task, points in kept.items()
+    }
+    lora_gain = paired_interval(kept["stsb"]["lora", "study_20"], kept["stsb"]["lora", "study"])
+    lead = paired_interval(kept["stsb"]["lora", "study_20"], kept["stsb"]["symlora", "study_20"])
+    ten = validation("symlora", "cola", "8e-3")
+    again = validation("symlora", "cola", "8e-3", root="controls/repeated")
     for said in (
-        "SymLoRA has {:.1f} in epoch 11 and {:.1f} in epoch 20, LoRA {:.1f} and {:.1f}: both are flat".format(
-            *held["cola"]
-        ),
-        "SymLoRA has {:.1f} and {:.1f}, LoRA {:.1f} and {:.1f}: both still rise".format(*held["mrpc"]),
-        f"the differences are {last['cola']}, {last['mrpc']} and {last['stsb'][:-1]}; looked at",
-        f"That of CoLA changes by {changes['cola']}, that of MRPC by {changes['mrpc']}:",
+        f"gain of {lora_gain.high:.1f} for LoRA, or a lead of {lead.high:.1f}, is",
+        f"CoLA's difference changes by {changes['cola']}, MRPC's by {changes['mrpc']}:",
+        f"(p {p[0]:.3f} and {p[1]:.3f} before Holm)",
+        f"its difference goes only {ended['mrpc']}, and",
+        f"in each of epochs 11 to 20 its mean is {gaps['mrpc'][10:].max():.1f} or",
+        f"CoLA's goes {ended['cola']}, STS-B's {ended['stsb'][:-1]}; all looked at",
+        "SymLoRA has {:.1f} in epoch 11 and {:.1f} in epoch 20, LoRA {:.1f} and {:.1f}.".format(*held["cola"]),
+        f"at {held['mrpc'][1]:.1f}, as after 10 epochs ({short[0]:.1f}), and",
+        f"LoRA at {held['mrpc'][3]:.1f} ({short[1]:.1f})",
+        f"On CoLA {-both['cola'][1].mean():.1f} of the {np.subtract(*both['cola']).mean():.1f} points are LoRA's fall",
+        f"of these seeds is {again[:5].mean():.1f}, above the {kept['cola']['symlora', 'study_20'].mean():.1f} here",
+        f"alone moved SymLoRA by {span(again, ten)[:-1]}; ten seeds)",
     ):
         assert said in text, said
-    first, then = (kept["cola"]["symlora", name] for name in PROTOCOLS)
-    by_seed = then - first
-    assert "seeds 1 ({1:+.1f}) and 3 ({3:+.1f}); seed 0".format(*by_seed) in text and f"by {-by_seed[0]:.1f}." in text
-    means = {
-        task: "from {:.1f} to {:.1f}".format(*(each.mean() for each in gap.values())) for task, gap in apart.items()
+    shown = {
+        task: [span(points["symlora", name], points["lora", name]) for name in PROTOCOLS]
+        for task, points in kept.items()
     }
-    shown = changes["mrpc"].replace(" (", " points (95 % ")
-    assert f"by {shown}, {means['mrpc']}, and by {changes['cola']}, {means['cola']}." in readme
-    ten = validation("symlora", "cola", "8e-3")
+    ways = {task: f"from {first.split()[0]} to {second}" for task, (first, second) in shown.items()}
+    last = ended["mrpc"].split()[3]
+    for said in (
+        f"LoRA goes {ways['mrpc'].replace('(', '(95 % ')}, in the last epoch only to {last};",
+        f"on CoLA {ways['cola']}, nearly half",
+        f"on STS-B {ways['stsb']}.",
+    ):
+        assert said in readme, said
+    first = kept["cola"]["symlora", "study"]
     assert f"at 10 epochs is {first.mean():.1f}; over all ten seeds it is {ten.mean():.1f}." in rules
-    spread = ten.std(ddof=1)
-    assert (
-        f"of {spread:.1f} over seeds, the difference of two such means has one of {spread * (2 / 5) ** 0.5:.1f}"
-        in rules
-    )
     best = CONFIG_DIR / "best"
     for copy_ in (best / "study_20/minilm").iterdir():  # the points chosen for 10 epochs
         assert copy_.read_text() == (best / "study/minilm" / copy_.name).read_text()
@@ -274,7 +292,8 @@ def test_controls_are_judged_by_their_rules() -> None:
         f"{', '.join(listed[:-1])} and {listed[-1]}",
         f"is then {again.mean():.1f}, a change of {change.estimate:.1f} ({change.low:.1f} to {change.high:.1f});",
         f"gains {again[3] - found.scores[0][3]:.1f}.",
-        f"is then {there.estimate:.1f} ({there.low:.1f} to {there.high:.1f}): the same",
+        f"is then {there.estimate:.1f} ({there.low:.1f} to {there.high:.1f}): the same sign in all ten",
+        f"repeated](controls.md) on rank 4's it is {there.estimate:.1f} ({there.low:.1f} to {there.high:.1f})",
         f"{', '.join(bare_rates[:4])}, {bare_rates[4]} (8e-3) and {bare_rates[5]}.",
         f"difference of {without.difference.estimate:.1f} rests on that seed: the other nine give {nine.estimate:.1f} "
         f"({nine.low:.1f} to {nine.high:.1f}; looked at afterwards)",
@@ -283,7 +302,33 @@ def test_controls_are_judged_by_their_rules() -> None:
         f"planned: {unplanned_one.estimate:.1f} ({unplanned_one.low:.1f} to {unplanned_one.high:.1f})",
     ):
         assert said in told(), said
-    short = f"{apart.estimate:.1f} points ({apart.low:.1f} to {apart.high:.1f}; ten pairs)"
-    assert short in re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
+    assert (again < found.scores[1]).all()
+    short = f"{apart.estimate:.1f} points ({apart.low:.1f} to {apart.high:.1f}; ten pairs), and"
+    assert f"{short} {there.estimate:.1f} on the same CPU" in re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
     failed = list((ROOT / "results/controls/failed").rglob("run.json"))
     assert [json.loads(path.read_text())["status"] for path in failed] == ["failed"] * 12
+
+
+def test_controls_say_what_decay_does_to_lambda() -> None:
+    lambdas, text = {}, told()
+    for kind, place in (("no decay", "repeated"), ("decay", "decayed")):
+        folders = (ROOT / "results/controls" / place).glob("study/minilm/symlora/cola/*/seed-?/norms.parquet")
+        norms = pd.concat([pd.read_parquet(path).assign(seed=path.parent.name) for path in folders])
+        assert len(norms) == 120
+        lambdas[kind] = norms
+    small = {kind: int((norms["lambda"].abs() < 0.3).sum()) for kind, norms in lambdas.items()}
+    means = {kind: norms.groupby(["projection", "layer"])["lambda"].mean() for kind, norms in lambdas.items()}
+    for row in table("controls.md", "λ on CoLA, mean of ten seeds"):
+        projection, kind = row.pop("λ on CoLA, mean of ten seeds").split(", ")
+        assert list(row.values()) == [f"{value:.2f}" for value in means[kind][projection]]
+    alone = 0.16  # the rules' own figure, and rates-and-lambda.md's
+    assert all(mean.min() > alone for mean in means.values())
+    lowest, highest = means["decay"].min(), means["decay"].max()
+    assert text.count(f"{lowest:.2f} to {highest:.2f}") == 2  # findings.md and rates-and-lambda.md
+    with_decay, without = (validation("symlora", "cola", "8e-3", root=f"controls/{p}") for p in ("decayed", "repeated"))
+    for said in (
+        f"Of 120 values {small['decay']} are below 0.3 in size with decay, {small['no decay']} without",
+        f"with decay is {with_decay.mean():.1f}, without {without.mean():.1f}: a",
+        f"a difference of {span(with_decay, without)}",
+    ):
+        assert said in text, said
