@@ -115,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
     status = _add(commands, "status")
     _study_options(status)
     _seeds_option(status)
-    status.add_argument("--workers", type=_positive, help="packs at a time (default: one a GPU, else one a core)")
+    status.add_argument("--workers", type=positive, help="packs at a time (default: one a GPU, else one a core)")
     status.add_argument("--watch", action="store_true", help="refresh the table until all runs are done, or Ctrl-C")
 
     runs = _add(commands, "runs")
@@ -184,10 +184,11 @@ def _study_options(made: argparse.ArgumentParser) -> None:
 
 
 def _seeds_option(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--seeds", type=_positive, default=5, help="seeds of each selected point (default: %(default)s)")
+    made.add_argument("--seeds", type=positive, default=5, help="seeds of each selected point (default: %(default)s)")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Read a whole number of at least 1 from the command line."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: give a whole number of at least 1")
     return int(text)

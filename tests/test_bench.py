@@ -244,9 +244,11 @@ def test_the_bench_runs_from_end_to_end(
     minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("GLUE_DIR", raising=False)
-    monkeypatch.setattr(sys, "argv", ["bench", "--quick", "--out", str(tmp_path / "a.json"), *OPTIONS.split()])
+    monkeypatch.setattr(sys, "argv", ["bench", "--quick", "--out", str(tmp_path / "new"), *OPTIONS.split()])
     main()
-    record = json.loads((tmp_path / "a.json").read_text())
+    (written,) = (tmp_path / "new").glob("*.json")
+    assert written.name.endswith("-1x64-quick.json")  # not the record of the device's whole bench
+    record = json.loads(written.read_text())
     assert text(record) in capsys.readouterr().out
     assert record["encoder"] == {"width": 64, "inner": 256, "layers": 1, "classes": 2, "rank": 8}
     assert record["threads"] == {"ours": [1], "baseline": [1]}
@@ -255,6 +257,16 @@ def test_the_bench_runs_from_end_to_end(
     assert all(np.isfinite(entry["loss"]) and entry["seconds"] > 0 for entry in done.values())
     assert 2 * done[PADDED]["tokens"] == done["ours fp32, K = 2"]["tokens"]
     assert {peak["how"] for peak in record["peaks"]} == {"1 thread", "all processes", "all threads"}
+
+
+@pytest.mark.parametrize("wrong", ["--rounds 0", "--steps x", "--runs 0,4", "--runs 1;4", "--cores -1"])
+def test_the_bench_refuses_wrong_numbers(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench", *wrong.split()])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    monkeypatch.setattr(sys, "argv", ["bench", "--model-shape", "12"])
+    with pytest.raises(SymloraError, match=r"--model-shape.*12x768"):
+        main()
 
 
 def test_a_worker_says_what_failed() -> None:

@@ -11,6 +11,7 @@ import transformers
 from bench.flops import Shape, needed
 from bench.work import BATCH_SIZE, Case, Load, measuring_rows
 from symlora.config.compose import compose
+from symlora.config.overrides import check_words
 from symlora.config.schema import Config
 from symlora.model.device import pick_precision
 from symlora.model.source import find, load_tokenizer
@@ -71,7 +72,9 @@ def task_config(settings: Settings, task: str, method: str) -> Config:
         model = ["model=local", f"model.name={Path(settings.model_path).name}", f"model.path={settings.model_path}"]
     protocol = "paper" if os.environ.get("GLUE_DIR") else "demo"
     train = ["train.lr=5e-4", f"train.batch_size={BATCH_SIZE}", "train.epochs=1", "train.head_lr=null"]
-    return compose(f"task={task}", f"method={method}", *model, f"protocol={protocol}", *train)
+    words = [f"task={task}", f"method={method}", *model, f"protocol={protocol}", *train]
+    check_words(words)
+    return compose(*words)
 
 
 def task_loads(

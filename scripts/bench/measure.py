@@ -43,11 +43,10 @@ class Sides:
             samples, memory = zip(*group.ask(workers.load, load), strict=True)
             passes = max(1, round(self.settings.min_seconds / max(figures(samples)["seconds"], 1e-3)))
             ready.append((load.case, group, passes, max((m for m in memory if m is not None), default=None)))
-        rounds = self.settings.rounds
-        for turn in range(1, rounds + 1):
+        for turn in range(1, self.settings.rounds + 1):
             self.peak(label, turn, shape)
             for case, group, passes, peak_bytes in ready:
-                self.say(f"{label}: round {turn} of {rounds}: {case.name}")
+                self.say(f"{label}: round {turn} of {self.settings.rounds}: {case.name}")
                 found = figures(group.ask(workers.run, case.name, turn, passes))
                 entry = {"label": label, "round": turn, "case": asdict(case)}
                 self.measurements.append({**entry, **found, "peak_bytes": peak_bytes})

@@ -43,8 +43,7 @@ def _task(record: dict[str, Any], task: str) -> str:
     kind = "real sentences" if data["source"] == "glue" else "DEMO sentences (GLUE_DIR is not set), not this task's"
     head = f"{task}: {kind}, {data['measured_mean_tokens']:.1f} tokens a row (split: {data['mean_tokens']:.1f})"
     table = task_table(record, task)
-    names = ["", *next(iter(table.values()))]
-    return f"{head}\n{_grid(names, [[name, *row.values()] for name, row in table.items()])}"
+    return f"{head}\n{_grid(['', *next(iter(table.values()))], [[name, *row.values()] for name, row in table.items()])}"
 
 
 def task_table(record: dict[str, Any], task: str) -> dict[str, dict[str, str]]:
