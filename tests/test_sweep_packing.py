@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -141,17 +142,19 @@ def test_the_time_left_leaves_out_what_an_earlier_process_did(
 ) -> None:
     config = run_config(TINY)
     config.results_dir = str(tmp_path)
-    path = tmp_path / "progress.jsonl"
+    path, now = tmp_path / "progress.jsonl", time.time()
     monkeypatch.setattr("symlora.sweep.progress.PRINT_EVERY", 0.0)
     monkeypatch.setattr("symlora.sweep.progress.POLL", 0.01)
+    clock = SimpleNamespace(time=lambda: now, monotonic=time.monotonic)
+    monkeypatch.setattr("symlora.sweep.progress.time", clock)
     with Watcher(plan(jobs(config), 1e9, 1), path), locked(tmp_path, run_folder(config)):
         write_progress(tmp_path, run_folder(config), {"share": 0.8, "resumed": 0.7})
-        path.write_text(json.dumps({"pack": 0, "event": "started", "at": time.time() - 100.0}) + "\n")
-        for _ in range(100):  # a tenth of the run in 100 s, so 200 s for two tenths
+        path.write_text(json.dumps({"pack": 0, "event": "started", "at": now - 100.0}) + "\n")
+        for _ in range(1000):  # a tenth of the run in 100 s, so 200 s for two tenths
             time.sleep(0.05)
             if "80% done" in (printed := capsys.readouterr().err):
                 break
-    assert "80% done; about 3 min 2" in printed
+    assert "80% done; about 3 min 20 s left" in printed
 
 
 def test_wrong_settings_of_the_inner_launcher_are_named() -> None:
