@@ -38,8 +38,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a tensor to the device without waiting for it."""
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+    """Copy a tensor to the device, on CUDA without waiting for it."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)  # MPS may read the source after it was freed (pytorch #189690)
 
 
 def pick_precision(name: str, device: torch.device) -> str:

@@ -169,5 +169,6 @@ def _training(processes: Processes, device: torch.device) -> Iterator[None]:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Tell whether an error means that no memory was left."""
-    # On a CPU torch raises a RuntimeError.
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    # A CPU, MPS and cuBLAS raise a RuntimeError.
+    texts = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in texts)

@@ -83,5 +83,8 @@ def connected(processes: Processes, device: torch.device) -> Iterator[None]:
     try:
         yield
         dist.barrier()
-    finally:
-        dist.destroy_process_group()
+    except BaseException:
+        if device.type != "cuda":  # NCCL would wait here for the others, who wait for this process (pytorch #141510)
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
