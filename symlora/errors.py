@@ -8,6 +8,9 @@ OFFLINE_HELP = (
 )
 
 
+PARTIAL = 3  # exit status of a submission in which files are missing; 2 is argparse's
+
+
 class SymloraError(Exception):
     """Bad input or environment: what is wrong, where, what to do.
 

@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from symlora.errors import PARTIAL, SymloraError
 from symlora.store.folder import scan
+from symlora.sweep import paper
+from symlora.sweep.grid import expand
+from symlora.sweep.paper import Paper
 
 # Each of the dozen commands is a fork of one process that has imported everything, instead of a start of 8 seconds.
 FORKED = """
@@ -38,6 +42,33 @@ def forked(*words):
 study.symlora = paper.symlora = forked
 main(sys.argv[1:])
 """
+
+
+def test_a_partial_zip_does_not_end_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def called(*words: str) -> int:
+        said.append(words[0])
+        return PARTIAL if words[0] == "submission" else 0
+
+    monkeypatch.setattr(paper, "symlora", called)
+    monkeypatch.setattr(paper, "run_study", lambda study: 0)
+    assert Paper(["cola"], "minilm").run() == 0
+    assert said == ["submission", "submission", "report"]
+
+
+def test_the_calibration_is_not_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    swept: list[list[str]] = []
+
+    def multirun(words: list[str]) -> int:
+        swept.append(words)
+        return 0
+
+    monkeypatch.setattr(paper, "multirun", multirun)
+    monkeypatch.setattr(paper, "finished_record", lambda config: None)
+    with pytest.raises(SymloraError, match="no grid point of cola"):
+        Paper(["cola"], "minilm", args=["force=true"]).estimate()
+    assert not any(config.force for config in expand(*swept[0]))
 
 
 @pytest.mark.timeout(600)

@@ -31,7 +31,7 @@ from symlora.errors import SymloraError
 from symlora.runner import reporter
 from symlora.store.folder import RUN_FILE, SCHEMA_VERSION, recorded_config, run_folder, write_json
 from symlora.store.locks import locked, read_progress
-from symlora.store.selection import edge
+from symlora.store.selection import criterion, edge
 from symlora.sweep import watch
 from symlora.sweep.grid import expand, tasks_of
 from symlora.sweep.preflight import GridSeeds, HasBest, swept
@@ -127,6 +127,16 @@ def test_tasks_are_the_recipes_own() -> None:
     assert len(tasks_of("holdout")) == 8 and "wnli" not in tasks_of("paper")
     with pytest.raises(SymloraError, match="protocol=nine: unknown"):
         tasks_of("nine")
+
+
+def test_a_score_that_is_not_defined_chooses_nothing() -> None:
+    # Optuna counts None as a failed trial, and ends the search at NaN.
+    metrics = {"validation": {"pearson": float("nan")}}
+    task = {"score": "pearson", "validation": ["validation"]}
+    record = {"config": {"task": task, "protocol": {"selection": "last"}}, "selections": {"last": {"metrics": metrics}}}
+    assert criterion(record) == (None, "validation")
+    metrics["validation"]["pearson"] = 0.5
+    assert criterion(record) == (0.5, "validation")
 
 
 def test_the_best_point_is_chosen_on_the_held_out_slice() -> None:

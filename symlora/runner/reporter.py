@@ -47,6 +47,8 @@ class Reporter:
     def started(self, folder: Path, record: dict[str, Any], counts: "ParameterCounts") -> None:
         """Announce the run."""
         config = self.config
+        self._steps, self._scores = 0, []  # a pack in which memory ran out begins again, in halves
+        self._losses.clear()
         data, origin = record["data"], record["provenance"]
         self._per_epoch = math.ceil(data["train"]["rows"] / config.train.batch_size)
         rows = ", ".join(f"{name} {described['rows']:,}" for name, described in data.items())

@@ -25,14 +25,16 @@ def criterion(record: Mapping[str, Any]) -> tuple[float | None, str]:
     """Read the score that may choose a configuration, and its split.
 
     Of a finished run's run.json: the held-out slice's score at the held-out epoch, or without a slice the validation
-    score at the epoch of the protocol's rule. The score is None where the metric is not defined.
+    score at the epoch of the protocol's rule. The score is None where the metric is not defined (NaN before it is
+    written).
     """
     task, selections = record["config"]["task"], record["selections"]
     if HELD_OUT in selections:
         rule = split = HELD_OUT
     else:
         rule, split = record["config"]["protocol"]["selection"], task["validation"][0]
-    return selections[rule]["metrics"][split][task["score"]], split
+    score = selections[rule]["metrics"][split][task["score"]]
+    return None if score is None or math.isnan(score) else score, split
 
 
 def edge(value: float, tried: Collection[float]) -> str:

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from symlora.config.identity import file_sha256
-from symlora.errors import SymloraError
+from symlora.errors import PARTIAL, SymloraError
 from symlora.store.files import atomic_write, unwritable
 from symlora.store.folder import write_json
 from symlora.submission.files import HEADER, LINES, files
 from symlora.submission.gather import Part, gather
 
-PARTIAL = 3  # exit status where files are missing; 2 is argparse's
 LARGEST = 2**26  # bytes of a file; QQP's has 4 MiB
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold: no time of day in the bytes
 

@@ -15,11 +15,10 @@ from pathlib import Path
 from statistics import fmean
 
 from symlora.config.formatting import text_table
-from symlora.errors import SymloraError
+from symlora.errors import PARTIAL, SymloraError
 from symlora.runner.reporter import format_duration
 from symlora.store.folder import finished_record, run_folder
 from symlora.sweep.grid import expand, tasks_of
-from symlora.sweep.launchers import cores, visible_devices
 from symlora.sweep.study import FAILED_RUN, METHODS, Study, more_settings, multirun, run_study, symlora
 
 PROTOCOL, FROM_MNLI = "paper", "paper_mnli"
@@ -58,7 +57,7 @@ class Paper:
         runs, seconds, size = (sum(column) for column in zip(*needed.values(), strict=True))
         needed["all"] = int(runs), seconds, size
         rows = [(task, count, format_duration(s), f"{b / 1e9:.2f}") for task, (count, s, b) in needed.items()]
-        workers = len(visible_devices()) or cores()
+        workers = self.study(*self.tasks).workers
         return (
             f"{text_table(('task', 'runs', 'time', 'GB'), rows, 'lrrr')}\n"
             f"About {format_duration(seconds / workers)} with {workers} at a time, estimated from the first steps of "
@@ -70,7 +69,8 @@ class Paper:
         grid = self.study(task).grid()
         points = expand(*grid)
         rows = STEPS * max(config.train.batch_size for config in points)
-        few = (f"data.train_limit={rows}", "train.epochs=1", f"results_dir={CALIBRATION}", "predict_test=false")
+        few = [f"data.train_limit={rows}", "train.epochs=1", f"results_dir={CALIBRATION}"]
+        few += ["predict_test=false", "force=false"]  # a forced run counts as not done yet
         print(f"calibration: {rows} training rows of {task}", flush=True)
         if (status := multirun([*grid, *few])) not in (0, FAILED_RUN):
             raise SystemExit(status)
@@ -112,7 +112,7 @@ class Paper:
         where = ("--results-dir", expand(*self.study(*self.tasks).settings)[0].results_dir)
         for method in METHODS:
             zipped = ("--protocol", PROTOCOL, "--model", self.model, "--method", method)
-            if (status := symlora("submission", *zipped, *where)) not in (0, FAILED_RUN):
+            if (status := symlora("submission", *zipped, *where)) not in (0, FAILED_RUN, PARTIAL):
                 return status
         return symlora("report", *where)
 

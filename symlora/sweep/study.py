@@ -145,7 +145,7 @@ class Study:
     def workers(self) -> int:
         """Count the packs at once: one a GPU, else one a core."""
         (config, *_) = _expanded(0, *self.settings)
-        one = config.device[-1].isdigit()  # cuda:1
+        one = config.device == "mps" or config.device[-1].isdigit()  # cuda:1
         return 1 if one else cores() if config.device == "cpu" else len(visible_devices()) or cores()
 
     def costs(self) -> Costs:
