@@ -38,10 +38,9 @@ def pick_device(name: str) -> torch.device:
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a tensor to the device, on CUDA without waiting for it."""
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)  # MPS may read the source after it was freed (pytorch #189690)
+    """Copy a tensor to the device, if possible without waiting."""
+    source = tensor.pin_memory() if device.type == "cuda" else tensor
+    return source.to(device, non_blocking=device.type != "mps")  # which may read freed memory (pytorch #189690)
 
 
 def pick_precision(name: str, device: torch.device) -> str:
