@@ -1,4 +1,4 @@
-"""Define the user-facing error and the shared offline hint."""
+"""Define the user-facing error, the offline hint and an exit status."""
 
 import textwrap
 
@@ -6,8 +6,6 @@ OFFLINE_HELP = (
     "Without the hub you can run `make demo`, or train from local files: GLUE_DIR=<folder> make glue TASK=... "
     'with MODEL=minilm (an encoder in a Python package) or ARGS="model.path=<folder>".'
 )
-
-
 PARTIAL = 3  # exit status of a submission in which files are missing; 2 is argparse's
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+import torch.distributed as dist
 from conftest import run_program
 
 from symlora.config.compose import compose
 from symlora.errors import SymloraError
 from symlora.runner.reporter import Reporter
 from symlora.runner.run import run
-from symlora.training.distributed import Processes, launched_processes
+from symlora.training.distributed import Processes, connected, launched_processes
 
 # 45 rows in batches of 16: the last batch has 13 rows, 7 for one process and 6 for the other.
 SMALL = (
@@ -65,3 +67,14 @@ def test_the_environment_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE"):  # as some clusters' wrappers leave them
         monkeypatch.setenv(name, "")
     assert launched_processes() == Processes(0, 1)
+
+
+@pytest.mark.parametrize(("device", "ends"), [("cpu", 1), ("cuda", 0)])
+def test_a_failed_process_waits_for_no_other(device: str, ends: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # NCCL's end would wait for processes that wait for this one.
+    ended: list[bool] = []
+    monkeypatch.setattr(dist, "init_process_group", lambda backend: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: ended.append(True))
+    with pytest.raises(ValueError, match="broken"), connected(Processes(0, 2), torch.device(device)):
+        raise ValueError("broken")
+    assert len(ended) == ends

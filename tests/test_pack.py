@@ -19,6 +19,7 @@ from symlora.config.schema import Config
 from symlora.data.batches import eval_batches, gather, pack_batch
 from symlora.data.tokens import TokenizedSplit
 from symlora.model.build import build, build_pack
+from symlora.model.device import to_device
 from symlora.model.pack import PackedModel
 from symlora.model.stack import Stack, clip_gradients
 from symlora.training.loop import fit_pack, losses_of, predict, predict_pack, train_step
@@ -214,6 +215,19 @@ def test_a_step_waits_for_its_device_once(
         train_step(states, [pack_batch(data, [np.arange(40)] * runs, 4, 0)], pack, 4)
     assert reads == [(2, runs)] and called.waits == []
     assert [run.steps_done for run in states] == [1] * runs
+
+
+def test_only_copies_to_mps_wait() -> None:
+    waits: dict[str, bool] = {}
+
+    class Watched(Tensor):
+        def to(self, device: torch.device, non_blocking: bool) -> Tensor:  # type: ignore[override]
+            waits[device.type] = not non_blocking
+            return self
+
+    for name in ("mps", "cpu", "meta"):
+        to_device(torch.ones(2).as_subclass(Watched), torch.device(name))
+    assert waits == {"mps": True, "cpu": False, "meta": False}
 
 
 @pytest.mark.parametrize("passes", [1, 2])

@@ -85,11 +85,10 @@ def main() -> None:
             bar.update()
 
         record = run(settings, say)
-    shown = text(record)
     name = _name(record["provenance"]["device"], settings, quick="quick" in given)
     path = out if out.suffix == ".json" else out / f"{name}.json"
     write_json(path, record)
-    print(f"\n{shown}\n\n{path}")
+    print(f"\n{text(record)}\n\n{path}")
 
 
 if __name__ == "__main__":

@@ -145,8 +145,9 @@ class Study:
     def workers(self) -> int:
         """Count the packs at once: one a GPU, else one a core."""
         (config, *_) = _expanded(0, *self.settings)
-        one = config.device == "mps" or config.device[-1].isdigit()  # cuda:1
-        return 1 if one else cores() if config.device == "cpu" else len(visible_devices()) or cores()
+        if config.device == "mps" or config.device[-1].isdigit():  # cuda:1
+            return 1
+        return cores() if config.device == "cpu" else len(visible_devices()) or cores()
 
     def costs(self) -> Costs:
         """Gather the seconds of finished runs of this model and protocol."""
