@@ -94,44 +94,53 @@ def run_pack(configs: Sequence[Config], reporters: Sequence[Reporter], began: fl
         while any(groups):
             group = groups.pop(0)
             own, tell = [configs[number] for number in group], [reporters[number] for number in group]
-            with prepare_pack(own, tell, processes) as prepared:
-                models: list[RunModel] = []
-                fits: list[Fit | Exception] = []
-                try:
-                    pack = build_pack(own, prepared.device, prepared.precision)
-                    models += pack.runs  # a run that diverges leaves the pack
-                    check_model(prepared, models)
-                    sentences = len(prepared.scored["train"]) * own[0].train.epochs
-                    compiles = pick_compile(own[0].train.compile, prepared.device, prepared.precision, sentences)
-                    for record in prepared.records:
-                        record["provenance"]["compiled"] = compiles
-                    with _training(processes, prepared.device), fusing(compiles):
-                        fits += fit_pack(
-                            own,
-                            prepared.scored,
-                            pack,
-                            on_step=lambda number, step: tell[number].step(step),  # noqa: B023  # called in this round
-                            on_epoch=lambda number, epoch: tell[number].epoch(epoch),  # noqa: B023
-                            processes=processes,
-                            checkpoint=prepared.checkpoint,
-                        )
-                except (SymloraError, OSError, SafetensorError, CannotPack):
+            try:
+                ended |= zip(group, _train(own, tell, processes), strict=True)
+            except Exception as error:
+                if len(group) == 1 or isinstance(error, SymloraError) or not is_out_of_memory(error):
                     raise
-                except Exception as error:  # out of memory, or a bug: a run that failed is a result too
-                    if is_out_of_memory(error) and len(group) > 1:
-                        half = (len(group) + 1) // 2
-                        groups = [group[:half], group[half:], *groups]
-                        print(
-                            f"not enough memory for {len(group)} runs at once; trained again in two halves",
-                            file=sys.stderr,
-                        )
-                        continue
-                    fits = [error] * len(group)
-                ended |= zip(group, keep_runs(prepared, models, fits), strict=True)
+                half = (len(group) + 1) // 2
+                groups = [group[:half], group[half:], *groups]
+                print(f"not enough memory for {len(group)} runs at once; trained again in two halves", file=sys.stderr)
     if processes.rank == 0:
         for root in {Path(config.results_dir) for config in configs}:
             clear_settled(root)
     return [ended[number] for number in range(len(configs))]
+
+
+def _train(configs: Sequence[Config], reporters: Sequence[Reporter], processes: Processes) -> list[Ended]:
+    """Train runs together and write their folders.
+
+    An error that no memory is left is raised for several runs; for one it is the run's result.
+    """
+    with prepare_pack(configs, reporters, processes) as prepared:
+        models: list[RunModel] = []
+        fits: Sequence[Fit | Exception]
+        try:
+            pack = build_pack(configs, prepared.device, prepared.precision)
+            models += pack.runs  # a run that diverges leaves the pack
+            check_model(prepared, models)
+            sentences = len(prepared.scored["train"]) * configs[0].train.epochs
+            compiles = pick_compile(configs[0].train.compile, prepared.device, prepared.precision, sentences)
+            for record in prepared.records:
+                record["provenance"]["compiled"] = compiles
+            with _training(processes, prepared.device), fusing(compiles):
+                fits = fit_pack(
+                    configs,
+                    prepared.scored,
+                    pack,
+                    on_step=lambda number, step: reporters[number].step(step),
+                    on_epoch=lambda number, epoch: reporters[number].epoch(epoch),
+                    processes=processes,
+                    checkpoint=prepared.checkpoint,
+                )
+        except (SymloraError, OSError, SafetensorError, CannotPack):
+            raise
+        except Exception as error:  # out of memory, or a bug: a run that failed is a result too
+            if is_out_of_memory(error) and len(configs) > 1:
+                raise
+            fits = [error] * len(configs)
+        return keep_runs(prepared, models, fits)
 
 
 def _claim(config: Config, reporter: Reporter, began: float, processes: Processes, locks: ExitStack) -> Ended | None:
