@@ -109,6 +109,10 @@ def test_a_lock_is_one_process_s_and_ends_with_it(tmp_path: Path) -> None:
     with held_by_another(tmp_path, folder) as number:
         said = holder(tmp_path, folder)
         assert said is not None and said["process"] == number
+        (lock,) = (tmp_path / ".locks").glob("*.lock")
+        lock.chmod(0o444)  # as another user's
+        assert holder(tmp_path, folder) == said
+        lock.chmod(0o644)
         with pytest.raises(Busy, match=f"process {number} on"), locked(tmp_path, folder, wait=0):
             pass
         with locked(tmp_path, tmp_path / "a" / "seed-1"):  # another run's
