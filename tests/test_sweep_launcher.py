@@ -186,6 +186,22 @@ def test_submitit_local_gets_as_many_packs_as_workers(multirun: Multirun, monkey
     assert waves == [(0, 2), (2, 1)] and [job._return_value for job in returns] == [0.5] * 3
 
 
+def test_a_lost_slurm_job_is_not_taken_for_the_end_of_the_others(
+    multirun: Multirun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+
+    def launch(self: Any, job_overrides: Sequence[Any], initial_job_idx: int) -> list[JobReturn]:
+        raise RuntimeError("Job 17_0 (task: 0) has not produced any output (state: NODE_FAIL)")
+
+    name = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
+    monkeypatch.setattr(Plugins.instance().class_name_to_class[name], "launch", launch)
+    slurm = ("hydra/launcher=packed", "hydra.launcher.inner=submitit_slurm", "hydra.launcher.max_tokens=1")
+    (one, other) = multirun(*slurm, "seed=0,1")
+    for job in (one, other):
+        assert "NODE_FAIL" in str(job._return_value) and "`squeue` lists it" in str(job._return_value)
+
+
 def test_jobs_that_are_one_run_are_trained_once(multirun: Multirun, tmp_path: Path) -> None:
     returns = multirun(*BASIC, "method=lora", "seed=0", "logger.group=a,b")
     assert completed(returns) == [True, True]

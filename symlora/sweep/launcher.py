@@ -168,6 +168,8 @@ class PackedLauncher(Launcher):
                     found |= {ended.index: ended for ended in job_return.return_value}
             except Exception as error:  # a killed worker, a lost node: each launcher has its own
                 lost = f"{lost} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+                if inner == "submitit_slurm":
+                    lost += ", or one of another pack ended and this run's job goes on (`squeue` lists it)"
             raise_if_stopped()  # finished runs stay, the others have checkpoints, slow workers need the stop file
             stop_file.unlink(missing_ok=True)
         return {job.index: found.get(job.index) or _from_folder(job, lost) for job in jobs}
