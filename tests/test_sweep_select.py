@@ -234,6 +234,14 @@ def test_the_choice_is_a_configuration_that_the_seeds_take(tmp_path: Path) -> No
     assert run_folder(configs[0]) == run_folder(plain)  # the grid's own run is seed 0
 
 
+def test_a_selection_that_is_replaced_says_what_it_held(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "lora-rte.yaml"
+    choices = [grid({(1e-3, 16): 0.5}), grid({(1e-3, 16): 0.5}), grid({(1e-3, 16): 0.5, (2e-3, 32): 0.6})]
+    for choice in choices:
+        write(choice, path)
+    assert capsys.readouterr().out == f"{path} is replaced; it held lr: 0.001 batch_size: 16\n"
+
+
 def multirun_config(*overrides: str) -> Any:
     """What a callback is handed at the start of a multirun; compose() refuses sweeps, Hydra's command line does not."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))

@@ -136,7 +136,10 @@ def unequal(choices: Sequence[GridSearch]) -> list[str]:
 
 
 def write(choice: GridSearch, path: Path) -> None:
-    """Write the values as a configuration that `sweep=seeds` takes."""
+    """Write the values as a configuration that `sweep=seeds` takes.
+
+    Says which other values it replaces.
+    """
     best = choice.best
     edges = ", ".join(f"train.{axis} {_edge(choice, axis)}" for axis in AXES)
     lines = [
@@ -153,8 +156,11 @@ def write(choice: GridSearch, path: Path) -> None:
     ]
     lines += ["train:", f"  lr: {best.lr!r}", f"  batch_size: {best.batch_size}", ""]
     path.parent.mkdir(parents=True, exist_ok=True)
+    before = path.read_text().splitlines()[-2:] if path.is_file() else lines[-3:-1]
     with atomic_write(path) as temporary:
         temporary.write_text("\n".join(lines))
+    if before != lines[-3:-1]:
+        print(f"{path} is replaced; it held {' '.join(' '.join(before).split())}")
 
 
 def _edge(choice: GridSearch, axis: str) -> str:
