@@ -98,6 +98,7 @@ def read_hub(data: DataConfig, config: str, split: str, task: TaskConfig) -> tup
         except Exception as failure:  # network, HTTP and cache errors share no base class
             error = failure
             continue
+        error = None
         if (found := read_folder(Path(folder), config, split, task)) is not None:
             return where, found[1]
     reason = "no such file in it" if error is None else f"{type(error).__name__}: {first_line(error)}"

@@ -140,14 +140,11 @@ class Encoder(nn.Module):
                 on_device = to_device(lengths, own.device)
                 return torch.segment_reduce(own, "mean", lengths=on_device, unsafe=True)[:, None]  # no check, no wait
             return self._first_rows(module, (output,))[0].transpose(0, 1)
-        hidden = output.last_hidden_state if hasattr(output, "last_hidden_state") else output[0]
+        hidden = output.last_hidden_state
         if hidden.shape[1] != len(self.layout.first):
             (hidden,) = self._first_rows(module, (hidden,))
-        first = hidden.transpose(0, 1)
-        if hasattr(output, "last_hidden_state"):
-            output.last_hidden_state = first
-            return output
-        return (first, *output[1:])
+        output.last_hidden_state = hidden.transpose(0, 1)
+        return output
 
 
 def _to_float32(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

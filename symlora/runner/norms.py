@@ -56,15 +56,13 @@ def adapter_norms(model: RunModel) -> Iterator[dict[str, Any]]:
 def _update(layer: Any, adapter: str) -> Tensor | None:
     if isinstance(layer, BaseScaleLayer):  # get_delta_weight has (λ - 1) W0 in it, next to which ΔW would lose digits
         return copy.deepcopy(layer).cpu().factor_product(adapter, torch.float64)
-    is_lora = isinstance(layer, LoraLayer)  # named first: PEFT's types would make mypy forget that layer is Any
-    if is_lora and not layer.use_dora.get(adapter, False):
-        delta: Tensor = layer.get_delta_weight(adapter)
-        return delta.detach().cpu().double()
-    if isinstance(layer, AdapterLayer):
+    is_lora: bool = isinstance(layer, LoraLayer) and not layer.use_dora.get(adapter, False)
+    if is_lora or isinstance(layer, AdapterLayer):
         try:
-            return copy.deepcopy(layer).cpu().double().get_delta_weight(adapter).detach()
+            delta: Tensor = copy.deepcopy(layer).cpu().double().get_delta_weight(adapter)
         except NotImplementedError:  # a bottleneck adapter is no matrix: no row
             return None
+        return delta.detach()
     # Other methods' get_delta_weight is a rotation (OFT, HRA), a tuple (BOFT) or a part (DoRA). The layer itself says
     # what it does to W0: its columns are the outputs of unit vectors.
     probe = copy.deepcopy(layer).cpu().double().eval()

@@ -137,7 +137,9 @@ def predict(model: Trained, names: Sequence[str], file: Path | None, texts: Sequ
     if texts:
         config = replace(config, data=replace(config.data, cache_dir=None))
     [by_split] = logits_of([model], _tokens(config, splits), device)
-    return pd.concat([_table(config, splits[name], logits) for name, logits in by_split.items()], ignore_index=True)
+    return pd.concat(
+        [_table(config, splits[name], logits, bool(texts)) for name, logits in by_split.items()], ignore_index=True
+    )
 
 
 def _alike(models: Sequence[Trained], names: Sequence[str]) -> list[list[Trained]]:
@@ -203,9 +205,9 @@ def _scored(model: Trained, split: str, logits: Logits, labels: npt.NDArray[Any]
     return rows
 
 
-def _table(config: Config, split: Split, logits: Logits) -> pd.DataFrame:
+def _table(config: Config, split: Split, logits: Logits, given: bool) -> pd.DataFrame:
     names = config.task.labels
-    if split.name == "text":
+    if given:  # as sentences, not as a file or a split
         columns: dict[str, Any] = {"text": ["\t".join(row) for row in zip(*split.texts, strict=True)]}
     else:
         columns = {"split": split.name, "idx": split.idx}
