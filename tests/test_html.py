@@ -78,6 +78,7 @@ class _Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = {key: value or "" for key, value in attrs}
         self.tags.append(tag)
+        assert "p" not in self.open or tag not in ("p", "div", "table", "ul"), self.getpos()
         self.ids += [found["id"]] if "id" in found else []
         if tag == "a":
             self.anchors.append(found["href"])

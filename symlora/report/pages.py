@@ -113,7 +113,8 @@ def _is_told(cell: Cell) -> bool:
 def _mark(state: StateCore) -> None:
     """Name each cell's column, and make anchors the ids of headings."""
     names: list[str] = []
-    place, tokens = 0, list(state.tokens)
+    hidden: set[int] = set()  # paragraphs of anchors
+    place, tokens = 0, state.tokens
     for i, token in enumerate(tokens):
         if token.type == "table_open":
             names = []
@@ -129,5 +130,5 @@ def _mark(state: StateCore) -> None:
                 token.attrSet("class", "text")
         elif token.type == "heading_open" and i > 2 and (anchor := _ANCHOR.fullmatch(tokens[i - 2].content)):
             token.attrSet("id", anchor[1])
-            for hidden in tokens[i - 3 : i]:
-                state.tokens.remove(hidden)
+            hidden |= {i - 3, i - 2, i - 1}
+    state.tokens = [token for i, token in enumerate(tokens) if i not in hidden]  # equal tokens are not the same
