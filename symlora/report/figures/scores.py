@@ -108,7 +108,7 @@ def _points(entry: Chosen) -> pd.DataFrame:
         validation=100 * grid["score"],
         optimum=optimum,
         chosen=mine,
-        edge=grid_edge(replace(entry, runs=grid[optimum])),
+        edge=grid_edge(replace(entry, runs=grid[optimum])) or "no score",
     )
 
 
