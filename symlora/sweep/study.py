@@ -144,10 +144,13 @@ class Study:
     @property
     def workers(self) -> int:
         """Count the packs at once: one a GPU, else one a core."""
+        from symlora.model.device import pick_device
+
         (config, *_) = _expanded(0, *self.settings)
-        if config.device == "mps" or config.device[-1].isdigit():  # cuda:1
+        device = pick_device("auto").type if config.device == "auto" else config.device
+        if device == "mps" or device[-1].isdigit():  # cuda:1
             return 1
-        return cores() if config.device == "cpu" else len(visible_devices()) or cores()
+        return cores() if device == "cpu" else len(visible_devices()) or cores()
 
     def costs(self) -> Costs:
         """Gather the seconds of finished runs of this model and protocol."""
