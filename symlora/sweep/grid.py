@@ -10,7 +10,6 @@ from omegaconf import OmegaConf
 import symlora.sweep.launchers  # noqa: F401  # registers the schema of hydra/launcher=packed
 from symlora.config.compose import CONFIG_DIR, our_configs, quote_paths, resolve
 from symlora.config.schema import Config
-from symlora.errors import SymloraError
 from symlora.sweep.preflight import GROUPS, swept
 
 
@@ -46,14 +45,8 @@ def tasks_of(protocol: str) -> list[str]:
 
     From its own file if it has a recipe, else from the protocol that it is made from. WNLI is left out, as in both
     papers.
-
-    Raises:
-        SymloraError: There is no such protocol.
     """
     path = CONFIG_DIR / "protocol" / f"{protocol}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(path.stem for path in path.parent.glob("*.yaml")))
-        raise SymloraError(f"protocol={protocol}: unknown. Choose one of: {known}.")
     own = OmegaConf.select(OmegaConf.load(path), "protocol.recipe") or {}
     tasks = [str(task) for task in own if task != "wnli" and (path.parents[1] / "task" / f"{task}.yaml").is_file()]
     return tasks or tasks_of("paper")

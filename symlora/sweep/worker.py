@@ -85,6 +85,7 @@ class PackTask:
         go_offline_if_unreachable()
         import torch
 
+        from symlora.model.packable import CannotPack
         from symlora.runner.run import run_pack
 
         if self.threads is not None:
@@ -93,7 +94,7 @@ class PackTask:
         reporters = [Reporter(config, quiet=True) for config in configs]
         try:
             trained = run_pack(configs, reporters, self.began)
-        except ValueError:  # a method whose modules cannot be stacked (symlora.model.pack): one run after another
+        except CannotPack:  # one run after another
             if len(configs) == 1:
                 raise
             alone = zip(configs, reporters, strict=True)
