@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
-from report_runs import COMMON, read_record, write_run
+from report_runs import COMMON, edit_run, write_run
 
 from symlora.cli import main
 from symlora.config.compose import compose
@@ -26,7 +26,7 @@ from symlora.report.choice import choose
 from symlora.report.collect import collect
 from symlora.report.leaderboard import load_leaderboard
 from symlora.runner.record import write_predictions
-from symlora.store.folder import recorded_config, run_folder, write_json
+from symlora.store.folder import recorded_config, run_folder, seal
 from symlora.submission.files import LINES, files
 from symlora.submission.gather import as_text, gather
 from symlora.submission.write import check, write
@@ -77,15 +77,8 @@ def make_run(root: Path, task: str = "rte", *overrides: str, test: bool = True) 
         "selections": {name: {"epoch": 1, "metrics": metrics} for name in (rule, "last")},
         "score": score,
     }
-    write_json(folder / "run.json", COMMON | record)
+    seal(folder, COMMON | record)
     return folder
-
-
-def change(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
-    """Edit run.json as a text editor would."""
-    record = read_record(folder)
-    edit(record)
-    write_json(folder / "run.json", record)
 
 
 def zip_of(path: Path, *entries: tuple[str, str | bytes]) -> Path:
@@ -208,7 +201,7 @@ def test_a_run_without_test_predictions_says_the_command_that_makes_them(tmp_pat
     settings = [f"{key.lower()}={value}" for key, value in given.items() if key != "ARGS"]
     again = compose(*settings, *given["ARGS"].split())
     assert run_folder(again) == folder and again.predict_test
-    change(folder, lambda record: record["config"].update(init_from="seed-3"))
+    edit_run(folder, lambda record: record["config"].update(init_from="seed-3"))
     part = next(part for part in gather(tmp_path, *NAMES) if part.file.name == "RTE.tsv")
     assert "init_from=<path of seed-3>" in part.source
 
@@ -217,6 +210,7 @@ def test_old_mnli_runs_lack_ax_alone(tmp_path: Path) -> None:
     folder = make_run(tmp_path, "mnli")
     table = pd.read_parquet(folder / "predictions.parquet")
     table[table.split != "ax"].to_parquet(folder / "predictions.parquet")
+    edit_run(folder)
     parts = {part.file.name: part for part in gather(tmp_path, *NAMES)}
     assert parts["MNLI-m.tsv"].predictions and parts["MNLI-mm.tsv"].predictions and not parts["AX.tsv"].predictions
     assert "no predictions on ax" in parts["AX.tsv"].source and "force=true" in parts["AX.tsv"].source
@@ -250,17 +244,22 @@ def nan_in_test(folder: Path) -> None:
     table = pd.read_parquet(folder / "predictions.parquet")
     table["prediction"] = table["prediction"].where((table.split != "test") | (table.idx != 17))
     table.to_parquet(folder / "predictions.parquet")
+    edit_run(folder)
 
 
-OTHER = {"predictions.parquet": {"bytes": 1, "sha256": "0"}}
+def torn(folder: Path) -> None:
+    os.truncate(folder / "predictions.parquet", 999)
+    edit_run(folder)
+
+
 TORN = r"stsb/.*/seed-0: predictions.parquet cannot be read .* train that run again"
 
 
 @pytest.mark.parametrize(
     ("task", "damage", "says"),
     [
-        ("stsb", lambda folder: change(folder, lambda record: record.update(files=OTHER)), "seed-0: it is damaged"),
-        ("stsb", lambda folder: os.truncate(folder / "predictions.parquet", 999), TORN),
+        ("stsb", lambda folder: os.truncate(folder / "predictions.parquet", 999), "seed-0: it is damaged"),
+        ("stsb", torn, TORN),
         ("rte", nan_in_test, "predictions.parquet, split test: the prediction of row 17 is nan"),  # classes are floats
         ("rte", lambda folder: (folder / "run.json").unlink(), "it has no run.json"),
     ],

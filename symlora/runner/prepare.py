@@ -84,14 +84,12 @@ def prepare_pack(configs: Sequence[Config], reporters: Sequence[Reporter], proce
                 records.append(
                     {
                         "schema_version": run_folders.SCHEMA_VERSION,
-                        "status": "running",
                         "config_hash": config_hash(config),
                         "config": run_folders.recorded_config(config),
                         "precision": precision,
                         "provenance": {**origin},
                     }
                 )
-                run_folders.write_json(work / run_folders.RUN_FILE, records[-1])
             splits, tokens, described = prepare_data(first)
             weights = weights_sha256(find(first.model))
             for record in records:

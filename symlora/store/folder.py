@@ -57,10 +57,8 @@ def load_run(folder: Path, name: str = RUN_FILE) -> dict[str, Any]:
         raise UnusableRun(f"{name} holds no record of a run")
     if (version := content.get("schema_version")) != SCHEMA_VERSION:
         raise UnusableRun(f"{name} has schema version {version!r}; this version reads {SCHEMA_VERSION}")
-    if "sha256" in content and content["sha256"] != _own_sha256(content):
+    if content.get("sha256") != _own_sha256(content):
         raise UnusableRun(f"{name} was changed")
-    if not _has_all(content):
-        raise UnusableRun(f"{name} lacks something that every run has")
     return content
 
 
@@ -70,27 +68,6 @@ def read_run(folder: Path, name: str = RUN_FILE) -> dict[str, Any] | None:
         return load_run(folder, name)
     except UnusableRun:
         return None
-
-
-def _has_all(content: dict[str, Any]) -> bool:
-    """Check the required keys; sealed records have them."""
-    if "sha256" in content:
-        return True
-    try:
-        config, status = content["config"], content["status"]
-        named = [config[group]["name"] for group in ("protocol", "model", "method", "task")]
-        numbers = [config["seed"], *(config["train"][key] for key in ("lr", "batch_size", "epochs"))]
-        known = {"finished": ("score", "selections", "cost", "parameters"), "failed": ("error",), "running": ()}[status]
-        files = content.get("files", {}).values()
-        return (
-            all(isinstance(name, str) for name in named)
-            and all(isinstance(number, int | float) for number in numbers)
-            and all(key in content for key in known)
-            and (status != "finished" or isinstance(content["score"]["value"], float | int | None))
-            and all(isinstance(written["bytes"] + 0, int) and written["sha256"] for written in files)
-        )
-    except (KeyError, TypeError, AttributeError):
-        return False
 
 
 def is_finished(folder: Path) -> bool:
@@ -167,12 +144,9 @@ def seal(folder: Path, record: dict[str, Any]) -> None:
 def find_damage(folder: Path, record: dict[str, Any], *, sizes_only: bool = False) -> list[str]:
     """List the problems of a run folder's files, one sentence each.
 
-    An old run.json without checksums cannot be checked. `sizes_only` is fast, and still finds files that are missing or
-    cut short.
+    `sizes_only` is fast, and still finds files that are missing or cut short.
     """
-    if "files" not in record:
-        return []
-    problems = [] if record.get("sha256") == _own_sha256(record) else [f"{RUN_FILE} was changed"]
+    problems = []
     for name, written in record["files"].items():
         path = folder / name
         try:

@@ -50,7 +50,7 @@ def recover(folder: Path) -> None:
         complete = []
         for path in left:
             record = read_run(path)
-            if record is not None and "files" in record and not find_damage(path, record):
+            if record is not None and not find_damage(path, record):
                 complete.append((record["status"] == "finished", (path / RUN_FILE).stat().st_mtime, path))
         if complete:
             os.rename(max(complete)[2], folder)

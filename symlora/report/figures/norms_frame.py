@@ -38,7 +38,7 @@ def read_norms(runs: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     for run in runs[wanted].to_dict("records"):
         try:
             record = load_run(run["folder"])
-            if "norms.parquet" not in record.get("files", {"norms.parquet"}):
+            if "norms.parquet" not in record["files"]:
                 continue  # a method without a matrix
             decay = _decay(record)
             table = _norms(pd.read_parquet(run["folder"] / "norms.parquet"))
