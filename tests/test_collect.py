@@ -15,6 +15,7 @@ from symlora.config.compose import CONFIG_DIR
 from symlora.config.typed import read_yaml
 from symlora.errors import SymloraError
 from symlora.metrics.functions import chance_level
+from symlora.report.build import build
 from symlora.report.choice import Chosen, choose, grid_edge, read_best, unequal_grids
 from symlora.report.collect import COLUMNS, collect
 from symlora.report.comparison import Criteria
@@ -286,12 +287,13 @@ def test_leaderboard_entries_are_read_one_by_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [("power", "pwer"), ("seed: 0", ""), ("alpha: 0.05", "alpha: small"), ("level", "- [")]
+    ("old", "new"),
+    [("power", "pwer"), ("seed: 0", ""), ("alpha: 0.05", "alpha: small"), ("level", "- ["), ("0.95", "95")],
 )
 def test_criteria_have_their_keys_and_types(tmp_path: Path, old: str, new: str) -> None:
     text = (CONFIG_DIR / "report.yaml").read_text()
     assert old in text
     (tmp_path / "report.yaml").write_text(text.replace(old, new))
     with pytest.raises(SymloraError, match="report.yaml"):
-        read_yaml(tmp_path / "report.yaml", Criteria)
+        build(tmp_path, criteria_file=tmp_path / "report.yaml")
     assert read_yaml(CONFIG_DIR / "report.yaml", Criteria).margin == 1.0

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -62,7 +63,6 @@ def test_paired_interval_equals_scipy(a: list[float], random: Any) -> None:
     assert interval.method == f"t, n = {len(a)}"
     printed = stats.t_interval([1, 2, 3])  # s = 1, √n = √3; t(0.975, 2) = 4.302653 in any printed table
     assert printed.half_width == pytest.approx(4.302653 / math.sqrt(3), abs=1e-6)
-    assert printed.symmetric and not stats.wilson(9, 10).symmetric
 
 
 def test_rounding_is_no_spread_and_one_seed_has_none() -> None:
@@ -118,18 +118,6 @@ def test_points_equal_exact_arithmetic(ten_thousandths: int) -> None:
     expected = round(Fraction(ten_thousandths, 100), 1)  # exact, half to even
     assert Fraction(stats.points(ten_thousandths / 10**4)) == expected
     assert Fraction(stats.round_points(ten_thousandths / 10**2)) == expected
-
-
-def test_format_points() -> None:
-    nan = math.nan
-    for (estimate, low, high), text in (
-        ((87.5, 87.2, 87.8), "87.5 ± 0.3"),
-        ((85.6, 80.9, 89.2), "85.6 (80.9 to 89.2)"),
-        ((87.5, nan, nan), "87.5"),
-        ((nan, nan, nan), "–"),
-    ):
-        assert stats.format_points(Interval(estimate, low, high, 0.95, "rows")) == text
-    assert stats.format_points(stats.wilson(237, 277).times(100)) == "85.6 (80.9 to 89.2)"  # RTE
 
 
 # Bootstraps.
@@ -214,17 +202,22 @@ def test_frozen_figures() -> None:
     assert ends(stats.two_level_bootstrap("pearson", x, a, b, resamples=500, seed=1)) != ends(both)
 
 
+def degenerate(interval: Interval, resamples: int) -> int:
+    found = re.search(rf", (\d+) of {resamples} resamples degenerate$", interval.method)
+    assert found is not None
+    return int(found[1])
+
+
 def test_degenerate_resamples_are_counted_and_named() -> None:
     # One positive row of 20: a share (19/20)^20 = 36 % of resamples has none, and no Matthews correlation.
     labels = np.array([1] + [0] * 19)
     interval = stats.row_interval("matthews_correlation", np.array([1, 1] + [0] * 18), labels)
-    assert interval.degenerate == pytest.approx(10_000 * (19 / 20) ** 20, abs=200)
-    assert interval.method.endswith(f", {interval.degenerate} of 10000 resamples degenerate")
+    assert degenerate(interval, 10_000) == pytest.approx(10_000 * (19 / 20) ** 20, abs=200)
     assert interval.low == 0.0  # by convention they count as 0
     correlation = stats.row_interval("spearmanr", labels, np.arange(20.0))
     assert math.isfinite(correlation.low)  # of the resamples that have one
     constant = stats.row_interval("spearmanr", np.ones(20), np.arange(20.0), resamples=100)
-    assert constant.degenerate == 100 and math.isnan(constant.estimate) and math.isnan(constant.low)
+    assert degenerate(constant, 100) == 100 and math.isnan(constant.estimate) and math.isnan(constant.low)
 
 
 def test_two_level_variance_is_owens() -> None:
@@ -256,7 +249,7 @@ def test_two_level_bootstrap_pairs_seeds() -> None:
     y = rng.normal(size=50)
     collapsed = stats.two_level_bootstrap("pearson", y, np.stack([y, np.ones(50)]), np.stack([y, y]), resamples=400)
     assert math.isnan(collapsed.estimate) and math.isnan(collapsed.low)
-    assert collapsed.degenerate == pytest.approx(300, abs=40)  # 3 of 4 draws of two seeds hold the collapsed one
+    assert degenerate(collapsed, 400) == pytest.approx(300, abs=40)  # 3 of 4 draws of two seeds hold the collapsed one
 
 
 # Tests.
@@ -426,7 +419,6 @@ def test_seeds_needed_is_the_smallest(sd: float, margin: float, power: float) ->
         (lambda: stats.t_interval([]), r"shape \[n\], found \[\]"),
         (lambda: stats.t_interval([[1, 2]]), "shape"),
         (lambda: stats.t_interval([1.0, math.nan]), "finite"),
-        (lambda: stats.t_interval([1, 2], level=95), "level"),
         (lambda: stats.paired_interval([1, 2], [1, 2, 3]), "2 and 3"),
         (lambda: stats.wilson(5, 4), "5"),
         (lambda: stats.wilson(0, 0), "not less than 1"),
@@ -437,7 +429,6 @@ def test_seeds_needed_is_the_smallest(sd: float, margin: float, power: float) ->
         (lambda: stats.row_interval("f1", LABELS + 1, LABELS), "classes 0 and 1"),
         (lambda: stats.row_interval("bleu", LABELS, LABELS), "unknown metric 'bleu'"),
         (lambda: stats.row_interval("pearson", [0.1, math.nan], [0.1, 0.2]), "not finite"),
-        (lambda: stats.row_interval("f1", LABELS, LABELS, level=0), "level"),
         (lambda: stats.two_level_bootstrap("f1", LABELS, LABELS, LABELS), r"\[seeds, rows\]"),
         (lambda: stats.two_level_bootstrap("f1", LABELS, LABELS[None], [LABELS, LABELS]), r"\(1, 4\) and \(2, 4\)"),
         (lambda: stats.sign_flip([1.0], [2.0]), "at least 2 pairs"),

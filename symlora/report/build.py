@@ -51,6 +51,8 @@ def build(
     if unknown := set(tasks) - set(TASKS):
         raise SymloraError(f"--tasks: {', '.join(sorted(unknown))} unknown. Table 1 has {', '.join(TASKS)}.")
     criteria = read_yaml(criteria_file, Criteria)
+    if not 0 < criteria.level < 1 or not 0 < criteria.alpha < 1:
+        raise SymloraError(f"{criteria_file}: level and alpha lie between 0 and 1 (95 % is 0.95).")
     collected = collect(results_dir)
     test, problems = load_leaderboard(leaderboard)
     chosen = choose(collected.runs, read_best(best), tuple(tasks))

@@ -121,7 +121,8 @@ def _mean(cell: Chosen, criteria: Criteria) -> Cell:
     if runs.empty:
         return gap(f"{NOTHING}{suffix}")
     found = stats.t_interval(100 * runs["score"].to_numpy(np.float64), criteria.level)
-    text, half = stats.format_points(found) + suffix, found.half_width if found.symmetric else None
+    half = None if math.isnan(found.low) else found.half_width  # one seed has none
+    text = f"{stats.round_points(found.estimate)}{'' if half is None else f' ± {stats.round_points(half)}'}{suffix}"
     return Cell(text, found.estimate, half, "flag" if chance or cell.failed or missing else "")
 
 

@@ -75,14 +75,13 @@ def two_level_bootstrap(
 
 
 def _percentiles(estimate: float, drawn: Reals, undefined: Flags, level: float, method: str) -> Interval:
-    degenerate = int(undefined.sum())
-    if degenerate:
+    if degenerate := int(undefined.sum()):
         method += f", {degenerate} of {len(drawn)} resamples degenerate"
     defined = drawn[~np.isnan(drawn)]
     low = high = math.nan
     if len(defined) and not math.isnan(estimate):
         low, high = np.quantile(defined, ((1 - level) / 2, (1 + level) / 2))
-    return Interval(estimate, float(low), float(high), level, method, degenerate)
+    return Interval(estimate, float(low), float(high), method)
 
 
 def _scores(

@@ -22,23 +22,12 @@ class Interval:
     estimate: float
     low: float  # low and high are nan where there is no interval (one seed)
     high: float
-    level: float
     method: str  # "t, n = 5", "Wilson, n = 277"
-    degenerate: int = 0  # bootstrap resamples in which the metric divided by zero
-
-    def __post_init__(self) -> None:
-        if not 0 < self.level < 1:
-            raise ValueError(f"level must lie between 0 and 1, found {self.level}")
 
     @property
     def half_width(self) -> float:
         """Half the interval's width."""
         return (self.high - self.low) / 2
-
-    @property
-    def symmetric(self) -> bool:
-        """True where `estimate ± half_width` is the interval."""
-        return math.isclose(self.high - self.estimate, self.estimate - self.low, rel_tol=1e-9, abs_tol=1e-12)
 
     def times(self, factor: float) -> "Interval":
         """Change the unit, as from fractions to points."""
@@ -55,7 +44,7 @@ def t_interval(values: npt.ArrayLike, level: float = 0.95) -> Interval:
     half = math.nan if n == 1 else 0.0
     if np.ptp(scores) > _ROUNDING * np.abs(scores).max():
         half = float(stats.t.ppf((1 + level) / 2, n - 1) * stats.sem(scores))
-    return Interval(mean, mean - half, mean + half, level, f"t, n = {n}")
+    return Interval(mean, mean - half, mean + half, f"t, n = {n}")
 
 
 def paired_interval(a: npt.ArrayLike, b: npt.ArrayLike, level: float = 0.95) -> Interval:
@@ -66,7 +55,7 @@ def paired_interval(a: npt.ArrayLike, b: npt.ArrayLike, level: float = 0.95) -> 
 def wilson(correct: int, n: int, level: float = 0.95) -> Interval:
     """Compute the accuracy on n rows with its Wilson interval (1927)."""
     low, high = stats.binomtest(correct, n).proportion_ci(level, method="wilson")
-    return Interval(correct / n, float(low), float(high), level, f"Wilson, n = {n}")
+    return Interval(correct / n, float(low), float(high), f"Wilson, n = {n}")
 
 
 def fisher_z(r: float, n: int, level: float = 0.95) -> Interval:
@@ -79,7 +68,7 @@ def fisher_z(r: float, n: int, level: float = 0.95) -> Interval:
         raise ValueError(f"r must lie in [-1, 1] and be of at least 4 rows, found r = {r} of {n} rows")
     half = stats.norm.ppf((1 + level) / 2) / math.sqrt(n - 3)
     centre = math.atanh(r) if abs(r) < 1 else math.copysign(math.inf, r)
-    return Interval(r, math.tanh(centre - half), math.tanh(centre + half), level, f"Fisher z, n = {n}")
+    return Interval(r, math.tanh(centre - half), math.tanh(centre + half), f"Fisher z, n = {n}")
 
 
 def as_sample(values: npt.ArrayLike, name: str = "values") -> Reals:

@@ -3,8 +3,6 @@
 import math
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 
-from symlora.stats.intervals import Interval
-
 _ONE_DECIMAL = Decimal("0.1")
 # A mean of one-decimal numbers is off by some 1e-14: 87.25 may arrive as 87.24999999999999. Twelve digits are more
 # than any score here has, and restore such a tie.
@@ -27,18 +25,3 @@ def points(value: float, scale: int = 100) -> Decimal:
 def round_points(value: float) -> Decimal:
     """Round a value that is in percent points already."""
     return points(value, scale=1)
-
-
-def format_points(interval: Interval) -> str:
-    """Write "87.5 ± 0.3", or "85.6 (80.9 to 89.2)" if not symmetric.
-
-    Without an interval (one seed) the estimate alone, without an estimate a dash.
-    """
-    if math.isnan(interval.estimate):
-        return "–"
-    estimate = str(round_points(interval.estimate))
-    if math.isnan(interval.low):
-        return estimate
-    if interval.symmetric:
-        return f"{estimate} ± {round_points(interval.half_width)}"
-    return f"{estimate} ({round_points(interval.low)} to {round_points(interval.high)})"
