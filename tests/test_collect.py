@@ -18,7 +18,7 @@ from symlora.metrics.functions import chance_level
 from symlora.report.build import build
 from symlora.report.choice import Chosen, choose, grid_edge, read_best, unequal_grids
 from symlora.report.collect import COLUMNS, collect
-from symlora.report.comparison import Criteria
+from symlora.report.comparison import Criteria, compare
 from symlora.report.leaderboard import load_leaderboard
 from symlora.report.predictions import load_predictions
 from symlora.store.folder import scan
@@ -102,7 +102,7 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "edited": (_unsealed, "run.json was changed"),
     "no configuration": (_record(lambda record: record.pop("config")), "lacks something"),
     "running": (_record(lambda record: record.update(status="running")), "neither finished nor failed"),
-    "nan": (_score(float("nan")), "not a number"),
+    "nan": (_score(float("nan")), "its predictions give accuracy 0.700000 on validation under best, not nan"),
     "text": (_score("0.7"), "not a number"),
     "points": (_score(70.0), "fractions are expected"),
     "other epoch's score": (_record(lambda record: record["score"].update(value=0.1)), "not that of its own rule"),
@@ -124,6 +124,30 @@ def test_a_bad_folder_is_named_left_out_and_counted(tmp_path: Path, spoil: Spoil
     (problem,) = found.bad
     assert problem.startswith(f"{bad.relative_to(tmp_path).as_posix()}: ")
     assert reason in problem and str(tmp_path) not in problem
+
+
+@pytest.mark.parametrize("rules", [("best", "last"), ("last",)])
+def test_a_run_that_collapsed_blocks_the_verdict_as_a_failed_one(tmp_path: Path, rules: tuple[str, ...]) -> None:
+    """Pearson's r of equal predictions is not defined, which run.json writes as null."""
+    write_seeds(tmp_path, "stsb", lora=[70, 71, 72], symlora=[70, 72, 74])
+    folder = next(tmp_path.rglob("symlora/stsb/*/seed-2"))
+
+    def collapse(record: dict[str, Any]) -> None:
+        for rule in rules:
+            record["selections"][rule]["metrics"]["validation"]["pearson"] = None
+        record["score"]["value"] = record["selections"]["best"]["metrics"]["validation"]["pearson"]
+
+    table = pd.read_parquet(folder / "predictions.parquet")
+    table.loc[table["selection"].isin(rules), "prediction"] = 2.5
+    table.to_parquet(folder / "predictions.parquet")
+    edit_run(folder, collapse)
+    found = collect(tmp_path)
+    assert found.bad == () and len(found.runs) == 6
+    chosen = {key[3]: entry for key, entry in choose(found.runs, {}, ("stsb",)).items() if key[2] == "stsb"}
+    failed = "best" in rules  # the protocol's rule
+    assert [chosen[method].failed for method in ("lora", "symlora")] == [0, int(failed)]
+    pair = compare(chosen["symlora"], chosen["lora"], read_yaml(CONFIG_DIR / "report.yaml", Criteria))
+    assert pair is not None and pair.obstacle == ("1 failed" if failed else "") and len(pair.seeds) == 3 - failed
 
 
 def test_a_run_folder_may_be_the_results_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,17 +162,19 @@ def _scored(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     metric, selections = task["score"], record["selections"]
     scores = {name: selections[name]["metrics"][split][metric] for name in RULES if name in selections}
     for name, value in scores.items():
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
+        if value is not None and (not isinstance(value, (int, float)) or not math.isfinite(value)):
             raise UnusableRun(f"its score is not a number ({metric} on {split}, {name}: {value})")
-        if not -1.0 <= value <= 1.0:
+        if value is not None and not -1.0 <= value <= 1.0:
             raise UnusableRun(f"its score is not usable ({metric} on {split}, {name}: {value}; fractions are expected)")
     if record["score"]["value"] != scores[rule]:
         raise UnusableRun(f"its score {record['score']['value']} is not that of its own rule {rule}, {scores[rule]}")
     labels = checked_labels(folder, record, metric, split)
+    if scores[rule] is None:  # a run that collapsed is one that failed, as in `make select`
+        return {"status": "failed", "error": f"{metric} is not defined on {split}: all predictions are equal"}
     chance = chance_level(metric, labels)
     value, chosen_on = criterion(record)
     return {
-        **scores,  # at the epoch of each rule
+        **{name: math.nan if value is None else value for name, value in scores.items()},  # at the epoch of each rule
         "score": scores[rule],
         "criterion": value if chosen_on == HELD_OUT else None,  # the held-out slice's, which may choose
         "chance": chance,

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
@@ -49,10 +50,9 @@ def checked_labels(folder: Path, record: dict[str, Any], metric: str, deciding: 
                     again = METRICS[metric](part["prediction"].to_numpy(), labels)
                 except ValueError as error:
                     raise UnusableRun(f"{PREDICTIONS_FILE} cannot be scored on {split} under {rule}: {error}") from None
-                if not math.isclose(again, metrics[metric], abs_tol=1e-6):
-                    raise UnusableRun(
-                        f"its predictions give {metric} {again:.6f} on {split} under {rule}, not {metrics[metric]}"
-                    )
+                known = math.nan if metrics[metric] is None else metrics[metric]
+                if not np.isclose(again, known, rtol=0, atol=1e-6, equal_nan=True):
+                    raise UnusableRun(f"its predictions give {metric} {again:.6f} on {split} under {rule}, not {known}")
     return labels  # `deciding` is a split of every rule, as its scores were read
 
 
