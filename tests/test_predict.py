@@ -6,6 +6,7 @@ import io
 import json
 import math
 import shutil
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,15 @@ from safetensors.torch import load_file, save_file
 from test_run import scored_run, small, train
 
 from symlora.cli import main
+from symlora.config.own_task import read_rows
 from symlora.data.splits import load_splits
+from symlora.data.tokens import tokenize_all
 from symlora.errors import SymloraError
 from symlora.model.build import build_pack
-from symlora.model.source import ModelSource, find
+from symlora.model.source import ModelSource, find, load_tokenizer
 from symlora.runner.scoring import _alike, evaluate
-from symlora.runner.trained import of_run
+from symlora.runner.trained import logits_of, of_run, open_trained
+from symlora.store.folder import seal
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +68,16 @@ def test_base_is_a_folder_or_a_hub_name(runs: Path, minilm_dir: Path) -> None:
     pinned = ModelSource(str(hub.hub), hub.revision)
     for base, source in (("a/b", ModelSource("a/b", "main")), (hub.hub, pinned), (str(minilm_dir), None)):
         assert find(of_run(run, base).config.model) == (source or ModelSource(str(minilm_dir), None))
+
+
+def test_an_encoder_with_other_weights_is_warned_of(
+    runs: Path, minilm_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_run(lora_of(runs), str(minilm_dir))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("symlora.runner.trained.weights_sha256", lambda source: "of another encoder")
+    of_run(lora_of(runs), str(minilm_dir))
+    assert "has other weights than the encoder of" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("minilm_dir")
@@ -156,7 +170,7 @@ def test_runs_without_their_adapter_are_left_out(
     main(["evaluate", str(tmp_path / "runs"), "--device", "cpu"])
     printed = capsys.readouterr()
     assert "1 runs in" in printed.err and printed.out.count("accuracy") == 1
-    copy.write_text(json.dumps({key: value for key, value in record.items() if key not in ("files", "sha256")}))
+    seal(copy.parent, record)
     with pytest.raises(SystemExit, match="seed-1 has no adapter folder"):
         main(["evaluate", str(copy.parent), "--device", "cpu"])
 
@@ -184,6 +198,26 @@ def test_one_row_has_no_correlation(minilm_dir: Path, tmp_path: Path) -> None:
         evaluate([of_run(folder)], [], tmp_path / "one.csv", "cpu")
 
 
+@pytest.mark.parametrize(("key", "value"), [("use_rslora", True), ("alpha_pattern", {"query": 64})])
+def test_adapters_of_other_settings_are_scored_apart(
+    runs: Path, minilm_dir: Path, tmp_path: Path, key: str, value: Any
+) -> None:
+    """Only their weights are read into a pass, so all that the configuration says must agree."""
+    folders, table = [tmp_path / "one", tmp_path / "other"], rows_of(runs, tmp_path / "rows.csv")
+    for folder in folders:
+        shutil.copytree(lora_of(runs) / "adapter", folder)
+    saved = json.loads((folders[1] / "adapter_config.json").read_text())
+    (folders[1] / "adapter_config.json").write_text(json.dumps(saved | {key: value}))
+    with ExitStack() as opened:
+        models = [opened.enter_context(open_trained(folder, "rte", str(minilm_dir))) for folder in folders]
+        config = models[0].config
+        splits = {"rows": read_rows([table], config.task)}
+        tokens = tokenize_all(splits, load_tokenizer(find(config.model)), config.data)
+        (first, second), [alone] = logits_of(models, tokens, "cpu"), logits_of(models[1:], tokens, "cpu")
+    np.testing.assert_array_equal(second["rows"], alone["rows"])
+    assert not np.allclose(first["rows"], second["rows"], atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -193,6 +227,9 @@ def test_one_row_has_no_correlation(minilm_dir: Path, tmp_path: Path) -> None:
         (["evaluate", "RUN", "--split", "nope"], "has no split 'nope'"),
         (["evaluate", "RUN", "--split", "test"], "labels of test are hidden"),
         (["evaluate", "RUN/adapter"], "give --task"),
+        (["predict", "RUN/adapter", "x", "--task", "custom"], "--task custom needs a run folder"),
+        (["predict", "RUN", "a\tb\udcff"], "the sentences are not UTF-8"),
+        (["predict", "HEADLESS", "a\tb", "--task", "rte", "--base", "BASE"], "headless has no weights for classifier"),
         (["evaluate", "RUN", "--task", "mrpc"], "leave out --task and --alpha"),
         (["evaluate", "RUN/nowhere"], "nowhere does not exist"),
         (["evaluate", "RUN/adapter", "--task", "mnli", "--base", "BASE", "--file", "ROWS"], "lacks the column premise"),
@@ -206,7 +243,19 @@ def test_one_row_has_no_correlation(minilm_dir: Path, tmp_path: Path) -> None:
 def test_a_wrong_call_is_one_message(
     runs: Path, minilm_dir: Path, tmp_path: Path, words: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places = {"RUN": lora_of(runs), "ROOT": runs, "BASE": minilm_dir, "ROWS": rows_of(runs, tmp_path / "rows.csv")}
+    headless = tmp_path / "headless"
+    shutil.copytree(lora_of(runs) / "adapter", headless)
+    settings = json.loads((headless / "adapter_config.json").read_text()) | {"task_type": None, "modules_to_save": None}
+    (headless / "adapter_config.json").write_text(json.dumps(settings))
+    tensors = load_file(headless / "adapter_model.safetensors")
+    save_file({n: v for n, v in tensors.items() if "lora_" in n}, headless / "adapter_model.safetensors")
+    places = {
+        "HEADLESS": headless,
+        "RUN": lora_of(runs),
+        "ROOT": runs,
+        "BASE": minilm_dir,
+        "ROWS": rows_of(runs, tmp_path / "rows.csv"),
+    }
     for name, place in places.items():
         words = [word.replace(name, str(place)) for word in words]
     with pytest.raises(SystemExit) as ended:

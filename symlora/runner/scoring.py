@@ -53,7 +53,12 @@ def command_predict(chosen: argparse.Namespace) -> int:
     """Run `symlora predict`."""
     _check_out(chosen.out, WRITERS)
     lines = ([line.rstrip("\r\n") for line in sys.stdin] if word == "-" else [word] for word in chosen.texts)
-    texts, names = [text for part in lines for text in part], chosen.split.replace(",", " ").split()
+    try:
+        texts = [text for part in lines for text in part]
+        "".join(texts).encode()
+    except UnicodeError as error:
+        raise SymloraError(f"the sentences are not UTF-8 ({error}).") from error
+    names = chosen.split.replace(",", " ").split()
     if sum(map(bool, (texts, names, chosen.file))) != 1:
         raise SymloraError("give one of: sentences (- reads stdin), --file, --split.")
     with _chosen(chosen, [chosen.source]) as models:
@@ -197,7 +202,11 @@ def _scored(model: Trained, split: str, logits: Logits, labels: npt.NDArray[Any]
     for name in task.metrics:
         ranked = name == "auroc"
         predicted = logits[:, -1] - logits[:, 0] if ranked else predictions_of(logits, regression=not task.labels)
-        value = library.load(GLUE, name).compute(predictions=predicted, references=labels)[name]
+        try:
+            metric = library.load(GLUE, name)
+        except OSError as error:
+            raise SymloraError(f"evaluate cannot copy its metric: {error}. Set HF_MODULES_CACHE=<folder>.") from error
+        value = metric.compute(predictions=predicted, references=labels)[name]
         interval = score_interval(name, logits, labels)
         low, high = (interval.low, interval.high) if interval else (None, None)
         row = {"source": str(model.source), "split": split, "rows": len(labels), "metric": name, "value": value}

@@ -28,12 +28,15 @@ from symlora.model.build import build_pack
 from symlora.model.device import pick_device, pick_precision
 from symlora.model.packable import CannotPack
 from symlora.model.run_model import HEAD_FILE
-from symlora.store.adapter_folder import CONFIG, StoredAdapter, read_adapter, read_tensors
+from symlora.model.source import find, weights_sha256
+from symlora.store.adapter_folder import CONFIG, PREFIX, StoredAdapter, read_adapter, read_tensors
 from symlora.store.folder import RUN_FILE, UnusableRun, find_damage, is_finished, load_run, run_folders
 from symlora.training.loop import predict_pack
 from symlora.training.result import Logits
 
 TOGETHER = 64  # runs in one pass
+# Fields of an adapter's configuration that change no output.
+_NOT_COMPUTED = {"base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "task_type", "peft_version"}
 
 
 @dataclass
@@ -93,6 +96,10 @@ def open_trained(
         elif files and not any((source / part / CONFIG).is_file() for part in ("", "adapter")):
             raise SymloraError(f"{source} has no {CONFIG}. A checkpoint of LoRA's own code needs --alpha (its α).")
         adapter = read_adapter(folder)
+        if task == "custom":
+            raise SymloraError(
+                f"{source}: --task custom needs a run folder, which knows the table's columns and classes."
+            )
         if task is None:
             raise SymloraError(f"{source} is not a run folder, so its task is unknown: give --task.")
         name = base or adapter.config.base_model_name_or_path
@@ -124,6 +131,9 @@ def of_run(source: Path, base: str | None = None, config: Config | None = None) 
             raise path_not_kept(source, config.model.path)
         if base is not None:
             _set_base(config.model, base, config.model.revision if base == config.model.hub else None)
+            weights = record["provenance"].get("weights_sha256")
+            if weights is not None and weights_sha256(find(config.model)) != weights:
+                print(f"warning: {base} has other weights than the encoder of {source}", file=sys.stderr)
     config = dataclasses.replace(config, init_from=None, precision=record["precision"])
     folder = source / "adapter"
     if not folder.is_dir():
@@ -180,7 +190,7 @@ def _shares(model: Trained, number: int) -> str:
     if model.adapter is not None and read_base_scale(model.folder):
         config["alone"] = number
     settings = {} if model.adapter is None else model.adapter.config.to_dict()
-    rest = {key: settings.get(key) for key in ("r", "target_modules", "rank_pattern", "alpha", "lora_alpha")}
+    rest = {key: value for key, value in settings.items() if key not in _NOT_COMPUTED}
     keys = ("model", "method", "precision", "alone")
     return json.dumps([*(config.get(key) for key in keys), config["task"]["labels"], rest], default=sorted)
 
@@ -204,6 +214,9 @@ def _load(model: Trained, classifier: Any) -> Any:
         if odd:
             raise SymloraError(f"{path} was made for another encoder: {odd[0]} has no counterpart.")
         return None
+    drawn = classifier.loaded["head"]["drawn"]
+    if lost := [name for name in drawn if not any(key.startswith(f"{PREFIX}{name}.") for key in model.adapter.tensors)]:
+        raise SymloraError(f"{model.source} has no weights for {lost[0]}, and neither has its encoder.")
     try:
         return put_on(classifier, model.adapter, model.source, is_trainable=True)
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
