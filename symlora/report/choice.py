@@ -5,7 +5,7 @@ A grid's other runs show how the choice was made; they take part in no mean. So 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +150,8 @@ class _Selected:
     """What `make select` writes."""
 
     train: dict[str, Any]
+    task: dict[str, str] = field(default_factory=dict)  # the name of a user's own table or encoder
+    model: dict[str, str] = field(default_factory=dict)
 
 
 def read_best(folder: Path) -> Best:
@@ -157,7 +159,8 @@ def read_best(folder: Path) -> Best:
     best: dict[Key, Mapping[str, Any]] = {}
     for path in sorted(folder.glob("*/*/*-*.yaml")):
         method, task = path.stem.rsplit("-", 1)
-        train = read_yaml(path, _Selected, "Run `make select` again.").train
-        known = {name: train[name] for name in (*AXES, "epochs") if name in train}
-        best[(path.parent.name, path.parent.parent.name, task, method)] = known
+        found = read_yaml(path, _Selected, "Run `make select` again.")
+        known = {name: found.train[name] for name in (*AXES, "epochs") if name in found.train}
+        model = found.model.get("name", path.parent.name)
+        best[(model, path.parent.parent.name, found.task.get("name", task), method)] = known
     return best

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 GROUPS = ("protocol", "model", "task", "method")
 
@@ -89,9 +89,18 @@ class HasBest(Callback):
         folders = [Path(urlsplit(source.path).path) for source in sources if source.schema == "file"]
         for protocol, model, task, method in product(*(values.get(group, [choices[group]]) for group in GROUPS)):
             name = f"best/{protocol}/{model}/{method}-{task}.yaml"
-            if not any((folder / name).is_file() for folder in folders):
+            path = next((folder / name for folder in folders if (folder / name).is_file()), None)
+            if path is None:
                 sys.exit(
                     f"error: there is no configs/{name}: nothing was selected for method={method} task={task} yet. "
                     f"Run `make select TASK={task} MODEL={model} PROTOCOL={protocol}`, after `make sweep` with "
                     "the same values."
                 )
+            selected = OmegaConf.load(path)
+            for group, file in (("task", task), ("model", model)):
+                known = OmegaConf.select(selected, f"{group}.name") or file
+                if (given := values.get(f"{group}.name", [known])) != [known]:
+                    sys.exit(
+                        f"error: {path} was selected for {group}.name={known}, not {','.join(given)}. Run "
+                        "`make select` with the same values again, which replaces it."
+                    )

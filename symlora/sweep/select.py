@@ -7,7 +7,7 @@ is never chosen.
 import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -39,6 +39,7 @@ class GridSearch:
     rule: str  # where the score is read
     points: tuple[Point, ...]  # by learning rate and batch size
     others: int = 0  # runs of the same method and task with other settings: no points of this grid
+    names: Mapping[str, str] = field(default_factory=dict)  # of a user's own `task` or `model`
 
     @property
     def best(self) -> Point:
@@ -154,6 +155,7 @@ def write(choice: GridSearch, path: Path) -> None:
         f"#   {point.lr:>7g}  {point.batch_size:>5}  {_score(point.score)}{'  *' if point == best else ''}".rstrip()
         for point in choice.points
     ]
+    lines += [f"{group}:\n  name: {name}" for group, name in choice.names.items()]
     lines += ["train:", f"  lr: {best.lr!r}", f"  batch_size: {best.batch_size}", ""]
     path.parent.mkdir(parents=True, exist_ok=True)
     before = path.read_text().splitlines()[-2:] if path.is_file() else lines[-3:-1]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 
 from symlora.config.compose import BEST_DIR, quote_paths
@@ -88,7 +89,12 @@ class Study:
                 "settings other than train.lr and train.batch_size. Give one value each."
             )
         records = [record for _, record in scan(Path(configs[0].results_dir))]
-        return [grid_search(config, records) for config in configs]
+        choices = []
+        for (task, method), config in zip(product(self.tasks, self.methods), configs, strict=True):
+            names = {"task": (task, config.task.name), "model": (self.model, config.model.name)}
+            own = {group: name for group, (file, name) in names.items() if name != file}
+            choices.append(replace(grid_search(config, records), task=task, method=method, names=own))
+        return choices
 
     def best_file(self, method: str, task: str) -> Path:
         """Return the file that `make select` writes and `sweep=seeds` reads."""
