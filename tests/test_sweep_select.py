@@ -28,6 +28,7 @@ from symlora.config.compose import CONFIG_DIR, compose
 from symlora.config.identity import config_hash
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
+from symlora.report.choice import read_best
 from symlora.runner import reporter
 from symlora.store.folder import SCHEMA_VERSION, recorded_config, run_folder, seal
 from symlora.store.locks import locked, read_progress
@@ -295,6 +296,27 @@ def test_seeds_need_a_selection(tmp_path: Path) -> None:
     HasBest().on_multirun_start(multirun_config(*command, "method=symlora"))
 
 
+def test_an_own_table_has_its_own_selection(tmp_path: Path) -> None:
+    table = tmp_path / "reviews.csv"
+    table.write_text("text,label\n" + "".join(f"film {n},{('bad', 'good')[n % 2]}\n" for n in range(40)))
+    args = [f"data.dir={table}", "task.columns=[text]", "task.name=reviews", f"results_dir={tmp_path}/runs"]
+    study = Study(["custom"], "minilm", "short_holdout", 2, ["lora"], [*args, "train.epochs=1"], tmp_path / "best")
+    for config, score in zip(expand(*study.grid("train.lr=1e-3,7e-3", "train.batch_size=16")), (0.5, 0.7), strict=True):
+        place(config, score)
+    (choice,) = study.chosen()
+    (wider,) = study.widened([choice])
+    assert "task=custom" in wider and "train.lr=0.049" in wider
+    write(choice, study.best_file(choice.method, choice.task))
+    search = f"hydra.searchpath=[file://{tmp_path}]"
+    for given in (study.repeats(), [word for word in study.repeats() if not word.startswith("task.name")]):
+        assert {(c.task.name, c.train.lr) for c in expand(*given, search)} == {("reviews", 7e-3)}
+        HasBest().on_multirun_start(multirun_config(*given, search))
+    other = [word.replace("reviews", "tweets") for word in study.repeats() if "data.dir" not in word]
+    with pytest.raises(SystemExit, match="lora-custom.yaml was selected for task.name=reviews, not tweets"):
+        HasBest().on_multirun_start(multirun_config(*other, f"data.dir={table}", search))
+    assert [*read_best(tmp_path / "best")] == [("minilm", "short_holdout", "reviews", "lora")]
+
+
 def test_a_grid_of_the_command_line_reaches_neither_selection_nor_seeds(tmp_path: Path) -> None:
     """`make study ARGS="train.lr=..."`: the points are the grid's, and seeds are never multiplied with them."""
     args = ["train.lr=1e-4,1e-3", "seed=0", f"results_dir={tmp_path}"]
@@ -392,6 +414,16 @@ def test_a_pack_ends_at_once(tmp_path: Path) -> None:
     assert time_left([diverged, *pack(progress={"left": 600.0})[1:]], known, 1) == (600.0, 0)
     assert time_left(pack(elapsed=300.0), known, 1) == (500.0, 0)
     assert time_left(pack(elapsed=300.0), {}, 1) == (0.0, 8)
+
+
+def test_a_run_that_ends_while_it_is_looked_at_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose(*COMMON, f"results_dir={tmp_path}")
+
+    def ends(root: Path, folder: Path) -> None:
+        place(config, 0.5)
+
+    monkeypatch.setattr("symlora.sweep.status.holder", ends)
+    assert run_status("grid", config, 0.0).state == "finished"
 
 
 def test_a_forced_repeat_does_not_hide_a_finished_run(tmp_path: Path) -> None:

@@ -42,11 +42,12 @@ def run_status(stage: str, config: Config, now: float) -> RunStatus:
         now: Seconds since the epoch.
     """
     folder = run_folder(config)
+    running = holder(Path(config.results_dir), folder)  # looked at first: a run may end before its record is read
     record = read_run(folder)
     state, more = "missing", dict[str, Any]()
     if record is not None and record["status"] == "finished" and not find_damage(folder, record, sizes_only=True):
         state = "finished"
-    elif (running := holder(Path(config.results_dir), folder)) is not None:
+    elif running is not None:
         state = "running"
         more = {"elapsed": max(0.0, now - running["since"]), "by": f"{running['host']} {running['process']}"}
         more["progress"] = read_progress(Path(config.results_dir), folder)
