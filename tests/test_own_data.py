@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from test_run import train
@@ -18,6 +19,7 @@ from symlora.config.compose import compose
 from symlora.config.identity import config_hash
 from symlora.config.own_task import read_own, read_rows
 from symlora.config.schema import Config
+from symlora.config.tables import find_tables
 from symlora.data.splits import load_splits
 from symlora.errors import SymloraError
 
@@ -71,6 +73,7 @@ def test_every_kind_of_file_gives_the_same_task(tmp_path: Path) -> None:
         (["2", "10", "2", "10"], ["2", "10"], "accuracy"),
         ([True, False, True, False], ["False", "True"], "accuracy"),
         (["1", "--1", "1", "--1"], ["--1", "1"], "accuracy"),
+        (["1_0", "2", "1_0", "2"], ["1_0", "2"], "accuracy"),
         ([0.5, 1.0, 3.0, 2.25], [], "pearson"),
         (["1e3", "-2.5", "3", "4"], [], "pearson"),
     ],
@@ -95,6 +98,29 @@ def test_files_of_splits_pairs_and_hidden_test_labels(tmp_path: Path) -> None:
     splits = read_own(config.task, config.data)
     assert splits["train"].labels.tolist() == [0, 1] * 4 and splits["test"].labels.tolist() == [-1]
     assert splits["train"].texts[1][5] == "y 5"
+
+
+def test_files_of_other_words_are_no_parts_of_a_table(tmp_path: Path) -> None:
+    for name in ("train-00000-of-00002-0ab1.csv", "train-00001-of-00002-f2.csv"):
+        write(tmp_path / name, ROWS[:30])
+    assert len(find_tables(tmp_path)["train"]) == 2
+    write(tmp_path / "train_old.csv", ROWS[:30])
+    with pytest.raises(SymloraError, match=r"several tables for train \(train-00000.*train_old\.csv\): keep one"):
+        find_tables(tmp_path)
+
+
+def test_a_parquet_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    rows = [["a", "b"], [0, 1], [1, 0]]
+    pq.write_table(
+        pa.Table.from_arrays([pa.array(row) for row in rows], ["text", "label", "label"]), tmp_path / "t.parquet"
+    )
+    with pytest.raises(SymloraError, match=r"t\.parquet has the column label twice"):
+        own(tmp_path / "t.parquet")
+
+
+def test_classes_that_are_one_number_have_one_order(tmp_path: Path) -> None:
+    rows = [{"text": "a", "label": label} for label in ("1", "+1", "01", "2") * 5]
+    assert own(write(tmp_path / "t.csv", rows)).task.labels == ["+1", "01", "1", "2"]
 
 
 def test_the_name_of_a_run_is_of_what_the_table_holds(tmp_path: Path) -> None:
@@ -135,6 +161,8 @@ def changed(row: int, **values: Any) -> list[dict[str, Any]]:
         (ROWS, ["task.columns=[body]"], "lacks the column body. It has: text, label"),
         (ROWS, ["task.label=text"], "one of task.columns"),
         (ROWS, ["task.columns=[]"], "name one or two columns"),
+        (ROWS, ["task.columns=[text,text]"], "two different columns"),
+        (changed(9, label="${x"), [], r"column label: '\$\{x' cannot be the name of a class"),
         (ROWS, ["task.metrics=[accuracy,auroc]"], "auroc does not fit classes. Choose among: accuracy, macro_f1"),
         (PAIR, ["task.score=auroc", "task.metrics=[accuracy,auroc]"], "task.score=auroc"),
         (PAIR, ["task.metrics=[mae]"], "mae does not fit two classes.*f1"),

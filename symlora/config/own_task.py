@@ -36,6 +36,8 @@ def complete(config: Config) -> None:
     task, data = config.task, config.data
     if not 1 <= len(task.columns) <= 2:
         raise SymloraError("task.columns: name one or two columns of text, such as task.columns=[text].")
+    if len({*task.columns}) < len(task.columns):
+        raise SymloraError(f"task.columns={task.columns}: a pair is two different columns.")
     if task.label in task.columns:
         raise SymloraError(f"task.label={task.label} is one of task.columns: name the column that holds the labels.")
     if data.dir == os.path.expanduser(os.environ.get("GLUE_DIR", "")):  # which is for GLUE's tasks
@@ -143,7 +145,11 @@ def _classes(raw: dict[str, tuple[str, Columns]], task: TaskConfig) -> list[str]
             "column of the labels (task.label=<column>), or set task.regression=true if they are scores."
         )
     whole = all(_whole(name) for name in names)
-    return sorted(names, key=int) if whole else sorted(names)
+    if odd := [name for name in names if "${" in name or name == "???"]:
+        raise SymloraError(
+            f"{where}: column {task.label}: {odd[0]!r} cannot be the name of a class (OmegaConf reads it)."
+        )
+    return sorted(names, key=lambda name: (int(name) if whole else 0, name))
 
 
 def _parsed(columns: Columns, where: str, split: str, task: TaskConfig) -> Split:
@@ -199,4 +205,4 @@ def _score(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
+    return value if math.isfinite(value) and "_" not in text else None  # 1_0 is Python's, not a number in a table

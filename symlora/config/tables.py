@@ -7,6 +7,7 @@ import csv
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -43,9 +44,12 @@ def find_tables(place: Path) -> dict[str, list[Path]]:
             found.setdefault(str(match.lastgroup), []).append(path)
     if "train" not in found:
         raise SymloraError(f"{place} holds no table for training (train.csv, train.jsonl, ...). {ADVICE}")
-    kinds = {split: sorted({path.suffix for path in files}) for split, files in found.items()}
-    if odd := [split for split, suffixes in kinds.items() if len(suffixes) > 1]:
-        raise SymloraError(f"{place} holds {odd[0]} as {' and '.join(kinds[odd[0]])}: keep one of them.")
+    for split, files in found.items():
+        # The parts of one table differ in numbers (and in the hub's random end), not in words.
+        kinds = {(re.sub(r"\d+", "0", re.sub(r"(-of-\d+)-\w+", r"\1", path.stem)), path.suffix) for path in files}
+        if len(kinds) > 1:
+            names = ", ".join(path.name for path in files[:5])
+            raise SymloraError(f"{place} holds several tables for {split} ({names}): keep one, or number its parts.")
     return found
 
 
@@ -112,7 +116,10 @@ def _read(path: Path, changed: int, size: int) -> Columns:
         if kind == ".parquet":
             import pyarrow.parquet as pq
 
-            return dict(pq.ParquetFile(path).read().to_pydict())
+            table = pq.ParquetFile(path).read()
+            if twice := [name for name, times in Counter(table.column_names).items() if times > 1]:
+                raise SymloraError(f"{path} has the column {twice[0]} twice.")
+            return dict(table.to_pydict())
         if kind in (".jsonl", ".json"):
             return _read_json(path)
     except SymloraError:
