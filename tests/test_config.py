@@ -240,6 +240,11 @@ def test_odd_paths_need_no_quotes(name: str, tmp_path: Path) -> None:
     assert {run.results_dir for run in sweep} == {str(tmp_path / name)}
 
 
+def test_a_path_that_looks_like_a_number_is_a_path() -> None:
+    for name in ("2024_01_15", "1e3", "007"):
+        assert compose("task=rte", f"results_dir={name}").results_dir == name
+
+
 def test_right_words_of_a_command_pass() -> None:
     check_words(["-m", "method=glob(*)", "task=rte,mrpc", "model=minilm", "+data.x=[1,2]", "sweep=grid", "~logger"])
     check_words(["++train.lr=1e-3", "++hydra.launcher.timeout_min=10"])

@@ -68,14 +68,16 @@ def resolve(cfg: Any) -> Config:
 
 
 def quote_paths(words: Sequence[str]) -> list[str]:
-    """Quote paths that Hydra's grammar does not take (`~`, `=`, `#`, ü, brackets)."""
+    """Quote paths that Hydra's grammar does not take (`~`, `=`, `#`, ü) or takes for numbers."""
     quoted = list(words)
     for number, word in enumerate(words):
         key, equals, value = word.partition("=")
         if equals and key.lstrip("+") in PATHS:
             try:
-                OverridesParser.create().parse_override(word)
+                number_like = isinstance(OverridesParser.create().parse_override(word).value(), (int, float))
             except HydraException:
+                number_like = True
+            if number_like:
                 escaped = value.replace("'", r"\'")
                 quoted[number] = f"{key}='{escaped}'"
     return quoted
