@@ -321,6 +321,14 @@ def test_an_adapter_for_each_row_and_a_model_without_usual_targets_are_refused(b
         get_peft_model(nn.Sequential(nn.Linear(4, 4)), SymLoraConfig())
 
 
+def test_the_projection_that_attention_reads_itself_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"'1\.out_proj': nn\.MultiheadAttention does not call it"):
+        get_peft_model(
+            nn.Sequential(nn.Linear(8, 8), nn.MultiheadAttention(8, 2)),
+            config(r=2, target_modules=["out_proj"], task_type=None),
+        )
+
+
 def test_two_changes_of_one_weight_are_not_merged() -> None:
     model: Any = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
     model[2].weight = model[0].weight

@@ -156,6 +156,10 @@ class AdapterModel(StepHook, BaseTuner):
                 f"{peft_config.method} adapts linear layers (torch.nn.Linear, also quantised); "
                 f"module {current_key!r} is a {type(base).__name__}"
             )
+        if isinstance(parent, nn.MultiheadAttention):  # it reads the weight, and calls no forward
+            raise TypeError(
+                f"{peft_config.method} cannot adapt {current_key!r}: nn.MultiheadAttention does not call it"
+            )
         layer = self.tuner_layer_cls(target, adapter_name, peft_config, current_key, **quantization)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)  # a further adapter is inactive until it is selected
