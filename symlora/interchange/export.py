@@ -81,7 +81,7 @@ def _from_adapter(adapter: StoredAdapter, chosen: Namespace) -> Iterator[str]:
             for name in (CONFIG, BASE_SCALE, *[CARD] * (adapter.run is not None)):  # PEFT's own card is empty
                 if (adapter.folder / name).is_file():
                     shutil.copyfile(adapter.folder / name, work / name)
-            tensors = {name: tensor.contiguous() for name, tensor in adapter.tensors.items()}
+            tensors = {name: tensor.contiguous().clone() for name, tensor in adapter.tensors.items()}  # none shared
             save_file(tensors, work / WEIGHTS, metadata={"format": "pt"})
         yield f"{adapter.method} adapter: {out}"
     elif chosen.to == "merged":

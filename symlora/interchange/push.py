@@ -76,7 +76,7 @@ def push(folder: Path, name: str, confirm: bool) -> Iterator[str]:
     try:
         api.create_repo(name, exist_ok=True)
         done = api.upload_folder(folder_path=folder, repo_id=name, commit_message="Upload with symlora")
-    except (OSError, ValueError) as error:  # no login and no network are OSErrors too
+    except Exception as error:  # login, network and HTTP errors share no base class
         reason = " ".join(str(error).split())[:300]
         raise SymloraError(f"{name} could not be uploaded: {reason} (Log in with `hf auth login`.)") from error
     yield f"uploaded: {done.commit_url}"

@@ -56,8 +56,8 @@ def write_adapter(
     with new_folder(out) as work:
         check_finite(tensors, work / WEIGHTS)
         config.save_pretrained(str(work))
-        contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, work / WEIGHTS, metadata={"format": "pt"})
+        own = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}  # none shared
+        save_file(own, work / WEIGHTS, metadata={"format": "pt"})
         write_base_scale(work, scales or {})
 
 
