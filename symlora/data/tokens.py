@@ -44,15 +44,6 @@ class TokenizedSplit:
     idx: Rows  # [rows] as in Split
     truncated: int  # number of rows that were cut at the maximal length
 
-    def __post_init__(self) -> None:
-        types = self.token_type_ids
-        if not len(self.offsets) == len(self.labels) + 1 == len(self.idx) + 1:
-            raise ValueError("offsets, labels and idx differ in rows")
-        if self.offsets[0] != 0 or self.offsets[-1] != len(self.input_ids) or (self.lengths < 1).any():
-            raise ValueError("offsets do not cut the tokens into rows of at least one")
-        if types is not None and len(types) != len(self.input_ids):
-            raise ValueError("token_type_ids and input_ids differ in length")
-
     def __len__(self) -> int:
         return len(self.idx)
 

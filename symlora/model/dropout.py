@@ -58,8 +58,6 @@ def step_key(seed: int, step: int) -> int:
 
 def token_keys(steps: Sequence[int], batch: Batch) -> Int[Tensor, "tokens"]:
     """Return a key for each token, from the runs' step keys."""
-    if len(steps) != len(batch.sizes):
-        raise ValueError(f"the batch holds rows of {len(batch.sizes)} runs, and there are {len(steps)} step keys")
     lengths, starts = batch.lengths.numpy(), batch.starts.numpy()
     places = np.repeat((batch.places.numpy() << 32) - starts, lengths) + np.arange(lengths.sum())
     runs = np.repeat(np.array(steps, dtype=np.uint64), batch.tokens())

@@ -1,7 +1,6 @@
 """Record the origin and cost of a result."""
 
 import functools
-import hashlib
 import math
 import os
 import platform
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from symlora.config.identity import files_sha256
 
 PACKAGES = ("symlora", "torch", "transformers", "peft", "tokenizers", "datasets", "numpy", "safetensors", "hydra-core")
 _RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
@@ -38,13 +39,8 @@ def provenance(device: torch.device) -> dict[str, Any]:
 def code_sha256() -> str:
     """Hash the source code of training and scoring."""
     root = Path(__file__).parents[1]
-    parts = [
-        path for part in ("adapters", "data", "metrics", "model", "training") for path in (root / part).glob("*.py")
-    ]
-    digest = hashlib.sha256()
-    for path in sorted([*parts, root / "seeds.py"]):
-        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
+    parts = ("adapters", "data", "metrics", "model", "training")
+    return files_sha256(root, [root / "seeds.py", *(path for part in parts for path in (root / part).glob("*.py"))])
 
 
 def without_places(text: str) -> str:
