@@ -62,7 +62,7 @@ def main() -> None:
     from bench.cases import Settings
     from bench.measure import checkpoint_cost, planned, run
     from bench.report import text
-    from symlora.store.files import unwritable
+    from symlora.store.files import writing
     from symlora.store.folder import write_json
 
     chosen = {field.name: given[field.name] for field in fields(Settings) if field.name in given}
@@ -74,10 +74,8 @@ def main() -> None:
             print(checkpoint_cost(settings, runs), flush=True)
         return
     out = given.get("out", Path("results/bench"))
-    try:
+    with writing(out):
         (out.parent if out.suffix == ".json" else out).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(out, error) from error
     with tqdm(total=planned(settings), bar_format="[{n}/{total}, {elapsed}, about {remaining} left] {desc}") as bar:
 
         def say(line: str) -> None:

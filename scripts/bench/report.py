@@ -10,9 +10,9 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 from bench.cases import DYNAMIC, PADDED
+from symlora.config.formatting import text_table
 
 BUSY = 0.5  # load average above which timings are not to be trusted
 Rounds = dict[int, dict[str, Any]]  # measurements of one case
@@ -20,8 +20,7 @@ Rounds = dict[int, dict[str, Any]]  # measurements of one case
 
 def text(record: dict[str, Any]) -> str:
     """Show the head, a table for each task, and the peak."""
-    tasks = record["settings"]["tasks"]
-    return "\n\n".join([_head(record), *(_task(record, task) for task in tasks), _peak(record)])
+    return "\n\n".join([_head(record), *(_task(record, task) for task in record["settings"]["tasks"]), _peak(record)])
 
 
 def _head(record: dict[str, Any]) -> str:
@@ -81,8 +80,7 @@ def task_table(record: dict[str, Any], task: str) -> dict[str, dict[str, str]]:
 
 
 def _ratios(rounds: Rounds, others: Rounds) -> list[float]:
-    key = "sentences_per_second"
-    return [entry[key] / others[turn][key] for turn, entry in rounds.items() if turn in others]
+    return [e["sentences_per_second"] / others[i]["sentences_per_second"] for i, e in rounds.items() if i in others]
 
 
 def _peak(record: dict[str, Any]) -> str:
@@ -105,6 +103,4 @@ def _range(values: Sequence[float], digits: int) -> str:
 
 
 def _grid(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The first column to the left, the others to the right."""
-    aligned = ["left", *["right"] * (len(names) - 1)]
-    return tabulate([names, *rows], tablefmt="plain", colalign=aligned, disable_numparse=True)
+    return text_table(names, rows, "l" + "r" * (len(names) - 1))

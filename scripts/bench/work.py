@@ -28,9 +28,7 @@ class Case:
     name: str  # unique within its part of the bench
     side: str  # baseline or ours
     method: str
-    # maximum (every row to data.max_length), longest (to its batch's longest row), grouped (the same, in batches of
-    # rows of like length) or none
-    padding: str
+    padding: str  # maximum (to data.max_length), longest (its batch's), grouped (those of like length) or none
     precision: str  # fp32 or bf16
     dropout: float = DROPOUT  # probability of every dropout of encoder and head
     runs: int = 1  # K, the runs in a pack

@@ -13,7 +13,7 @@ from symlora.report.formats import to_csv, to_latex, to_markdown
 from symlora.report.pages import markdown_html, page, table_page
 from symlora.report.report_page import answer, places, report_page
 from symlora.report.symmetry import RELEASED, symmetry_markdown, symmetry_of_checkpoint, symmetry_of_runs
-from symlora.store.files import atomic_write, unwritable
+from symlora.store.files import atomic_write, writing
 
 Files = tuple[list[Path], tuple[str, ...]]
 """What was written, and what was left out."""
@@ -82,12 +82,10 @@ def write_text(path: Path, text: str) -> Path:
     Raises:
         SymloraError: It cannot be written.
     """
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise unwritable(path, error) from error
     return path
 
 

@@ -24,6 +24,7 @@ from symlora.metrics import GLUE
 from symlora.model.source import find, load_tokenizer
 from symlora.runner.model_card import score_interval
 from symlora.runner.trained import Trained, logits_of, open_trained, runs_below
+from symlora.store.files import writing
 from symlora.training.result import Logits, predictions_of
 
 WRITERS = {".parquet": "to_parquet", ".csv": "to_csv", ".jsonl": "to_json"}
@@ -37,7 +38,7 @@ def command_evaluate(chosen: argparse.Namespace) -> int:
         rows = evaluate(models, chosen.split.replace(",", " ").split(), chosen.file, chosen.device)
     if chosen.out is not None:
         valid = [{key: None if cell != cell else cell for key, cell in row.items()} for row in rows]  # JSON has no NaN
-        with _writing(chosen.out):
+        with writing(chosen.out):
             chosen.out.write_text(json.dumps(valid, indent=1) + "\n", encoding="utf-8")
     cells = []
     for row in rows:
@@ -69,7 +70,7 @@ def command_predict(chosen: argparse.Namespace) -> int:
         print(table.to_csv(index=False, sep="\t", float_format="%.4f"), end="")
         return 0
     options: dict[str, Any] = {"orient": "records", "lines": True, "force_ascii": False}
-    with _writing(out):
+    with writing(out):
         getattr(table, WRITERS[out.suffix])(out, **(options if out.suffix == ".jsonl" else {"index": False}))
     return 0
 
@@ -84,15 +85,6 @@ def _check_out(out: Path | None, suffixes: Iterable[str] = ()) -> None:
         raise SymloraError(f"{out} cannot be written: the folder {out.parent} does not exist.")
     if suffixes and out.suffix not in suffixes:
         raise SymloraError(f"{out}: the name must end in {', '.join(suffixes)}.")
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """Turn errors of the disk into one message."""
-    try:
-        yield
-    except OSError as error:
-        raise SymloraError(f"{out} cannot be written: {error.strerror or error}.") from error
 
 
 @contextmanager

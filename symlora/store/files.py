@@ -22,9 +22,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
     sync(path.parent)
 
 
-def unwritable(path: Path, error: OSError) -> SymloraError:
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
     """Say which output cannot be written, and why."""
-    return SymloraError(f"{path} cannot be written: {error.strerror}. Set --out to a writable folder.")
+    try:
+        yield
+    except OSError as error:
+        raise SymloraError(f"{path} cannot be written: {error.strerror or error}. Set --out to another.") from error
 
 
 def sync(path: Path) -> None:

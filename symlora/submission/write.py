@@ -10,7 +10,7 @@ from pathlib import Path
 
 from symlora.config.identity import file_sha256
 from symlora.errors import PARTIAL, SymloraError
-from symlora.store.files import atomic_write, unwritable
+from symlora.store.files import atomic_write, writing
 from symlora.store.folder import write_json
 from symlora.submission.files import HEADER, LINES, files
 from symlora.submission.gather import Part, gather
@@ -79,7 +79,7 @@ def write(parts: Sequence[Part], out: Path, name: str) -> tuple[Path, Checked]:
     """
     there = [part for part in parts if part.predictions]
     path = out / f"{name}{'' if len(there) == len(parts) else '-partial'}.zip"
-    try:
+    with writing(path):
         out.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
             with zipfile.ZipFile(temporary, "w") as archive:
@@ -93,8 +93,6 @@ def write(parts: Sequence[Part], out: Path, name: str) -> tuple[Path, Checked]:
                 raise SymloraError(f"{path} was not written: {' '.join(checked.wrong)}")
         described = [{"file": part.file.name, "rows": len(part.predictions), "run": part.run} for part in parts]
         write_json(path.with_suffix(".json"), {"sha256": file_sha256(path), "files": described})
-    except OSError as error:
-        raise unwritable(path, error) from error
     return path, checked
 
 

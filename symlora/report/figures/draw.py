@@ -16,7 +16,7 @@ from symlora.report.figures.norms import AS_PAPER, DECAYS, FROBENIUS, LAMBDA, RA
 from symlora.report.figures.norms_frame import cells, read_norms
 from symlora.report.figures.scores import curve_panel, curves, grid_panel, grid_points
 from symlora.report.figures.style import save
-from symlora.store.files import atomic_write, unwritable
+from symlora.store.files import atomic_write, writing
 
 _CELL = ("task", "method", "projection", "layer", "configuration", "why", "seeds", "failed")
 _NAMES = ("task", "method", "metric", "configuration")
@@ -56,10 +56,8 @@ def draw_all(report: Report, out: Path, as_paper: bool = False) -> tuple[list[Pa
         notes = runs.loc[(runs["model"] == model) & (runs["protocol"] == protocol), "note"]
         note = " ".join(dict.fromkeys(text for text in notes if text))
         folder = out / section_folder(model, protocol)
-        try:
+        with writing(folder):
             written += _draw_section(folder, sources, section_name(model, protocol), note)
-        except OSError as error:
-            raise unwritable(folder, error) from error
     return written, bad
 
 
