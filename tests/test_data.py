@@ -113,6 +113,15 @@ def complaint(root: Path, split: str = "train", task: TaskConfig = TINY) -> str:
     return message
 
 
+def test_other_content_under_an_official_name_is_refused(tmp_path: Path) -> None:
+    """As many rows of other content would stand under the official run's name."""
+    official = replace(TINY, sha256={"train": "0123"})
+    write(tmp_path, table())
+    with pytest.raises(SymloraError, match="as many rows as GLUE's train split, but not its content"):
+        load_splits(official, data_config(tmp_path), ["train"])
+    assert len(load_splits(official, data_config(tmp_path, allow_subset=True), ["train"])["train"]) == 6
+
+
 def test_hash_is_of_the_content_alone(tmp_path: Path) -> None:
     write(tmp_path, table(), compression="snappy")
     first = load(tmp_path)

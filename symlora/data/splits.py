@@ -8,7 +8,6 @@ to their special tokens.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,11 +136,10 @@ def _checked(where: str, table: pa.Table, task: TaskConfig, data: DataConfig, na
     if len(np.unique(idx)) != len(idx):
         raise SymloraError(f"{where}: column idx numbers some rows twice. {advice}")
     split = Split(name, tuple(table[column].to_pylist() for column in task.columns), labels, idx)
-    if official == len(split) and not split.sha256.startswith(task.sha256.get(name, "")):
-        print(
-            f"warning: {where} has as many rows as GLUE's {name} split, but not its content: some text or label "
-            "differs. Scores are not comparable with published ones.",
-            file=sys.stderr,
+    if official and not data.allow_subset and not split.sha256.startswith(task.sha256.get(name, "")):
+        raise SymloraError(
+            f"{where} has as many rows as GLUE's {name} split, but not its content: some text or label differs. "
+            f"{advice} To use it anyway, set data.allow_subset=true, which marks the run."
         )
     return split
 
