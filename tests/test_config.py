@@ -3,6 +3,7 @@
 import itertools
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -238,6 +239,13 @@ def test_odd_paths_need_no_quotes(name: str, tmp_path: Path) -> None:
     assert set(paths(config)) == {str(tmp_path / name)}
     sweep = expand("task=rte", "seed=0,1", f"results_dir={tmp_path / name}")
     assert {run.results_dir for run in sweep} == {str(tmp_path / name)}
+
+
+def test_a_task_file_of_the_users_own_names_its_runs_by_its_content() -> None:
+    rte = compose("task=rte")
+    mine = replace(rte, task=replace(rte.task, name="mine"))
+    other = replace(mine, task=replace(mine.task, columns=["sentence2", "sentence1"]))
+    assert len({config_hash(config) for config in (rte, mine, other)}) == 3
 
 
 def test_a_path_that_looks_like_a_number_is_a_path() -> None:

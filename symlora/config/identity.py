@@ -12,6 +12,7 @@ from symlora.config.formatting import format_rate
 from symlora.config.schema import Config
 from symlora.config.tables import find_tables
 
+GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
 # Settings that do not change a run's results: two configurations that differ only here are the same run.
 NOT_IDENTITY_TRAIN = ("gradient_accumulation_steps", "compile")  # equal but for rounding
 _NOT_IDENTITY = {
@@ -62,8 +63,8 @@ def identity(config: Config) -> dict[str, Any]:
             del content["task"][key]
         if config.data.dir:
             content["data"]["dir"] = own_sha256(Path(config.data.dir))
-    else:
-        content["task"] = config.task.name  # its facts are checked, and its metrics change nothing
+    elif config.task.name in GLUE:
+        content["task"] = config.task.name  # its facts are fixed, and its metrics change nothing
     if config.data.source != "demo":
         del content["data"]["demo_rows"]
     return content
@@ -126,7 +127,8 @@ def _adapter_sha256(folder: str | None) -> str | None:
 def _data_sha256(root: Path, task: str) -> str:
     """Hash all data files below a folder whose path names the task."""
     paths = [path for path in sorted(root.rglob("*")) if path.is_file()]
-    return files_sha256(root, [p for p in paths if task in p.relative_to(root).as_posix().lower().replace("-", "")])
+    name = task.lower().replace("-", "")
+    return files_sha256(root, [p for p in paths if name in p.relative_to(root).as_posix().lower().replace("-", "")])
 
 
 def own_sha256(place: Path) -> str:
