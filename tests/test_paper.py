@@ -16,6 +16,7 @@ from symlora.store.folder import scan
 from symlora.sweep import paper
 from symlora.sweep.grid import expand
 from symlora.sweep.paper import Paper
+from symlora.sweep.study import FAILED_RUN, Study
 
 # Each of the dozen commands is a fork of one process that has imported everything, instead of a start of 8 seconds.
 FORKED = """
@@ -55,6 +56,20 @@ def test_a_partial_zip_does_not_end_the_command(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(paper, "run_study", lambda study: 0)
     assert Paper(["cola"], "minilm").run() == 0
     assert said == ["submission", "submission", "report"]
+
+
+def test_a_run_that_diverged_stops_no_other_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    studied: list[str] = []
+
+    def diverges(study: Study) -> int:
+        studied.extend(study.tasks)
+        return FAILED_RUN if "cola" in study.tasks else 0
+
+    monkeypatch.setattr(paper, "run_study", diverges)
+    monkeypatch.setattr(paper, "symlora", lambda *_: 0)
+    assert Paper(["cola", "sst2"], "minilm").run() == FAILED_RUN and studied == ["cola", "sst2"]
+    monkeypatch.setattr(paper, "run_study", lambda study: 130)  # stopped
+    assert Paper(["cola", "sst2"], "minilm").run() == 130
 
 
 def test_the_calibration_is_not_forced(monkeypatch: pytest.MonkeyPatch) -> None:

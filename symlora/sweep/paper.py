@@ -9,6 +9,7 @@ the same command goes on.
 """
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,10 +67,14 @@ class Paper:
 
     def _needed(self, task: str) -> tuple[int, float, float]:
         """Return the runs, seconds and bytes of a task."""
+        from symlora.model.device import pick_device
+        from symlora.runner.provenance import device_name
+
         grid = self.study(task).grid()
         points = expand(*grid)
         rows = STEPS * max(config.train.batch_size for config in points)
-        few = [f"data.train_limit={rows}", "train.epochs=1", f"results_dir={CALIBRATION}"]
+        here = re.sub(r"\W+", "-", device_name(pick_device(points[0].device)))  # the time is of this device
+        few = [f"data.train_limit={rows}", "train.epochs=1", f"results_dir={CALIBRATION / here}"]
         few += ["predict_test=false", "force=false"]  # a forced run counts as not done yet
         print(f"calibration: {rows} training rows of {task}", flush=True)
         if (status := multirun([*grid, *few])) not in (0, FAILED_RUN):
@@ -102,19 +107,22 @@ class Paper:
 
     def run(self) -> int:
         """Train everything, make the zips and the report; return the exit status."""
+        worst = 0
         for task in self.tasks:
-            if status := run_study(self.study(task)):
+            if (status := run_study(self.study(task))) not in (0, FAILED_RUN):
                 return status
+            worst = max(worst, status)  # a seed that diverges does so again, and the other tasks go on
         for method in METHODS if self.restarted else ():
             started = self.study(*self.restarted, protocol=FROM_MNLI, methods=[method], start=self.start_of(method))
-            if status := run_study(started):
+            if (status := run_study(started)) not in (0, FAILED_RUN):
                 return status
+            worst = max(worst, status)
         where = ("--results-dir", expand(*self.study(*self.tasks).settings)[0].results_dir)
         for method in METHODS:
             zipped = ("--protocol", PROTOCOL, "--model", self.model, "--method", method)
             if (status := symlora("submission", *zipped, *where)) not in (0, FAILED_RUN, PARTIAL):
                 return status
-        return symlora("report", *where)
+        return symlora("report", *where) or worst
 
 
 def command(chosen: argparse.Namespace) -> int:
