@@ -115,7 +115,7 @@ def test_ctrl_c_among_the_imports_is_an_exit_code(command: str, tmp_path: Path) 
 def test_a_stop_that_nobody_catches_is_an_exit_code(tmp_path: Path) -> None:
     load = "import os; from symlora.training.interrupt import stop_at_once"
     code = load + "; stop_at_once(); os.kill(os.getpid(), {})"
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         done = subprocess.run(
             [sys.executable, "-c", code.format(int(number))], cwd=ROOT, capture_output=True, preexec_fn=_listen
         )

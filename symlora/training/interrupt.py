@@ -1,10 +1,11 @@
-"""Stop on Ctrl-C and SIGTERM: first gently, the second time at once.
+"""Stop on Ctrl-C, SIGTERM and SIGHUP: first gently, then at once.
 
 A program calls `stop_at_once` before it imports anything that takes time; a training asks `stop_requested` between its
 steps. Exit codes are the shell's: 128 + the signal's number.
 
     130   Ctrl-C (SIGINT)
     143   SIGTERM, for example of scancel
+    129   SIGHUP, of a terminal that is closed (nohup ignores it)
 
 In a job that submitit started, its warning before a time limit (SIGUSR2) also stops at the next safe point.
 """
@@ -23,7 +24,7 @@ from symlora.errors import SymloraError
 
 Handler = Callable[[int, FrameType | None], None]
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a batch system, a terminal that is closed
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # submitit sets a handler for one of them (SUBMITIT_PREEMPT_SIGNAL)
 
 PATIENCE = 6  # seconds that a step may take to end; then the work since the last checkpoint is given up
@@ -78,7 +79,7 @@ def graceful_stop(stop_file: Path | None = None, *, announce: bool = False) -> I
     outer = (_stop_file, _announce)
     _stop_file, _announce = stop_file or _stop_file, announce or _announce
     _depth += 1
-    handlers: dict[int, Handler] = {signal.SIGINT: _note, signal.SIGTERM: _note, signal.SIGALRM: _give_up}
+    handlers: dict[int, Handler] = {**dict.fromkeys(STOPS, _note), signal.SIGALRM: _give_up}
     handlers |= {number: _note for number in WARNINGS if callable(signal.getsignal(number))}
     try:
         with _handled(handlers):
@@ -117,7 +118,7 @@ def cluster_job() -> Iterator[None]:
 
 @contextlib.contextmanager
 def forward_signals(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Forward both signals to a process that this one waits for."""
+    """Forward these signals to a process that this one waits for."""
     with _handled(dict.fromkeys(STOPS, lambda number, frame: process.send_signal(number))):
         yield
 
