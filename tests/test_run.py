@@ -21,6 +21,7 @@ from symlora.config.schema import Config
 from symlora.data.splits import load_splits
 from symlora.errors import SymloraError
 from symlora.metrics.functions import compute
+from symlora.runner.prepare import prepare_pack
 from symlora.runner.provenance import peak_memory_bytes, reset_peak_memory
 from symlora.runner.reporter import Reporter
 from symlora.runner.run import run, run_pack
@@ -28,6 +29,7 @@ from symlora.store import folder as results
 from symlora.store import listing
 from symlora.store import publish as publishing
 from symlora.training.checkpoint_files import headers
+from symlora.training.distributed import ALONE
 
 SMALL = (
     "model=minilm",
@@ -45,6 +47,17 @@ def small(tmp_path: Path, *overrides: str) -> Config:
 
 def train(config: Config) -> tuple[Path, dict[str, Any]]:
     return run(config, Reporter(config, quiet=True))
+
+
+@pytest.mark.usefixtures("minilm_dir")
+def test_a_checkpoint_serves_with_test_predictions_and_without(tmp_path: Path) -> None:
+    found = []
+    for overrides in ([], ["predict_test=true"]):
+        config = small(tmp_path, "task=rte", *overrides)
+        with prepare_pack([config], [Reporter(config, quiet=True)], ALONE) as prepared:
+            assert prepared.checkpoint is not None and ("test" in prepared.tokens) == bool(overrides)
+            found.append(prepared.checkpoint.fingerprint)
+    assert found[0] == found[1]
 
 
 @cache

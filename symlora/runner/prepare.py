@@ -178,8 +178,8 @@ def _checkpoint(prepared: Prepared) -> Checkpoint:
     runs = [str(folder.relative_to(root)) for folder in prepared.folders]
     fingerprint = {
         "configurations": {run: record["config_hash"] for run, record in zip(runs, prepared.records, strict=True)},
-        "data": {name: described["sha256"] for name, described in record["data"].items()},
-        "tokenizer": {name: split.sha256 for name, split in prepared.tokens.items()},  # what it made of the data
+        "data": {name: record["data"][name]["sha256"] for name in prepared.scored},
+        "tokenizer": {name: split.sha256 for name, split in prepared.scored.items()},  # what it made of the data
         "weights": origin["weights_sha256"],
         "precision": record["precision"],
         "device": origin["device"],
