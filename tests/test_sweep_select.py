@@ -39,7 +39,7 @@ from symlora.sweep.preflight import GridSeeds, HasBest, swept
 from symlora.sweep.select import GridSearch, Point, grid_search, table, unequal, write
 from symlora.sweep.status import RunStatus, costs, run_status, time_left
 from symlora.sweep.status import table as status_table
-from symlora.sweep.study import Study
+from symlora.sweep.study import Study, _tried
 from symlora.training.loop import StepProgress
 
 COMMON = ("task=rte", "model=minilm", "protocol=short_holdout")
@@ -294,6 +294,12 @@ def test_seeds_need_a_selection(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="best/smoke/minilm/lora-rte.yaml.*make select TASK=rte MODEL=minilm"):
         HasBest().on_multirun_start(multirun_config(*command))
     HasBest().on_multirun_start(multirun_config(*command, "method=symlora"))
+
+
+def test_a_selection_from_a_part_of_the_grid_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study, _ = begun(tmp_path, seeds=5)
+    assert [len(choice.points) for choice in _tried(study)] == [4]
+    assert "WARNING: 12 of 16 runs of the grid are missing" in capsys.readouterr().err
 
 
 def test_an_own_table_has_its_own_selection(tmp_path: Path) -> None:

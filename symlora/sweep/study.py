@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -246,6 +247,10 @@ def command_select(chosen: argparse.Namespace) -> int:
 def _tried(study: Study) -> list[GridSearch]:
     """Return the grids that have points; warn about the others."""
     choices = study.chosen()
+    with suppress(SymloraError):  # the protocol has no grid
+        planned = expand(*study.grid())
+        if missing := sum(read_run(run_folder(config)) is None for config in planned):
+            print(f"WARNING: {missing} of {len(planned)} runs of the grid are missing", file=sys.stderr)
     for choice in choices:
         if not choice.points:
             other = f" ({choice.others} runs have other settings: give the same ARGS)" if choice.others else ""
