@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from symlora.errors import SymloraError
-from symlora.store.folder import RUN_FILE, find_damage, read_run, run_folders
+from symlora.store.folder import RUN_FILE, find_damage, is_finished, read_run, run_folders
 from symlora.store.locks import FOLDER, holder
 
 
@@ -31,7 +31,8 @@ def verify(results_dir: Path) -> Found:
         run = folder.with_name("seed-" + folder.name.split("-")[1].partition(".")[0])
         if folder.is_dir() and holder(locks, run.resolve()) is None:  # otherwise it is being written
             name = folder.relative_to(results_dir).as_posix()
-            found.problems.append(f"{name}: left by a process that was killed; the next attempt at this run removes it")
+            advice = "remove it" if is_finished(run) else "the next attempt at this run removes it"
+            found.problems.append(f"{name}: left by a process that was killed; {advice}")
     for folder in tqdm([*run_folders(results_dir)], unit="run", leave=False, disable=not sys.stderr.isatty()):
         name = folder.relative_to(results_dir).as_posix()
         record = read_run(folder)
