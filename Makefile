@@ -51,16 +51,17 @@ sweep select seeds study status: PROTOCOL = $(if $(filter minilm,$(MODEL)),short
 endif
 SWEPT = $(if $(TASKS),$(shell echo $(TASKS) | tr -s ', ' ','),$(TASK))
 STUDY_TASKS = $(or $(TASKS),$(if $(filter file,$(origin TASK)),,$(TASK)))
-STUDY = --tasks "$(STUDY_TASKS)" --model $(MODEL) --protocol $(PROTOCOL)
+METHODS = $(if $(filter file,$(origin METHOD)),,$(METHOD))
+STUDY = --tasks "$(STUDY_TASKS)" --model $(MODEL) --protocol $(PROTOCOL) $(if $(METHODS),--methods "$(METHODS)")
 
 sweep: .venv/.ready ## Train the grid of a task at one seed, the same for SymLoRA and LoRA: TASK= or TASKS= MODEL= PROTOCOL= ARGS=
-	@$(SYMLORA) train -m sweep=grid task=$(SWEPT) model=$(MODEL) protocol=$(PROTOCOL) $(ARGS)
+	@$(SYMLORA) train -m sweep=grid task=$(SWEPT) $(if $(METHODS),method=$(METHODS)) model=$(MODEL) protocol=$(PROTOCOL) $(ARGS)
 
 select: .venv/.ready ## Write the best grid point of each method and task to configs/best (WIDEN="--widen [--run]": go beyond the grid's edges)
 	@$(SYMLORA) select $(STUDY) $(WIDEN) $(ARGS)
 
 seeds: .venv/.ready ## Train seeds 0 to N-1 of the selected points: TASK= or TASKS= MODEL= PROTOCOL= N=5 ARGS=
-	@$(SYMLORA) train -m sweep=seeds task=$(SWEPT) model=$(MODEL) protocol=$(PROTOCOL) 'seed=range($(N))' $(ARGS)
+	@$(SYMLORA) train -m sweep=seeds task=$(SWEPT) $(if $(METHODS),method=$(METHODS)) model=$(MODEL) protocol=$(PROTOCOL) 'seed=range($(N))' $(ARGS)
 
 study: .venv/.ready ## Run sweep, select and seeds for TASKS="rte mrpc" (default: all of the protocol's recipe); resumable
 	@$(SYMLORA) study $(STUDY) --seeds $(N) $(ARGS)
