@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class TokenizedSplit:
-    """A tokenized split. Raises ValueError if the arrays do not fit together."""
+    """A tokenized split."""
 
     input_ids: npt.NDArray[np.uint16] | npt.NDArray[np.int32]  # [tokens], int32 for vocabularies over 65,536
     token_type_ids: npt.NDArray[np.uint8] | None  # [tokens] which text it is of; None without segments (RoBERTa)
