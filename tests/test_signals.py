@@ -36,8 +36,9 @@ SECONDS = 20.0  # that a stop may take here: twice what is promised, for a machi
 
 
 def _listen() -> None:
-    """Processes in the background of a shell ignore SIGINT, and their children do."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Processes in the background of a shell, or under nohup, ignore these, and their children do."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 class Program:

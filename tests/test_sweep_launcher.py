@@ -136,6 +136,7 @@ def test_a_pack_that_breaks_leaves_the_others(
     multirun: Multirun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import symlora.runner.run
+    from symlora.model.packable import CannotPack
 
     real = symlora.runner.run.run_pack
 
@@ -143,7 +144,7 @@ def test_a_pack_that_breaks_leaves_the_others(
         if configs[0].method.name == "lora":
             raise RuntimeError("no memory")
         if len(configs) > 1 and configs[0].method.name == "head":
-            raise ValueError("these runs cannot share a pass")
+            raise CannotPack("these runs cannot share a pass")
         return real(configs, reporters, began)
 
     monkeypatch.setattr("symlora.runner.run.run_pack", breaking)

@@ -68,7 +68,7 @@ def resolve(cfg: Any) -> Config:
 
 
 def quote_paths(words: Sequence[str]) -> list[str]:
-    """Quote paths that Hydra's grammar does not take (`~`, `=`, `#`, ü) or takes for numbers."""
+    """Quote paths that Hydra cannot read (`~`, `=`, `#`, ü), or reads as numbers."""
     quoted = list(words)
     for number, word in enumerate(words):
         key, equals, value = word.partition("=")
