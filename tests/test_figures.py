@@ -100,7 +100,7 @@ def test_norms_are_those_of_the_run_folders() -> None:
     mine, bad = read_norms(runs)
     adapted = runs[~runs["chose"] & (runs["method"] != "head")]  # the head alone adapts no matrix
     matrices = adapted["model"].map({"minilm": 12, "mpnet": 24})  # query and value of each layer
-    assert bad == () and len(mine) == matrices.sum()
+    assert bad == () and len(mine) == matrices.sum() and set(mine["projection"]) == {"query", "value"}
     assert not mine["seed"].isin([100, 101]).any()
     (path,) = (RUNS / "archive/short/minilm/symlora/cola").glob("*/seed-1/norms.parquet")
     stored = pd.read_parquet(path)

@@ -142,7 +142,9 @@ def test_the_answer_is_honest_where_there_is_none(built: tuple[Report, Path], tm
     assert answer(report, "roberta-base", "paper").endswith("no answer yet, as no task has two seeds of both.")
     write_seeds(tmp_path / "runs", lora=[70, 70], symlora=[60, 60], majority=65)
     write_seeds(tmp_path / "runs", "cola", lora=[70, 71], symlora=[60, 61], majority=50, protocol="study")
+    write_seeds(tmp_path / "runs", "mrpc", lora=[70, 71], symlora=[None, None], protocol="smoke")
     two = build(tmp_path / "runs")
+    assert answer(two, "minilm", "smoke").endswith("two seeds of both (MRPC (2 failed)).")
     assert "no verdict on RTE (2 at chance) (2 paired seeds" in answer(two, "minilm", "short")
     assert "on CoLA; not yet trained on MRPC and STS-B (2 paired seeds" in answer(two, "minilm", "study")
 

@@ -241,7 +241,7 @@ def test_multirun_trains_each_and_a_failing_job_does_not_stop_the_others(minilm_
 def test_interrupting_leaves_nothing_half_done(minilm_dir: Path, tmp_path: Path) -> None:
     runs, words = tmp_path / "runs", [*SMALL, "task=rte", "train.epochs=500", f"data.cache_dir={tmp_path / 'tokens'}"]
     with started(tmp_path, "train", *words, f"results_dir={runs}") as program:
-        program.wait_for(lambda: any(runs.rglob(".seed-0.*/run.json")))
+        program.wait_for(lambda: any(runs.rglob(".seed-0.*")))
         time.sleep(3)
         assert program.ends(signal.SIGINT) < 10
     printed = program.printed()

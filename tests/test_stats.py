@@ -413,6 +413,11 @@ def test_seeds_needed_is_the_smallest(sd: float, margin: float, power: float) ->
 # Bad input.
 
 
+def test_equal_differences_at_the_margin_are_not_within_it() -> None:
+    a, b = 100 * np.array([0.57, 0.60]), 100 * np.array([0.56, 0.59])  # 0.99999999999999 in floats
+    assert stats.tost(a, b, 1.0) == 1.0 and stats.tost(a, b + 0.1, 1.0) == 0.0
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [

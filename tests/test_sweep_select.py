@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 from unittest.mock import Mock
 
@@ -32,7 +33,7 @@ from symlora.report.choice import read_best
 from symlora.runner import reporter
 from symlora.store.folder import SCHEMA_VERSION, recorded_config, run_folder, seal
 from symlora.store.locks import locked, read_progress
-from symlora.store.selection import criterion, edge
+from symlora.store.selection import criterion, edge, rank
 from symlora.sweep import watch
 from symlora.sweep.grid import expand, tasks_of
 from symlora.sweep.preflight import GridSeeds, HasBest, swept
@@ -156,6 +157,11 @@ def test_ties_go_to_the_smaller_rate_then_the_larger_batch() -> None:
     choice = grid({(2e-3, 16): 0.7, (1e-3, 16): 0.7, (1e-3, 32): 0.7, (4e-3, 32): 0.1})
     assert (choice.best.lr, choice.best.batch_size) == (1e-3, 32)
     assert (choice.edge("lr"), choice.edge("batch_size")) == ("lowest", "highest")
+
+
+def test_means_that_are_equal_but_for_rounding_are_a_tie() -> None:
+    first, second = (fmean([a / 249, b / 249]) for a, b in ((139, 159), (125, 173)))
+    assert first != second and rank(first, 1e-3, 16) < rank(second, 4e-3, 16)
 
 
 def test_failed_runs_are_points_and_never_chosen() -> None:

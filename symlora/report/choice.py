@@ -4,6 +4,7 @@ A grid's other runs show how the choice was made; they take part in no mean. So 
 (model, protocol, task, method), and methods are compared at their own chosen ones.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -88,6 +89,8 @@ def _chosen(key: Key, runs: pd.DataFrame, best: Mapping[str, Any] | None) -> Cho
         matching = own[[all(row[name] == value for name, value in best.items()) for _, row in own.iterrows()]]
         if len(matching):
             candidates, why = matching, "as selected (configs/best)"
+            if (alike := matching["configuration"].nunique()) > 1:  # other settings than those that a grid varies
+                why = f"as selected (configs/best), which {alike} configurations match"
         else:
             why = "the selected one (configs/best) has no run; "
     seeds = candidates.groupby("configuration", sort=True)["seed"].nunique()
@@ -97,7 +100,7 @@ def _chosen(key: Key, runs: pd.DataFrame, best: Mapping[str, Any] | None) -> Cho
     if len(names) > 1:
         tied = candidates[candidates["configuration"].isin(names)]
         chosen_by = measure(tied)
-        means = tied.groupby(["configuration", *AXES])[chosen_by].mean()
+        means = tied.groupby(["configuration", *AXES])[chosen_by].agg(lambda scores: scores.mean(skipna=False))
         names = [str(min(means.index, key=lambda name: rank(means[name], *name[1:]))[0])]
         on = "held-out slice" if chosen_by == "criterion" else "validation, which flatters it"
         why += f", {len(means)} alike; highest on {on}"
@@ -105,6 +108,8 @@ def _chosen(key: Key, runs: pd.DataFrame, best: Mapping[str, Any] | None) -> Cho
     alike = runs[runs["grid"] == own["grid"].iloc[0]]
     chose = alike["chose"].eq(True)
     tried = alike[chose if chose.any() else alike["seed"] == own["seed"].min()]
+    counts = tried.groupby("configuration")["seed"].transform("nunique")
+    tried = tried[counts == counts.max()]  # the others are not finished
     # The mean over the seeds that chose; nothing where one failed.
     means = tried.groupby("configuration")[list(NUMBERS)].transform(lambda values: values.mean(skipna=False))
     seeds = tried.groupby("configuration")["seed"].transform(lambda own: ", ".join(map(str, sorted(own))))
@@ -142,6 +147,20 @@ def unequal_grids(cells: Mapping[Key, Chosen]) -> list[str]:
             if theirs and own and theirs != own and max(len(theirs), len(own)) > 1:
                 counts = f"{METHODS[REFERENCE]} {len(theirs)}, {METHODS[CLAIMED]} {len(own)}"
                 found.append(f"{TASKS.get(key[2], key[2])}: not tried at the same grid points ({counts}).")
+    return found
+
+
+def unlike_settings(cells: Mapping[Key, Chosen]) -> list[str]:
+    """List a section's tasks whose two methods differ in other settings."""
+    found = []
+    for key, cell in cells.items():
+        reference = cells[(*key[:3], REFERENCE)]
+        if key[3] == CLAIMED and len(cell.runs) and len(reference.runs):
+            ours, theirs = (json.loads(each.runs["grid"].iloc[0]) for each in (cell, reference))
+            if differing := [name for name in ours if name != "method" and ours[name] != theirs.get(name)]:
+                found.append(
+                    f"{TASKS.get(key[2], key[2])}: the methods differ in other settings ({', '.join(differing)})."
+                )
     return found
 
 

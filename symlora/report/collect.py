@@ -125,7 +125,8 @@ def _described(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
 def _inference_seconds(record: dict[str, Any]) -> float | None:
     """Compute the seconds to score one sentence."""
     epochs, trained = record.get("epochs"), record.get("cost", {}).get("train_seconds")
-    rows: int = sum(split["rows"] for name, split in record.get("data", {}).items() if name != "train")
+    unscored = {"train", *record["config"]["task"].get("test", ())}  # test rows are predicted once, at the end
+    rows: int = sum(split["rows"] for name, split in record.get("data", {}).items() if name not in unscored)
     if not epochs or trained is None or not rows:
         return None
     return (math.fsum(epoch["seconds"] for epoch in epochs) - float(trained)) / (len(epochs) * rows)

@@ -79,6 +79,14 @@ def compare(method: Chosen, reference: Chosen, criteria: Criteria) -> Paired | N
     )
 
 
+def unpaired(method: Chosen, reference: Chosen) -> str:
+    """Say why two methods share no seed; empty if one is untrained."""
+    if method.runs.empty or reference.runs.empty:
+        return ""
+    failed = method.failed + reference.failed
+    return f"{failed} failed" if failed else "no shared seed"
+
+
 def compare_all(chosen: dict[Key, Chosen], criteria: Criteria) -> dict[Key, Paired]:
     """Compare every method with LoRA, and judge it over a section's tasks.
 
@@ -137,7 +145,7 @@ def _over_rows(
 ) -> tuple[stats.Interval | None, float | None]:
     """Compute the two-level interval, and McNemar's p of the lowest seed."""
     mcnemar = stats.mcnemar(a[0], b[0], labels) if metric == "accuracy" else None
-    if len(a) < 2:
+    if len(a) < 2 or len(labels) < 2:
         return None, mcnemar
     fractions = stats.two_level_bootstrap(metric, labels, a, b, criteria.level, criteria.resamples, criteria.seed)
     return fractions.times(100), mcnemar

@@ -8,6 +8,7 @@ from typing import Any
 from symlora.audit.names import CLAIMED, METHODS, PAPER, REFERENCE, TASKS, section_folder, section_name
 from symlora.report.build import Report
 from symlora.report.captions import FIGURES
+from symlora.report.comparison import unpaired
 from symlora.report.pages import PAGES, figure_html, markdown_html, section_html
 from symlora.report.tables import OURS, ours
 
@@ -57,12 +58,13 @@ def answer(report: Report, model: str, protocol: str) -> str:
             tasks.setdefault(pair.decision.verdict, []).append(name + f" ({remark})" * bool(remark))
             seeds.add(len(pair.seeds))
         else:
-            failed = cell.failed + report.chosen[(*key[:3], REFERENCE)].failed
-            why = (pair.obstacle or "one seed") if pair else f"{failed} failed" if failed else "no shared seed"
+            reference = report.chosen[(*key[:3], REFERENCE)]
+            why = (pair.obstacle or "one seed") if pair else unpaired(cell, reference) or "no run to compare with"
             tasks.setdefault("none", []).append(f"{name} ({why})")
     what = f"{METHODS[CLAIMED]} against {METHODS[REFERENCE]} on {section_name(model, protocol)}"
     if not seeds:
-        return f"{what}: no answer yet, as no task has two seeds of both."
+        reasons = f" ({', '.join(tasks['none'])})" if tasks else ""
+        return f"{what}: no answer yet, as no task has two seeds of both{reasons}."
     clauses = [f"{said} on {_join(tasks[verdict])}" for verdict, said in VERDICTS.items() if verdict in tasks]
     if absent:
         clauses.append(f"not yet trained on {_join(absent)}")

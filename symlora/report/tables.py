@@ -16,9 +16,9 @@ from symlora.audit.names import CLAIMED, METHODS, REFERENCE, TASKS, section_name
 from symlora.audit.published import Published
 from symlora.config.formatting import format_rate
 from symlora.report.captions import table_caption
-from symlora.report.choice import Chosen, Key, grid_edge, unequal_grids
+from symlora.report.choice import Chosen, Key, grid_edge, unequal_grids, unlike_settings
 from symlora.report.collect import RULES
-from symlora.report.comparison import Criteria, Paired
+from symlora.report.comparison import Criteria, Paired, unpaired
 from symlora.report.cost import cell_pscp, mean_costs
 from symlora.report.leaderboard import Scores
 from symlora.report.paper_sections import paper_sections, row_names
@@ -58,7 +58,8 @@ def tables_by_method(
     """Make tables 2 to 4: the comparison with LoRA, costs, and epochs."""
 
     def compared(cell: Chosen) -> Row:
-        return (*_seeds(cell, criteria), *_place(cell), *_compared(cell.key, pairs.get(cell.key)))
+        reference = chosen[(*cell.key[:3], REFERENCE)]
+        return (*_seeds(cell, criteria), *_place(cell), *_compared(cell, reference, pairs.get(cell.key)))
 
     return (
         _by_method("table2", criteria, 9, chosen, compared),
@@ -92,7 +93,7 @@ def _by_method(
             else:
                 rows.append((label, gap(_NO_RUN)))
         filled = tuple((*cells_of, *[EMPTY] * (width - len(cells_of))) for cells_of in rows)
-        remarks = unequal_grids(cells) if name == "table2" else []
+        remarks = [*unequal_grids(cells), *unlike_settings(cells)] if name == "table2" else []
         sections.append(Section(ours(*next(iter(cells))[:2]), (*_notes(cells), *remarks), filled))
     return Table(name, *caption, tuple(sections), breaks=(split,))
 
@@ -156,11 +157,12 @@ def _place(cell: Chosen) -> Row:
     )
 
 
-def _compared(key: Key, pair: Paired | None) -> Row:
-    if key[3] == REFERENCE:
+def _compared(cell: Chosen, reference: Chosen, pair: Paired | None) -> Row:
+    if cell is reference:
         return (Cell("reference"),)
     if pair is None:
-        return (gap("no pair"),)
+        why = unpaired(cell, reference)
+        return (gap("no pair"), EMPTY, gap(f"none ({why})")) if why else (gap("no pair"),)
     found = pair.decision
     verdict = Cell(found.verdict) if found else gap(f"none ({pair.obstacle})" if pair.obstacle else "one seed")
     needed = Cell(NOTHING)
@@ -199,7 +201,7 @@ def _cost(cell: Chosen, chosen: Mapping[Key, Chosen]) -> Row:
         number(float(runs["seconds"].mean())),
         number(costs["train_seconds"]),
         number(1000 * costs["inference_seconds"], ".2f"),
-        number(float(runs["energy_kwh"].mean()), ".3f"),
+        number(float(runs["energy_kwh"].mean(skipna=False)), ".3f"),
         gap(f"{NOTHING} ({lacking})") if lacking else point(pscp),
         Cell(", ".join(sorted(set(runs["device"])))),
     )
@@ -211,7 +213,7 @@ def _epochs(cell: Chosen, criteria: Criteria) -> Row:
         return (gap(_NO_RUN),)
     if runs.empty:
         return (gap("0"), number(cell.failed), number(len(cell.missing)))
-    means = {rule: 100 * float(runs[rule].mean()) for rule in RULES}
+    means = {rule: 100 * float(runs[rule].mean(skipna=False)) for rule in RULES}  # of the same seeds
     return (
         number(len(runs)),
         count(cell.failed),
@@ -233,5 +235,7 @@ def _over_rows(cell: Chosen, criteria: Criteria) -> stats.Interval:
     run = cell.finished.iloc[0]
     table = load_predictions(run["folder"], run["selection"], run["split"])
     predictions, labels = table["prediction"].to_numpy(), table["label"].to_numpy()
+    if len(labels) < 4:  # what Fisher's interval needs
+        return stats.Interval(run["score"], math.nan, math.nan, "too few rows")
     found = stats.row_interval(run["metric"], predictions, labels, criteria.level, criteria.resamples, criteria.seed)
     return found.times(100)

@@ -87,7 +87,7 @@ def tost(a: npt.ArrayLike, b: npt.ArrayLike, margin: float) -> float:
     if not 0 < margin < np.inf:
         raise ValueError(f"margin must be positive and finite, found {margin}")
     if np.ptp(d) == 0:
-        return float(abs(d[0]) >= margin)
+        return float(abs(d[0]) >= margin - 1e-9)  # the margin itself, but for rounding
     sides = ((-margin, "greater"), (margin, "less"))
     return max(float(stats.ttest_1samp(d, mean, alternative=side).pvalue) for mean, side in sides)
 

@@ -18,7 +18,11 @@ def rank(score: float | None, lr: float, batch_size: int) -> tuple[float, float,
 
     A score that is None or NaN (a failed run, a metric that is not defined) comes last.
     """
-    return (math.inf if score is None or math.isnan(score) else -score, lr, -batch_size)
+    return (
+        math.inf if score is None or math.isnan(score) else -round(score, 12),
+        lr,
+        -batch_size,
+    )  # no rounding errors
 
 
 def criterion(record: Mapping[str, Any]) -> tuple[float | None, str]:

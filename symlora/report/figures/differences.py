@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from symlora.audit.names import CLAIMED, METHODS, REFERENCE
 from symlora.report.choice import Chosen, Key
-from symlora.report.comparison import Paired
+from symlora.report.comparison import Paired, unpaired
 from symlora.report.figures.style import heading, minus, new_figure, plot_style
 
 ROW, WIDTH = 0.42, 5.0  # inches: of a task, and of the figure, whose left a telephone shows whole
@@ -35,11 +35,13 @@ def differences(
             continue
         task = {"task": key[2], "metric": runs["metric"].iloc[0], "level": 1 - alpha, "margin": margin}
         if (pair := pairs.get(key)) is None:
-            rows.append({**task, "n": 0, "verdict": "no pair", "obstacle": ""})
+            why = unpaired(entry, chosen[(*key[:3], REFERENCE)])
+            rows.append({**task, "n": 0, "verdict": "none" if why else "no pair", "obstacle": why})
             continue
         verdict = pair.decision.verdict if pair.decision else "none" if pair.obstacle else "one seed: no test"
         task |= {"mean": pair.difference.estimate, "low": pair.difference.low, "high": pair.difference.high}
-        task |= {"n": len(pair.seeds), "verdict": verdict, "obstacle": pair.obstacle}
+        remark = pair.obstacle or "no spread" * (pair.difference.half_width == 0)
+        task |= {"n": len(pair.seeds), "verdict": verdict, "obstacle": remark}
         by_seed = zip(pair.seeds, np.subtract(*pair.scores), strict=True)
         rows += [{**task, "seed": seed, "difference": difference} for seed, difference in by_seed]
     columns = ["task", "metric", "seed", "difference", "mean", "low", "high", "level", "margin", "n", "verdict"]
@@ -86,7 +88,8 @@ def limit(frame: pd.DataFrame) -> float:
 
 def _verdict(mine: pd.DataFrame) -> str:
     first = mine.iloc[0]
-    details = [f"n = {first['n']}"] * bool(first["n"] > 1) + [str(first["obstacle"])] * (first["verdict"] == "none")
+    remark = [str(first["obstacle"])] if pd.notna(first["obstacle"]) and first["obstacle"] else []
+    details = [f"n = {first['n']}"] * bool(first["n"] > 1) + remark
     return f"{first['verdict']} ({', '.join(details)})" if details else str(first["verdict"])
 
 

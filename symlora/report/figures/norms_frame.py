@@ -11,8 +11,8 @@ from symlora.report.choice import Chosen, Key
 from symlora.store.folder import load_run
 
 PROJECTIONS = {
-    **dict.fromkeys(("query", "q_lin", "query_proj", "q_proj"), "query"),
-    **dict.fromkeys(("value", "v_lin", "value_proj", "v_proj"), "value"),
+    **dict.fromkeys(("query", "q_lin", "query_proj", "q_proj", "q"), "query"),
+    **dict.fromkeys(("value", "v_lin", "value_proj", "v_proj", "v"), "value"),
 }
 QUANTITIES = (
     "lambda", "lambda_w0_frobenius", "delta_frobenius", "difference_frobenius", "log10_ratio",
@@ -52,7 +52,8 @@ def read_norms(runs: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
 def _decay(record: dict[str, Any]) -> dict[str, float]:
     """Compute λ at the kept epoch by decay alone; NaN without λ."""
     method = record["config"]["method"]
-    if method["peft_type"] not in _WITH_LAMBDA or not method["peft_config"].get("train_lambda", True):
+    trained = method["peft_type"] in _WITH_LAMBDA and method["peft_config"].get("train_lambda", True)
+    if not trained or record["config"]["init_from"]:  # whose λ does not start at 1
         return {"decay_only": math.nan, "decay_to_zero": math.nan}
     kept = record["selections"][record["score"]["selection"]]["epoch"]
     toward_zero = decay_to_zero(record["config"]["train"], record["data"]["train"]["rows"], kept)
