@@ -157,6 +157,9 @@ def test_findings_say_what_lambda_and_other_rates_do() -> None:
         [validation(method, "cola", rate, seeds=(100, 101)).mean() for rate in rates]
         for method, rates in (("symlora", ("2e-3", "4e-3", "8e-3")), ("lora", ("5e-4", "1e-3", "2e-3")))
     )
+    mpnet = pd.read_csv(ROOT / "results/figures/study_3-mpnet/companion.csv").query("method == 'symlora'")
+    low, high, alone = mpnet["lambda"].min(), mpnet["lambda"].max(), mpnet["decay_to_zero"].iloc[0]
+    assert f"five seeds are {low:.2f} to {high:.2f}, where decay alone would give {alone:.2f}" in text
     gaps = np.subtract.outer(mine, other)
     assert f"lies between {gaps.max():.1f} and {gaps.min():.1f}" in text
 
