@@ -161,6 +161,13 @@ def test_build_leaves_the_global_generators_alone(method: str, tiny: TinyFactory
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("method", ["symlora", "lora"])
+@pytest.mark.parametrize("method", ["adalora", "dora", "lora", "randlora", "singlora", "symlora", "vera"])
+def test_the_same_parameters_train_in_every_precision(method: str, tiny: TinyFactory) -> None:
+    config = run_config(tiny("bert"), method)
+    sets = [{name for name, _ in build(config, CPU, precision).trainable()} for precision in ("fp32", "bf16", "fp16")]
+    assert sets[0] == sets[1] == sets[2]
+
+
 @pytest.mark.parametrize("kind", ["roberta", "bert", "albert", "mpnet"])
 def test_step_0_is_the_base_model_to_the_last_bit(kind: str, method: str, precision: str, tiny: TinyFactory) -> None:
     base = build(run_config(tiny(kind), "head"), CPU, precision)

@@ -61,6 +61,9 @@ def add_adapter(model: Any, config: Config) -> Any:
         raise SymloraError(
             f"method={method.name} does not fit model={config.model.name}: {' '.join(str(error).split())[:600]}"
         ) from error
+    for name, value in wrapped.named_parameters():
+        if ".ranknum." in name:  # AdaLoRA's: PEFT makes it trainable where it casts it to 16 bits
+            value.requires_grad_(False)
     _check_fit(wrapped, arguments.get("target_modules"), method.name)
     _train_in_float32(wrapped, beside)
     return wrapped
