@@ -249,6 +249,8 @@ def test_singlora_fades_its_update_in(ramp: float, steps: int, T: int) -> None:
         model.base_model.before_step(step, steps, generator_of(step))
         wanted = min(step / T, 1) * 3 / 2 * x @ A[:6] @ A[:5].T
         torch.testing.assert_close(model(x) - base, wanted)
+    model.base_model.before_step(1, steps, generator_of(1))  # of a run that starts from this adapter
+    torch.testing.assert_close(model(x) - base, 3 / 2 * x @ A[:6] @ A[:5].T)
     model.merge_and_unload()
     torch.testing.assert_close(layer.base_layer(x) - base, 3 / 2 * x @ A[:6] @ A[:5].T)
 

@@ -64,4 +64,4 @@ class SingLoraModel(AdapterModel, config=SingLoraConfig, layer=SingLoraLinear):
     def before_step(self, step: int, steps: int, generator: torch.Generator) -> None:
         for layer, adapter, config in self.adapted():
             T = min(in_steps(config.ramp, steps), steps)
-            layer.singlora_ramp[adapter].fill_(min(step / max(T, 1), 1.0))
+            layer.singlora_ramp[adapter].clamp_(min=min(step / max(T, 1), 1.0))  # a loaded adapter's stays 1
