@@ -44,10 +44,11 @@ class HasPlace(Callback):
         folder = Path(config.hydra.sweep.dir)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(config, folder / "multirun.yaml")  # as the sweeper will, without a message
         except OSError as error:
             sys.exit(
-                f"error: the folder {folder} cannot be created: {error.strerror}. Remove what is in its way, or set "
-                "hydra.sweep.dir=<a writable folder>."
+                f"error: the folder {folder} cannot be created or written to: {error.strerror}. Remove what is in its "
+                "way, or set hydra.sweep.dir=<a writable folder>."
             )
 
 
