@@ -79,8 +79,8 @@ def _report(what: str) -> Command:
 
 TRAIN = _train("seed=5", *SMALL)
 AGAIN = _train("method=symlora", "seed=0", *SMALL, result=printed)  # a run that is finished
-RTE = ("task=rte", "data.source=glue", "data.dir={folder}/glue", "data.allow_subset=true")  # made-up rows
-RTE += ("data.train_limit=64", "train.epochs=1")
+RTE = ("task=rte", "data.source=glue", "data.dir={folder}/glue", "data.allow_subset=true",  # made-up rows
+       "data.train_limit=64", "train.epochs=1")  # fmt: skip
 GLUE = _train(*RTE)
 FROM = _train("seed=6", *SMALL, "init_from={folder}/start")
 SEEDS = _train("-m", "sweep=seeds", "hydra.launcher.inner=basic", "seed=5", *SMALL)
