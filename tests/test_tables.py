@@ -260,12 +260,20 @@ def test_best_and_last_epoch_are_of_the_same_seeds(tmp_path: Path) -> None:
     assert row["n"] == "3" and row["Best epoch"] != row["Last epoch"] == row["Best − last"] == "–"
 
 
+def test_a_split_of_two_rows_has_a_table_and_no_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("report_runs.ROWS", 2)
+    write_seeds(tmp_path, "stsb", lora=[2, 2], symlora=[2, 2])
+    for folder in tmp_path.rglob("seed-?"):
+        edit_run(folder, lambda record: record["config"]["task"]["splits"].update(validation=2))
+    assert _row(_build(tmp_path, ("stsb",)), "table4", SHORT, "STS-B", "SymLoRA")["Rows, one model"] == "–"
+
+
 def test_settings_that_differ_between_the_methods_are_said(tmp_path: Path) -> None:
     write_seeds(tmp_path, lora=SOME, symlora=SOME)
     for folder in tmp_path.rglob("symlora/rte/*/seed-?"):
         edit_run(folder, lambda record: record["config"]["train"].update(epochs=20))
     (section,) = [part for part in _build(tmp_path).tables[1].sections if part.title == SHORT]
-    assert any("the methods differ in other settings (train)" in note for note in section.notes)
+    assert any("the methods differ in other settings (train.epochs)" in note for note in section.notes)
 
 
 def test_pscp_is_the_score_over_its_penalties(tmp_path: Path) -> None:

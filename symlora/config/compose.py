@@ -74,10 +74,10 @@ def quote_paths(words: Sequence[str]) -> list[str]:
         key, equals, value = word.partition("=")
         if equals and key.lstrip("+") in PATHS:
             try:
-                number_like = isinstance(OverridesParser.create().parse_override(word).value(), (int, float))
+                needed = isinstance(OverridesParser.create().parse_override(word).value(), (int, float))
             except HydraException:
-                number_like = True
-            if number_like:
+                needed = True
+            if needed:
                 escaped = value.replace("'", r"\'")
                 quoted[number] = f"{key}='{escaped}'"
     return quoted

@@ -12,7 +12,7 @@ from symlora.config.formatting import format_rate
 from symlora.config.schema import Config
 from symlora.config.tables import find_tables
 
-GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
+_OFFICIAL = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
 # Settings that do not change a run's results: two configurations that differ only here are the same run.
 NOT_IDENTITY_TRAIN = ("gradient_accumulation_steps", "compile")  # equal but for rounding
 _NOT_IDENTITY = {
@@ -63,7 +63,7 @@ def identity(config: Config) -> dict[str, Any]:
             del content["task"][key]
         if config.data.dir:
             content["data"]["dir"] = own_sha256(Path(config.data.dir))
-    elif config.task.name in GLUE:
+    elif config.task.name in _OFFICIAL:
         content["task"] = config.task.name  # its facts are fixed, and its metrics change nothing
     if config.data.source != "demo":
         del content["data"]["demo_rows"]

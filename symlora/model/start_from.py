@@ -13,9 +13,10 @@ from symlora.store.adapter_folder import PREFIX, StoredAdapter, read_adapter
 
 # Fields of a PEFT configuration that do not change what given weights compute. Targets and ranks show in the weights'
 # names and shapes.
-_NOT_OF_THE_FUNCTION = {
-    *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision"),
-    *("runtime_config", "save_projection", "task_type"),
+# Fields that change no output.
+BOOKKEEPING = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}
+_NOT_OF_THE_FUNCTION = BOOKKEEPING | {
+    *("peft_type", "runtime_config", "save_projection"),
     # Which modules, and of what shape; PEFT sets fan_in_fan_out by the layer's type.
     *("exclude_modules", "fan_in_fan_out", "layers_pattern", "layers_to_transform", "modules_to_save"),
     *("r", "target_modules"),

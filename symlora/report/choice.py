@@ -156,12 +156,19 @@ def unlike_settings(cells: Mapping[Key, Chosen]) -> list[str]:
     for key, cell in cells.items():
         reference = cells[(*key[:3], REFERENCE)]
         if key[3] == CLAIMED and len(cell.runs) and len(reference.runs):
-            ours, theirs = (json.loads(each.runs["grid"].iloc[0]) for each in (cell, reference))
-            if differing := [name for name in ours if name != "method" and ours[name] != theirs.get(name)]:
+            ours, theirs = (_flat(each.runs["grid"].iloc[0]) for each in (cell, reference))
+            if differing := sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)):
                 found.append(
                     f"{TASKS.get(key[2], key[2])}: the methods differ in other settings ({', '.join(differing)})."
                 )
     return found
+
+
+def _flat(grid: str) -> dict[str, Any]:
+    """Read a grid's shared settings by dotted name, without the method."""
+    groups = {name: group if isinstance(group, dict) else {"": group} for name, group in json.loads(grid).items()}
+    del groups["method"]
+    return {f"{name}.{key}".rstrip("."): value for name, group in groups.items() for key, value in group.items()}
 
 
 @dataclass

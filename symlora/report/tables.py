@@ -230,12 +230,16 @@ def _epochs(cell: Chosen, criteria: Criteria) -> Row:
     )
 
 
-def _over_rows(cell: Chosen, criteria: Criteria) -> stats.Interval:
-    """Compute the interval over rows of the lowest seed's model, in points."""
+def _over_rows(cell: Chosen, criteria: Criteria) -> stats.Interval | None:
+    """Compute the interval over rows of the lowest seed's model, in points.
+
+    None for too few rows.
+    """
     run = cell.finished.iloc[0]
     table = load_predictions(run["folder"], run["selection"], run["split"])
     predictions, labels = table["prediction"].to_numpy(), table["label"].to_numpy()
-    if len(labels) < 4:  # what Fisher's interval needs
-        return stats.Interval(run["score"], math.nan, math.nan, "too few rows")
-    found = stats.row_interval(run["metric"], predictions, labels, criteria.level, criteria.resamples, criteria.seed)
-    return found.times(100)
+    settings = criteria.level, criteria.resamples, criteria.seed
+    try:
+        return stats.row_interval(run["metric"], predictions, labels, *settings).times(100)
+    except ValueError:
+        return None

@@ -29,14 +29,13 @@ from symlora.model.device import pick_device, pick_precision
 from symlora.model.packable import CannotPack
 from symlora.model.run_model import HEAD_FILE
 from symlora.model.source import find, weights_sha256
+from symlora.model.start_from import BOOKKEEPING
 from symlora.store.adapter_folder import CONFIG, PREFIX, StoredAdapter, read_adapter, read_tensors
 from symlora.store.folder import RUN_FILE, UnusableRun, find_damage, is_finished, load_run, run_folders
 from symlora.training.loop import predict_pack
 from symlora.training.result import Logits
 
 TOGETHER = 64  # runs in one pass
-# Fields of an adapter's configuration that change no output.
-_NOT_COMPUTED = {"base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "task_type", "peft_version"}
 
 
 @dataclass
@@ -190,7 +189,7 @@ def _shares(model: Trained, number: int) -> str:
     if model.adapter is not None and read_base_scale(model.folder):
         config["alone"] = number
     settings = {} if model.adapter is None else model.adapter.config.to_dict()
-    rest = {key: value for key, value in settings.items() if key not in _NOT_COMPUTED}
+    rest = {key: value for key, value in settings.items() if key not in BOOKKEEPING}
     keys = ("model", "method", "precision", "alone")
     return json.dumps([*(config.get(key) for key in keys), config["task"]["labels"], rest], default=sorted)
 

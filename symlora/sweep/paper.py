@@ -10,7 +10,7 @@ the same command goes on.
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -105,18 +105,19 @@ class Paper:
         (config,) = expand(*study.settings, *best)
         return str(run_folder(config))
 
+    def studies(self) -> Iterator[Study]:
+        """Yield what is trained, in order: the second part needs MNLI's runs."""
+        yield from map(self.study, self.tasks)
+        for method in METHODS if self.restarted else ():
+            yield self.study(*self.restarted, protocol=FROM_MNLI, methods=[method], start=self.start_of(method))
+
     def run(self) -> int:
         """Train everything, make the zips and the report; return the exit status."""
         worst = 0
-        for task in self.tasks:
-            if (status := run_study(self.study(task))) not in (0, FAILED_RUN):
+        for study in self.studies():
+            if (status := run_study(study)) not in (0, FAILED_RUN):
                 return status
             worst = max(worst, status)  # a seed that diverges does so again, and the other tasks go on
-        for method in METHODS if self.restarted else ():
-            started = self.study(*self.restarted, protocol=FROM_MNLI, methods=[method], start=self.start_of(method))
-            if (status := run_study(started)) not in (0, FAILED_RUN):
-                return status
-            worst = max(worst, status)
         where = ("--results-dir", expand(*self.study(*self.tasks).settings)[0].results_dir)
         for method in METHODS:
             zipped = ("--protocol", PROTOCOL, "--model", self.model, "--method", method)

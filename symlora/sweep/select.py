@@ -156,13 +156,12 @@ def write(choice: GridSearch, path: Path) -> None:
         for point in choice.points
     ]
     lines += [f"{group}:\n  name: {name}" for group, name in choice.names.items()]
-    lines += ["train:", f"  lr: {best.lr!r}", f"  batch_size: {best.batch_size}", ""]
+    values = [f"  lr: {best.lr!r}", f"  batch_size: {best.batch_size}"]
     path.parent.mkdir(parents=True, exist_ok=True)
-    before = path.read_text().splitlines()[-2:] if path.is_file() else lines[-3:-1]
-    with atomic_write(path) as temporary:
-        temporary.write_text("\n".join(lines))
-    if before != lines[-3:-1]:
+    if path.is_file() and (before := path.read_text().splitlines()[-2:]) != values:
         print(f"{path} is replaced; it held {' '.join(' '.join(before).split())}")
+    with atomic_write(path) as temporary:
+        temporary.write_text("\n".join([*lines, "train:", *values, ""]))
 
 
 def _edge(choice: GridSearch, axis: str) -> str:
