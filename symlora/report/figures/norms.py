@@ -186,5 +186,5 @@ def _caption(cells: pd.DataFrame, note: str) -> str:
     text += "A dot: s over the seeds is above a third of the mean. " if max(counts, default=0) > 1 else ""
     text += f"Hatched: no finished run ({missing}). " if missing else ""
     absent = ", ".join(name for task, name in TASKS.items() if task not in set(cells["task"]))
-    text += f"Tasks without any run: {absent}. " if absent else ""
+    text += f"Tasks not shown: {absent}. " if absent else ""
     return text + note
