@@ -13,6 +13,7 @@ from report_runs import committed
 from scipy.stats import t, ttest_1samp
 from test_docs_tables import DOCS, table
 
+from symlora.audit.names import TASKS
 from symlora.config.compose import CONFIG_DIR
 from symlora.config.formatting import format_rate
 from symlora.config.typed import read_yaml
@@ -47,7 +48,7 @@ def told() -> str:
     return re.sub(r"\s+", " ", "".join((DOCS / page).read_text() for page in pages))
 
 
-METRICS = {"cola": "matthews_correlation", "mrpc": "accuracy", "stsb": "pearson"}
+METRICS = {"cola": "matthews_correlation", "mrpc": "accuracy", "rte": "accuracy", "stsb": "pearson"}
 
 
 def study(
@@ -120,11 +121,13 @@ def test_findings_say_what_the_study_measured() -> None:
         for split in ("held_out", "validation")
     }
     said = (
-        "SymLoRA goes from {} to {} on the held-out slice and LoRA from {} to {}; on validation from {} to {} and from"
+        "SymLoRA goes from {} to {} on the held-out slice of CoLA and LoRA from {} to {}; on validation from {} to {} "
+        "and from {} to {}."
     )
-    said += " {} to {}."
     order = [(name, split) for split in ("held_out", "validation") for name, _ in rates]
     assert said.format(*np.concatenate([late[place] for place in order])) in text
+    slices = (held_out(name, "rte", "1e-3", **mpnet).mean(axis=1).round(1)[[2, 3]] for name, _ in rates)
+    assert "they go from {} to {} and from {} to {}.".format(*np.concatenate([*slices])) in text
     five = np.subtract(*(validation(name, "cola", rate, **mpnet) for name, rate in rates))
     spread = float(five.std(ddof=1))
     reach = float(t.ppf(1 - 0.05 / 2 / 2, 4)) * spread / 5**0.5  # Holm's first step over two tasks
@@ -158,8 +161,10 @@ def test_findings_say_what_lambda_and_other_rates_do() -> None:
         for method, rates in (("symlora", ("2e-3", "4e-3", "8e-3")), ("lora", ("5e-4", "1e-3", "2e-3")))
     )
     mpnet = pd.read_csv(ROOT / "results/figures/study_3-mpnet/companion.csv").query("method == 'symlora'")
-    low, high, alone = mpnet["lambda"].min(), mpnet["lambda"].max(), mpnet["decay_to_zero"].iloc[0]
-    assert f"five seeds are {low:.2f} to {high:.2f}, where decay alone would give {alone:.2f}" in text
+    for task, own in mpnet.groupby("task"):
+        low, high, alone = own["lambda"].min(), own["lambda"].max(), own["decay_to_zero"].iloc[0]
+        on = TASKS[str(task)]
+        assert f"{low:.2f} to {high:.2f} on {on}, where decay alone would give {alone:.2f}" in text
     gaps = np.subtract.outer(mine, other)
     assert f"lies between {gaps.max():.1f} and {gaps.min():.1f}" in text
 
