@@ -121,8 +121,8 @@ def test_findings_say_what_the_study_measured() -> None:
         for split in ("held_out", "validation")
     }
     said = (
-        "SymLoRA goes from {} to {} on the held-out slice of CoLA and LoRA from {} to {}; on validation from {} to {} "
-        "and from {} to {}."
+        "SymLoRA goes from {} to {} on CoLA's held-out slice. LoRA goes from {} to {}. On validation they go from {} "
+        "to {} and from {} to {}."
     )
     order = [(name, split) for split in ("held_out", "validation") for name, _ in rates]
     assert said.format(*np.concatenate([late[place] for place in order])) in text
