@@ -14,7 +14,7 @@ import torch
 import transformers
 from conftest import ROOT, run_program
 from layers import CLASSIFIER, IDS, base, containers, forget, inputs, layer_of, logits
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import PeftType
 from torch import Tensor, nn
@@ -321,12 +321,20 @@ def test_an_adapter_for_each_row_and_a_model_without_usual_targets_are_refused(b
         get_peft_model(nn.Sequential(nn.Linear(4, 4)), SymLoraConfig())
 
 
-def test_the_projection_that_attention_reads_itself_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"'1\.out_proj': nn\.MultiheadAttention does not call it"):
-        get_peft_model(
-            nn.Sequential(nn.Linear(8, 8), nn.MultiheadAttention(8, 2)),
-            config(r=2, target_modules=["out_proj"], task_type=None),
-        )
+@pytest.mark.parametrize(
+    ("module", "target"), [(nn.MultiheadAttention(8, 2), "out_proj"), (nn.TransformerEncoderLayer(8, 2, 8), "linear1")]
+)
+def test_a_projection_that_its_module_reads_itself_is_refused(module: nn.Module, target: str) -> None:
+    with pytest.raises(TypeError, match=rf"'1\.{target}': nn\.{type(module).__name__} does not call it"):
+        get_peft_model(nn.Sequential(nn.Linear(8, 8), module), config(r=2, target_modules=[target], task_type=None))
+
+
+def test_an_adapter_on_another_methods_is_not_merged(base_dir: Path) -> None:
+    inner = get_peft_model(CLASSIFIER.from_pretrained(base_dir), LoraConfig(target_modules=["query"]))
+    both: Any = get_peft_model(inner, config(task_type=None), adapter_name="outer")
+    for merge in (both.merge_adapter, both.merge_and_unload):
+        with pytest.raises(ValueError, match=r"on another method's: merge that one first"):
+            merge()
 
 
 def test_two_changes_of_one_weight_are_not_merged() -> None:
@@ -338,9 +346,10 @@ def test_two_changes_of_one_weight_are_not_merged() -> None:
         with pytest.raises(ValueError, match=r"^0 and 2 share one weight"):
             merge()
     assert torch.equal(before, model[2].base_layer.weight)
-    alone = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
-    alone[1].weight = alone[0].weight
-    get_peft_model(alone, SymLoraConfig(r=2, target_modules=["0"])).merge_and_unload()
+    tied = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    tied[1].weight = tied[0].weight
+    with pytest.raises(ValueError, match=r"^0 and 1 share one weight"):  # 1 has no adapter, and would change
+        get_peft_model(tied, SymLoraConfig(r=2, target_modules=["0"])).merge_and_unload()
 
 
 def test_a_fresh_process_knows_every_method_and_a_file_dropped_in(base_dir: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from test_pack import alike, trained_alone, trained_together
 from torch import nn
 from torch.nn.functional import gelu, linear
+from transformers import T5Config
 
 from symlora.adapters.houlsby import HoulsbyConfig
 from symlora.adapters.lora2 import Lora2Config, entries_kept
@@ -24,6 +25,7 @@ from symlora.adapters.loramini import LoraMiniConfig
 from symlora.adapters.lorand import LorandConfig
 from symlora.adapters.lorta import LortaConfig
 from symlora.adapters.melora import MeloraConfig
+from symlora.adapters.prilora import PriLoraConfig, PriLoraLinear
 from symlora.config.schema import Config
 from symlora.data.batches import gather, padded
 from symlora.errors import SymloraError
@@ -127,6 +129,24 @@ def test_lorta_parameters_are_one_each(bare: Any, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     keys = [key for key in load_file(tmp_path / "adapter_model.safetensors") if "lorta_" in key]
     assert sorted(keys) == [f"base_model.lorta_{name}" for name in ("A", "B", *sorted(CS))]
+
+
+def test_lorta_is_shared_after_a_bfloat16_file(bare: Any, tmp_path: Path) -> None:
+    get_peft_model(bare().bfloat16(), LortaConfig(r=3)).bfloat16().save_pretrained(tmp_path)
+    loaded: Any = PeftModel.from_pretrained(bare(), str(tmp_path), is_trainable=True, low_cpu_mem_usage=True)
+    assert loaded.get_nb_trainable_parameters()[0] == (16 + 4 + 4 + 2 + 2) * 3
+
+
+def test_layers_of_two_stacks_are_told_apart() -> None:
+    """T5 numbers encoder and decoder from 0, and the parts of a block too."""
+    shape = {"d_model": 16, "d_kv": 4, "num_heads": 4, "d_ff": 24, "vocab_size": 20}
+    model = CLASSIFIER.from_config(T5Config(num_layers=3, **shape))
+    wrapped = get_peft_model(model, PriLoraConfig(r=4, r_first=2, target_modules=["q"]))
+    ranks = {name: layer.r["default"] for name, layer in wrapped.named_modules() if isinstance(layer, PriLoraLinear)}
+    assert list(ranks.values()) == [2, 4, 6, 2, 2, 4, 4, 6, 6]  # the decoder's blocks have two attentions
+    model = CLASSIFIER.from_config(T5Config(num_layers=2, **shape))
+    layers = get_peft_model(model, LortaConfig(r=2, target_modules=["SelfAttention.q"])).base_model.tuner_layers()
+    assert len({layer.place["default"] for layer in layers}) == 4
 
 
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])

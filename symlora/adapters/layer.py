@@ -168,6 +168,8 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         adapter_names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.r]
         if not adapter_names:
             return
+        if self.base_layer is not self.get_base_layer():
+            raise ValueError("this adapter lies on another method's: merge that one first (merge_and_unload)")
         original = self.original_weight()
         merged = original.to(self.merge_dtype)
         for name in self.merged_adapters + adapter_names:

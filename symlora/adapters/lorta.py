@@ -105,6 +105,13 @@ class LortaModel(AdapterModel, config=LortaConfig, layer=LortaLinear):
 
     # The file holds each parameter once, under a name of the model's and not of a layer's.
 
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)  # PEFT may make a parameter for each layer
+        first, *others = _layers(self.model, adapter_name).values()
+        for layer in others:
+            for container in layer.adapter_layer_names:
+                getattr(layer, container)[adapter_name] = getattr(first, container)[adapter_name]
+
     @classmethod
     def _get_adapter_state_dict(cls, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         found = super()._get_adapter_state_dict(*args, **kwargs)
@@ -134,7 +141,7 @@ def _layers(model: nn.Module, adapter: str) -> dict[str, Any]:
 _ONCE = "base_model."
 
 
-def _place(name: str) -> tuple[int, str]:
-    """Split a module's name into layer number and matrix."""
-    numbers = re.findall(r"(?<=\.)\d+(?=\.)", name)
-    return (int(numbers[0]) if numbers else 0), re.sub(r"^.*\.\d+\.", "", name)
+def _place(name: str) -> tuple[tuple[str, int], str]:
+    """Split a module's name into its layer (stack, number) and matrix."""
+    found = re.match(r"(?:(.*?)\.)?(\d+)\.(.*)", name)  # at the first number; T5 has further ones
+    return ((found[1] or "", int(found[2])), found[3]) if found else (("", 0), name)

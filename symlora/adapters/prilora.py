@@ -106,9 +106,9 @@ class PriLoraModel(AdapterModel, config=PriLoraConfig, layer=PriLoraLinear):
             layers = getattr(getattr(self.model, "config", None), "num_hidden_layers", None)
             if not layers:
                 raise ValueError("prilora: the model's configuration has no num_hidden_layers; set rank_pattern")
-            peft_config.rank_pattern = {
-                rf".*\.{number}\..*": rank for number, rank in enumerate(peft_config.ranks(layers))
-            }
+            first = r"^(?:(?!\.\d+\.).)*"  # up to the first number, which is the layer's: T5 has further ones
+            ranks = enumerate(peft_config.ranks(layers))
+            peft_config.rank_pattern = {rf"{first}\.{number}\..*": rank for number, rank in ranks}
         return super()._prepare_adapter_config(peft_config, model_config)
 
     def after_step(self, step: int, steps: int, optimizer: torch.optim.Optimizer) -> None:

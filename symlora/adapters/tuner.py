@@ -84,11 +84,16 @@ class AdapterModel(StepHook, BaseTuner):
 
     def _check_merge_allowed(self) -> None:
         super()._check_merge_allowed()  # type: ignore[no-untyped-call]
-        holders: dict[int, str] = {}  # by the address of the base weight
+        holders: dict[int, tuple[str, nn.Module]] = {}  # by the address of the base weight
         for name, layer in self._named_layers(self.model):
-            other = holders.setdefault(id(getattr(layer.get_base_layer(), "weight", layer)), name)
-            if other != name:
-                raise ValueError(f"{other} and {name} share one weight: two changes of it cannot be merged")
+            base = layer.get_base_layer()
+            holders.setdefault(id(getattr(base, "weight", base)), (name, base))
+        for name, module in self.model.named_modules():
+            for value in module.parameters(recurse=False):
+                holder, base = holders.get(id(value), ("", module))
+                if module is not base:
+                    other = name.removesuffix(".base_layer")
+                    raise ValueError(f"{holder} and {other} share one weight: merging would change both")
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
@@ -156,9 +161,10 @@ class AdapterModel(StepHook, BaseTuner):
                 f"{peft_config.method} adapts linear layers (torch.nn.Linear, also quantised); "
                 f"module {current_key!r} is a {type(base).__name__}"
             )
-        if isinstance(parent, nn.MultiheadAttention):  # it reads the weight, and calls no forward
+        # These read the weight and call no forward; the second does so in eval mode alone.
+        if isinstance(parent, (nn.MultiheadAttention, nn.TransformerEncoderLayer)):
             raise TypeError(
-                f"{peft_config.method} cannot adapt {current_key!r}: nn.MultiheadAttention does not call it"
+                f"{peft_config.method} cannot adapt {current_key!r}: nn.{type(parent).__name__} does not call it"
             )
         layer = self.tuner_layer_cls(target, adapter_name, peft_config, current_key, **quantization)
         if adapter_name not in self.active_adapters:
