@@ -8,14 +8,14 @@ import pytest
 import torch
 from conftest import TinyFactory, run_config
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from symlora.config.identity import config_hash
 from symlora.errors import SymloraError
 from symlora.model.build import build
 from symlora.model.run_model import RunModel
-from symlora.store.adapter_folder import PREFIX
+from symlora.store.adapter_folder import BASE_SCALE, PREFIX
 
 
 def built(folder: Path, method: str, source: Path | None = None, **peft_config: Any) -> RunModel:
@@ -164,6 +164,13 @@ def test_other_weights_are_another_run(name: str, inside: str, tiny: TinyFactory
         (tmp_path / inside / name).write_bytes(content)
         hashes.add(config_hash(config))
     assert len(hashes) == 2
+
+
+def test_a_lora_on_scaled_weights_is_no_start(tiny: TinyFactory, saved: Any) -> None:
+    folder = saved("lora")
+    save_file({"bert.encoder.layer.0.attention.self.query.weight": torch.tensor([0.5])}, folder / BASE_SCALE)
+    with pytest.raises(SymloraError, match=r"a LoRA on scaled weights.*Start method=symlora from"):
+        built(tiny("bert"), "lora", folder)
 
 
 def test_xgblora_starts_from_nothing(tiny: TinyFactory, saved: Any) -> None:

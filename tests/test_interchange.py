@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from layers import CLASSIFIER, base, logits
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForTokenClassification
 
 from symlora import SymLoraConfig
 from symlora.cli import COMMANDS, DETAILS, main
@@ -294,6 +295,31 @@ def test_loralib_checkpoint_is_the_same_function_in_peft(
     close(logits(PeftModel.from_pretrained(base(base_dir), tmp_path / "out").eval()), logits(expected), 1e-4)
 
 
+@pytest.mark.parametrize("place", ["layer.1.attention.self.query", "layer.0.attention.output.dense"])
+def test_a_loralib_checkpoint_of_few_modules_adapts_these_alone(place: str, base_dir: Path, tmp_path: Path) -> None:
+    factors = {"lora_A": torch.randn(4, 32), "lora_B": torch.randn(32, 4)}
+    save_file({f"roberta.encoder.{place}.{name}": value for name, value in factors.items()}, tmp_path / "x.safetensors")
+    loralib_to_lora(tmp_path / "x.safetensors", tmp_path / "out", 16)
+    loaded = PeftModel.from_pretrained(base(base_dir), str(tmp_path / "out"))
+    adapted = {name.rpartition(".lora_")[0] for name, _ in loaded.named_parameters() if ".lora_" in name}
+    assert adapted == {f"base_model.model.roberta.encoder.{place}"}
+
+
+def test_an_adapter_of_transformers_own_is_merged_into_its_class(base_dir: Path, tmp_path: Path) -> None:
+    model = base(base_dir)
+    model.add_adapter(SymLoraConfig(target_modules=["query"], init_weights=False))  # which notes no class
+    model.save_pretrained(tmp_path / "a")
+    export_merged(read_adapter(tmp_path / "a"), tmp_path / "out", str(base_dir))
+    close(logits(base(tmp_path / "out")), logits(model))
+
+
+def test_the_adapter_of_a_folder_is_its_own(base_dir: Path, tmp_path: Path) -> None:
+    model = saved(tmp_path / "a", base_dir, symlora())
+    model.add_adapter("adapter", symlora(r=2))  # which PEFT saves in a folder below
+    model.save_pretrained(tmp_path / "b")
+    assert read_adapter(tmp_path / "b").config.r == 4
+
+
 @pytest.mark.parametrize("target", ["lora", "merged", "adapter"])
 def test_an_adapter_of_old_peft_is_exported(target: str, base_dir: Path, tmp_path: Path) -> None:
     model = saved(tmp_path / "a", base_dir, symlora())
@@ -551,6 +577,17 @@ def test_a_push_is_a_dry_run_until_confirmed_and_its_card_loads(
     found: dict[str, Any] = {}
     exec(re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)[0], found)
     close(logits(found["model"].eval()), logits(model))
+
+
+@pytest.mark.parametrize("to", ["adapter", "merged"])
+def test_a_card_names_the_class_of_its_task(to: str, base_dir: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tagger = AutoModelForTokenClassification.from_pretrained(base_dir, num_labels=5)
+    get_peft_model(tagger, symlora(task_type="TOKEN_CLS")).save_pretrained(tmp_path / "a")
+    main(["export", str(tmp_path / "a"), "--to", to, "--push", "someone/thing", str(tmp_path / "out")])
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "AutoModelForTokenClassification.from_pretrained" in card and "AutoModel." not in card
+    assert (", num_labels=5)" in card) == (to == "adapter")
 
 
 def test_a_push_that_cannot_be_is_one_clear_error(

@@ -18,9 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from symlora.errors import SymloraError
-from symlora.store.adapter_folder import read_tensors
+from symlora.store.adapter_folder import BASE_SCALE, read_tensors
 
-BASE_SCALE = "base_scale.safetensors"
 _MARK = "_symlora_base_scale"
 
 

@@ -15,14 +15,13 @@ from torch import Tensor
 from transformers.utils import logging
 
 from symlora.errors import SymloraError
-from symlora.interchange.base_scale import BASE_SCALE
 from symlora.interchange.loralib import loralib_to_lora
 from symlora.interchange.merged import base_source, export_merged, load_base
 from symlora.interchange.push import CARD, check_name, push, write_card
 from symlora.interchange.to_lora import Reconstruction, base_scales, check_base, symlora_to_lora
 from symlora.interchange.to_symlora import Kept, lora_to_symlora
 from symlora.interchange.write import new_folder
-from symlora.store.adapter_folder import CONFIG, WEIGHTS, StoredAdapter, read_adapter
+from symlora.store.adapter_folder import BASE_SCALE, CONFIG, WEIGHTS, StoredAdapter, read_adapter
 
 
 def command(chosen: Namespace) -> int:

@@ -48,7 +48,7 @@ def loralib_to_lora(file: Path, out: Path, alpha: float, base_model: str | None 
     config = LoraConfig(
         **rank_fields(ranks),
         lora_alpha=int(alpha) if alpha == int(alpha) else alpha,  # type: ignore[arg-type]  # PEFT takes both
-        target_modules=sorted({each.projection for each in found}),
+        target_modules=sorted(ranks),  # whole names: other modules may end in the same word
         modules_to_save=head or None,
         task_type="SEQ_CLS" if head else None,
         base_model_name_or_path=base_model,

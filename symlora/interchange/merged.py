@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ _AUTO_CLASSES = {
     "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
 }
+LABELLED = ("SEQ_CLS", "TOKEN_CLS")  # whose head has an output for each class
 _UNUSUAL_LABELS = 97  # a number of labels by which the output layer is recognised
 
 
@@ -111,10 +113,10 @@ def load_base(adapter: StoredAdapter, source: ModelSource) -> Any:
     Raises:
         SymloraError: It cannot be loaded, or weights are missing that the adapter does not bring.
     """
-    auto = _model_class(adapter)
     try:
         config: Any = transformers.AutoConfig.from_pretrained(source.name_or_path, **source.arguments)
-        if adapter.config.task_type in ("SEQ_CLS", "TOKEN_CLS"):
+        auto = model_class(adapter, config.architectures)
+        if adapter.config.task_type in LABELLED:
             _set_labels(config, adapter, auto)
         model, info = auto.from_pretrained(
             source.name_or_path,
@@ -124,6 +126,8 @@ def load_base(adapter: StoredAdapter, source: ModelSource) -> Any:
             ignore_mismatched_sizes=True,  # the base model's own head may be another task's
             **source.arguments,
         )
+    except SymloraError:
+        raise
     except Exception as error:  # OSError, ValueError, RuntimeError, safetensors' own: all mean "not loadable"
         raise load_failure(source, error) from error
     drawn = {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}
@@ -133,12 +137,18 @@ def load_base(adapter: StoredAdapter, source: ModelSource) -> Any:
     return model.eval()
 
 
-def _model_class(adapter: StoredAdapter) -> Any:
-    """Choose the model class: the task type's, else the noted one."""
+def model_class(adapter: StoredAdapter, architectures: Sequence[str] | None = None) -> Any:
+    """Choose transformers' class: by task type, as noted, or the base model's own.
+
+    `architectures` is the base model's, where it is at hand.
+    """
     noted = adapter.config.auto_mapping or {}
     name = _AUTO_CLASSES.get(adapter.config.task_type)
     if name is None and str(noted.get("parent_library")).startswith("transformers."):
         name = str(noted.get("base_model_class"))
+    elif name is None and architectures:  # as saved by a model's own `add_adapter`; a bare encoder has no prefix
+        start = getattr(getattr(transformers, architectures[0], None), "base_model_prefix", "")
+        name = architectures[0] if any(key.startswith(f"{PREFIX}{start}.") for key in adapter.tensors) else None
     found = getattr(transformers, name or "AutoModel", None)
     if not hasattr(found, "from_pretrained"):
         raise SymloraError(f"{adapter.folder} was made for a {name}, which transformers does not have.")

@@ -14,8 +14,8 @@ from peft import PeftConfig
 
 from symlora.adapters.registry import METHODS
 from symlora.errors import SymloraError
-from symlora.interchange.base_scale import BASE_SCALE
-from symlora.store.adapter_folder import CONFIG, StoredAdapter
+from symlora.interchange.merged import LABELLED, model_class
+from symlora.store.adapter_folder import BASE_SCALE, CONFIG, StoredAdapter
 
 CARD = "README.md"
 _TEMPLATE = """---
@@ -111,6 +111,6 @@ def write_card(folder: Path, adapter: StoredAdapter, base: str | None) -> None:
         adapter=config,
         ours=method in METHODS,
         scaled=(folder / BASE_SCALE).is_file(),
-        auto="AutoModelForSequenceClassification" if classifies else "AutoModel",
-        labels=f", num_labels={min(head)}" if classifies and head else "",
+        auto=model_class(adapter).__name__,
+        labels=f", num_labels={min(head)}" if adapter.config.task_type in LABELLED and head else "",
     ).save(folder / CARD)

@@ -9,11 +9,10 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from symlora.errors import SymloraError
 from symlora.model.head import output_layer
 from symlora.model.run_model import RunModel
-from symlora.store.adapter_folder import PREFIX, StoredAdapter, read_adapter
+from symlora.store.adapter_folder import BASE_SCALE, PREFIX, StoredAdapter, read_adapter
 
 # Fields of a PEFT configuration that do not change what given weights compute. Targets and ranks show in the weights'
 # names and shapes.
-# Fields that change no output.
 BOOKKEEPING = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}
 _NOT_OF_THE_FUNCTION = BOOKKEEPING | {
     *("peft_type", "runtime_config", "save_projection"),
@@ -47,6 +46,11 @@ def initialise_from(run_model: RunModel, source: Path) -> None:
         adapter = read_adapter(source)
     except SymloraError as error:
         raise SymloraError(f"init_from={error}") from error
+    if (adapter.folder / BASE_SCALE).is_file():
+        raise SymloraError(
+            f"init_from={adapter.folder} is a LoRA on scaled weights ({BASE_SCALE}), and this run's are not scaled. "
+            "Start method=symlora from the SymLoRA that it was exported from."
+        )
     _check_method(run_model.peft.peft_config["default"], adapter)
     model, own = run_model.encoder.model, get_peft_model_state_dict(run_model.peft, save_embedding_layers=False)
     encoder = f"{PREFIX}{model.base_model_prefix}."

@@ -21,12 +21,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from symlora.errors import SymloraError
-from symlora.store.folder import find_damage, read_run
+from symlora.store.folder import RUN_FILE, find_damage, read_run
 
 Array = npt.NDArray[np.float64]
 
 CONFIG = "adapter_config.json"
 WEIGHTS, OLD_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
+BASE_SCALE = "base_scale.safetensors"  # λ beside a LoRA that was a SymLoRA (symlora.interchange.base_scale)
 PREFIX = "base_model.model."  # of every name in a file that PEFT saves
 _PRODUCTS = ("LORA", "SYMLORA", "SYMLORAORTHONORMAL")  # methods whose ΔW is a product of two factors
 _FACTOR = re.compile(r"^(?P<module>.+)\.(?P<part>lora_A|lora_B|symlora_(?:start_)?(?:Q|diag))(?:\.weight)?$")
@@ -88,7 +89,9 @@ def read_adapter(source: Path) -> StoredAdapter:
         SymloraError: No adapter there, a method that PEFT does not know, or a file that cannot be read or was changed
             since the run.
     """
-    folder = next((place for place in (source / "adapter", source) if (place / CONFIG).is_file()), None)
+    # PEFT saves an adapter that is called "adapter" below the default one.
+    places = (source / "adapter", source) if (source / RUN_FILE).is_file() else (source, source / "adapter")
+    folder = next((place for place in places if (place / CONFIG).is_file()), None)
     if folder is None:
         raise SymloraError(
             f"{source} does not exist."
