@@ -17,6 +17,7 @@ from unittest.mock import patch
 
 import hydra
 import pytest
+import torch
 from conftest import ROOT, TinyFactory, run_program
 from markdown_it import MarkdownIt
 from omegaconf import OmegaConf
@@ -185,8 +186,9 @@ def test_commands_are_right(found: list[Path]) -> None:
 def test_python_blocks_run(page: Path, tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     document = Sybil([PythonCodeBlockParser(), SkipParser()]).parse(page)
     assert not re.search(r"skip: \w+ *-->", document.text), "a skip needs a reason"
-    for name in ("model", "base"):  # pages take these classifiers as given
+    for name in ("model", "base"):  # pages take these classifiers and a batch as given
         document.namespace[name] = RobertaForSequenceClassification.from_pretrained(tiny("roberta", head=True))
+    document.namespace["batch"] = {"input_ids": torch.tensor([[0, 5, 2]]), "labels": torch.tensor([1])}
     monkeypatch.chdir(tmp_path)
     for example in document:
         with contextlib.suppress(SkipTest):

@@ -35,7 +35,8 @@ rows = load_dataset(args.data, data_files={"train": f"{args.task}/train-*.parque
 rows = rows.map(lambda row: tokenizer(row["sentence1"], row["sentence2"], truncation=True, max_length=128))
 rows = rows.remove_columns(["sentence1", "sentence2", "idx"])
 loader = DataLoader(rows, batch_size=16, shuffle=True, collate_fn=DataCollatorWithPadding(tokenizer))
-optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
+trained = [p for p in model.parameters() if p.requires_grad]
+optimizer = torch.optim.AdamW(trained, lr=2e-3, weight_decay=0.0)  # decay would pull λ, the scale of W0, toward 0
 model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 
 model.train()  # from_pretrained leaves dropout off
