@@ -38,7 +38,7 @@ demo: .venv/.ready ## Train SymLoRA, LoRA and the head on three demo tasks, 3 se
 glue: .venv/.ready ## Fine-tune on one GLUE task: TASK= METHOD= MODEL= SEED= ARGS=
 	@$(SYMLORA) train task=$(TASK) method=$(METHOD) model=$(MODEL) protocol=$(PROTOCOL) seed=$(SEED) $(ARGS)
 
-evaluate: .venv/.ready ## Score finished runs or adapters without training: RUN=<run or results folder> (ARGS="--split test --data <folder>")
+evaluate: .venv/.ready ## Score finished runs or adapters without training: RUN=<run or results folder> (ARGS="--split validation --data <folder>")
 	@$(SYMLORA) evaluate $(RUN) $(ARGS)
 
 methods: .venv/.ready ## List the methods and their trained parameters on RoBERTa-base (ARGS=--markdown, ARGS="--method symlora")
@@ -54,7 +54,7 @@ STUDY_TASKS = $(or $(TASKS),$(if $(filter file,$(origin TASK)),,$(TASK)))
 METHODS = $(if $(filter file,$(origin METHOD)),,$(METHOD))
 STUDY = --tasks "$(STUDY_TASKS)" --model $(MODEL) --protocol $(PROTOCOL) $(if $(METHODS),--methods "$(METHODS)")
 
-sweep: .venv/.ready ## Train the grid of a task at one seed, the same for SymLoRA and LoRA: TASK= or TASKS= MODEL= PROTOCOL= ARGS=
+sweep: .venv/.ready ## Train the grid of a task, the same for SymLoRA and LoRA: TASK= or TASKS= MODEL= PROTOCOL= ARGS=
 	@$(SYMLORA) train -m sweep=grid task=$(SWEPT) $(if $(METHODS),method=$(METHODS)) model=$(MODEL) protocol=$(PROTOCOL) $(ARGS)
 
 select: .venv/.ready ## Write the best grid point of each method and task to configs/best (WIDEN="--widen [--run]": go beyond the grid's edges)

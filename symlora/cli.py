@@ -34,13 +34,13 @@ DETAILS = {  # what `symlora <command> --help` adds
 each method's MNLI run (protocol paper_mnli). Every part can be stopped; run the same command again to continue.""",
     "select": "Prints whether each point lies on the grid's edge. Trains nothing, unless --widen --run.",
     "verify": "Exit status 1 if anything differs from run.json.",
-    "evaluate": """SOURCE is a run folder, a results folder (all its finished runs), a PEFT adapter folder (with
---task), or a checkpoint of LoRA's own code (with --task, --alpha and --base). Models of one encoder and method
-share a pass.""",
+    "evaluate": """SOURCE is a run folder, a results folder (all its finished runs with an adapter), a PEFT adapter
+folder (with --task), or a checkpoint of LoRA's own code (with --task, --alpha and --base). Models of one encoder
+and method share a pass.""",
     "predict": """SOURCE is as in `symlora evaluate`. Takes sentences, the lines of stdin (-), a table (--file) or
 splits (--split), and gives labels with probabilities, or scores.""",
     "report": """table1    Table 1 and its companions 2 to 4: <out>/tables/*.md, .tex, .csv, .html
-figure1   Figure 1 and its companions: <out>/figures/*/*.png, .pdf, .csv
+figure1   Figure 1 and its companions: <out>/figures/*/*.png, .svg, .pdf, .csv
 audit     what the paper's printed numbers imply: <out>/audit.md and audit.html (needs no run)
 report    all of these, the symmetry of the updates, and the page that holds them: <out>/report.html""",
     "submission": """From the runs of one protocol, model and method, one run per task: the best seed (held-out slice,

@@ -138,7 +138,7 @@ def load_base(adapter: StoredAdapter, source: ModelSource) -> Any:
 
 
 def model_class(adapter: StoredAdapter, architectures: Sequence[str] | None = None) -> Any:
-    """Choose transformers' class: by task type, as noted, or the base model's own.
+    """Choose transformers' class: by task type, as noted, or the base's.
 
     `architectures` is the base model's, where it is at hand.
     """
