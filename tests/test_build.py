@@ -442,7 +442,7 @@ def test_auto_takes_cuda_then_mps_then_the_cpu(cuda: bool, mps: bool, monkeypatc
         monkeypatch.setenv("LOCAL_RANK", "2")
         with pytest.raises(SymloraError, match="torch sees 2 CUDA"):
             pick_device("auto")
-    for bf16 in (True, False):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, bf16=bf16: bf16)
-        assert pick_precision("auto", torch.device("cuda")) == ("bf16" if bf16 else "fp16")
+    # An A100 and a T4 in one machine
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: ((8, 0), (7, 5))[device.index])
+    assert [pick_precision("auto", torch.device("cuda", number)) for number in (0, 1)] == ["bf16", "fp16"]
     assert pick_precision("auto", torch.device("mps")) == "fp32"

@@ -43,7 +43,7 @@ def test_output_and_gradients_are_the_methods_own(method: str, counts: tuple[int
     generator = torch.Generator().manual_seed(1)
     x, weights = (torch.randn(1, sum(counts), N, generator=generator).bfloat16() for _ in range(2))
     x.requires_grad_()
-    assert fits(layers)
+    assert fits(layers[0], len(layers))
     y = projected(layers, x, masks)
     y.backward(weights)  # type: ignore[no-untyped-call]
     assert y.dtype == torch.bfloat16 and x.grad is not None
@@ -95,27 +95,27 @@ def test_one_run_alone_uses_it_until_it_is_merged_or_dropped() -> None:
     (layer,), x = layers_of("symlora", 1), torch.randn(1, 5, N).bfloat16()
     own = layer(x)
     use_projection(torch.nn.ModuleList([layer]), Masks())
-    assert fits([layer]) and torch.equal(layer(x), projected([layer], x, Masks()))
+    assert fits(layer) and torch.equal(layer(x), projected([layer], x, Masks()))
     copied = copy.deepcopy(layer)
     with torch.no_grad():
         copied.symlora_Q["default"].zero_()
     assert not torch.equal(copied(x), layer(x)) and torch.equal(layer(x), projected([layer], x, Masks()))
     layer.enable_adapters(False)
-    assert not fits([layer]) and torch.equal(layer(x), layer.base_layer(x))
+    assert not fits(layer) and torch.equal(layer(x), layer.base_layer(x))
     layer.enable_adapters(True)
     layer.merge()
-    assert not fits([layer])
+    assert not fits(layer)
     torch.testing.assert_close(layer(x), own, rtol=0.05, atol=0.05)
 
 
 def test_what_it_does_not_compute_is_left_to_the_layers() -> None:
-    assert not fits([layer_of(METHODS["symlora"](), N, N, torch.float32)])
-    assert not fits([layer_of(LoraConfig(r=RANK, use_dora=True), N, N, torch.bfloat16)])
-    assert not fits([layer_of(CONFIGS["loraxs"](r=RANK), N, N, torch.bfloat16)])
+    assert not fits(layer_of(METHODS["symlora"](), N, N, torch.float32))
+    assert not fits(layer_of(LoraConfig(r=RANK, use_dora=True), N, N, torch.bfloat16))
+    assert not fits(layer_of(CONFIGS["loraxs"](r=RANK), N, N, torch.bfloat16))
     # Its start is subtracted.
-    assert not fits([layer_of(CONFIGS["symlora"](r=RANK, init_weights="eigen_largest"), N, N, torch.bfloat16)])
+    assert not fits(layer_of(CONFIGS["symlora"](r=RANK, init_weights="eigen_largest"), N, N, torch.bfloat16))
     with_bias = layer_of(METHODS["lora"](), N, N, torch.bfloat16)
     with_bias.get_base_layer().bias.requires_grad_(True)  # bias="lora_only"
-    assert not fits([with_bias])
-    four = [layer_of(LoraConfig(r=4), N, N, torch.bfloat16) for _ in range(2)]
-    assert not fits(four) and fits(four[:1])
+    assert not fits(with_bias)
+    four = layer_of(LoraConfig(r=4), N, N, torch.bfloat16)
+    assert not fits(four, 2) and fits(four)

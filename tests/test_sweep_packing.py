@@ -26,6 +26,7 @@ from symlora.sweep import launchers
 from symlora.sweep.launchers import cuda_device, gpus_of, visible_devices
 from symlora.sweep.packing import Job, PackPlan, most_tokens, plan
 from symlora.sweep.progress import Watcher, say
+from symlora.sweep.worker import own_device
 from symlora.sweep.workload import model_type, packable
 
 
@@ -127,6 +128,17 @@ def test_gpus_are_given_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cuda_device(1) == "GPU-b"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert cuda_device(0) == "" and visible_devices() == []
+
+
+def test_a_worker_keeps_its_gpu_and_others_take_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, found = [], []
+    for packs in ((0, 5), (4,), (2, 3)):  # each a process of its own
+        held.append([])
+        monkeypatch.setattr("symlora.sweep.worker._own", held[-1])
+        found.append([own_device(("3", "MIG-a"), tmp_path, pack) for pack in packs])
+    assert found == [["3", "3"], ["MIG-a"], ["3", "MIG-a"]]  # the last has none of its own
+    held[0][0][1].release()  # as when a process ends
+    assert own_device(("3", "MIG-a"), tmp_path, 3) == "3"
 
 
 def test_without_the_variable_torch_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

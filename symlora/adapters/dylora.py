@@ -55,10 +55,11 @@ class DyLoraLinear(FactorLayer):
         """Use the first `rank` rows, and train all or the last."""
         r = self.r[adapter]
         rank = min(rank, r)
-        places = torch.arange(r)
-        self.dylora_rows[adapter].copy_((places < rank) * (r / rank))
+        rows = self.dylora_rows[adapter]
+        places = torch.arange(r, device=rows.device)
+        rows.copy_((places < rank) * (r / rank))
         if adapter in self.dylora_trained:
-            self.dylora_trained[adapter].copy_((places == rank - 1) if last_only else torch.ones(r))
+            self.dylora_trained[adapter].copy_((places == rank - 1) | (not last_only))
 
     def factors(self, adapter: str) -> tuple[Tensor, ...]:
         A, B = self.dylora_A[adapter], self.dylora_B[adapter]

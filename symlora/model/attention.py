@@ -152,7 +152,7 @@ class _Attention(torch.autograd.Function):
                 pair = softmax_drop(scores.flatten(0, 1), mask.flatten(0, 1))
                 probabilities, dropped = (part.view(scores.shape) for part in pair)
             else:
-                probabilities = torch.softmax(scores.float(), -1).to(q.dtype)
+                probabilities = torch.softmax(scores, -1).to(q.dtype)  # its sums are float32
                 dropped = probabilities if mask is None else probabilities * mask
             torch.bmm(dropped, value, out=target[:, queries])
             kept += [probabilities, dropped]

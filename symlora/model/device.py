@@ -51,6 +51,7 @@ def pick_precision(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        # Not torch.cuda.is_bf16_supported, which asks the current device.
+        return "bf16" if torch.version.hip or torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
     has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return "bf16" if device.type == "cpu" and has_amx is not None and has_amx() else "fp32"

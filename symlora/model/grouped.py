@@ -26,14 +26,19 @@ class RunRows:
 
     ends: Tensor  # last row of each run + 1: int32 [K]
     runs: Tensor  # number of each row's run: int64 [T]
+    counts: Tensor  # of each run's rows: int64 [K]
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Sum each run's values [T], unlike index_add in a fixed order."""
+        return torch.segment_reduce(values, "sum", lengths=self.counts, unsafe=True)
 
     @staticmethod
     @lru_cache(maxsize=2)  # all layers of a batch use the same
     def of(counts: tuple[int, ...], device: torch.device) -> "RunRows":
         """Number the rows of runs with these counts."""
         numbers = np.repeat(np.arange(len(counts)), counts)
-        ends = np.cumsum(counts, dtype=np.int32)
-        return RunRows(to_device(torch.from_numpy(ends), device), to_device(torch.from_numpy(numbers), device))
+        parts = (np.cumsum(counts, dtype=np.int32), numbers, np.array(counts))
+        return RunRows(*(to_device(torch.from_numpy(part), device) for part in parts))
 
 
 def by_run(x: Tensor, factors: Tensor, rows: RunRows | None) -> Tensor:

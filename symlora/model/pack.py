@@ -73,7 +73,7 @@ class Packed(nn.Module):
         if len(self.members) == 1:
             out: Tensor = self.members[0](x)
             return out
-        if fits(self.members):
+        if fits(self.members[0], len(self.members)):  # the others are like it
             return projected(self.members, x, self.masks, {name: stack.values for name, stack in self.trained.items()})
         dim, counts = self.masks.counts(x)
         rows, most = (x[0] if dim else x), max(counts)

@@ -38,18 +38,14 @@ def use_projection(model: nn.Module, masks: Masks) -> None:
 
 
 def _forward(layer: nn.Module, masks: Masks, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    if masks.given is None and fits([layer]) and not args and not kwargs:  # otherwise it is one of a pack, under vmap
+    if masks.given is None and fits(layer) and not args and not kwargs:  # otherwise it is one of a pack, under vmap
         return projected([layer], x, masks)
     out: Tensor = type(layer).forward(layer, x, *args, **kwargs)
     return out
 
 
-def fits(layers: Sequence[Any]) -> bool:
-    """Tell whether `projected` can replace these layers' forward pass."""
-    return all(_fits(layer, len(layers)) and layer.scaling == layers[0].scaling for layer in layers)
-
-
-def _fits(layer: Any, runs: int) -> bool:
+def fits(layer: Any, runs: int = 1) -> bool:
+    """Tell whether `projected` can replace the forward pass of a layer, one of as many runs."""
     if type(layer) not in (LoraLinear, SymLoraLinear) or layer.disable_adapters or layer.merged:
         return False
     base, names = layer.get_base_layer(), layer.active_adapters
@@ -129,7 +125,7 @@ class _Projection(torch.autograd.Function):
                 dots = None if lam is None else (x * z).sum(1, dtype=torch.float32)
                 d_x = _combined(z, d_low, down.mT, rows, lam) if ctx.needs_input_grad[0] else None
             if dots is not None and lam is not None:
-                d_lam = dots.sum()[None] if rows is None else torch.zeros_like(lam).index_add_(0, rows.runs, dots)
+                d_lam = dots.sum()[None] if rows is None else rows.sums(dots)
         # A row of x or dy that is not finite has a low-rank product that is not.
         all_finite = rows is not None and x.is_cpu and finite(low, d_low)
         d_U, d_V = (outer(a, b, rows, all_finite).float() for a, b in ((x, d_low), (low, dy)))

@@ -1,6 +1,7 @@
 """Record the origin and cost of a result."""
 
 import functools
+import gc
 import math
 import os
 import platform
@@ -64,6 +65,7 @@ def device_name(device: torch.device) -> str:
 
 def reset_peak_memory(device: torch.device) -> None:
     """Start the peak anew, so that it is not an earlier pack's."""
+    gc.collect()  # an adapted model holds itself
     if device.type == "cuda":
         torch.cuda.init()  # type: ignore[no-untyped-call] # without it torch refuses a device with a number
         torch.cuda.reset_peak_memory_stats(device)

@@ -8,10 +8,12 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 
 from symlora.errors import SymloraError
@@ -23,6 +25,8 @@ from symlora.sweep.launchers import VARIABLE
 from symlora.sweep.packing import PackPlan
 from symlora.sweep.progress import say
 from symlora.training.interrupt import Stopped, cluster_job, graceful_stop, raise_if_stopped
+
+_own: list[tuple[str, FileLock]] = []  # this process's GPU, and the lock that it holds until it ends
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class PackTask:
     packs: Sequence[PackPlan]  # all packs of the multirun
     log: Path  # file to which it reports the pack's start and end; its folder exists
     threads: int | None = None  # of torch; None leaves them
-    devices: Sequence[str] = ()  # GPUs to use in turn, if `hydra.job.env_set` does not name one
+    devices: Sequence[str] = ()  # GPUs for the workers, if `hydra.job.env_set` does not name one
     stop_file: Path | None = None  # it appears when the launching process is asked to stop
     began: float = math.inf  # when the sweep began (symlora.runner.run.run_pack)
     launcher: int = field(default_factory=os.getpid)  # the launching process; when it is killed, its children end
@@ -65,7 +69,7 @@ class PackTask:
         number = int(hydra.job.num)
         pack = self.packs[number]
         if self.devices and VARIABLE not in hydra.job.env_set:
-            os.environ[VARIABLE] = self.devices[number % len(self.devices)]
+            os.environ[VARIABLE] = own_device(self.devices, self.log.parent, number)
         try:
             with cluster_job(), graceful_stop(self.stop_file):
                 raise_if_stopped()
@@ -100,6 +104,20 @@ class PackTask:
             alone = zip(configs, reporters, strict=True)
             trained = [run_pack([config], [reporter], self.began)[0] for config, reporter in alone]
         return [outcome(job.index, *ran) for job, ran in zip(pack.jobs, trained, strict=True)]
+
+
+def own_device(devices: Sequence[str], folder: Path, number: int) -> str:
+    """Reserve the first free GPU for this process.
+
+    CUDA reads the variable once, so a process keeps its GPU. If none is free, the pack's number chooses.
+    """
+    for place, name in enumerate(() if _own else devices):
+        lock = FileLock(folder / f"gpu-{place}.lock", timeout=0)
+        with suppress(Timeout):
+            lock.acquire()
+            _own.append((name, lock))
+            break
+    return _own[0][0] if _own else devices[number % len(devices)]
 
 
 def _end_with(launcher: int) -> None:

@@ -27,7 +27,8 @@ from symlora.training.interrupt import raise_if_stopped
 from symlora.training.result import Diverged, Epoch, Fit, Logits, out_of_patience
 from symlora.training.run_state import CheckpointWriter, RunState
 
-EVAL_TOKENS = 4096  # a batch this size keeps a CPU's matmuls near their peak and its activations in cache
+# Tokens of a batch that is scored: the first keeps a CPU's matmuls near their peak and its activations in cache.
+EVAL_TOKENS = {"cpu": 4096, "cuda": 32768, "mps": 4096}
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,7 @@ def train_step(
         if not len(batch.rows):
             continue
         rows = losses_of(pack.encoder(batch), to_device(batch.labels, device)) / whole
-        run_of_row = to_device(torch.repeat_interleave(torch.tensor(batch.sizes)), device)
-        own = torch.zeros_like(losses).index_add(0, run_of_row, rows)
+        own = rows.view(len(runs), -1).sum(1)  # every run has as many rows
         scaled = [run.scaler.scale(loss) for run, loss in zip(runs, own.unbind(), strict=True)]
         scaled += [run.scaler.scale(penalty) for run in at_first if (penalty := run.hook.penalty()) is not None]
         torch.stack(scaled).sum().backward()  # type: ignore[no-untyped-call]
@@ -193,7 +193,7 @@ def losses_of(
     return cross_entropy(logits, labels, reduction="none")
 
 
-def predict(encoder: Encoder, data: TokenizedSplit, max_tokens: int = EVAL_TOKENS) -> Logits:
+def predict(encoder: Encoder, data: TokenizedSplit, max_tokens: int | None = None) -> Logits:
     """Predict every row, in the split's order: float32 [rows, classes]."""
     return predict_pack(encoder, [data], 1, max_tokens)[0][0]
 
@@ -203,7 +203,7 @@ def predict_pack(
     encoder: Encoder,
     splits: Sequence[TokenizedSplit],
     runs: int,
-    max_tokens: int = EVAL_TOKENS,
+    max_tokens: int | None = None,
     poll: Callable[[], None] = lambda: None,
 ) -> list[list[Logits]]:
     """Return float32 logits [rows, classes] by run and split; poll between batches."""
@@ -212,7 +212,7 @@ def predict_pack(
     for data in splits:
         parts: list[list[Tensor]] = [[] for _ in range(runs)]
         rows = []
-        for batch in eval_batches(data, max_tokens, runs):
+        for batch in eval_batches(data, max_tokens or EVAL_TOKENS[encoder.device.type], runs):
             poll()
             rows.append(batch.rows[: batch.sizes[0]])
             for part, logits in zip(parts, torch.split(encoder(batch).cpu(), list(batch.sizes)), strict=True):
