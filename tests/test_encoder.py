@@ -286,3 +286,29 @@ def test_bf16_follows_fp32_on_a_real_encoder(method: str, minilm_dir: Path) -> N
             torch.cat([g.flatten() for name, g in grads[p].items() if kind in name]) for p in ("bf16", "fp32")
         )
         assert float(torch.cosine_similarity(found, wanted, dim=0)) > 0.999, kind
+
+
+def training_logits(run: RunModel, step: int, seed: int = 0) -> Tensor:
+    """Logits of a training pass, whatever torch's generator has drawn before."""
+    torch.manual_seed(seed)
+    run.encoder.train()
+    run.encoder.masks.steps = (step,)
+    return run.encoder(batch_of(LENGTHS["unequal"], ""))
+
+
+@torch.no_grad()
+def test_dropout_that_a_model_draws_itself_follows_seed_and_step(tiny: TinyFactory) -> None:
+    run = build(run_config(tiny("roberta-prelayernorm"), "head", model_dropout=0.1), CPU, "fp32")
+    first, again, other = training_logits(run, 5), training_logits(run, 5, seed=1), training_logits(run, 6)
+    assert torch.equal(first, again) and not torch.allclose(first, other)
+    before = torch.get_rng_state()
+    run.encoder(batch_of(LENGTHS["unequal"], ""))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("kind", "shape"), [("longformer", {"attention_window": [4, 4]}), ("xlm", {"emb_dim": 32})])
+def test_no_dropout_is_none_in_numbers_too(kind: str, shape: dict[str, Any], tiny: TinyFactory) -> None:
+    run = build(run_config(tiny(kind, **shape), "head", model_dropout=0.0), CPU, "fp32")
+    trained = training_logits(run, 5)
+    torch.testing.assert_close(trained, run.encoder.eval()(batch_of(LENGTHS["unequal"], "")))

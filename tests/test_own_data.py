@@ -22,6 +22,8 @@ from symlora.config.schema import Config
 from symlora.config.tables import find_tables
 from symlora.data.splits import load_splits
 from symlora.errors import SymloraError
+from symlora.runner.scoring import evaluate, predict
+from symlora.runner.trained import open_trained
 
 ROWS = [{"text": f'a film, "number" {n}\nof many', "label": ("neg", "neutral", "pos")[n % 3]} for n in range(60)]
 
@@ -137,6 +139,20 @@ def test_the_name_of_a_run_is_of_what_the_table_holds(tmp_path: Path) -> None:
 
 
 PAIR = [{"text": f"a film {n}", "label": n % 2} for n in range(20)]
+
+
+def test_splits_that_a_run_may_have_trained_on_are_not_scored(minilm_dir: Path, tmp_path: Path) -> None:
+    """One row more, and all are drawn anew."""
+    table = write(tmp_path / "t.csv", ROWS)
+    folder, _ = train(own(table, "train.epochs=1", f"results_dir={tmp_path / 'runs'}", "device=cpu", "precision=fp32"))
+    for rows, names in ((ROWS, ["validation"]), ([*ROWS, ROWS[0]], ["validation"]), ([*ROWS, ROWS[0]], ["train"])):
+        with open_trained(folder, data=str(write(table, rows))) as model:
+            if rows is ROWS:
+                assert evaluate([model], names, None, "cpu")[0]["value"] is not None
+                continue
+            for score in (lambda m, n: evaluate([m], n, None, "cpu"), lambda m, n: predict(m, n, None, [], "cpu")):
+                with pytest.raises(SymloraError, match=r"has other rows in these data.*Give the run's own data"):
+                    score(model, names)
 
 
 def changed(row: int, **values: Any) -> list[dict[str, Any]]:

@@ -80,6 +80,7 @@ PACKS: list[tuple[str, str, list[int], float]] = [
     ("roberta", "symlora", EQUAL, 0.1),
     ("roberta", "symlora", UNEQUAL, 0.0),
     ("roberta", "symlora", UNEQUAL, 0.1),
+    ("distilbert", "lora", UNEQUAL, 0.0),  # with dropout of the adapter alone
     ("roberta", "lora", EQUAL, 0.1),
     ("roberta", "lora", UNEQUAL, 0.1),
     ("roberta", "dora", UNEQUAL, 0.1),
@@ -94,9 +95,9 @@ def test_packed_equals_alone(kind: str, method: str, lengths: list[int], dropout
     """3 runs: loss within 1e-5, relative. With dropout too, of hidden states, attention and adapter."""
     some = configs(tiny(kind), method, epochs=2 if kind == "roberta" else 1, model_dropout=dropout)
     for config in some:
-        if kind == "roberta":
+        if kind in ("roberta", "distilbert") and method != "head":
             key = "dropout" if method == "symlora" else "lora_dropout"
-            config.method.peft_config = {**config.method.peft_config, key: dropout}
+            config.method.peft_config = {**config.method.peft_config, key: dropout or 0.1 * (kind == "distilbert")}
     data = data_of(lengths)
     fits, losses = trained_together(some, data)
     for config, found, own in zip(some, fits, losses, strict=True):

@@ -99,6 +99,23 @@ def test_a_finished_run_scores_as_it_did_bit_for_bit(
         assert row["low"] is None or row["low"] <= row["value"] <= row["high"]
 
 
+@pytest.mark.parametrize(
+    ("method", "setting"), [("adalora", ()), ("houlsby", ("+method.peft_config.modules_to_save=[LayerNorm]",))]
+)
+def test_a_run_in_16_bits_gives_its_own_logits_again(
+    method: str, setting: tuple[str, ...], minilm_dir: Path, tmp_path: Path
+) -> None:
+    """What trained in float32 is loaded in float32."""
+    config = small(tmp_path, "task=stsb", f"method={method}", *setting, "precision=bf16")
+    folder, record = train(config)
+    stored = pd.read_parquet(folder / "predictions.parquet").query("split == 'validation' and selection == 'best'")
+    assert record["precision"] == "bf16"
+    splits = load_splits(config.task, config.data, ["validation"])
+    tokens = tokenize_all(splits, load_tokenizer(find(config.model)), config.data)
+    [found] = logits_of([of_run(folder)], tokens, "cpu")
+    np.testing.assert_array_equal(np.stack(stored.sort_values("idx")["logits"].to_list()), found["validation"])
+
+
 def test_runs_of_one_method_share_a_pass(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

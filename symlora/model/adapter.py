@@ -3,6 +3,7 @@
 import re
 import sys
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import peft
@@ -65,7 +66,7 @@ def add_adapter(model: Any, config: Config) -> Any:
         if ".ranknum." in name:  # AdaLoRA's: PEFT makes it trainable where it casts it to 16 bits
             value.requires_grad_(False)
     _check_fit(wrapped, arguments.get("target_modules"), method.name)
-    _train_in_float32(wrapped, beside)
+    train_in_float32(wrapped, beside)
     return wrapped
 
 
@@ -84,7 +85,7 @@ def _trained_beside(names: Any, model: Any) -> list[str]:
     return list(names)
 
 
-def _train_in_float32(wrapped: Any, names: list[str]) -> None:
+def train_in_float32(wrapped: Any, names: Iterable[str]) -> None:
     """Train these modules' copies in float32, as adapters and head do."""
     for name, module in wrapped.named_modules():
         if isinstance(module, ModulesToSaveWrapper) and any(f".{name}".endswith(f".{part}") for part in names):

@@ -218,10 +218,13 @@ def use_dropout_modules(model: Any) -> None:
 
 
 def set_dropout(model: nn.Module, p: float) -> None:
-    """Set the probability of every `nn.Dropout` of a model, in place."""
+    """Set the probability of every dropout of a model, in place."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = p
+        for name in ("dropout", "attention_dropout", "activation_dropout"):  # Longformer's and XLM's are numbers
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, p)
 
 
 def use_own_dropout(model: nn.Module, masks: Masks) -> None:
@@ -238,4 +241,8 @@ def use_own_dropout(model: nn.Module, masks: Masks) -> None:
 
 def drops(model: nn.Module) -> bool:
     """Tell whether the model's next forward pass draws masks."""
-    return any(isinstance(module, Dropout) and module.training and module.p > 0 for module in model.modules())
+    modules = list(model.modules())
+    inside = [member for module in modules for member in getattr(module, "members", ())[:1]]  # of a pack's modules
+    return any(isinstance(module, Dropout) and module.training and module.p > 0 for module in modules) or any(
+        map(drops, inside)
+    )

@@ -123,7 +123,13 @@ class Encoder(nn.Module):
             keys = token_keys(self.masks.steps, batch)
             spread = torch.zeros_like(inputs["input_ids"]).masked_scatter_(inputs["attention_mask"].bool(), keys)
             self.masks.draw_for(*(to_device(part, self.device) for part in (spread, spread[:, 0])))
-        return self.model(**{name: to_device(value, self.device) for name, value in inputs.items()}).logits
+        given = {name: to_device(value, self.device) for name, value in inputs.items()}
+        # Some of these models draw attention dropout themselves, from torch's generator.
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices, enabled=self.model.training):
+            if self.model.training:
+                torch.manual_seed((self.masks.steps[0] + int(batch.places[0])) % (1 << 64))
+            return self.model(**given).logits
 
     def _first_rows(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Take sentences' first tokens: [1, T, n] becomes [1, B, n]."""

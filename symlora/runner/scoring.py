@@ -109,7 +109,7 @@ def evaluate(models: Sequence[Trained], names: Sequence[str], file: Path | None,
     rows: list[dict[str, Any]] = []
     for group in _alike(models, names):
         config = group[0].config
-        splits = _splits(config, names or ([] if file else config.task.validation), file)
+        splits = _splits(group, names or ([] if file else config.task.validation), file)
         for name, split in splits.items():
             if split.labels.min() == split.labels.max() == -1:
                 raise SymloraError(f"{config.task.name}: the labels of {name} are hidden; use `symlora predict`.")
@@ -130,7 +130,7 @@ def predict(model: Trained, names: Sequence[str], file: Path | None, texts: Sequ
         `p_<class>`.
     """
     config = model.config
-    splits = {"text": _of_texts(texts, config)} if texts else _splits(config, names, file)
+    splits = {"text": _of_texts(texts, config)} if texts else _splits([model], names, file)
     if texts:
         config = replace(config, data=replace(config.data, cache_dir=None))
     [by_split] = logits_of([model], _tokens(config, splits), device)
@@ -151,10 +151,17 @@ def _alike(models: Sequence[Trained], names: Sequence[str]) -> list[list[Trained
     return list(groups.values())
 
 
-def _splits(config: Config, names: Sequence[str], file: Path | None) -> dict[str, Split]:
-    """Load splits by name, and a file's rows under its name."""
+def _splits(models: Sequence[Trained], names: Sequence[str], file: Path | None) -> dict[str, Split]:
+    """Load splits by name, and a file's rows under its name.
+
+    Raises:
+        SymloraError: A split has other rows than the run's, which may have trained on them.
+    """
     splits: dict[str, Split] = {}
-    for name in names:
+    config = models[0].config
+    # An own table's splits are drawn anew: with other training rows, all are others.
+    drawn = ["train"] if names and config.data.source == "own" and "train" not in names else []
+    for name in [*names, *drawn]:
         if name == HELD_OUT or (name == "train" and config.protocol.held_out):
             if not config.protocol.held_out:
                 raise SymloraError(f"protocol {config.protocol.name} sets no slice aside: there is no {HELD_OUT}.")
@@ -162,6 +169,15 @@ def _splits(config: Config, names: Sequence[str], file: Path | None) -> dict[str
             splits[name] = parts[name == HELD_OUT]
         else:
             splits |= load_splits(config.task, config.data, [name])
+    for model in models:
+        for name, known in (model.record or {"data": {}})["data"].items():
+            if name in splits and splits[name].sha256 != known["sha256"]:
+                raise SymloraError(
+                    f"{model.source}: {name} has other rows in these data than in the run, which may have trained on "
+                    "some of them. Give the run's own data, or score new rows with --file."
+                )
+    for name in drawn:
+        del splits[name]
     if file is not None:
         splits[file.name] = replace(read_rows([file], config.task), name=file.name)
     return splits

@@ -24,8 +24,10 @@ from symlora.errors import SymloraError
 from symlora.interchange.base_scale import read_base_scale
 from symlora.interchange.loralib import loralib_to_lora
 from symlora.interchange.merged import base_source, path_not_kept, put_on
+from symlora.model.adapter import train_in_float32
 from symlora.model.build import build_pack
 from symlora.model.device import pick_device, pick_precision
+from symlora.model.head import head_modules
 from symlora.model.packable import CannotPack
 from symlora.model.run_model import HEAD_FILE
 from symlora.model.source import find, weights_sha256
@@ -216,8 +218,15 @@ def _load(model: Trained, classifier: Any) -> Any:
     drawn = classifier.loaded["head"]["drawn"]
     if lost := [name for name in drawn if not any(key.startswith(f"{PREFIX}{name}.") for key in model.adapter.tensors)]:
         raise SymloraError(f"{model.source} has no weights for {lost[0]}, and neither has its encoder.")
+    beside = set(model.adapter.config.modules_to_save or ()) - set(head_modules(classifier))
     try:
-        return put_on(classifier, model.adapter, model.source, is_trainable=True)
+        wrapped = put_on(classifier, model.adapter, model.source, is_trainable=True)
+        train_in_float32(wrapped, beside)
+        for name, value in wrapped.named_parameters():  # of some methods PEFT has rounded them to the encoder's dtype
+            saved = model.adapter.tensors.get(name.replace(".modules_to_save.default", "").replace(".default", ""))
+            if value.requires_grad and saved is not None:
+                value.data = saved.to(value.device, torch.float32)
+        return wrapped
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise SymloraError(f"{model.source} does not fit this encoder or task: {reason}") from error
