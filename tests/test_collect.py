@@ -16,7 +16,7 @@ from symlora.config.typed import read_yaml
 from symlora.errors import SymloraError
 from symlora.metrics.functions import chance_level
 from symlora.report.build import build
-from symlora.report.choice import Chosen, choose, grid_edge, read_best, unequal_grids
+from symlora.report.choice import Chosen, choose, grid_edge, read_best, unlike
 from symlora.report.collect import COLUMNS, collect
 from symlora.report.comparison import Criteria, compare
 from symlora.report.leaderboard import load_leaderboard
@@ -216,7 +216,7 @@ def test_grids_of_unlike_points_are_told(tmp_path: Path) -> None:
 
     def told() -> list[str]:
         chosen = choose(collect(tmp_path).runs, {})
-        return unequal_grids({key: cell for key, cell in chosen.items() if key[0] == "minilm"})
+        return unlike({key: cell for key, cell in chosen.items() if key[0] == "minilm"})
 
     assert told() == []
     write_run(tmp_path, lr=8e-3, held_out=0.1)

@@ -44,12 +44,6 @@ from symlora.adapters.config import YES_OR_NO, LowRankConfig, number, setting
 from symlora.adapters.factors import BaseScaleLayer, zeros
 from symlora.adapters.tuner import AdapterModel
 
-
-def symmetric_update(Q: Tensor, diag: Tensor, scale: float | Tensor = 1.0) -> Tensor:
-    """Compute scale · Q diag(Λ) Qᵀ of Q (..., n, r), Λ (..., r)."""
-    return (Q * (scale * diag).unsqueeze(-2)) @ Q.mT
-
-
 EIGEN = ("eigen_largest", "eigen_smallest")
 
 

@@ -1,7 +1,5 @@
 """Compute the GLUE metrics as pure functions of two arrays.
 
-In numpy alone: scipy.stats and sklearn take seconds to import.
-
 All but `mae` are fractions in [-1, 1] (accuracy and F1 in [0, 1]), never percent. Predictions and labels have shape
 [rows]. Classification takes class numbers (integers >= 0; a label -1 is a hidden one and refused), regression reals.
 
@@ -15,11 +13,13 @@ Every function raises ValueError for arrays that are empty, of unequal or other 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import NearConstantInputWarning, pearsonr, rankdata
 
 Reals = npt.NDArray[np.float64]
 Classes = npt.NDArray[np.int64]
@@ -82,7 +82,7 @@ def auroc(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
         raise ValueError("auroc is defined for the classes 0 and 1 only")
     if not ones or not zeros:
         return float("nan")
-    return float((_ranks(scores)[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
+    return float((rankdata(scores)[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
 
 
 def mae(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
@@ -99,7 +99,7 @@ def pearson(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
 def spearmanr(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """Compute Spearman's correlation: Pearson's of the ranks, ties sharing their mean rank."""
     predicted, true = _reals(predictions, labels)
-    return _correlation(_ranks(predicted), _ranks(true))
+    return _correlation(rankdata(predicted), rankdata(true))
 
 
 METRICS: dict[str, Callable[[npt.ArrayLike, npt.ArrayLike], float]] = {
@@ -128,24 +128,9 @@ def _correlation(x: Reals, y: Reals) -> float:
     # Tested on the values themselves: a mean rounded in the last bit would turn a constant into noise.
     if np.all(x == x[0]) or np.all(y == y[0]):
         return float("nan")
-    return float(np.clip(_unit(x) @ _unit(y), -1.0, 1.0))  # rounding may carry it past 1 in the last digit
-
-
-def _unit(values: Reals) -> Reals:
-    """Scale deviations from the mean to length 1; squares cannot overflow."""
-    scaled = values / np.max(np.abs(values))
-    deviations = scaled - scaled.mean()
-    deviations /= np.max(np.abs(deviations))
-    unit: Reals = deviations / np.linalg.norm(deviations)
-    return unit
-
-
-def _ranks(values: Reals) -> Reals:
-    """Rank values from 1; equal values share their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    ranks: Reals = (last - (counts - 1) / 2)[inverse]
-    return ranks
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NearConstantInputWarning)
+        return float(pearsonr(x, y).statistic)
 
 
 def _paired(predictions: npt.ArrayLike, labels: npt.ArrayLike, kinds: str, wanted: str) -> dict[str, npt.NDArray[Any]]:

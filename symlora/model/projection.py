@@ -45,7 +45,7 @@ def _forward(layer: nn.Module, masks: Masks, x: Tensor, *args: Any, **kwargs: An
 
 
 def fits(layer: Any, runs: int = 1) -> bool:
-    """Tell whether `projected` can replace the forward pass of a layer, one of as many runs."""
+    """Tell whether `projected` can replace the forward pass of runs' layers."""
     if type(layer) not in (LoraLinear, SymLoraLinear) or layer.disable_adapters or layer.merged:
         return False
     base, names = layer.get_base_layer(), layer.active_adapters

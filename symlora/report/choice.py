@@ -137,31 +137,22 @@ def grid_edge(chosen: Chosen) -> str:
     return ", ".join(places) or f"{len(chosen.grid)} points, no inside"
 
 
-def unequal_grids(cells: Mapping[Key, Chosen]) -> list[str]:
-    """List a section's tasks whose two methods have different grid points."""
-    found = []
+def unlike(cells: Mapping[Key, Chosen]) -> list[str]:
+    """List tasks whose two methods differ in grid points or settings."""
+    grids, settings = list[str](), list[str]()
     for key, cell in cells.items():
-        if key[3] == CLAIMED:
-            grids = [each.grid[list(AXES)] for each in (cells[(*key[:3], REFERENCE)], cell)]
-            theirs, own = (set(grid.itertuples(index=False, name=None)) for grid in grids)
-            if theirs and own and theirs != own and max(len(theirs), len(own)) > 1:
-                counts = f"{METHODS[REFERENCE]} {len(theirs)}, {METHODS[CLAIMED]} {len(own)}"
-                found.append(f"{TASKS.get(key[2], key[2])}: not tried at the same grid points ({counts}).")
-    return found
-
-
-def unlike_settings(cells: Mapping[Key, Chosen]) -> list[str]:
-    """List a section's tasks whose two methods differ in other settings."""
-    found = []
-    for key, cell in cells.items():
-        reference = cells[(*key[:3], REFERENCE)]
-        if key[3] == CLAIMED and len(cell.runs) and len(reference.runs):
-            ours, theirs = (_flat(each.runs["grid"].iloc[0]) for each in (cell, reference))
+        if key[3] != CLAIMED:
+            continue
+        pair, task = (cells[(*key[:3], REFERENCE)], cell), TASKS.get(key[2], key[2])
+        points = [set(each.grid[list(AXES)].itertuples(index=False, name=None)) for each in pair]
+        if all(points) and points[0] != points[1] and max(map(len, points)) > 1:
+            counts = f"{METHODS[REFERENCE]} {len(points[0])}, {METHODS[CLAIMED]} {len(points[1])}"
+            grids.append(f"{task}: not tried at the same grid points ({counts}).")
+        if all(len(each.runs) for each in pair):
+            theirs, ours = (_flat(each.runs["grid"].iloc[0]) for each in pair)
             if differing := sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)):
-                found.append(
-                    f"{TASKS.get(key[2], key[2])}: the methods differ in other settings ({', '.join(differing)})."
-                )
-    return found
+                settings.append(f"{task}: the methods differ in other settings ({', '.join(differing)}).")
+    return grids + settings
 
 
 def _flat(grid: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from symlora.audit.names import CLAIMED, METHODS, REFERENCE, TASKS, section_name
 from symlora.audit.published import Published
 from symlora.config.formatting import format_rate
 from symlora.report.captions import table_caption
-from symlora.report.choice import Chosen, Key, grid_edge, unequal_grids, unlike_settings
+from symlora.report.choice import Chosen, Key, grid_edge, unlike
 from symlora.report.collect import RULES
 from symlora.report.comparison import Criteria, Paired, unpaired
 from symlora.report.cost import cell_pscp, mean_costs
@@ -93,7 +93,7 @@ def _by_method(
             else:
                 rows.append((label, gap(_NO_RUN)))
         filled = tuple((*cells_of, *[EMPTY] * (width - len(cells_of))) for cells_of in rows)
-        remarks = [*unequal_grids(cells), *unlike_settings(cells)] if name == "table2" else []
+        remarks = unlike(cells) if name == "table2" else []
         sections.append(Section(ours(*next(iter(cells))[:2]), (*_notes(cells), *remarks), filled))
     return Table(name, *caption, tuple(sections), breaks=(split,))
 

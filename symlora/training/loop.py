@@ -104,7 +104,7 @@ def fit_pack(
         if not runs:
             break
         trained = time.perf_counter()
-        poll = partial(keeper.while_scoring, epoch, per_epoch, trained - started)
+        poll = partial(keeper.after_step, epoch, per_epoch, trained - started)
         logits = predict_pack(pack.encoder, [data[name] for name in scored], len(runs), poll=poll)
         shared = len(runs)
         for run, found in zip(runs, logits, strict=True):

@@ -118,15 +118,13 @@ class CheckpointWriter:
             self.epoch, self.step, self.seconds = saved["epoch"], saved["step"], saved["seconds"]
 
     def after_step(self, epoch: int, step: int, seconds: float) -> None:
-        """Write a checkpoint if it is time, or a stop was requested."""
+        """Write a checkpoint if it is time, or a stop was requested.
+
+        Also between the batches of scoring, after the epoch's last step.
+        """
         if stop_requested() is not None or (self._checkpoint is not None and self._checkpoint.due()):
             self._save(epoch, step, seconds)
             raise_if_stopped()
-
-    def while_scoring(self, epoch: int, step: int, seconds: float) -> None:
-        """Stop between the batches of scoring; the steps are not done again."""
-        if stop_requested() is not None:
-            self.after_step(epoch, step, seconds)
 
     def trained(self, epoch: int) -> None:
         """Write a trained pack's checkpoint, from which its folders can be written."""
