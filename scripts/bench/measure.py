@@ -16,7 +16,7 @@ from bench.trainers import Ours
 from bench.work import BATCH_SIZE, Load
 from symlora.config.schema import CheckpointConfig
 from symlora.model.device import pick_device, pick_precision
-from symlora.sweep.launchers import cores
+from symlora.sweep.launchers import cores, gpus_of
 from symlora.training.checkpoint import Checkpoint
 
 SCHEMA_VERSION = 2  # 1 kept the tables too, which follow from what is measured
@@ -88,13 +88,15 @@ def run(settings: Settings, say: Callable[[str], object]) -> dict[str, Any]:
     """Run the bench; `say` takes lines of progress. Returns the record."""
     load_average, device = os.getloadavg()[0], pick_device(settings.device)
     precision = pick_precision(settings.precision, device)
+    if device.type == "cuda":  # one GPU for both sides; the Trainer would use all
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus_of(device)[0]
     number = cores() if settings.cores is None else settings.cores
     processes, one, all_threads = (1, None, None) if device.type == "cuda" else (number, 1, number)
     data, encoder = {}, {}
     with (
         tempfile.TemporaryDirectory(prefix="symlora-bench-") as folder,
-        workers.Group(processes, one, str(device)) as ours,
-        workers.Group(1, all_threads, str(device)) as baseline,
+        workers.Group(processes, one, device.type) as ours,
+        workers.Group(1, all_threads, device.type) as baseline,
     ):
         sides = Sides(settings, precision, ours, baseline, say)
         about = {"ours": ours.ask(workers.about), "baseline": baseline.ask(workers.about)}

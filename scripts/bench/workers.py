@@ -26,7 +26,7 @@ from symlora.errors import SymloraError
 from symlora.model.device import DTYPES
 from symlora.runner.provenance import provenance
 
-TOKENS = {"cpu": 1024, "cuda": 16384}  # rows of a matmul; more are no faster
+TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 1024}  # rows of a matmul; more are no faster
 T = TypeVar("T")
 
 
