@@ -20,6 +20,7 @@ from symlora.data.batches import eval_batches, gather, pack_batch
 from symlora.data.tokens import TokenizedSplit
 from symlora.model.build import build, build_pack
 from symlora.model.device import to_device
+from symlora.model.grouped import Fill
 from symlora.model.pack import PackedModel
 from symlora.model.stack import Stack, clip_gradients
 from symlora.training.loop import fit_pack, losses_of, predict, predict_pack, train_step
@@ -105,6 +106,14 @@ def test_packed_equals_alone(kind: str, method: str, lengths: list[int], dropout
         assert len(own) == 10 * config.train.epochs
         np.testing.assert_allclose(own, alone, rtol=1e-5)
         alike(found, wanted)
+
+
+def test_places_that_scoring_has_cached_serve_training() -> None:
+    Fill.of.cache_clear()
+    with torch.inference_mode():
+        Fill.of((2, 3), CPU)
+    fill = Fill.of((2, 3), CPU)
+    assert not any(places.is_inference() for places in (fill.index, fill.back, fill.surplus))
 
 
 def gradients(pack: PackedModel, data: TokenizedSplit, poisoned: int | None) -> list[dict[str, Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from symlora.model.dropout import Masks
+from symlora.model.grouped import RunRows
 from symlora.model.projection import fits, projected, use_projection
 
 N, RANK = 48, 8
@@ -34,6 +36,16 @@ def close(found: Tensor, wanted: Tensor, tolerance: float) -> None:
     assert float((found.double() - wanted).norm() / wanted.norm()) < tolerance
 
 
+@pytest.fixture(params=[True, False], ids=["kernel", "padded"])
+def grouped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """With grouped_mm, and as on GPUs without its kernel."""
+    monkeypatch.setattr("symlora.model.grouped.has_kernel", lambda device: request.param)
+    RunRows.of.cache_clear()
+    yield
+    RunRows.of.cache_clear()
+
+
+@pytest.mark.usefixtures("grouped")
 @pytest.mark.parametrize("counts", [(37,), (20, 3, 64), (1, 8)])
 @pytest.mark.parametrize("method", METHODS)
 def test_output_and_gradients_are_the_methods_own(method: str, counts: tuple[int, ...]) -> None:
@@ -62,6 +74,7 @@ def test_output_and_gradients_are_the_methods_own(method: str, counts: tuple[int
             close(layer.get_parameter(name).grad, value.grad, 2e-2)
 
 
+@pytest.mark.usefixtures("grouped")
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_factor_that_is_not_finite_stays_in_its_run(method: str, value: float) -> None:

@@ -16,7 +16,6 @@ its run.
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,9 +24,9 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from symlora.model.device import to_device
 from symlora.model.dropout import Masks, drops
 from symlora.model.encoder import Encoder
+from symlora.model.grouped import Fill
 from symlora.model.head import head_modules
 from symlora.model.packable import CannotPack
 from symlora.model.projection import fits, projected
@@ -145,27 +144,6 @@ class Gather(torch.autograd.Function):
 def _gathered(x: Tensor, index: Tensor, inverse: Tensor, surplus: Tensor | None = None) -> Tensor:
     out: Tensor = Gather.apply(x, index, inverse, surplus)  # type: ignore[no-untyped-call]
     return out
-
-
-@dataclass(frozen=True)
-class Fill:
-    """Pad runs to equal numbers of rows with copies of their first."""
-
-    index: Tensor  # the row at each of the K · most places: int64
-    back: Tensor  # the place of each row: int64 [R]
-    surplus: Tensor  # places that hold a copy: int64
-
-    @staticmethod
-    def of(counts: tuple[int, ...], device: torch.device) -> "Fill":
-        """Make the indices for runs with these row counts."""
-        number = torch.tensor(counts)
-        starts = torch.cumsum(number, 0) - number
-        column = torch.arange(max(counts))
-        real = column < number[:, None]
-        index = torch.where(real, starts[:, None] + column, starts[:, None]).flatten()
-        real = real.flatten()
-        places = (index, real.nonzero().flatten(), (~real).nonzero().flatten())
-        return Fill(*(to_device(part, device) for part in places))
 
 
 class PackedModel:
