@@ -293,7 +293,8 @@ def training_logits(run: RunModel, step: int, seed: int = 0) -> Tensor:
     torch.manual_seed(seed)
     run.encoder.train()
     run.encoder.masks.steps = (step,)
-    return run.encoder(batch_of(LENGTHS["unequal"], ""))
+    logits: Tensor = run.encoder(batch_of(LENGTHS["unequal"], ""))
+    return logits
 
 
 @torch.no_grad()

@@ -22,13 +22,13 @@ from transformers import AutoModelForTokenClassification
 from symlora import SymLoraConfig
 from symlora.cli import COMMANDS, DETAILS, main
 from symlora.errors import SymloraError
-from symlora.interchange.base_scale import BASE_SCALE, apply_base_scale
+from symlora.interchange.base_scale import apply_base_scale
 from symlora.interchange.loralib import loralib_to_lora
 from symlora.interchange.merged import base_source, export_merged
 from symlora.interchange.symmetric import energy, symmetric_part
 from symlora.interchange.to_lora import symlora_to_lora
 from symlora.interchange.to_symlora import lora_to_symlora
-from symlora.store.adapter_folder import read_adapter
+from symlora.store.adapter_folder import BASE_SCALE, read_adapter
 
 QUERY = "roberta.encoder.layer.1.attention.self.query"
 VALUE = "roberta.encoder.layer.0.attention.self.value"

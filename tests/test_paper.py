@@ -53,7 +53,7 @@ def test_a_partial_zip_does_not_end_the_command(monkeypatch: pytest.MonkeyPatch)
         return PARTIAL if words[0] == "submission" else 0
 
     monkeypatch.setattr(paper, "symlora", called)
-    monkeypatch.setattr(paper, "run_study", lambda study: 0)
+    monkeypatch.setattr(paper, "run_study", lambda study, widen: 0)
     assert Paper(["cola"], "minilm").run() == 0
     assert said == ["submission", "submission", "report"]
 
@@ -61,14 +61,14 @@ def test_a_partial_zip_does_not_end_the_command(monkeypatch: pytest.MonkeyPatch)
 def test_a_run_that_diverged_stops_no_other_task(monkeypatch: pytest.MonkeyPatch) -> None:
     studied: list[str] = []
 
-    def diverges(study: Study) -> int:
+    def diverges(study: Study, widen: int) -> int:
         studied.extend(study.tasks)
         return FAILED_RUN if "cola" in study.tasks else 0
 
     monkeypatch.setattr(paper, "run_study", diverges)
     monkeypatch.setattr(paper, "symlora", lambda *_: 0)
     assert Paper(["cola", "sst2"], "minilm").run() == FAILED_RUN and studied == ["cola", "sst2"]
-    monkeypatch.setattr(paper, "run_study", lambda study: 130)  # stopped
+    monkeypatch.setattr(paper, "run_study", lambda study, widen: 130)  # stopped
     assert Paper(["cola", "sst2"], "minilm").run() == 130
 
 

@@ -174,6 +174,8 @@ def test_start_from_another_run(
     assert plain["provenance"]["head"] == {"drawn": ["classifier"], "kept": ["bert.pooler.dense"]}
     assert "head: classifier newly initialised; bert.pooler.dense from init_from\n" in capsys.readouterr().err
     assert started["config"]["init_from"] == parent.name  # not the folder, which may name a user
+    near = results.recorded_config(small(tmp_path, "task=rte", f"init_from={tmp_path / 'runs' / 'a' / 'seed-0'}"))
+    assert near["init_from"] == "a/seed-0"  # within the results folder
     with pytest.raises(SymloraError, match="init_from"):
         train(small(tmp_path, "task=rte", "method=lora", f"init_from={parent}"))
     with pytest.raises(SymloraError, match="init_from"):

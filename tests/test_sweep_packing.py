@@ -131,7 +131,7 @@ def test_gpus_are_given_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_worker_keeps_its_gpu_and_others_take_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    held, found = [], []
+    held, found = list[Any](), list[list[str]]()
     for packs in ((0, 5), (4,), (2, 3)):  # each a process of its own
         held.append([])
         monkeypatch.setattr("symlora.sweep.worker._own", held[-1])

@@ -40,7 +40,7 @@ from symlora.sweep.preflight import GridSeeds, HasBest, swept
 from symlora.sweep.select import GridSearch, Point, grid_search, table, unequal, write
 from symlora.sweep.status import RunStatus, costs, run_status, time_left
 from symlora.sweep.status import table as status_table
-from symlora.sweep.study import Study, _tried
+from symlora.sweep.study import Study, _tried, run_study
 from symlora.training.loop import StepProgress
 
 COMMON = ("task=rte", "model=minilm", "protocol=short_holdout")
@@ -374,6 +374,32 @@ def test_a_stopped_grid_ends_the_command(tmp_path: Path, monkeypatch: pytest.Mon
     assert stopped.call_count == 2 and not (tmp_path / "best").exists()
 
 
+@pytest.mark.parametrize("status", ["finished", "failed"])
+def test_a_study_goes_beyond_its_edges_a_few_times(
+    status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The larger the rate the better, and always beyond the edge; or no point beyond it can be trained."""
+    started: list[list[str]] = []
+
+    def multirun(words: list[str]) -> int:
+        started.append(words)
+        for config in expand(*words) if words[0] == "sweep=grid" else []:
+            beyond = config.train.lr > 8e-3 and status == "failed"
+            if not run_folder(config).exists():
+                place(config, None if beyond else config.train.lr, status="failed" if beyond else "finished")
+        return 0
+
+    monkeypatch.setattr("symlora.sweep.study.multirun", multirun)
+    args = [f"results_dir={tmp_path}"]
+    study = Study(["rte"], "minilm", "short_holdout", 2, args=args, best_dir=tmp_path / "best")
+    assert run_study(study, widen=3) == 0
+    rates = [word.split("=")[1] for words in started for word in words if word.startswith("train.lr=")]
+    assert rates == (["0.016", "0.032", "0.064"] if status == "finished" else ["0.016"])
+    assert started[-1][0] == "sweep=seeds" and len(started) == 2 + len(rates)
+    best = "6.4e-2" if status == "finished" else "8e-3"
+    assert f"lr: {float(best)}" in study.best_file("lora", "rte").read_text()
+
+
 def test_status_counts_what_is_done(tmp_path: Path) -> None:
     study, configs = begun(tmp_path, seeds=5)
     now = time.time() + 40.0
@@ -385,7 +411,11 @@ def test_status_counts_what_is_done(tmp_path: Path) -> None:
     states = [run.state for run in runs if run.stage == "grid"]
     assert [states.count(s) for s in ("finished", "running", "failed", "missing")] == [3, 1, 1, 11]
     assert len([run for run in runs if run.stage == "seeds" and run.folder is None]) == 10
-    with pytest.raises(SymloraError, match="12 grid points have no run folder"):
+    with pytest.raises(SymloraError, match="12 grid points have no result"):
+        study.require_grid()
+    full = record(configs[3], None, status="failed") | {"error": "RuntimeError: CUDA out of memory"}
+    seal(run_folder(configs[3]), full)  # not that it diverged
+    with pytest.raises(SymloraError, match="13 grid points have no result"):
         study.require_grid()
     known = costs([record(config, 0.5, seconds=100.0) for config in configs[:3]])
     left, unknown = time_left(runs, known, 2)

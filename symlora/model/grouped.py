@@ -68,8 +68,8 @@ class RunRows:
         """Number the rows of runs with these counts."""
         numbers = np.repeat(np.arange(len(counts)), counts)
         parts = (np.cumsum(counts, dtype=np.int32), numbers, np.array(counts))
-        fill = None if has_kernel(device) else Fill.of(counts, device)
-        return RunRows(*(to_device(torch.from_numpy(part), device) for part in parts), fill)
+        ends, runs, own = (to_device(torch.from_numpy(part), device) for part in parts)
+        return RunRows(ends, runs, own, None if has_kernel(device) else Fill.of(counts, device))
 
 
 def has_kernel(device: torch.device) -> bool:

@@ -157,7 +157,9 @@ def unlike(cells: Mapping[Key, Chosen]) -> list[str]:
 
 def _flat(grid: str) -> dict[str, Any]:
     """Read a grid's shared settings by dotted name, without the method."""
-    groups = {name: group if isinstance(group, dict) else {"": group} for name, group in json.loads(grid).items()}
+    content = json.loads(grid)
+    content["init_from"] = content["init_from"] is not None  # each method starts from its own run
+    groups = {name: group if isinstance(group, dict) else {"": group} for name, group in content.items()}
     del groups["method"]
     return {f"{name}.{key}".rstrip("."): value for name, group in groups.items() for key, value in group.items()}
 

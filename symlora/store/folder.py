@@ -187,9 +187,11 @@ def scan(results_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 def recorded_config(config: Config) -> dict[str, Any]:
     """Return a configuration without this machine's folders, for run.json."""
     content = without(config, {"": ("results_dir", "force", "progress", "checkpoint"), "data": ("dir", "cache_dir")})
-    for holder, key in ((content["model"], "path"), (content, "init_from")):
-        if holder[key] is not None:
-            holder[key] = Path(holder[key]).name
+    if config.model.path is not None:
+        content["model"]["path"] = Path(config.model.path).name
+    if config.init_from is not None:
+        place, root = Path(config.init_from).absolute(), Path(config.results_dir).absolute()
+        content["init_from"] = str(place.relative_to(root)) if place.is_relative_to(root) else place.name
     return content
 
 

@@ -96,7 +96,7 @@ def _command(row: "pd.Series[Any]", results_dir: Path) -> str:
     """Write the command that makes the run with test predictions."""
     config = load_run(row["folder"])["config"]
     settings = [f"train.{key}={row[key]}" for key in ("lr", "batch_size", "epochs")] + ["predict_test=true"]
-    if config["init_from"] is not None:  # of which the last part of the path is kept
+    if config["init_from"] is not None:  # its place in the results folder, or its name alone
         settings.append(f"init_from=<path of {config['init_from']}>")
     if config["predict_test"]:  # an older version did not know this split
         settings.append("force=true")

@@ -15,7 +15,7 @@ from symlora.config.compose import BEST_DIR, quote_paths
 from symlora.config.overrides import check_words
 from symlora.config.schema import Config
 from symlora.errors import SymloraError
-from symlora.store.folder import read_run, run_folder, scan
+from symlora.store.folder import is_settled, read_run, run_folder, scan
 from symlora.store.selection import AXES
 from symlora.sweep.grid import expand, tasks_of
 from symlora.sweep.launchers import cores, visible_devices
@@ -102,15 +102,15 @@ class Study:
         return self.best_dir / self.protocol / self.model / f"{method}-{task}.yaml"
 
     def require_grid(self) -> None:
-        """Check that every grid point was tried.
+        """Check that every grid point finished or diverged.
 
         Raises:
-            SymloraError: Some have no record, not even of a failure.
+            SymloraError: Some did not, for want of memory or data, for example.
         """
-        missing = [config for config in expand(*self.grid()) if read_run(run_folder(config)) is None]
+        missing = [config for config in expand(*self.grid()) if not is_settled(read_run(run_folder(config)))]
         if missing:
             raise SymloraError(
-                f"{len(missing)} grid points have no run folder, the first {run_folder(missing[0])}: the sweep's own "
+                f"{len(missing)} grid points have no result, the first {run_folder(missing[0])}: the sweep's own "
                 "messages say why. Run the same command again to continue."
             )
 
@@ -205,17 +205,30 @@ def _expanded(written: int, *overrides: str) -> Sequence[Config]:
     return expand(*overrides)
 
 
-def run_study(study: Study) -> int:
+def run_study(study: Study, widen: int = 0) -> int:
     """Train the grid, select, and train the seeds; return the exit status.
 
+    Beyond an edge where a best point lies the grid gets at most `widen` more learning rates a task.
+
     Raises:
-        SymloraError: Some grid points have no record.
+        SymloraError: Some grid points have no result.
     """
     print(f"1 of 3: grid of {', '.join(study.tasks)}", flush=True)
     status = multirun(study.grid())
     if status not in (0, FAILED_RUN):
         return status
     study.require_grid()
+    planned = {config.train.lr for config in expand(*study.grid())}
+    while widen:
+        found = study.chosen()
+        more = {task: {lr for each in found if each.task == task for lr in each.values("lr")} for task in study.tasks}
+        commands = study.widened([each for each in found if len(more[each.task] - planned) < widen])
+        for command in commands:
+            print("a best point lies on an edge: symlora train -m " + " ".join(command), flush=True)
+            if (status := multirun(command)) not in (0, FAILED_RUN):
+                return status
+        if not commands or study.chosen() == found:  # none of the new points has a result
+            break
     print("2 of 3: selection", flush=True)
     _write(study, study.chosen())
     print(f"3 of 3: {study.seeds} seeds of each", flush=True)
