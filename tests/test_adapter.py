@@ -332,8 +332,8 @@ def test_a_projection_that_its_module_reads_itself_is_refused(module: nn.Module,
 def test_an_adapter_on_another_methods_is_not_merged(base_dir: Path) -> None:
     inner = get_peft_model(CLASSIFIER.from_pretrained(base_dir), LoraConfig(target_modules=["query"]))
     both: Any = get_peft_model(inner, config(task_type=None), adapter_name="outer")
-    for merge in (both.merge_adapter, both.merge_and_unload):
-        with pytest.raises(ValueError, match=r"on another method's: merge that one first"):
+    for merge in (both.merge_adapter, both.merge_and_unload, inner.merge_and_unload):
+        with pytest.raises(ValueError, match=r"on another method's: merge that one before"):
             merge()
 
 
@@ -350,6 +350,9 @@ def test_two_changes_of_one_weight_are_not_merged() -> None:
     tied[1].weight = tied[0].weight
     with pytest.raises(ValueError, match=r"^0 and 1 share one weight"):  # 1 has no adapter, and would change
         get_peft_model(tied, SymLoraConfig(r=2, target_modules=["0"])).merge_and_unload()
+    twice = nn.Sequential(linear := nn.Linear(8, 8), nn.ReLU(), linear)
+    with pytest.raises(ValueError, match=r"^0 and 2 share one weight"):  # PEFT wraps a module in one place
+        get_peft_model(twice, SymLoraConfig(r=2, target_modules=["0"])).merge_and_unload()
 
 
 def test_a_fresh_process_knows_every_method_and_a_file_dropped_in(base_dir: Path, tmp_path: Path) -> None:

@@ -308,7 +308,10 @@ def test_dropout_that_a_model_draws_itself_follows_seed_and_step(tiny: TinyFacto
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("kind", "shape"), [("longformer", {"attention_window": [4, 4]}), ("xlm", {"emb_dim": 32})])
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [("longformer", {"attention_window": [4, 4], "attention_probs_dropout_prob": 1}), ("xlm", {"emb_dim": 32})],
+)
 def test_no_dropout_is_none_in_numbers_too(kind: str, shape: dict[str, Any], tiny: TinyFactory) -> None:
     run = build(run_config(tiny(kind, **shape), "head", model_dropout=0.0), CPU, "fp32")
     trained = training_logits(run, 5)

@@ -166,6 +166,16 @@ def test_other_weights_are_another_run(name: str, inside: str, tiny: TinyFactory
     assert len(hashes) == 2
 
 
+def test_prilora_in_older_words_is_a_start(tiny: TinyFactory, saved: Any) -> None:
+    folder = saved("prilora")
+    path = folder / "adapter_config.json"
+    content = json.loads(path.read_text())
+    ranks = content["rank_pattern"].values()
+    older = {rf".*\.{number}\..*": rank for number, rank in enumerate(ranks)}
+    path.write_text(json.dumps(content | {"rank_pattern": older}))
+    built(tiny("bert"), "prilora", folder)
+
+
 def test_a_lora_on_scaled_weights_is_no_start(tiny: TinyFactory, saved: Any) -> None:
     folder = saved("lora")
     save_file({"bert.encoder.layer.0.attention.self.query.weight": torch.tensor([0.5])}, folder / BASE_SCALE)

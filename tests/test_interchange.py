@@ -25,6 +25,7 @@ from symlora.errors import SymloraError
 from symlora.interchange.base_scale import apply_base_scale
 from symlora.interchange.loralib import loralib_to_lora
 from symlora.interchange.merged import base_source, export_merged
+from symlora.interchange.push import write_card
 from symlora.interchange.symmetric import energy, symmetric_part
 from symlora.interchange.to_lora import symlora_to_lora
 from symlora.interchange.to_symlora import lora_to_symlora
@@ -309,8 +310,10 @@ def test_an_adapter_of_transformers_own_is_merged_into_its_class(base_dir: Path,
     model = base(base_dir)
     model.add_adapter(SymLoraConfig(target_modules=["query"], init_weights=False))  # which notes no class
     model.save_pretrained(tmp_path / "a")
-    export_merged(read_adapter(tmp_path / "a"), tmp_path / "out", str(base_dir))
+    main(["export", str(tmp_path / "a"), str(tmp_path / "out"), "--to", "merged", "--base", str(base_dir)])
     close(logits(base(tmp_path / "out")), logits(model))
+    write_card(tmp_path / "out", read_adapter(tmp_path / "a"), str(base_dir))
+    assert "import RobertaForSequenceClassification" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_the_adapter_of_a_folder_is_its_own(base_dir: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from symlora.config.tables import find_tables
 from symlora.data.splits import load_splits
 from symlora.errors import SymloraError
 from symlora.runner.scoring import evaluate, predict
-from symlora.runner.trained import open_trained
+from symlora.runner.trained import of_run, open_trained
 
 ROWS = [{"text": f'a film, "number" {n}\nof many', "label": ("neg", "neutral", "pos")[n % 3]} for n in range(60)]
 
@@ -145,6 +145,11 @@ def test_splits_that_a_run_may_have_trained_on_are_not_scored(minilm_dir: Path, 
     """One row more, and all are drawn anew."""
     table = write(tmp_path / "t.csv", ROWS)
     folder, _ = train(own(table, "train.epochs=1", f"results_dir={tmp_path / 'runs'}", "device=cpu", "precision=fp32"))
+    cut = own(table, "train.epochs=1", f"results_dir={tmp_path / 'runs'}", "device=cpu", "data.train_limit=20")
+    models = [of_run(place, str(minilm_dir)) for place in (folder, train(cut)[0])]
+    for model in models:
+        model.config.data.dir = str(table)
+    assert len(evaluate(models, ["validation"], None, "cpu")) == 8  # each against its own training rows
     for rows, names in ((ROWS, ["validation"]), ([*ROWS, ROWS[0]], ["validation"]), ([*ROWS, ROWS[0]], ["train"])):
         with open_trained(folder, data=str(write(table, rows))) as model:
             if rows is ROWS:

@@ -15,8 +15,10 @@ from unittest.mock import Mock
 import numpy as np
 import pandas as pd
 import pytest
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from test_run import scored_run, small, train
+from transformers import AutoModelForSequenceClassification
 
 from symlora.cli import main
 from symlora.config.own_task import read_rows
@@ -25,7 +27,7 @@ from symlora.data.tokens import tokenize_all
 from symlora.errors import SymloraError
 from symlora.model.build import build_pack
 from symlora.model.source import ModelSource, find, load_tokenizer
-from symlora.runner.scoring import _alike, evaluate
+from symlora.runner.scoring import _alike, evaluate, predict
 from symlora.runner.trained import logits_of, of_run, open_trained
 from symlora.store.folder import seal
 
@@ -114,6 +116,17 @@ def test_a_run_in_16_bits_gives_its_own_logits_again(
     tokens = tokenize_all(splits, load_tokenizer(find(config.model)), config.data)
     [found] = logits_of([of_run(folder)], tokens, "cpu")
     np.testing.assert_array_equal(np.stack(stored.sort_values("idx")["logits"].to_list()), found["validation"])
+
+
+def test_trained_embeddings_are_scored_in_16_bits(minilm_dir: Path, tmp_path: Path) -> None:
+    """As of an adapter from elsewhere: what comes in is no real number."""
+    config = LoraConfig("SEQ_CLS", target_modules=["query"], modules_to_save=["classifier", "word_embeddings"])
+    get_peft_model(AutoModelForSequenceClassification.from_pretrained(minilm_dir), config).save_pretrained(
+        str(tmp_path)
+    )
+    with open_trained(tmp_path, "rte", str(minilm_dir)) as model:
+        model.config.precision = "bf16"
+        assert len(predict(model, [], None, ["a\tb"], "cpu")) == 1
 
 
 def test_runs_of_one_method_share_a_pass(

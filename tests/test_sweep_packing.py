@@ -131,14 +131,16 @@ def test_gpus_are_given_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_worker_keeps_its_gpu_and_others_take_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert own_device(("5",), tmp_path, 0) == "5"  # of another sweep
     held, found = list[Any](), list[list[str]]()
     for packs in ((0, 5), (4,), (2, 3)):  # each a process of its own
         held.append([])
         monkeypatch.setattr("symlora.sweep.worker._own", held[-1])
         found.append([own_device(("3", "MIG-a"), tmp_path, pack) for pack in packs])
-    assert found == [["3", "3"], ["MIG-a"], ["3", "MIG-a"]]  # the last has none of its own
-    held[0][0][1].release()  # as when a process ends
-    assert own_device(("3", "MIG-a"), tmp_path, 3) == "3"
+    assert found == [["3", "3"], ["MIG-a"], ["3", "3"]]  # the last has none of its own
+    held[1][0][1].release()  # as when a process ends
+    monkeypatch.setattr("symlora.sweep.worker._own", [])
+    assert own_device(("3", "MIG-a"), tmp_path, 4) == "MIG-a"
 
 
 def test_without_the_variable_torch_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

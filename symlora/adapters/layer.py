@@ -169,7 +169,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         if not adapter_names:
             return
         if self.base_layer is not self.get_base_layer():
-            raise ValueError("this adapter lies on another method's: merge that one first (merge_and_unload)")
+            raise ValueError("this adapter lies on another method's: merge that one before this one is added")
         original = self.original_weight()
         merged = original.to(self.merge_dtype)
         for name in self.merged_adapters + adapter_names:

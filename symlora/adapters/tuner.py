@@ -84,15 +84,19 @@ class AdapterModel(StepHook, BaseTuner):
 
     def _check_merge_allowed(self) -> None:
         super()._check_merge_allowed()  # type: ignore[no-untyped-call]
-        holders: dict[int, tuple[str, nn.Module]] = {}  # by the address of the base weight
+        owners: dict[int, tuple[str, nn.Module]] = {}  # who alone may hold a base layer and its weight
         for name, layer in self._named_layers(self.model):
-            base = layer.get_base_layer()
-            holders.setdefault(id(getattr(base, "weight", base)), (name, base))
+            base, owner = layer.get_base_layer(), layer
+            while owner.base_layer is not base:  # another method's adapter lies between
+                owner = owner.base_layer
+            owners.setdefault(id(base), (name, owner))
+            owners.setdefault(id(getattr(base, "weight", base)), (name, base))
         for name, module in self.model.named_modules():
-            for value in module.parameters(recurse=False):
-                holder, base = holders.get(id(value), ("", module))
-                if module is not base:
-                    other = name.removesuffix(".base_layer")
+            for held in (*module.parameters(recurse=False), *module.children()):
+                holder, owner = owners.get(id(held), ("", module))
+                if module is not owner:
+                    place = next((child for child, part in module.named_children() if part is held), "")
+                    other = f"{name}.{place}".strip(".").removesuffix(".base_layer")
                     raise ValueError(f"{holder} and {other} share one weight: merging would change both")
 
     @contextmanager

@@ -4,6 +4,7 @@ Without `confirm` nothing is sent: the files are listed. The login is huggingfac
 environment variable HF_TOKEN); no token is read or kept here.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +93,7 @@ def write_card(folder: Path, adapter: StoredAdapter, base: str | None) -> None:
     hub = named or base or (adapter.config.base_model_name_or_path if adapter.run is None else None)
     local = hub is None or Path(hub).is_absolute() or Path(hub).exists()
     name = Path(hub or adapter.config.base_model_name_or_path or "base").name if local else hub
+    merged = json.loads((folder / "config.json").read_text()) if config is None else {}
     classifies = adapter.config.task_type == "SEQ_CLS"
     saved = set(adapter.config.modules_to_save or ())
     head = [len(value) for key, value in adapter.tensors.items() if value.dim() == 2 and saved & set(key.split("."))]
@@ -111,6 +113,6 @@ def write_card(folder: Path, adapter: StoredAdapter, base: str | None) -> None:
         adapter=config,
         ours=method in METHODS,
         scaled=(folder / BASE_SCALE).is_file(),
-        auto=model_class(adapter).__name__,
+        auto=model_class(adapter, merged.get("architectures")).__name__,
         labels=f", num_labels={min(head)}" if adapter.config.task_type in LABELLED and head else "",
     ).save(folder / CARD)

@@ -13,13 +13,12 @@ Every function raises ValueError for arrays that are empty, of unequal or other 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import NearConstantInputWarning, pearsonr, rankdata
+from scipy.stats import rankdata
 
 Reals = npt.NDArray[np.float64]
 Classes = npt.NDArray[np.int64]
@@ -128,9 +127,16 @@ def _correlation(x: Reals, y: Reals) -> float:
     # Tested on the values themselves: a mean rounded in the last bit would turn a constant into noise.
     if np.all(x == x[0]) or np.all(y == y[0]):
         return float("nan")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NearConstantInputWarning)
-        return float(pearsonr(x, y).statistic)
+    return float(np.clip(_unit(x) @ _unit(y), -1.0, 1.0))  # rounding may carry it past 1 in the last digit
+
+
+def _unit(values: Reals) -> Reals:
+    """Scale deviations from the mean to length 1; squares cannot overflow."""
+    scaled = values / np.max(np.abs(values))
+    deviations = scaled - scaled.mean()
+    deviations /= np.max(np.abs(deviations))
+    unit: Reals = deviations / np.linalg.norm(deviations)
+    return unit
 
 
 def _paired(predictions: npt.ArrayLike, labels: npt.ArrayLike, kinds: str, wanted: str) -> dict[str, npt.NDArray[Any]]:

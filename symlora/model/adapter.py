@@ -92,8 +92,13 @@ def train_in_float32(wrapped: Any, names: Iterable[str]) -> None:
             dtype = next(module.original_module.parameters()).dtype
             if dtype in (torch.bfloat16, torch.float16):
                 own = module.modules_to_save["default"].float()
-                own.register_forward_pre_hook(lambda _, args: tuple(arg.float() for arg in args))
-                own.register_forward_hook(lambda module, args, output, dtype=dtype: output.to(dtype))
+                own.register_forward_pre_hook(lambda _, args: tuple(_as(torch.float32, arg) for arg in args))
+                own.register_forward_hook(lambda module, args, output, dtype=dtype: _as(dtype, output))
+
+
+def _as(dtype: torch.dtype, value: Any) -> Any:
+    """Cast a tensor of real numbers."""
+    return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 def _check_arguments(arguments: dict[str, Any]) -> None:

@@ -223,7 +223,7 @@ def set_dropout(model: nn.Module, p: float) -> None:
         if isinstance(module, nn.Dropout):
             module.p = p
         for name in ("dropout", "attention_dropout", "activation_dropout"):  # Longformer's and XLM's are numbers
-            if isinstance(getattr(module, name, None), float):
+            if type(getattr(module, name, None)) in (int, float):
                 setattr(module, name, p)
 
 

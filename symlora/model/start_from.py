@@ -120,6 +120,8 @@ def _other_function(own: Any, theirs: Any) -> str | None:
         # SymLoRA's orthonormal Q is put back to the length that init_std gives, step after step.
         if key == "init_std" and own.peft_type == "SYMLORAORTHONORMAL":
             start = False
+        if key == "rank_pattern" and own.peft_type == "PRILORA":  # made from the ranks, in words that have changed
+            continue
         if not start and "dropout" not in key:
             return str(key)
     return None

@@ -141,10 +141,11 @@ def predict(model: Trained, names: Sequence[str], file: Path | None, texts: Sequ
 
 def _alike(models: Sequence[Trained], names: Sequence[str]) -> list[list[Trained]]:
     """Group models that read the same tokens of these splits."""
-    left_out = "" if {"train", HELD_OUT} & {*names} else "train_limit"
     groups: dict[str, list[Trained]] = {}
     for model in models:
         config = model.config
+        cut = {"train", HELD_OUT} & {*names} or config.data.source == "own"  # of which `train` is read as a check
+        left_out = "" if cut else "train_limit"
         data = {key: value for key, value in vars(config.data).items() if key != left_out}
         key = json.dumps([vars(config.task), data, vars(config.model), config.protocol.held_out])
         groups.setdefault(key, []).append(model)
@@ -171,7 +172,8 @@ def _splits(models: Sequence[Trained], names: Sequence[str], file: Path | None) 
             splits |= load_splits(config.task, config.data, [name])
     for model in models:
         for name, known in (model.record or {"data": {}})["data"].items():
-            if name in splits and splits[name].sha256 != known["sha256"]:
+            # Test rows are never trained on, and may get their labels later.
+            if name in splits and name not in config.task.test and splits[name].sha256 != known["sha256"]:
                 raise SymloraError(
                     f"{model.source}: {name} has other rows in these data than in the run, which may have trained on "
                     "some of them. Give the run's own data, or score new rows with --file."

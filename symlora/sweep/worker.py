@@ -2,6 +2,8 @@
 
 import math
 import os
+import platform
+import re
 import signal
 import sys
 import threading
@@ -26,7 +28,7 @@ from symlora.sweep.packing import PackPlan
 from symlora.sweep.progress import say
 from symlora.training.interrupt import Stopped, cluster_job, graceful_stop, raise_if_stopped
 
-_own: list[tuple[str, FileLock]] = []  # this process's GPU, and the lock that it holds until it ends
+_own: list[tuple[str, Any]] = []  # this process's GPU, and the lock that it holds until it ends
 
 
 @dataclass(frozen=True)
@@ -111,13 +113,16 @@ def own_device(devices: Sequence[str], folder: Path, number: int) -> str:
 
     CUDA reads the variable once, so a process keeps its GPU. If none is free, the pack's number chooses.
     """
-    for place, name in enumerate(() if _own else devices):
-        lock = FileLock(folder / f"gpu-{place}.lock", timeout=0)
-        with suppress(Timeout):
+    for name in () if _own else devices:
+        place = re.sub(r"[^\w-]+", "-", f"gpu-{platform.node()}-{name}")
+        lock = FileLock(folder / f"{place}.lock", timeout=0, fallback_to_soft=False)
+        with suppress(Timeout, OSError, NotImplementedError):
             lock.acquire()
             _own.append((name, lock))
             break
-    return _own[0][0] if _own else devices[number % len(devices)]
+    if not _own:
+        _own.append((devices[number % len(devices)], None))
+    return _own[0][0]
 
 
 def _end_with(launcher: int) -> None:
