@@ -1,7 +1,5 @@
 """What the tests share: tiny random encoders of every kind, made-up token data, and where real files may be found."""
 
-from __future__ import annotations
-
 import copy
 import os
 import shutil
@@ -71,28 +69,11 @@ def minilm_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def mpnet_dir() -> Path:
-    """The real all-mpnet-base-v2, 12 layers of width 768, in the folder that MPNET_DIR names."""
-    if not os.environ.get("MPNET_DIR"):
-        pytest.skip("MPNET_DIR is unset: a folder with all-mpnet-base-v2's config.json and model.safetensors")
-    return Path(os.environ["MPNET_DIR"])
-
-
-@pytest.fixture(scope="session")
 def glue_dir() -> Path:
     """Real GLUE files, laid out as the hub dataset."""
     folder = Path(os.environ.get("GLUE_DIR") or SHARED / "glue")
     if not folder.is_dir():
         pytest.skip(f"no GLUE files: GLUE_DIR is unset and {folder} does not exist")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def roberta_tokenizer_dir() -> Path:
-    """RoBERTa's vocabulary and merges."""
-    folder = SHARED / "roberta-tokenizer"
-    if not folder.is_dir():
-        pytest.skip(f"no RoBERTa tokenizer: {folder} does not exist")
     return folder
 
 
@@ -130,12 +111,14 @@ def _random_model(model_type: str, head: bool, seed: int, overrides: dict[str, A
 
 
 @pytest.fixture(scope="session")
-def tiny_roberta_dir(tiny: TinyFactory, roberta_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_roberta_dir(tiny: TinyFactory, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """RoBERTa's tokenizer and a small RoBERTa with random weights: what `model.path` of a real one looks like."""
-    folder = tmp_path_factory.mktemp("roberta") / "tiny-roberta"
+    tokenizer, folder = SHARED / "roberta-tokenizer", tmp_path_factory.mktemp("roberta") / "tiny-roberta"
+    if not tokenizer.is_dir():
+        pytest.skip(f"no RoBERTa tokenizer: {tokenizer} does not exist")
     shutil.copytree(tiny("roberta", vocab_size=50265, max_position_embeddings=514), folder)
     for file in ("vocab.json", "merges.txt", "tokenizer_config.json"):
-        shutil.copy(roberta_tokenizer_dir / file, folder)
+        shutil.copy(tokenizer / file, folder)
     return folder
 
 
@@ -153,17 +136,9 @@ def tiny_bert_dir(tiny: TinyFactory, minilm_dir: Path, tmp_path_factory: pytest.
 def sweep_overrides(tiny_bert_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Overrides of short runs: the demo's sentences, a BERT with random weights and MiniLM's tokenizer."""
     return [
-        "task=rte",
-        "model=local",
-        "model.name=tiny",
-        f"model.path={tiny_bert_dir}",
-        "protocol=demo",
-        "data.demo_rows={train: 24, validation: 12, test: 4}",
-        f"data.cache_dir={tmp_path_factory.mktemp('tokens')}",
-        "train.epochs=1",
-        "train.batch_size=8",
-        "device=cpu",
-        "precision=fp32",
+        *("task=rte", "model=local", "model.name=tiny", f"model.path={tiny_bert_dir}", "protocol=demo"),
+        *("data.demo_rows={train: 24, validation: 12, test: 4}", f"data.cache_dir={tmp_path_factory.mktemp('tokens')}"),
+        *("train.epochs=1", "train.batch_size=8", "device=cpu", "precision=fp32"),
     ]
 
 

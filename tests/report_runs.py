@@ -21,12 +21,7 @@ COMMON: dict[str, Any] = {
     "schema_version": SCHEMA_VERSION,
     "status": "finished",
     "precision": "fp32",
-    "provenance": {
-        "commit": "0123456789abcdef",
-        "dirty": False,
-        "packages": {"torch": "9.9"},
-        "device": "a processor",
-    },
+    "provenance": {"commit": "0123456789abcdef", "dirty": False, "packages": {"torch": "9.9"}, "device": "a processor"},
     "parameters": {"adapter": 100, "head": 50, "encoder": 0, "total": 150},
     "adapter_bytes": 2048,
     "epochs": [{"seconds": 5.0}, {"seconds": 5.0}],

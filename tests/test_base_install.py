@@ -3,12 +3,13 @@
 import re
 import sys
 import tomllib
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
 from conftest import ROOT, TinyFactory, run_program
 
-BASE = set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"])
+BASE = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
 PIPELINE = {"hydra", "omegaconf", "wandb", "datasets", "evaluate", "pandas", "pyarrow", "scipy", "matplotlib"}
 PROGRAM = """
 import sys
@@ -35,23 +36,18 @@ def distribution(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement)[0]).lower()
 
 
-def closure(requirements: set[str]) -> set[str]:
+def closure(requirements: list[str], found: set[str]) -> set[str]:
     """Names of these distributions and of all that they require."""
-    found: set[str] = set()
-    todo = {distribution(line) for line in requirements}
-    while todo:
-        name = todo.pop()
-        found.add(name)
-        try:
-            needed = [line for line in requires(name) or [] if "extra ==" not in line]
-        except PackageNotFoundError:  # for another platform
-            continue
-        todo |= {distribution(line) for line in needed} - found
+    for name in (distribution(line) for line in requirements if "extra ==" not in line):
+        if name not in found:
+            found.add(name)
+            with suppress(PackageNotFoundError):  # for another platform
+                closure(requires(name) or [], found)
     return found
 
 
 def test_adapters_are_exported_with_the_base_packages_alone(tiny: TinyFactory, tmp_path: Path) -> None:
-    base, modules = closure(BASE) | {"symlora"}, packages_distributions()
+    base, modules = closure(BASE, {"symlora"}), packages_distributions()
     missing = {module for module, owners in modules.items() if not {distribution(name) for name in owners} & base}
     assert missing >= PIPELINE
     (tmp_path / "base").symlink_to(tiny("roberta"))

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -126,25 +127,15 @@ def test_both_sides_train_the_same_parameters_on_the_same_rows(
     assert sizes(ours.pack.runs[0].trainable()) == sizes(theirs.model.named_parameters())
     assert any("pooler" in name for name in sizes(theirs.model.named_parameters()))
 
-    ours_saw, theirs_saw, widths = [], [], set()
-    real_collate = theirs.collate
-
-    def watched(*arguments: Any) -> Any:
-        batch = pack_batch(*arguments)
-        ours_saw.extend(batch.input_ids.tolist())
-        return batch
-
-    def collate(items: Any) -> Any:
-        batch = real_collate(items)
-        widths.add(batch["input_ids"].shape[1])
-        theirs_saw.extend(batch["input_ids"][batch["attention_mask"] == 1].tolist())
-        return batch
-
-    monkeypatch.setattr("bench.trainers.pack_batch", watched)
-    theirs.collate = collate
+    collate, packed, collated = theirs.collate, Mock(wraps=pack_batch), Mock(wraps=theirs.collate)
+    monkeypatch.setattr("bench.trainers.pack_batch", packed)
+    theirs.collate = collated
     found, other = ours.run(3, 2), theirs.run(3, 2)
     assert [found[key] for key in COUNTS] == [other[key] for key in COUNTS] == [6, 6, 24, 2 * sum(LENGTHS), 24]
-    assert ours_saw == theirs_saw
+    ours_saw = torch.cat([pack_batch(*call.args).input_ids for call in packed.call_args_list])
+    batches = [collate(*call.args) for call in collated.call_args_list]
+    assert ours_saw.tolist() == torch.cat([b["input_ids"][b["attention_mask"] == 1] for b in batches]).tolist()
+    widths = {batch["input_ids"].shape[1] for batch in batches}
     assert widths == {20} if padding == "maximum" else max(widths) == max(LENGTHS)
     assert 0 < other["started"] < other["stopped"] and 0 < found["started"] < found["stopped"]
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -34,37 +35,31 @@ from symlora.training.loop import fit_pack
 from symlora.training.result import Fit
 
 Stop = Callable[[int, list[Config], dict[str, TokenizedSplit]], None]
-MADE_WITH: dict[str, Any] = {"threads": 1}
 
 
 def checkpoint_of(folder: Path, some: list[Config], seconds: float = 1e9, **fingerprint: Any) -> Checkpoint:
     runs = [f"run/seed-{config.seed}" for config in some]
     identity = {"configurations": {run: str(config.train) for run, config in zip(runs, some, strict=True)}}
-    return Checkpoint(folder, runs, identity | MADE_WITH | fingerprint, seconds)
+    return Checkpoint(folder, runs, {**identity, "threads": 1, **fingerprint}, seconds)
 
 
 def trained(some: list[Config], data: dict[str, TokenizedSplit], kept: Checkpoint | None = None) -> list[Fit]:
     return fit_pack(some, data, build_pack(some, CPU, "fp32"), checkpoint=kept)
 
 
-def stopped_at(
-    call: int, some: list[Config], data: dict[str, TokenizedSplit], folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Train until the stop request has been asked for `call` times (between steps, and between batches of scoring)."""
-    calls = iter(range(1, 10**6))
-
-    def stop_requested() -> int | None:
-        return signal.SIGTERM if next(calls) >= call else None
-
-    with monkeypatch.context() as patched, pytest.raises(Stopped):
-        patched.setattr("symlora.training.run_state.stop_requested", stop_requested)
-        patched.setattr("symlora.training.interrupt.stop_requested", lambda: int(signal.SIGTERM))
-        trained(some, data, checkpoint_of(folder, some))
-
-
 @pytest.fixture
 def stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stop:
-    return partial(stopped_at, folder=tmp_path, monkeypatch=monkeypatch)
+    """Train until the stop request has been asked for `call` times (between steps, and between batches of scoring)."""
+
+    def stopped_at(call: int, some: list[Config], data: dict[str, TokenizedSplit]) -> None:
+        calls = iter(range(1, 10**6))
+        place = "symlora.training.run_state.stop_requested"
+        with monkeypatch.context() as patched, pytest.raises(Stopped):
+            patched.setattr(place, lambda: signal.SIGTERM if next(calls) >= call else None)
+            patched.setattr("symlora.training.interrupt.stop_requested", lambda: int(signal.SIGTERM))
+            trained(some, data, checkpoint_of(tmp_path, some))
+
+    return stopped_at
 
 
 def same(found: list[Fit], wanted: list[Fit]) -> None:
@@ -189,47 +184,30 @@ def test_a_run_alone_starts_anew_and_does_not_cost_its_pack_the_checkpoint(
     assert resumed.restarts == 1
 
 
-def test_a_forced_runs_checkpoint_outlives_the_record_before(
-    tiny: TinyFactory, tmp_path: Path, stop: Stop, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("forced", [True, False])
+def test_a_checkpoint_outlives_the_record_of_the_training_before(
+    forced: bool, tiny: TinyFactory, tmp_path: Path, stop: Stop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    some = configs(tiny("bert"), "symlora", 1)
-    forced = partial(checkpoint_of, force=True)
-    monkeypatch.setattr("test_checkpoint.checkpoint_of", forced)
-    stop(5, some, data_of(UNEQUAL))
-    (run,) = headers(tmp_path)[0].runs
-    write_plan(tmp_path, [run], force=True)
-    record = tmp_path / run / RUN_FILE
-    record.parent.mkdir(parents=True)
-    record.touch()
-    monkeypatch.setattr("symlora.training.checkpoint_files.read_run", lambda folder: {"status": "finished"})
-    os.utime(record, (1, 1))  # of the training before
-    clear_settled(tmp_path)
-    assert headers(tmp_path) and [*plans(tmp_path).values()] == [(run,)] and unfinished(tmp_path)
-    (record.parent / FAILED_FILE).touch()  # the forced run diverged
-    clear_settled(tmp_path)
-    assert not headers(tmp_path) and not plans(tmp_path)
-    write_plan(tmp_path, [run])  # by a sweep that waited for another process's run
-    clear_settled(tmp_path)
-    assert not plans(tmp_path)
-
-
-def test_the_checkpoint_of_a_diverged_run_is_kept_when_it_is_trained_again(
-    tiny: TinyFactory, tmp_path: Path, stop: Stop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    """That of a finished run, which is forced, or of a diverged one, which is trained again."""
+    monkeypatch.setattr("test_checkpoint.checkpoint_of", partial(checkpoint_of, force=forced))
     stop(5, configs(tiny("bert"), "symlora", 1), data_of(UNEQUAL))
     (run,) = headers(tmp_path)[0].runs
-    write_plan(tmp_path, [run])
+    write_plan(tmp_path, [run], force=forced)
     record = tmp_path / run / RUN_FILE
     record.parent.mkdir(parents=True)
     record.touch()
     os.utime(record, (1, 1))
-    diverged = {"status": "failed", "error": "Diverged: the loss is nan"}
-    monkeypatch.setattr("symlora.training.checkpoint_files.read_run", lambda folder: diverged)
+    before = {"status": "finished"} if forced else {"status": "failed", "error": "Diverged: the loss is nan"}
+    monkeypatch.setattr("symlora.training.checkpoint_files.read_run", lambda folder: before)
     clear_settled(tmp_path)
-    assert headers(tmp_path) and plans(tmp_path) and unfinished(tmp_path)
-    os.utime(record)
+    assert headers(tmp_path) and [*plans(tmp_path).values()] == [(run,)] and unfinished(tmp_path)
+    (record.parent / (FAILED_FILE if forced else RUN_FILE)).touch()  # it diverged (again)
     clear_settled(tmp_path)
     assert not headers(tmp_path) and not plans(tmp_path)
+    if forced:
+        write_plan(tmp_path, [run])  # by a sweep that waited for another process's run
+        clear_settled(tmp_path)
+        assert not plans(tmp_path)
 
 
 def test_what_is_damaged_or_of_another_origin_is_not_used(
@@ -283,11 +261,7 @@ def test_the_time_between_checkpoints(
     now[0] += 0.2
     assert kept.due()
     assert kept.seconds_spent() == pytest.approx(101.1)
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(module, "atomic_write", full)
+    monkeypatch.setattr(module, "atomic_write", Mock(side_effect=OSError(28, "No space left on device")))
     kept.save({}, 2)
     kept.save({}, 3)
     assert capsys.readouterr().err.count("No space left on device") == 1
@@ -324,16 +298,6 @@ def test_a_first_signal_waits_and_a_second_does_not() -> None:
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def test_the_launching_process_of_a_sweep_passes_a_signal_on(tmp_path: Path) -> None:
-    stop_file = tmp_path / "stop"
-    with signals.graceful_stop(stop_file, announce=True):
-        signal.raise_signal(signal.SIGTERM)
-        assert stop_file.exists()
-    with signals.graceful_stop(stop_file):  # a worker
-        assert signals.stop_requested() == signal.SIGTERM
-    assert signals.stop_requested() is None
 
 
 def test_a_stop_while_the_end_is_written_is_heeded(tiny: TinyFactory, tmp_path: Path) -> None:

@@ -72,15 +72,9 @@ def test_real_split_has_the_published_content_from_hub_and_zip(
 
 
 TINY = TaskConfig(
-    name="tiny",
-    columns=["sentence1", "sentence2"],
-    labels=["no", "yes"],
-    metrics=["accuracy"],
-    score="accuracy",
-    splits={"train": 6, "validation": 6, "test": 6},
-    validation=["validation"],
-    test=["test"],
-)
+    name="tiny", columns=["sentence1", "sentence2"], labels=["no", "yes"], metrics=["accuracy"], score="accuracy",
+    splits={"train": 6, "validation": 6, "test": 6}, validation=["validation"], test=["test"],
+)  # fmt: skip
 SCORES = replace(TINY, labels=[], metrics=["pearson"], score="pearson")
 
 
@@ -160,14 +154,12 @@ def test_shards_are_joined_in_order_and_must_be_complete(tmp_path: Path) -> None
         (table(idx=None, extra=[1] * 6), "lacks idx; expected the columns"),
         (table().slice(1), "5 rows, the official split has 6"),
         (table(label=pa.array([0, 1, 0, 2, 1, 2], pa.int64())), "column label holds 2 in row 3 (2 such rows)"),
-        (
-            table(label=pa.array([0, -1, 0, 1, 1, 0], pa.int64())),
-            "holds -1 in row 1 (1 such rows); expected 0 to 1 (no, yes).",
-        ),
-        (table(label=pa.array([-1] * 6, pa.int64())), "holds -1 in row 0 (6 such rows)"),
+        (table(label=pa.array([-1] * 6, pa.int64())), "holds -1 in row 0 (6 such rows); expected 0 to 1 (no, yes)."),
         (table(label=[0.0, 1.0, 0.0, 1.0, 1.0, 0.0]), "column label has the type double"),
-        (table(label=["no", "yes", "no", "yes", "yes", "no"]), "column label has the type string"),
-        (table(sentence1=[1, 2, 3, 4, 5, 6]), "column sentence1 has the type int64"),
+        (table(label=[True] * 6), "column label has the type bool"),
+        (table(sentence1=pa.array(["a"] * 6).dictionary_encode()), "column sentence1 has the type dictionary"),
+        (table(sentence1=[None] * 6), "column sentence1 has the type null"),
+        (table(sentence1=[b"a\xff"] * 6), "column sentence1 has the type binary"),
         (table(sentence1=["a", None, "b", None, "c", "d"]), "column sentence1 has 2 null cells"),
         (table(label=pa.array([0, None, 0, 1, 1, 0], pa.int64())), "column label has 1 null cells"),
         (table(idx=pa.array([0, 1, 2, 2, 4, 5], pa.int32())), "column idx numbers some rows twice"),
@@ -371,14 +363,9 @@ def test_a_subset_needs_the_switch_and_marks_the_run(minilm_dir: Path, tmp_path:
     assert len({*names, config_hash(config)}) == 3  # other rows, another run
 
 
-def test_demo_splits_pass_the_same_checks() -> None:
-    demo_rows = {"train": 40, "validation": 20, "test": 20}
-    for name in ("cola", "mnli", "stsb"):
-        task = task_config(name)
-        splits = load_splits(task, data_config(None, source="demo", demo_rows=demo_rows), ["train", *task.validation])
-        assert [len(split) for split in splits.values()] == [40, *[20] * len(task.validation)]
+def test_a_demo_split_without_a_number_of_rows_is_named() -> None:
     with pytest.raises(SymloraError, match="data.demo_rows has no entry for 'train'"):
-        load_splits(task, data_config(None, source="demo"), ["train"])
+        load_splits(task_config("cola"), data_config(None, source="demo"), ["train"])
 
 
 def made_split(labels: Any, columns: int = 2) -> Split:

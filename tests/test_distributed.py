@@ -19,15 +19,8 @@ from symlora.training.distributed import Processes, connected, launched_processe
 
 # 45 rows in batches of 16: the last batch has 13 rows, 7 for one process and 6 for the other.
 SMALL = (
-    "task=mrpc",
-    "model=minilm",
-    "protocol=demo",
-    "data.demo_rows={train: 45, validation: 20, test: 12}",
-    "train.epochs=2",
-    "train.batch_size=16",
-    "train.model_dropout=0.1",
-    "device=cpu",
-    "precision=fp32",
+    *("task=mrpc", "model=minilm", "protocol=demo", "data.demo_rows={train: 45, validation: 20, test: 12}"),
+    *("train.epochs=2", "train.batch_size=16", "train.model_dropout=0.1", "device=cpu", "precision=fp32"),
 )
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,26 +43,21 @@ def test_findings_are_those_of_table_2() -> None:
                 assert list(row.values())[-1] == own["SymLoRA"]["Verdict"], (page, row)
 
 
-def told() -> str:
-    """Read the pages on what the runs say, in one line."""
-    pages = ("findings.md", "controls.md", "rates-and-lambda.md")
+def told(*pages: str) -> str:
+    """Read pages in one line; by default those on what the runs say."""
+    pages = pages or ("findings.md", "controls.md", "rates-and-lambda.md")
     return re.sub(r"\s+", " ", "".join((DOCS / page).read_text() for page in pages))
 
 
 METRICS = {"cola": "matthews_correlation", "mrpc": "accuracy", "rte": "accuracy", "stsb": "pearson"}
 
 
-def study(
-    method: str,
-    task: str,
-    rate: str,
-    seeds: Iterable[int] = range(10),
-    protocol: str = "study",
-    model: str = "minilm",
-    root: str = "runs",
-) -> list[Any]:
+HERE, REPEATED, DECAYED = (f"{place}/study/minilm" for place in ("runs", "controls/repeated", "controls/decayed"))
+
+
+def study(method: str, task: str, rate: str, seeds: Iterable[int] = range(10), place: str = HERE) -> list[Any]:
     """Read the study's records of these seeds."""
-    (folder,) = (ROOT / "results" / root / protocol / model / method / task).glob(f"lr-{rate}_*")
+    (folder,) = (ROOT / "results" / place / method / task).glob(f"lr-{rate}_*")
     return [json.loads((folder / f"seed-{seed}" / "run.json").read_text()) for seed in seeds]
 
 
@@ -74,9 +70,7 @@ def scores(method: str, task: str, rate: str, split: str, **which: Any) -> pd.Da
     return pd.DataFrame(points).rename(lambda epoch: epoch + 1)
 
 
-def held_out(method: str, task: str, rate: str, **which: Any) -> pd.DataFrame:
-    """Return a method's held-out points: [epochs, seeds]."""
-    return scores(method, task, rate, "held_out", **which)
+held_out = partial(scores, split="held_out")
 
 
 def validation(method: str, task: str, rate: str, **which: Any) -> Any:
@@ -113,7 +107,7 @@ def test_findings_say_what_the_study_measured() -> None:
             bold = {lr: "**" * bool(best) for lr, _, best in tried}
             expected = {format_rate(float(lr)): f"{bold[lr]}{float(score):.1f}{bold[lr]}" for lr, score, _ in tried}
             assert {rate: cell for rate, cell in row.items() if cell != "–"} == expected
-    mpnet: dict[str, Any] = {"seeds": range(5), "protocol": "study_3", "model": "mpnet"}
+    mpnet: dict[str, Any] = {"seeds": range(5), "place": "runs/study_3/mpnet"}
     rates = (("symlora", "3e-3"), ("lora", "1e-3"))
     late = {
         (name, split): scores(name, "cola", rate, split, **mpnet).mean(axis=1).round(1)[[2, 3]]
@@ -134,8 +128,7 @@ def test_findings_say_what_the_study_measured() -> None:
     assert f"(s = {spread:.1f}) only a mean difference beyond {reach:.1f} points" in text
     eight_seeds = [number for number in range(10) if number not in (3, 4)]
     sides = (validation("symlora", "cola", "8e-3"), validation("lora", "cola", "1e-3"))
-    early = paired_interval(*(side[eight_seeds] for side in sides))
-    assert f"it is {early.estimate:.1f} ({early.low:.1f} to {early.high:.1f}; looked at afterwards)" in text
+    assert f"it is {span(*(side[eight_seeds] for side in sides))[:-1]}; looked at afterwards)" in text
     lora_stsb = held_out("lora", "stsb", "1e-3").mean(axis=1).round(1)
     assert "from {} in epoch 5 to {} in epoch 10".format(*lora_stsb[[5, 10]]) in text
     gain = {m: scores.loc[9:10].mean().mean() - scores.loc[7:8].mean().mean() for m, scores in cola.items()}
@@ -181,16 +174,14 @@ PROTOCOLS = ("study", "study_20")
 def after(task: str, rates: dict[str, str]) -> dict[tuple[str, str], Any]:
     """Return the points of seeds 0 to 4 by method and protocol."""
     return {
-        (method, name): validation(method, task, rate, seeds=range(5), protocol=name)
+        (method, name): validation(method, task, rate, seeds=range(5), place=f"runs/{name}/minilm")
         for method, rate in rates.items()
         for name in PROTOCOLS
     }
 
 
 def test_pages_say_what_20_epochs_change() -> None:
-    text, rules, readme = (
-        re.sub(r"\s+", " ", (DOCS / page).read_text()) for page in ("findings.md", "study.md", "../README.md")
-    )
+    text, rules, readme = map(told, ("findings.md", "study.md", "../README.md"))
     chosen = {
         "cola": {"symlora": "8e-3", "lora": "1e-3"},
         "mrpc": {"symlora": "8e-3", "lora": "2e-3"},
@@ -209,7 +200,7 @@ def test_pages_say_what_20_epochs_change() -> None:
             assert (late.mean() - early.mean() > 1) == (method == "symlora" and task != "stsb")  # rule 10's remark
         cells += [span(points["symlora", name], points["lora", name]) for name in PROTOCOLS]
         assert list(row.values())[1:] == cells
-    twenty: dict[str, Any] = {"seeds": range(5), "protocol": "study_20"}
+    twenty: dict[str, Any] = {"seeds": range(5), "place": "runs/study_20/minilm"}
     ended, gaps, held = {}, {}, {}
     for task, rates in chosen.items():
         sides = [scores(name, task, rate, "validation", **twenty) for name, rate in rates.items()]
@@ -228,7 +219,7 @@ def test_pages_say_what_20_epochs_change() -> None:
     lora_gain = paired_interval(kept["stsb"]["lora", "study_20"], kept["stsb"]["lora", "study"])
     lead = paired_interval(kept["stsb"]["lora", "study_20"], kept["stsb"]["symlora", "study_20"])
     ten = validation("symlora", "cola", "8e-3")
-    again = validation("symlora", "cola", "8e-3", root="controls/repeated")
+    again = validation("symlora", "cola", "8e-3", place=REPEATED)
     for said in (
         f"gain of {lora_gain.high:.1f} for LoRA, or a lead of {lead.high:.1f}, is",
         f"CoLA's difference changes by {changes['cola']}, MRPC's by {changes['mrpc']}:",
@@ -244,11 +235,10 @@ def test_pages_say_what_20_epochs_change() -> None:
         f"alone moved SymLoRA by {span(again, ten)[:-1]}; ten seeds)",
     ):
         assert said in text, said
-    shown = {
-        task: [span(points["symlora", name], points["lora", name]) for name in PROTOCOLS]
-        for task, points in kept.items()
-    }
-    ways = {task: f"from {first.split()[0]} to {second}" for task, (first, second) in shown.items()}
+    ways = {}
+    for task, points in kept.items():
+        at_10, at_20 = (span(points["symlora", name], points["lora", name]) for name in PROTOCOLS)
+        ways[task] = f"from {at_10.split()[0]} to {at_20}"
     last = ended["mrpc"].split()[3]
     for said in (
         f"LoRA goes {ways['mrpc'].replace('(', '(95 % ')} on MRPC, but only to {last} in the last epoch;",
@@ -277,53 +267,47 @@ def test_controls_are_judged_by_their_rules() -> None:
     decided = decide([each.difference.estimate for each in planned], p, tost)
     rows = table("findings.md", "control, MiniLM, CoLA")
     for row, rate, each, decision in zip(rows, ("1e-3", "8e-3"), planned, decided, strict=True):
-        span = f"{each.difference.low:.1f} to {each.difference.high:.1f}"
+        bounds = span(*each.scores).partition("(")[2][:-1]
         verdict = f"none ({each.obstacle})" if each.obstacle else decision.verdict
-        assert list(row.values())[1:] == [rate, f"{each.scores[1].mean():.1f}", span, verdict]
+        assert list(row.values())[1:] == [rate, f"{each.scores[1].mean():.1f}", bounds, verdict]
     decision, apart = decided[0], found.difference
     assert found.both is not None and (found.scores[0] < found.scores[1]).all()
     tried = {name: (CONFIG_DIR / f"best/study/minilm/{name}-cola.yaml").read_text() for name in names[1:3]}
     rates = {name: re.findall(r"^#\s+([\d.]+)\s+16\s+([\d.]+)", held, re.MULTILINE) for name, held in tried.items()}
     listed = [f"{float(score) + 1e-9:.1f} ({format_rate(float(lr))})" for lr, score in rates["lora_r4"]]
     bare_rates = [f"{float(score):.1f}" for _, score in rates["symlora_no_lambda"]]
-    unplanned_one = unplanned.difference
-    again = validation("symlora", "cola", "8e-3", root="controls/repeated")
-    change, there = (paired_interval(again, scores) for scores in found.scores)
-    others = np.arange(10) != 4
-    bare_scores = without.scores[1]
-    nine, nine_again = (paired_interval(side[others], bare_scores[others]) for side in (found.scores[0], again))
-    bare_again = paired_interval(again, bare_scores)
+    again = validation("symlora", "cola", "8e-3", place=REPEATED)
+    change, there = (span(again, scores) for scores in found.scores)
+    others, bare_scores = np.arange(10) != 4, without.scores[1]
+    nine, nine_again = (span(side[others], bare_scores[others]) for side in (found.scores[0], again))
     for said in (
         f"mean difference is {apart.estimate:.1f} points; all ten seeds favour LoRA of rank 4",
         f"is {p[0]:.3f}, and {decision.p_difference:.3f} after Holm",
         f"seeds and rows the interval is {found.both.low:.1f} to {found.both.high:.1f}, so",
         f"{', '.join(listed[:-1])} and {listed[-1]}",
-        f"is then {again.mean():.1f}, a change of {change.estimate:.1f} ({change.low:.1f} to {change.high:.1f});",
+        f"is then {again.mean():.1f}, a change of {change};",
         f"gains {again[3] - found.scores[0][3]:.1f}.",
-        f"is then {there.estimate:.1f} ({there.low:.1f} to {there.high:.1f}): the same sign in all ten",
-        f"repeated](controls.md) on rank 4's it is {there.estimate:.1f} ({there.low:.1f} to {there.high:.1f})",
+        f"is then {there}: the same sign in all ten",
+        f"repeated](controls.md) on rank 4's it is {there}",
         f"{', '.join(bare_rates[:4])}, {bare_rates[4]} (8e-3) and {bare_rates[5]}.",
-        f"difference of {without.difference.estimate:.1f} rests on that seed: the other nine give {nine.estimate:.1f} "
-        f"({nine.low:.1f} to {nine.high:.1f}; looked at afterwards)",
-        f"it is {bare_again.estimate:.1f} ({bare_again.low:.1f} to {bare_again.high:.1f}), and "
-        f"{nine_again.estimate:.1f} ({nine_again.low:.1f} to {nine_again.high:.1f}) without seed 4.",
-        f"planned: {unplanned_one.estimate:.1f} ({unplanned_one.low:.1f} to {unplanned_one.high:.1f})",
+        f"difference of {without.difference.estimate:.1f} rests on that seed: the other nine give {nine[:-1]}; looked",
+        f"it is {span(again, bare_scores)}, and {nine_again} without seed 4.",
+        f"planned: {span(*unplanned.scores)}",
     ):
         assert said in told(), said
     assert (again < found.scores[1]).all()
     short = f"{apart.estimate:.1f} points ({apart.low:.1f} to {apart.high:.1f}; ten pairs), and"
-    assert f"{short} {there.estimate:.1f} on that control's" in re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
+    assert f"{short} {there.split()[0]} on that control's" in told("../README.md")
     failed = list((ROOT / "results/controls/failed").rglob("run.json"))
     assert [json.loads(path.read_text())["status"] for path in failed] == ["failed"] * 12
 
 
 def test_controls_say_what_decay_does_to_lambda() -> None:
     lambdas, text = {}, told()
-    for kind, place in (("no decay", "repeated"), ("decay", "decayed")):
-        folders = (ROOT / "results/controls" / place).glob("study/minilm/symlora/cola/*/seed-?/norms.parquet")
-        norms = pd.concat([pd.read_parquet(path).assign(seed=path.parent.name) for path in folders])
-        assert len(norms) == 120
-        lambdas[kind] = norms
+    for kind, place in (("no decay", REPEATED), ("decay", DECAYED)):
+        folders = (ROOT / "results" / place / "symlora/cola").glob("*/seed-?/norms.parquet")
+        lambdas[kind] = pd.concat([pd.read_parquet(path).assign(seed=path.parent.name) for path in folders])
+        assert len(lambdas[kind]) == 120
     small = {kind: int((norms["lambda"].abs() < 0.3).sum()) for kind, norms in lambdas.items()}
     means = {kind: norms.groupby(["projection", "layer"])["lambda"].mean() for kind, norms in lambdas.items()}
     for row in table("controls.md", "λ on CoLA, mean of ten seeds"):
@@ -335,7 +319,7 @@ def test_controls_say_what_decay_does_to_lambda() -> None:
     assert text.count(f"{alone['cola']:.2f}") >= 4 and all(mean.min() > alone["cola"] for mean in means.values())
     lowest, highest = means["decay"].min(), means["decay"].max()
     assert text.count(f"{lowest:.2f} to {highest:.2f}") == 2  # findings.md and rates-and-lambda.md
-    with_decay, without = (validation("symlora", "cola", "8e-3", root=f"controls/{p}") for p in ("decayed", "repeated"))
+    with_decay, without = (validation("symlora", "cola", "8e-3", place=p) for p in (DECAYED, REPEATED))
     for said in (
         f"Of 120 values {small['decay']} are below 0.3 in size with decay, {small['no decay']} without",
         f"with decay is {with_decay.mean():.1f}, without {without.mean():.1f}: a",

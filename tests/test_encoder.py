@@ -14,8 +14,8 @@ from layers import CLASSIFIER
 from torch import Tensor
 
 from symlora.data.batches import Batch, gather, padded
+from symlora.data.demo import demo_split
 from symlora.errors import SymloraError
-from symlora.model import attention
 from symlora.model.attention import STEP, FlatLayout, flat_attention, grouped
 from symlora.model.build import build
 from symlora.model.dropout import Dropout, Masks
@@ -67,12 +67,20 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
     torch.testing.assert_close(actual, expected, rtol=0.0, atol=tolerance * scale)
 
 
-@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
-@pytest.mark.parametrize("kind", [*FLAT, *PADDED, "modernbert with the mean"])
-def test_all_weights_equal_stock_padded_forward(kind: str, lengths: list[int], tiny: TinyFactory) -> None:
+@pytest.mark.parametrize(
+    ("kind", "lengths", "changes"),
+    [
+        *((kind, lengths, {}) for kind in (*FLAT, *PADDED) for lengths in LENGTHS.values()),
+        *(("modernbert", lengths, {"classifier_pooling": "mean"}) for lengths in LENGTHS.values()),
+        # Beyond the first buckets of the relative positions, in several groups.
+        ("mpnet", [200, 7, 31, 64, 150, 16, 8], {"max_position_embeddings": 210}),
+    ],
+)
+def test_all_weights_equal_stock_padded_forward(
+    kind: str, lengths: list[int], changes: dict[str, Any], tiny: TinyFactory
+) -> None:
     """Logits, loss and, as every weight trains, the gradient of every weight."""
-    kind, pooling = kind.split()[0], {"classifier_pooling": "mean"} if kind.endswith("mean") else {}
-    folder = tiny(kind, **pooling)
+    folder = tiny(kind, **changes)
     run_model = build(run_config(folder, "full"), CPU, "fp32")
     run_model.encoder.eval()
     assert run_model.encoder.flat == (kind in FLAT_MODEL_TYPES)
@@ -88,23 +96,6 @@ def test_all_weights_equal_stock_padded_forward(kind: str, lengths: list[int], t
     assert wanted.keys() <= found.keys() and len(wanted) > 10
     for name, gradient in found.items():
         close(gradient, wanted.get(name, torch.zeros_like(gradient)))
-
-
-def test_real_mpnet_equals_stock_padded_forward(mpnet_dir: Path) -> None:
-    """Lengths beyond the first bucket of the relative positions, in several groups."""
-    config = run_config(mpnet_dir, "full")
-    run_model = build(config, CPU, "fp32")
-    run_model.encoder.eval()
-    reference, batch = stock(run_model, mpnet_dir), batch_of([200, 7, 31, 64, 150, 16, 8], "mpnet")
-    expected, actual = stock_logits(reference, batch), run_model.encoder(batch)
-    close(actual, expected)
-    names = "mpnet.encoder.relative_attention_bias.weight", "mpnet.encoder.layer.5.attention.attn.k.weight"
-    for name in names:
-        wanted, found = (
-            torch.autograd.grad(logits.logsumexp(-1).sum(), model.get_parameter(name), retain_graph=True)[0]
-            for logits, model in ((expected, reference), (actual, run_model.encoder.model))
-        )
-        close(found, wanted)
 
 
 NORMS = {"bert": "LayerNorm", "distilbert": "output_layer_norm", "roberta": "LayerNorm"}
@@ -144,11 +135,6 @@ def test_a_saved_adapter_is_plain_peft_with_the_same_gradients(
         alone = f"{kind} runs on padded batches, so each of its runs trains alone"
         assert run_model.encoder.model.loaded["notes"] == [alone]
         assert {name.rsplit(".", 1)[-1] for name, _ in run_model.adapted_layers()} == {"query_proj", "value_proj"}
-
-
-def test_symlora_refuses_modernberts_rectangular_projection(tiny: TinyFactory) -> None:
-    with pytest.raises(SymloraError, match="Wqkv.*96 x 32"):
-        build(run_config(tiny("modernbert")), CPU, "fp32")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +217,7 @@ def test_attention_and_its_gradients_equal_a_sentence_at_a_time(
         close(found, wanted)
 
 
-def test_flat_attention_without_layout_or_with_a_mask_raises(tiny: TinyFactory) -> None:
+def test_flat_attention_without_layout_or_with_a_mask_raises() -> None:
     x = torch.zeros(1, 2, 3, 4)
     with pytest.raises(ValueError, match="flat_layout"):
         flat_attention(torch.nn.Module(), x, x, x, None)
@@ -240,27 +226,14 @@ def test_flat_attention_without_layout_or_with_a_mask_raises(tiny: TinyFactory) 
         flat_attention(torch.nn.Module(), x, x, x, torch.zeros(3), flat_layout=layout)
     with pytest.raises(ValueError, match="use_own_dropout"):
         flat_attention(torch.nn.Module(), x, x, x, None, dropout=0.1, flat_layout=layout)
-    attention.register()
-    model = CLASSIFIER.from_pretrained(tiny("bert"), attn_implementation=attention.NAME)
-    with pytest.raises(ValueError, match="flat_layout"):
-        model(input_ids=torch.ones(1, 3, dtype=torch.int64))
-
-
-SENTENCES = [
-    "The cat sat on the mat.",
-    "No.",
-    "Adapters of low rank change little and learn much, or so the authors of the paper say.",
-    "He said that she had left before the rain began.",
-    "A committee of seven experts met on Tuesday to discuss whether the bridge should be repaired or replaced.",
-    "Colourless green ideas sleep furiously.",
-]
 
 
 @pytest.mark.parametrize("method", ["symlora", "lora"])
 def test_bf16_follows_fp32_on_a_real_encoder(method: str, minilm_dir: Path) -> None:
     from transformers import AutoTokenizer
 
-    rows: list[list[int]] = AutoTokenizer.from_pretrained(minilm_dir)(SENTENCES)["input_ids"]
+    sentences = demo_split("cola", "train", 6)["sentence"]
+    rows: list[list[int]] = AutoTokenizer.from_pretrained(minilm_dir)(sentences)["input_ids"]
     ids = np.concatenate([np.array(row, np.uint16) for row in rows])
     batch = gather(replace(made_up([len(row) for row in rows]), input_ids=ids), np.arange(len(rows)))
     logits: dict[str, Tensor] = {}

@@ -3,6 +3,7 @@
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -41,12 +42,7 @@ def check_adapter(folder: Path, encoder: Path) -> None:
 
 @pytest.mark.parametrize("task", ["mrpc", "cola"])
 def test_trainer_example(
-    task: str,
-    tiny_bert_dir: Path,
-    data: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    task: str, tiny_bert_dir: Path, data: Path, tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     arguments = ["--model", str(tiny_bert_dir), "--task", task, "--data", str(data), "--max-steps", "3"]

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -271,20 +272,13 @@ def test_the_companion_centres_lambda_at_1_over_what_decay_alone_makes_of_it(gap
 def test_differences_are_paired_by_seed_and_judged_over_the_tasks() -> None:
     criteria = replace(read_yaml(CONFIG_DIR / "report.yaml", Criteria), resamples=100)
     chosen = {key: cell for key, cell in choose(committed().runs, {}).items() if key[:2] == SECTION}
-    frame = differences(compare_all(chosen, criteria), chosen, *SECTION, criteria.margin, criteria.alpha)
+    pairs = compare_all(chosen, criteria)
+    frame = differences(pairs, chosen, *SECTION, criteria.margin, criteria.alpha)
     assert list(frame["task"]) == ["mrpc"] + ["cola"] * 3 + ["rte"] * 3 + ["stsb"]
-    cola = frame[frame["task"] == "cola"]
-    scores = {
-        method: [
-            100 * read_record(folder)["score"]["value"]
-            for folder in sorted((RUNS / "archive/short/minilm" / method / "cola").glob("*/seed-*"))
-        ]
-        for method in ("symlora", "lora")
-    }
-    assert list(cola["difference"]) == pytest.approx(np.subtract(scores["symlora"], scores["lora"]))
-    interval = stats.paired_interval(scores["symlora"], scores["lora"], 1 - criteria.alpha)
+    cola, pair = frame[frame["task"] == "cola"], pairs[*SECTION, "cola", "symlora"]
+    assert list(cola["seed"]) == list(pair.seeds) and list(cola["difference"]) == list(np.subtract(*pair.scores))
     assert set(cola["verdict"]) == {"inconclusive"} and set(cola["n"]) == {3} and set(cola["level"]) == {0.95}
-    assert (cola["low"].iloc[0], cola["high"].iloc[0]) == (interval.low, interval.high)
+    assert (cola["low"].iloc[0], cola["high"].iloc[0]) == (pair.difference.low, pair.difference.high)
     assert set(frame.loc[frame["task"] == "rte", "verdict"]) == {"none"}
     assert set(frame.loc[frame["task"] == "rte", "obstacle"]) == {"5 at chance"}
     single = frame[frame["task"] == "mrpc"].iloc[0]
@@ -414,15 +408,10 @@ def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
         drawn(copy_runs(tmp_path / "runs", "mrpc"), tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        *((0, "0"), (0.0312, "0.031"), (4.721, "4.72"), (38.14, "38.1"), (412.4, "412"), (11_341, "11.3k")),
-        *((123_456, "123k"), (999_600, "1.0M"), (-0.6, "−0.60")),
-    ],
-)
-def test_short_numbers(value: float, text: str) -> None:
-    assert compact(value) == text
+def test_short_numbers() -> None:
+    texts = {0: "0", 0.0312: "0.031", 4.721: "4.72", 38.14: "38.1", 412.4: "412", 11_341: "11.3k", 123_456: "123k"}
+    texts |= {999_600: "1.0M", -0.6: "−0.60"}
+    assert {value: compact(value) for value in texts} == texts
 
 
 def test_scales_of_empty_constant_and_one_sided_values() -> None:
@@ -452,11 +441,8 @@ def test_curves_are_the_epochs_of_the_chosen_runs(tmp_path: Path) -> None:
     drawn = {line.get_label(): np.asarray(line.get_ydata(), np.float64) for line in axes.lines}
     lora = points[points["method"] == "lora"].groupby("epoch")["score"].mean()
     np.testing.assert_allclose(drawn["LoRA"], lora)
-
-    def undefined(record: dict[str, Any]) -> None:  # a correlation of equal predictions
-        record["epochs"][0]["metrics"]["validation"]["accuracy"] = None
-
-    edit_run(one_run(root, "lora", "rte"), undefined)
+    # As a correlation of equal predictions.
+    edit_run(one_run(root, "lora", "rte"), lambda run: run["epochs"][0]["metrics"]["validation"].update(accuracy=None))
     again = curves(choose(collect(root).runs, {}), *SECTION)
     assert again["score"].isna().sum() == 1 and len(again) == len(points)
 
@@ -464,14 +450,9 @@ def test_curves_are_the_epochs_of_the_chosen_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["NA", "007", "None"])
 def test_a_task_may_be_called_what_pandas_reads_as_a_value(name: str, tmp_path: Path) -> None:
     frame = pd.DataFrame({"task": [name], "metric": ["accuracy"], "epoch": [1], "score": [math.nan]})
-    drawn: list[pd.DataFrame] = []
-
-    def draw(points: pd.DataFrame, **_: str) -> Figure:
-        drawn.append(points)
-        return Figure()
-
+    draw = Mock(return_value=Figure())
     _draw_section(tmp_path, {"curves": (frame, {"curves": draw})}, "whose", "")
-    pd.testing.assert_frame_equal(drawn[0], frame)
+    pd.testing.assert_frame_equal(draw.call_args.args[0], frame)
 
 
 def test_a_method_on_one_projection_has_finished_runs(gappy: pd.DataFrame) -> None:

@@ -3,6 +3,7 @@
 import shutil
 import zlib
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from conftest import CPU, TinyFactory, made_up, run_config
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from symlora.config.identity import config_hash
 from symlora.data.batches import pack_batch
 from symlora.errors import SymloraError
 from symlora.model import fused
@@ -84,19 +84,10 @@ def test_auto_compiles_long_bf16_training_if_it_can(
     assert not fused.pick_compile("on", CPU, "fp32", 10**9)
     assert not fused.pick_compile("auto", CPU, "bf16", fused.ENOUGH - 1)
     assert not fused.pick_compile("auto", torch.device("cuda"), "bf16", 10**9)
-
-    def broken(*_: Any) -> None:
-        raise RuntimeError("no compiler\nmore")
-
-    monkeypatch.setattr(fused, "combine", broken)
+    monkeypatch.setattr(fused, "combine", Mock(side_effect=RuntimeError("no compiler\nmore")))
     assert not fused.pick_compile("auto", CPU, "bf16", fused.ENOUGH)
     assert capsys.readouterr().err == (
         "train.compile=auto: torch.compile fails here (no compiler); continuing without it\n"
     )
     with pytest.raises(SymloraError, match=r"train\.compile=on: torch\.compile fails here \(no compiler\)"):
         fused.pick_compile("on", CPU, "bf16", 1)
-
-
-def test_compiling_does_not_rename_a_run(tiny: TinyFactory) -> None:
-    folder = tiny("bert")
-    assert config_hash(run_config(folder, "lora", compile="on")) == config_hash(run_config(folder, "lora"))

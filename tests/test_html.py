@@ -31,12 +31,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
     """Build a report with awkward names and errors, and few figures."""
     root = tmp_path_factory.mktemp("site")
     runs, out = root / "runs", root / "out"
-    for protocol, ours in (
-        ("short", [70, 71, 72]),
-        ("study", [80, 81, 82]),
-        ("study_20", [70, 71, 73]),
-        (LONG, [80, 81, 82]),
-    ):
+    protocols = {"short": [70, 71, 72], "study": [80, 81, 82], "study_20": [70, 71, 73], LONG: [80, 81, 82]}
+    for protocol, ours in protocols.items():
         write_seeds(runs, lora=[70, 71, 72], symlora=ours, protocol=protocol, held_out=0.5)
     error = "<script>console.error('injected')</script>" + "x" * 300
     edit_run(write_run(runs, "lora", "mrpc", status="failed"), lambda record: record.update(error=error))
@@ -69,11 +65,7 @@ VOID = ("meta", "link", "img")
 class _Reader(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
-        self.open: list[str] = []
-        self.anchors: list[str] = []
-        self.ids: list[str] = []
-        self.loaded: list[str] = []
-        self.tags: list[str] = []
+        self.open, self.anchors, self.ids, self.loaded, self.tags = (list[str]() for _ in range(5))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = {key: value or "" for key, value in attrs}
@@ -109,10 +101,8 @@ def test_a_page_is_well_formed_and_loads_nothing(site: Path, name: str) -> None:
 
 
 def test_every_table_has_its_formats(site: Path) -> None:
-    kinds = ("md", "tex", "csv", "html")
-    assert {path.name for path in (site / "tables").iterdir()} == {
-        f"table{i}.{kind}" for i in range(1, 5) for kind in kinds
-    }
+    names = {f"table{i}.{kind}" for i in range(1, 5) for kind in ("md", "tex", "csv", "html")}
+    assert {path.name for path in (site / "tables").iterdir()} == names
     for path in (site / "tables").iterdir():
         text = path.read_text()
         assert "LoRA" in text
@@ -188,12 +178,9 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def visit(browser: Any) -> Iterator[Callable[..., Any]]:
-    contexts = []
-
+def visit(browser: Any) -> Callable[..., Any]:
     def open_page(path: Path, width: int = 1280, scheme: str = "light") -> Any:
-        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme))
-        opened = contexts[-1].new_page()
+        opened = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         opened.said = []
         opened.on("console", lambda message: opened.said.append(message.text))
         opened.on("pageerror", lambda error: opened.said.append(str(error)))
@@ -201,9 +188,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
         opened.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
         return opened
 
-    yield open_page
-    for context in contexts:
-        context.close()
+    return open_page
 
 
 WIDER = "[document.scrollingElement, ...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth)"

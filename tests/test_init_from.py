@@ -130,13 +130,10 @@ def test_what_an_adapter_of_others_lacks_starts_as_without_it(
         trained_as, AutoModelForSequenceClassification
     )
     config = LoraConfig(
-        r=own.r,
-        lora_alpha=own.lora_alpha,
-        init_lora_weights=False,
-        target_modules=own.target_modules,
+        r=own.r, lora_alpha=own.lora_alpha, init_lora_weights=False, target_modules=own.target_modules,
         task_type="SEQ_CLS" if trained_as == "classifier" else None,
         modules_to_save=["transform"] if trained_as == "masked-lm" else None,
-    )
+    )  # fmt: skip
     get_peft_model(auto.from_pretrained(tiny(kind)), config).save_pretrained(str(tmp_path))
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_model.safetensors").unlink()

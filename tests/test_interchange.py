@@ -1,12 +1,14 @@
 """Adapters in and out against closed forms from the stored tensors, dense eigenvalues, and PEFT's own merging."""
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
 from pkgutil import resolve_name
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -77,11 +79,6 @@ def close(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
 def edit(folder: Path, **fields: Any) -> None:
     path = folder / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
-
-
-def cut(folder: Path) -> None:
-    content = (folder / FILE).read_bytes()
-    (folder / FILE).write_bytes(content[: len(content) // 2])
 
 
 def drop(folder: Path, *ends: str) -> None:
@@ -348,14 +345,10 @@ def test_an_adapter_of_old_peft_is_exported(target: str, base_dir: Path, tmp_pat
         ({1: torch.ones(2)}, "state dict"),
         ({"a.lora_A": torch.eye(2).to_sparse(), "a.lora_B": torch.eye(2)}, "state dict"),
         (b"PK\x03\x04", "file of tensors: it is damaged"),
-        (b"\x80\x02a.", "file of tensors"),
         (None, "cannot be read: No such file"),
         ({"classifier.weight": torch.ones(2)}, "holds no LoRA"),
         (made_up_checkpoint() | {"classifier.dense.bias": torch.full((32,), torch.nan)}, "classifier.dense.bias holds"),
-        (
-            made_up_checkpoint() | {"roberta.encoder.bias": torch.ones(32)},
-            "encoder.bias belongs to the encoder",
-        ),
+        (made_up_checkpoint() | {"roberta.encoder.bias": torch.ones(32)}, "encoder.bias belongs to the encoder"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_read_is_one_clear_error(content: Any, words: str, tmp_path: Path) -> None:
@@ -412,10 +405,7 @@ def test_released_checkpoint_is_half_symmetric(tmp_path: Path, capsys: pytest.Ca
 def test_a_full_disk_leaves_nothing_behind(base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path / "a", base_dir, symlora())
     before = sorted(tmp_path.rglob("*"))
-
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
-
+    full = Mock(side_effect=OSError(28, "No space left on device"))
     monkeypatch.setattr("symlora.interchange.write.save_file", full)
     with pytest.raises(SymloraError, match="could not be written: No space left"):
         symlora_to_lora(read_adapter(tmp_path / "a"), tmp_path / "out")
@@ -430,7 +420,7 @@ def test_a_full_disk_leaves_nothing_behind(base_dir: Path, tmp_path: Path, monke
         (symlora(), lambda folder: drop(folder, "0.attention.self.query.symlora_lambda"), "symlora_lambda is missing"),
         (symlora(), spoiled(train_lambda=False), "symlora_lambda is there"),
         (lora(), lambda folder: put(folder, "out_proj.bias", torch.full((3,), torch.nan)), "out_proj.bias holds"),
-        (symlora(), cut, "cut short"),
+        (symlora(), lambda folder: os.truncate(folder / FILE, 2000), "cut short"),
         (symlora(), lambda folder: (folder / FILE).unlink(), "there is no adapter_model.safetensors"),
         (symlora(), spoiled(r=3), "factors of rank 4, but adapter_config.json says 3"),
         (symlora(), spoiled(r=0), "cannot be read as a PEFT configuration.*at least 1"),
@@ -471,12 +461,8 @@ def test_a_bad_adapter_is_one_clear_error(
 def folder_of_all(base_dir: Path, tiny: TinyFactory, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Adapters, base models and other files, for commands that change none of them."""
     root = tmp_path_factory.mktemp("all")
-    kinds: dict[str, tuple[str, dict[str, Any]]] = {
-        "wide": ("roberta", {"hidden_size": 16}),
-        "flat": ("roberta", {"num_hidden_layers": 1}),
-        "bert": ("bert", {}),
-    }
-    for name, (kind, shape) in kinds.items():
+    for name, shape in {"wide": {"hidden_size": 16}, "flat": {"num_hidden_layers": 1}, "bert": {}}.items():
+        kind = "bert" if name == "bert" else "roberta"
         (root / name).symlink_to(tiny(kind, head=True, num_labels=3, **shape))
     for name, config in (("sym", symlora()), ("nameless", symlora()), ("regex", lora()), ("lora", lora())):
         saved(root / name, base_dir, config)
@@ -597,10 +583,7 @@ def test_a_push_that_cannot_be_is_one_clear_error(
     base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved(tmp_path / "a", base_dir, symlora())
-
-    def refused(*_: Any, **__: Any) -> None:
-        raise RuntimeError("401 Client Error")  # the hub's client has errors of its own
-
+    refused = Mock(side_effect=RuntimeError("401 Client Error"))  # the hub's client has errors of its own
     monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refused)
     start = ["export", str(tmp_path / "a")]
     for words, message in (

@@ -15,7 +15,7 @@ from conftest import CPU, TinyFactory, epoch_batches, fit, run_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layers import containers, model_of
-from test_checkpoint import checkpoint_of, same, stopped_at, trained
+from test_checkpoint import Stop, checkpoint_of, same, stop, trained  # noqa: F401  # a fixture
 from test_pack import data_of
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
@@ -359,14 +359,12 @@ def test_adalora_is_kept_as_it_was_at_any_epoch(tiny: TinyFactory, tmp_path: Pat
     assert sum(sum(rows) for rows in saved.rank_pattern.values()) == 8
 
 
-def test_a_stopped_adalora_keeps_the_ranks_that_are_allocated(
-    tiny: TinyFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_adalora_keeps_the_allocated_ranks(tiny: TinyFactory, tmp_path: Path, stop: Stop) -> None:  # noqa: F811
     """Stopped at step 10 of 11, of which the last 3 take nothing away any more; test_checkpoint.py stops before."""
     some, data = [adalora(tiny("bert"), epochs=1)], data_of(LENGTHS)
     some[0].train.batch_size = 1
     wanted = trained(some, data)
-    stopped_at(10, some, data, tmp_path, monkeypatch)
+    stop(10, some, data)
     assert headers(tmp_path)[0].steps == 10
     same(trained(some, data, checkpoint_of(tmp_path, some)), wanted)
 

@@ -1,7 +1,5 @@
 """The metrics against scikit-learn and scipy, their conventions where a formula fails, and the `evaluate` module."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

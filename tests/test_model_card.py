@@ -1,7 +1,5 @@
 """The README.md next to an adapter: its lines run, its numbers are those of the run, its front matter is the hub's."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Norms of adapters against numpy in float64, from the factors themselves."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -3,8 +3,6 @@
 .venv/bin/python -m pytest tests/test_notebooks.py -m docs --overwrite    writes new outputs
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Tables of the user's own as tasks: what is inferred, what is refused, and that CoLA as a CSV is CoLA."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

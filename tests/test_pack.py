@@ -1,7 +1,5 @@
 """A run in a pack computes what it computes alone, whoever its neighbours are."""
 
-from __future__ import annotations
-
 import copy
 import re
 import weakref

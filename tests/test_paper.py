@@ -1,7 +1,5 @@
 """`make paper` from the estimate to the report, on RoBERTa of two layers with random weights."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

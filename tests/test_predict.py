@@ -1,7 +1,5 @@
 """`symlora evaluate` and `symlora predict`: what a finished run scored comes out again, from forward passes alone."""
 
-from __future__ import annotations
-
 import io
 import json
 import math

@@ -1,7 +1,5 @@
 """The adapted projections in bfloat16 against the methods' own layers in float64, for one run and for packs."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from typing import Any

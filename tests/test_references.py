@@ -3,8 +3,6 @@
 Nothing here calls PEFT's arithmetic: only its parameters are read. Forward and every gradient, in float64.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

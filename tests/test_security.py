@@ -1,7 +1,5 @@
 """No code from files: what the project may not call, checked on its own source; and nothing personal in its records."""
 
-from __future__ import annotations
-
 import ast
 import platform
 import re

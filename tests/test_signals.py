@@ -1,7 +1,5 @@
 """Programs that are stopped as their users stop them: exit codes, what they say, what is left running, what goes on."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import signal

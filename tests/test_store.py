@@ -1,7 +1,5 @@
 """The results store: checksums, locks, and what a killed process leaves behind."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Check the GLUE server's zip against rows and words typed here."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

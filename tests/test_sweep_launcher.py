@@ -3,8 +3,6 @@
 The encoder is a small BERT with random weights and MiniLM's tokenizer, the data are the demo's sentences.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import signal

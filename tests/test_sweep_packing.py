@@ -1,7 +1,5 @@
 """Which runs share a pass, how packs are filled and spread, and which GPU a job gets. Under a second."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The study apart from training: which runs a sweep stands for, what is selected, widened, refused, still to do."""
 
-from __future__ import annotations
-
 import copy
 import io
 import runpy

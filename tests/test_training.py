@@ -1,7 +1,5 @@
 """Optimizer and schedule against closed forms; the loop: what a seed fixes, what stays frozen, what is chosen."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Real offline W&B runs, read back from their files."""
 
-from __future__ import annotations
-
 import json
 import signal
 import struct
