@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from conftest import ROOT
@@ -51,9 +52,12 @@ def test_a_partial_zip_does_not_end_the_command(monkeypatch: pytest.MonkeyPatch)
         return PARTIAL if words[0] == "submission" else 0
 
     monkeypatch.setattr(paper, "symlora", called)
-    monkeypatch.setattr(paper, "run_study", lambda study, widen: 0)
+    studied = Mock(return_value=0)
+    monkeypatch.setattr(paper, "run_study", studied)
     assert Paper(["cola"], "minilm").run() == 0
     assert said == ["submission", "submission", "report"]
+    assert Paper(["cola"], "minilm", args=["train.lr=1e-4,2e-4"]).run() == 0
+    assert [call.kwargs["widen"] for call in studied.call_args_list] == [3, 0]  # own rates are all there are
 
 
 def test_a_run_that_diverged_stops_no_other_task(monkeypatch: pytest.MonkeyPatch) -> None:
