@@ -30,8 +30,8 @@ POSITIONS = 24
 
 # The same examples in every run: a suite that is red once in fifty tells nobody anything. To look for new ones:
 # pytest --hypothesis-profile explore --hypothesis-seed 1
-settings.register_profile("fixed", derandomize=True)
-settings.register_profile("explore", derandomize=False)
+settings.register_profile("fixed", derandomize=True, deadline=None)  # other work may share the cores
+settings.register_profile("explore", derandomize=False, deadline=None)
 settings.load_profile("fixed")
 
 CPU = torch.device("cpu")
@@ -157,7 +157,7 @@ def base_shape(tiny: TinyFactory) -> Path:
 def run_program(*words: str, cwd: Path = ROOT, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, which must be of this status."""
     known = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, cwd=cwd, env=known | environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(words, cwd=cwd, env=known | environment, capture_output=True, text=True)
     assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
     return done
 
@@ -178,8 +178,9 @@ def _composed(task: str, method: str) -> Config:
 
 
 def run_config(folder: Path, method: str = "symlora", task: str = "rte", *, seed: int = 0, **train: Any) -> Config:
-    """A run on the encoder in `folder`: 1 epoch of batches of 4, unless `train` (fields of TrainConfig) says else."""
+    """A run on the encoder in `folder`: 1 epoch of batches of 4, unless `train` says else; `peft`: of peft_config."""
     config = copy.deepcopy(_composed(task, method))
+    config.method.peft_config |= train.pop("peft", {})
     config.model.path, config.data.max_length, config.seed = str(folder), POSITIONS - 4, seed
     for key, value in {"epochs": 1, "batch_size": 4, "model_dropout": None, **train}.items():
         assert hasattr(config.train, key), key
@@ -193,6 +194,9 @@ def moved(run: Any, seed: int = 7) -> Any:
     generator = torch.Generator().manual_seed(seed)
     for _, value in run.trainable():
         value.add_(0.1 * torch.randn(value.shape, generator=generator))
+    for name, value in run.moving():
+        if "singlora_ramp" in name:  # before the first step it is 0, and nothing shows
+            value.fill_(1)
     run.encoder.eval()
     return run
 

@@ -186,6 +186,7 @@ def test_help_and_typing_errors_are_short_and_load_no_torch(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (["task=null"], r"task=null: there is no configs/task/null\.yaml"),
         (["method=symlroa"], r"method=symlroa: there is no configs/method/symlroa\.yaml\. Near: symlora"),
         (["method=lora,symlroa", "task=rte"], "method=symlroa: there is no"),
         (["model=x"], "There are: ModernBERT-base, bert-base, .*roberta-large"),

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, SHARED, epoch_batches
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from symlora.config.compose import compose
@@ -29,7 +29,6 @@ from symlora.seeds import STREAMS, numpy_generator, torch_generator
 
 TASKS = sorted(set((ROOT / "configs" / "task").glob("*.yaml")) - {ROOT / "configs" / "task" / "custom.yaml"})
 GLUE = Path(os.environ.get("GLUE_DIR") or SHARED / "glue")
-relaxed = settings(deadline=None, max_examples=50)  # other work may share the cores
 
 # AX was put together from another source, and is not held against the hub's: configs/task/mnli.yaml does not name it.
 AX_SHA256 = "7a0f09bcff25ce23"
@@ -374,7 +373,6 @@ def made_split(labels: Any, columns: int = 2) -> Split:
     return Split("train", texts, labels, np.arange(len(labels)) * 3)
 
 
-@relaxed
 @given(st.lists(st.integers(2, 40), min_size=1, max_size=4), st.floats(0.001, 0.999), st.integers(0, 5))
 def test_holdout_is_disjoint_complete_and_stratified(sizes: list[int], fraction: float, seed: int) -> None:
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
@@ -439,7 +437,6 @@ def check_batch(data: TokenizedSplit, batch: Any) -> None:
 lengths_lists = st.lists(st.integers(1, 12), min_size=1, max_size=40)
 
 
-@relaxed
 @given(lengths_lists, st.integers(1, 50), st.integers(0, 3), st.integers(0, 3))
 def test_an_epoch_covers_each_row_once(lengths: list[int], batch_size: int, seed: int, epoch: int) -> None:
     data = made_tokens(lengths)
@@ -452,7 +449,6 @@ def test_an_epoch_covers_each_row_once(lengths: list[int], batch_size: int, seed
     assert sorted(order) == list(range(len(data))) and order == epoch_order(len(data), seed, epoch).tolist()
 
 
-@relaxed
 @given(lengths_lists, st.integers(1, 60))
 def test_evaluation_covers_each_row_once_within_the_budget(lengths: list[int], max_tokens: int) -> None:
     data = made_tokens(lengths)

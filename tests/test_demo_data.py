@@ -101,7 +101,7 @@ def test_every_split_has_the_schema_of_the_hub(task: str) -> None:
         assert set(table["label"]) == ({-1} if hidden else set(LABELS[task]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(TASKS), st.integers(0, 2**40), st.integers(0, 60), st.data())
 def test_labels_follow_from_the_text(task: str, seed: int, rows: int, data: st.DataObject) -> None:
     split = data.draw(st.sampled_from(demo_splits(task)))
@@ -112,7 +112,7 @@ def test_labels_follow_from_the_text(task: str, seed: int, rows: int, data: st.D
     assert all(abs(counts[label] - rows / len(LABELS[task])) < 1 for label in LABELS[task])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sampled_from(TASKS), st.integers(0, 1000), st.integers(0, 40), st.integers(0, 40))
 def test_a_shorter_split_begins_a_longer_one(task: str, seed: int, rows: int, more: int) -> None:
     split = demo_splits(task)[1]

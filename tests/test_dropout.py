@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CPU, TinyFactory, made_up, run_config
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -16,7 +16,6 @@ from symlora.model.dropout import Dropout, Masks, sequence, step_key, token_keys
 from symlora.model.encoder import FLAT_MODEL_TYPES
 
 ROWS, COLUMNS = 2001, 502  # columns are no multiple of 4: four draws share a word
-relaxed = settings(deadline=None, max_examples=50)
 
 
 def keys_of(seed: int = 0, step: int = 0, lengths: tuple[int, ...] = (ROWS,)) -> Tensor:
@@ -88,7 +87,6 @@ def test_keys_of_tokens_do_not_repeat() -> None:
     assert len(set(keys.tolist())) == len(keys) == 8 * 64 * 2048
 
 
-@relaxed
 @given(p=st.floats(0.0, 1.0), size=st.integers(1, 70))
 def test_kept_values_make_the_expectation_exact(p: float, size: int) -> None:
     """E[mask] = (1 - q)·scale = 1, q the rounded probability."""
@@ -169,10 +167,9 @@ def test_a_built_model_drops_at_the_rates_that_were_set(kind: str, method: str, 
 @pytest.mark.parametrize("where", ["attention", "hidden"])
 def test_each_dropout_of_the_model_is_at_work(kind: str, where: str, tiny: TinyFactory) -> None:
     """In training, attention probabilities and hidden states are each dropped; step by step anew."""
-    names = {
-        "distilbert": ("attention_dropout", "dropout"),
-        "modernbert": ("attention_dropout", "mlp_dropout"),
-    }.get(kind, ("attention_probs_dropout_prob", "hidden_dropout_prob"))
+    names = {"distilbert": ("attention_dropout", "dropout"), "modernbert": ("attention_dropout", "mlp_dropout")}.get(
+        kind, ("attention_probs_dropout_prob", "hidden_dropout_prob")
+    )
     rates = dict(zip(names, (0.5, 0.0) if where == "attention" else (0.0, 0.5), strict=True))
     folder = tiny(kind, classifier_dropout=0.0, seq_classif_dropout=0.0, pooler_dropout=0.0, **rates)
     config = run_config(folder, "lora" if kind == "modernbert" else "symlora")

@@ -27,7 +27,7 @@ from symlora.training.loop import losses_of
 FLAT = sorted(FLAT_MODEL_TYPES)
 PADDED = ("deberta-v2",)
 WITH_TYPES = ("albert", "bert", "electra", "deberta-v2")  # kinds whose second token type is a row of its own
-relaxed = settings(deadline=None, max_examples=25)
+relaxed = settings(max_examples=25)
 
 LENGTHS = {
     "unequal": [5, 1, 17, 2, 9, 9, 1, 20, 3],  # 67 tokens in all: more than max_position_embeddings (24)

@@ -158,9 +158,6 @@ def test_a_wide_table_is_split_and_what_is_empty_is_named() -> None:
     assert "Without numbers: 1 task and 1 column</summary>QNLI; d</details>" in html and "A &lt; note." in html
 
 
-# In a browser, driven by playwright: the `browser` extra and a chromium on PATH.
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     sync = pytest.importorskip("playwright.sync_api", reason="no playwright (make setup installs it)")

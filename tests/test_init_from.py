@@ -63,8 +63,7 @@ def saved(tiny: TinyFactory, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("method", "key", "value"),
-    [(method, *other) for method, others in OTHER.items() for other in others.items()],
+    ("method", "key", "value"), [(method, *other) for method, others in OTHER.items() for other in others.items()]
 )
 def test_another_scale_or_structure_is_refused(
     method: str, key: str, value: Any, tiny: TinyFactory, saved: Any

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SHARED, TinyFactory, run_config, run_program
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from layers import CLASSIFIER, base, logits
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -93,7 +93,6 @@ def spoiled(**fields: Any) -> Any:
     return lambda folder: edit(folder, **fields)
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.integers(1, 12), st.integers(1, 8), st.integers(1, 16), st.integers(0, 2**16))
 def test_the_symmetric_part_is_the_dense_one(n: int, r: int, rank: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

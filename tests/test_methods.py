@@ -12,17 +12,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import conftest
 import numpy as np
 import peft
 import pytest
 import torch
-from conftest import CPU, ROOT, TinyFactory, made_up, run_config
+from conftest import CPU, ROOT, TinyFactory, made_up, moved, run_config
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from layers import forget
 from omegaconf import OmegaConf
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from test_pack import alike, trained_alone, trained_together
+from test_sweep_select import multirun_config
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -39,6 +40,8 @@ from symlora.model.build import build, build_pack
 from symlora.model.catalog import Method, examine
 from symlora.model.run_model import HEAD_FILE, RunModel
 from symlora.model.source import ModelSource
+from symlora.store.folder import scan
+from symlora.sweep.grid import expand
 
 EXAMPLE = "gatedlora"  # of docs/adding-a-method.md
 NAMES = methods.names()
@@ -67,7 +70,7 @@ START: dict[str, tuple[float | None, str]] = {
 # The gradient is not the derivative of the forward, on purpose; each is compared with a reference elsewhere.
 DETACHED = {
     "dora": "the norm is a constant in the gradient (section 4.3); tests/test_references.py",
-    "edora": "DoRA's norm; tests/test_methods_frozen.py",
+    "edora": "DoRA's norm; tests/test_methods_formulas.py",
 }
 # PEFT computes in float32 whatever the model's dtype; both are linear in each argument, so wide steps are exact.
 FLOAT32 = ("c3a", "fourierft")
@@ -110,10 +113,7 @@ STILL: dict[str, tuple[set[str], str]] = {
     "vera": ({"vera_A", "vera_B"}, "drawn from projection_prng_key"),
 }
 # More than the matrices' width is no mistake.
-ANY_RANK = {
-    "hra": "a number of reflections",
-    "vera": "the width of random matrices: 1,024 on 768 in the paper",
-}
+ANY_RANK = {"hra": "a number of reflections", "vera": "the width of random matrices: 1,024 on 768 in the paper"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -164,13 +164,6 @@ def built(config: Config, precision: str = "fp32") -> RunModel:
     if config.method.load_in_4bit and importlib.util.find_spec("bitsandbytes") is None:
         pytest.skip("bitsandbytes is not installed")
     return build(config, CPU, precision)
-
-
-def moved(run: RunModel) -> RunModel:
-    for name, value in run.moving():
-        if "singlora_ramp" in name:  # before the first step it is 0, and nothing shows
-            value.fill_(1)
-    return conftest.moved(run)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
@@ -411,3 +404,59 @@ def test_a_missing_package_is_named(tiny: TinyFactory) -> None:
 def test_an_unknown_method_is_named() -> None:
     with pytest.raises(SymloraError, match="method=lorra: .*lora, "):
         methods.load(["lorra"])
+
+
+BUDGETS = {"147k": 147_456, "295k": 294_912}  # 8 n and 16 n a matrix: LoRA's ranks 4 and 8
+
+
+def params(*overrides: str) -> dict[str, str]:
+    return dict(multirun_config(*overrides).hydra.sweeper.params)
+
+
+def swept_methods() -> set[str]:
+    (override,) = OverridesParser.create().parse_overrides([f"method={params('sweep=methods')['method']}"])
+    glob: Any = override.value()
+    return set(glob.filter(NAMES))
+
+
+@pytest.mark.parametrize("budget", sorted(path.stem for path in (CONFIG_DIR / "budget").glob("*.yaml")))
+def test_equal_budgets_are_equal(budget: str) -> None:
+    """Counted on live models of RoBERTa-base's shape; SymLoRA has its Λ and λ more, which the file says."""
+    text = (CONFIG_DIR / "budget" / f"{budget}.yaml").read_text()
+    methods = params(f"budget={budget}")["method"].split(",")
+    assert len(methods) >= 5 and any(name.startswith("symlora") for name in methods)
+    for name in methods:
+        method, trained = SETTINGS[name], examined(name).trained
+        if method.peft_type == "SYMLORA":
+            assert trained == BUDGETS[budget] + 24 * (method.peft_config["r"] + 1) and f"{trained:,}" in text
+        else:
+            assert trained == BUDGETS[budget], name
+
+
+def test_a_budget_takes_the_place_of_the_sweeps_methods() -> None:
+    """With sweep=grid: its points, for these methods; each in a folder of its own."""
+    runs = expand("sweep=grid", "budget=147k", "task=rte", "model=minilm", "protocol=smoke")
+    assert {run.method.name for run in runs} == {"lora_r4", "asymlora", "hra", "miss", "symlora"}
+    assert {run.train.lr for run in runs} == {1e-3, 2e-3} and len(runs) == 10
+
+
+def test_sweep_methods_names_every_method_but_qlora() -> None:
+    found = swept_methods()
+    variants = {name for name in NAMES if "defaults" in OmegaConf.load(CONFIG_DIR / "method" / f"{name}.yaml")}
+    ranks = {name for name in variants if re.search(r"_r\d+$", name)}
+    assert found == set(NAMES) - ranks - {"qlora"}
+
+
+MARGIN = 0.002  # six times the 3e-4 by which runs whose adapter had hardly moved differed from the head's
+
+
+def test_every_method_lowered_its_loss_on_mrpc_below_the_heads() -> None:
+    """The committed runs of `train.py -m sweep=methods`. The head alone learns something too."""
+    records = [record for _, record in scan(CONFIG_DIR.parent / "results" / "methods")]
+    losses = {
+        record["config"]["method"]["name"]: [epoch["train_loss"] for epoch in record["epochs"]] for record in records
+    }
+    assert len(losses) == len(records) and losses.keys() >= swept_methods()
+    for name, values in losses.items():
+        assert values[-1] < values[0], name
+        assert name == "head" or values[-1] < losses["head"][-1] - MARGIN, name

@@ -12,10 +12,9 @@ import peft
 import pytest
 import torch
 from conftest import CPU, TinyFactory, epoch_batches, fit, run_config
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from layers import containers, model_of
-from test_checkpoint import Stop, checkpoint_of, same, stop, trained  # noqa: F401  # a fixture
 from test_pack import data_of
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
@@ -28,7 +27,6 @@ from symlora.model.build import build
 from symlora.model.packable import why_alone
 from symlora.model.run_model import RunModel
 from symlora.runner.norms import adapter_norms
-from symlora.training.checkpoint_files import headers
 from symlora.training.hooks import AdaLora, step_hook
 from symlora.training.loop import predict
 
@@ -107,15 +105,11 @@ def test_a_cut_dylora_merges_as_cut() -> None:
         tuner.set_rank(0)
 
 
-def test_prilora_ranks_of_twelve_layers() -> None:
-    assert PriLoraConfig().ranks(12) == [4, 5, 5, 6, 7, 8, 8, 9, 10, 11, 11, 12]
-
-
-@settings(deadline=None)  # other work may share the cores
 @given(r=st.integers(1, 64), first=st.integers(1, 64), layers=st.integers(1, 48))
 def test_prilora_ranks_rise_and_keep_their_mean(r: int, first: int, layers: int) -> None:
     ranks = PriLoraConfig(r=max(r, first), r_first=min(r, first)).ranks(layers)
     assert sum(ranks) == layers * max(r, first) and ranks == sorted(ranks) and len(ranks) == layers
+    assert PriLoraConfig().ranks(12) == [4, 5, 5, 6, 7, 8, 8, 9, 10, 11, 11, 12]
 
 
 def test_prilora_prunes_by_weight_and_input() -> None:
@@ -357,16 +351,6 @@ def test_adalora_is_kept_as_it_was_at_any_epoch(tiny: TinyFactory, tmp_path: Pat
     saved = peft.AdaLoraConfig.from_pretrained(str(tmp_path / "last"))
     assert (saved.total_step, saved.tinit, saved.tfinal) == (18, 2, 4)  # 0.25 of 18 steps
     assert sum(sum(rows) for rows in saved.rank_pattern.values()) == 8
-
-
-def test_a_stopped_adalora_keeps_the_allocated_ranks(tiny: TinyFactory, tmp_path: Path, stop: Stop) -> None:  # noqa: F811
-    """Stopped at step 10 of 11, of which the last 3 take nothing away any more; test_checkpoint.py stops before."""
-    some, data = [adalora(tiny("bert"), epochs=1)], data_of(LENGTHS)
-    some[0].train.batch_size = 1
-    wanted = trained(some, data)
-    stop(10, some, data)
-    assert headers(tmp_path)[0].steps == 10
-    same(trained(some, data, checkpoint_of(tmp_path, some)), wanted)
 
 
 def test_adalora_schedules_that_cannot_be(tiny: TinyFactory) -> None:

@@ -9,30 +9,14 @@ import scipy.linalg
 import torch
 from layers import inputs, layer_of, model_of
 from peft import LoraConfig
-from torch import Tensor, nn
+from torch import Tensor
 
 from symlora.adapters.symlora import SymLoraConfig
 from symlora.adapters.symlora_orthonormal import SymLoraOrthonormalConfig, orthonormal_columns
 from symlora.adapters.symmetric import SymmetricConfig, triangle_places
-from symlora.config.schema import MethodConfig, TrainConfig
-from symlora.training.optimizer import AdamW
 
 N, R = 6, 3
 F32 = torch.float32
-
-
-@pytest.mark.parametrize(("decay", "wanted"), [("none", 2.0), ("zero", 2.0 * 0.95), ("one", 1.95)])
-def test_weight_decay_treats_every_lambda_alike(decay: str, wanted: float) -> None:
-    """lr · weight_decay = 0.05; the gradient is 0. RandLoRA's `randlora_lambda` is no λ of ours."""
-    named = {
-        f"layer.{name}.default": nn.Parameter(torch.full((1,), 2.0))
-        for name in ("loralambda_lambda", "symlora_lambda", "randlora_lambda")
-    }
-    optimizer = AdamW(named.items(), TrainConfig(lr=0.1, weight_decay=0.5), MethodConfig(lambda_decay=decay))
-    for parameter in named.values():
-        parameter.grad = torch.zeros(1)
-    optimizer.step()
-    assert [round(float(p.detach()), 6) for p in named.values()] == [wanted, wanted, 1.9]
 
 
 def is_orthogonal(Q: Tensor, init_std: float, tolerance: float = 1e-5) -> None:

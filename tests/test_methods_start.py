@@ -19,7 +19,7 @@ from symlora.adapters.config import LowRankConfig
 N_IN, N_OUT, R = 256, 192, 64  # no two alike, so that a bound of the wrong width shows
 Start = tuple[str, float]
 ONE, ZERO = ("constant", 1.0), ("constant", 0.0)
-ELSEWHERE = ("elsewhere", 0.0)  # orthonormal, or singular vectors: tests/test_methods_frozen.py and _controls.py
+ELSEWHERE = ("elsewhere", 0.0)  # orthonormal, or singular vectors: tests/test_methods_formulas.py and _controls.py
 
 
 def kaiming(width: int) -> Start:
@@ -94,12 +94,6 @@ def started(case: str, seed: int = 0) -> Any:
         return model_of(CONFIGS[method](**fields), N_IN, N_IN if method in SQUARE else N_OUT, torch.float32, seed)
 
 
-def law(kind: str, number: float) -> Any:
-    if kind == "uniform":
-        return stats.uniform(-number, 2 * number)
-    return stats.norm(0, number) if kind == "normal" else stats.truncnorm(-2, 2, 0, number)
-
-
 @pytest.mark.parametrize("case", STARTS)
 def test_a_method_starts_as_its_docstring_states(case: str) -> None:
     found = containers(started(case).base_model.model[0])
@@ -109,7 +103,9 @@ def test_a_method_starts_as_its_docstring_states(case: str) -> None:
         if kind == "constant":
             assert (values == number).all(), name
         elif kind != "elsewhere":
-            wanted = law(kind, number)
+            laws = {"uniform": stats.uniform(-1, 2), "normal": stats.norm(), "cut": stats.truncnorm(-2, 2)}
+            wanted = laws[kind]
+            values = values / number
             assert len(set(values.tolist())) > 0.99 * len(values) >= 60, f"{name}: too few, or one drawn for several"
             assert abs(values).max() <= wanted.support()[1] * (1 + 1e-6), name
             assert stats.kstest(values, wanted.cdf).pvalue > 1e-3, name

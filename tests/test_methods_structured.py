@@ -1,6 +1,5 @@
 """LoRTA, LoRA², LoRand, Houlsby's adapters, BitFit and LoRA+: what the tests of all methods leave."""
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,10 +62,8 @@ def first_layer(model: Any) -> Any:
     return next(model.base_model.tuner_layers())
 
 
-def config_of(name: str, folder: Path, *, peft_config: dict[str, Any] | None = None, **train: Any) -> Config:
-    config = run_config(folder, name, **{"model_dropout": 0.0, "lr": 1e-2, "warmup_ratio": 0.0, **train})
-    config.method.peft_config |= peft_config or {}
-    return config
+def config_of(name: str, folder: Path, **train: Any) -> Config:
+    return run_config(folder, name, **{"model_dropout": 0.0, "lr": 1e-2, "warmup_ratio": 0.0, **train})
 
 
 @pytest.mark.parametrize(
@@ -102,7 +99,8 @@ def test_lorta_is_its_tensor(bare: Any) -> None:
             torch.testing.assert_close(layer(x) - layer.base_layer(x), x @ delta.T)
 
 
-def test_lorta_parameters_are_one_each(bare: Any, tmp_path: Path) -> None:
+def test_lorta_parameters_are_one_each(bare: Any) -> None:
+    """One object for all layers, so that its gradient is their sum."""
     model = get_peft_model(bare(), LortaConfig(r=3, task_type="SEQ_CLS"))
     layers = list(model.base_model.tuner_layers())
     own = [(name, value) for name, value in model.named_parameters() if "lorta_" in name]
@@ -110,25 +108,8 @@ def test_lorta_parameters_are_one_each(bare: Any, tmp_path: Path) -> None:
     for name in layers[0].adapter_layer_names:
         assert len({id(getattr(layer, name)["default"]) for layer in layers}) == 1
     assert sum(value.requires_grad for value in model.parameters()) == 5 + 2  # and the head's
-    # Its gradient is the sum over the layers: that of a copy of the model with parameters of their own.
-    with torch.no_grad():
-        layers[0].lorta_B["default"].normal_()
-    apart = copy.deepcopy(model)
-    for layer in apart.base_model.tuner_layers():
-        for name in layer.adapter_layer_names:
-            getattr(layer, name)["default"] = nn.Parameter(getattr(layer, name)["default"].detach().clone())
-    ids = torch.arange(12).view(2, 6)
-    for one in (model, apart):
-        one(ids).logits.square().sum().backward()
-    for name in layers[0].adapter_layer_names:
-        found = getattr(layers[0], name)["default"].grad
-        parts = [getattr(layer, name)["default"].grad for layer in apart.base_model.tuner_layers()]
-        torch.testing.assert_close(found, torch.stack(parts).sum(0))
     model.float().double()
     assert sum("lorta_" in name for name, _ in model.named_parameters()) == 5
-    model.save_pretrained(tmp_path)
-    keys = [key for key in load_file(tmp_path / "adapter_model.safetensors") if "lorta_" in key]
-    assert sorted(keys) == [f"base_model.lorta_{name}" for name in ("A", "B", *sorted(CS))]
 
 
 def test_lorta_is_shared_after_a_bfloat16_file(bare: Any, tmp_path: Path) -> None:
@@ -224,10 +205,7 @@ def test_lora2_importance_and_mask(bare: Any) -> None:
 
 
 def test_lora2_prunes_to_its_target_and_takes_its_averages_along(tiny: TinyFactory) -> None:
-    some = [
-        config_of("lora2", tiny("bert"), seed=k, lr=0.1 / (k + 1), peft_config={"r": 4, "target_r": 3})
-        for k in range(2)
-    ]
+    some = [config_of("lora2", tiny("bert"), seed=k, lr=0.1 / (k + 1), peft={"r": 4, "target_r": 3}) for k in range(2)]
     run = build(some[0], CPU, "fp32")
     assert sum("lora2_sensitivity" in name for name, _ in run.moving()) == 4 * 3
     alone = fit(some[0], DATA, run)
@@ -241,9 +219,8 @@ def test_lora2_penalty_reaches_the_training(tiny: TinyFactory) -> None:
     """The penalty alone moves W_A, which E = 0 keeps from the loss; without it W_A stands still for one step."""
     moves = {}
     for weight in (0.0, 0.1):
-        config = config_of(
-            "lora2", tiny("bert"), batch_size=16, weight_decay=0.0, peft_config={"r": 4, "orth_reg_weight": weight}
-        )
+        peft = {"r": 4, "orth_reg_weight": weight}
+        config = config_of("lora2", tiny("bert"), batch_size=16, weight_decay=0.0, peft=peft)
         run = build(config, CPU, "fp32")
         hook = step_hook(run, 1)
         penalty = hook.penalty()
@@ -295,7 +272,7 @@ def test_houlsby_counts_on_roberta_base(size: int, norms: bool, count: int) -> N
 @pytest.mark.parametrize("kind", ["albert", "bert", "deberta-v2", "distilbert", "modernbert", "mpnet", "roberta"])
 def test_houlsby_finds_its_places(kind: str, tiny: TinyFactory) -> None:
     """Two a layer (ALBERT's layers are one), each as wide as the encoder."""
-    run = build(config_of("houlsby", tiny(kind), peft_config={"bottleneck_size": 3}), CPU, "fp32")
+    run = build(config_of("houlsby", tiny(kind), peft={"bottleneck_size": 3}), CPU, "fp32")
     layers = [layer for _, layer in run.adapted_layers()]
     number = 1 if kind == "albert" else run.encoder.model.config.num_hidden_layers
     assert [layer.out_features for layer in layers] == [32] * (2 * number)
@@ -304,16 +281,13 @@ def test_houlsby_finds_its_places(kind: str, tiny: TinyFactory) -> None:
 
 def test_trained_layernorms(tiny: TinyFactory) -> None:
     """In float32 on a bfloat16 encoder, without weight decay, and packed as alone."""
-    settings = {"bottleneck_size": 3, "modules_to_save": ["LayerNorm"]}
-    some = [
-        config_of("houlsby", tiny("bert"), seed=k, lr=5e-3 / (k + 1), weight_decay=0.1, peft_config=settings)
-        for k in (0, 1)
-    ]
+    peft = {"bottleneck_size": 3, "modules_to_save": ["LayerNorm"]}
+    some = [config_of("houlsby", tiny("bert"), seed=k, lr=5e-3 / (k + 1), weight_decay=0.1, peft=peft) for k in (0, 1)]
     run = build(some[0], CPU, "bf16")
     norms = {name: value for name, value in run.trainable() if "LayerNorm" in name}
     assert len(norms) == 2 * 5 and {value.dtype for value in norms.values()} == {torch.float32}
     assert run.encoder.dtype == torch.bfloat16
-    base = build(config_of("houlsby", tiny("bert"), peft_config={"bottleneck_size": 3}), CPU, "bf16")
+    base = build(config_of("houlsby", tiny("bert"), peft={"bottleneck_size": 3}), CPU, "bf16")
     batch = gather(made_up(ROWS), np.arange(4))
     with torch.no_grad():
         assert torch.equal(run.encoder.eval()(batch), base.encoder.eval()(batch))
@@ -336,12 +310,12 @@ def test_trained_layernorms(tiny: TinyFactory) -> None:
 )
 def test_modules_to_save_are_checked(value: Any, message: str, tiny: TinyFactory) -> None:
     with pytest.raises(SymloraError, match=message):
-        build(config_of("houlsby", tiny("bert"), peft_config={"modules_to_save": value}), CPU, "fp32")
+        build(config_of("houlsby", tiny("bert"), peft={"modules_to_save": value}), CPU, "fp32")
 
 
 def test_bitfit_trains_every_bias(tiny: TinyFactory, tmp_path: Path) -> None:
     config = config_of("bitfit", tiny("roberta"))
-    with_biases = config_of("symlora", tiny("roberta"), peft_config={"bias": "symlora_only"})
+    with_biases = config_of("symlora", tiny("roberta"), peft={"bias": "symlora_only"})
     for each in (config, with_biases):
         run = build(each, CPU, "bf16")  # a bias that trains in bfloat16 would lose its small steps
         assert not encoder_is_frozen(each.method) and {p.dtype for _, p in run.trainable()} == {torch.float32}

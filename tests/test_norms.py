@@ -1,29 +1,20 @@
 """Norms of adapters against numpy in float64, from the factors themselves."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from conftest import TinyFactory, run_config
+from conftest import CPU, TinyFactory, moved, run_config
 from torch import Tensor
 
 from symlora.model.build import build
-from symlora.model.run_model import RunModel
 from symlora.runner.norms import adapter_norms, symmetry
 
-CPU = torch.device("cpu")
 Array = npt.NDArray[np.float64]
 N, R = 32, 8
 SIGNS = [3.0, -1.0, 2.0, -0.5, 1.5, 4.0, -2.5, 0.25]  # five above zero, three below
-
-
-def built(folder: Path, method: str, precision: str = "fp32", **peft_config: Any) -> RunModel:
-    config = run_config(folder, method)
-    config.method.peft_config.update(peft_config)
-    return build(config, CPU, precision)
 
 
 def wide(value: Tensor) -> Array:
@@ -47,7 +38,7 @@ def expect(row: dict[str, Any], w0: Array, delta: Array, scale: float, rel: floa
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_symlora(precision: str, tiny: TinyFactory) -> None:
     """λ is no part of ΔW, α/r is; with orthonormal Q the eigenvalues of ΔW are Λ·α/r."""
-    run_model = built(tiny("roberta"), "symlora", precision, alpha=20)
+    run_model = build(run_config(tiny("roberta"), "symlora", peft={"alpha": 20}), CPU, precision)
     layers, generator = dict(run_model.adapted_layers()), np.random.default_rng(0)
     scales, factors = dict(zip(layers, [1.0, 0.5, -2.0, 1.0001], strict=True)), {}
     for name, layer in layers.items():
@@ -70,21 +61,13 @@ def test_symlora(precision: str, tiny: TinyFactory) -> None:
 
 
 WITH_LAMBDA = ("loralambda", "symlora", "symlora_orthonormal")
-OTHERS = {"hra": {}, "loha": {}, "oft": {}, "vera": {"r": 4}}  # PEFT's, whose own ΔW is a rotation, a part or a tuple
-MERGED: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("asymlora", "dora", "edora", "lora", "loralambda", "loraxs", "symlora", "symlora_no_lambda"), {}),
-    **dict.fromkeys(("symlora_orthonormal", "symmetric"), {}),
-    **OTHERS,
-}
+OTHERS = ("hra", "loha", "oft", "vera")  # PEFT's, whose own ΔW is a rotation, a part or a tuple
+MERGED = ("asymlora", "dora", "edora", "lora", "loraxs", "symlora_no_lambda", "symmetric", *WITH_LAMBDA, *OTHERS)
 
 
 @pytest.mark.parametrize("method", MERGED)
 def test_delta_is_what_merging_adds(method: str, tiny: TinyFactory) -> None:
-    run_model = built(tiny("bert"), method, **MERGED[method])
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for _, value in run_model.trainable():
-            value.add_(0.1 * torch.randn(value.shape, generator=generator))
+    run_model = moved(build(run_config(tiny("bert"), method, peft={"r": 4} if method == "vera" else {}), CPU, "fp32"))
     rows = {row["module"]: row for row in adapter_norms(run_model)}
     layers = dict(run_model.adapted_layers())
     assert len(rows) == len(layers) == 4
@@ -103,7 +86,7 @@ def test_delta_is_what_merging_adds(method: str, tiny: TinyFactory) -> None:
 
 @pytest.mark.parametrize("method", ["symlora", "symlora_no_lambda", "lora"])
 def test_a_fresh_adapter_has_changed_nothing(method: str, tiny: TinyFactory) -> None:
-    for row in adapter_norms(built(tiny("bert"), method)):
+    for row in adapter_norms(build(run_config(tiny("bert"), method), CPU, "fp32")):
         assert row["lambda"] == 1.0
         assert row["delta_frobenius"] == row["delta_l1"] == 0.0
         assert row["sum_frobenius"] == row["lambda_w0_frobenius"] == row["w0_frobenius"] > 0.0

@@ -24,8 +24,6 @@ from symlora.runner.scoring import evaluate, predict
 from symlora.runner.trained import of_run, open_trained
 
 ROWS = [{"text": f'a film, "number" {n}\nof many', "label": ("neg", "neutral", "pos")[n % 3]} for n in range(60)]
-
-
 OWN = ("task=custom", "model=minilm", "protocol=short")
 
 
@@ -74,6 +72,7 @@ def test_every_kind_of_file_gives_the_same_task(tmp_path: Path) -> None:
         ([True, False, True, False], ["False", "True"], "accuracy"),
         (["1", "--1", "1", "--1"], ["--1", "1"], "accuracy"),
         (["1_0", "2", "1_0", "2"], ["1_0", "2"], "accuracy"),
+        (["1", "+1", "01", "2"], ["+1", "01", "1", "2"], "accuracy"),
         ([0.5, 1.0, 3.0, 2.25], [], "pearson"),
         (["1e3", "-2.5", "3", "4"], [], "pearson"),
     ],
@@ -116,11 +115,6 @@ def test_a_parquet_column_that_is_there_twice_is_refused(tmp_path: Path) -> None
     )
     with pytest.raises(SymloraError, match=r"t\.parquet has the column label twice"):
         own(tmp_path / "t.parquet")
-
-
-def test_classes_that_are_one_number_have_one_order(tmp_path: Path) -> None:
-    rows = [{"text": "a", "label": label} for label in ("1", "+1", "01", "2") * 5]
-    assert own(write(tmp_path / "t.csv", rows)).task.labels == ["+1", "01", "1", "2"]
 
 
 def test_the_name_of_a_run_is_of_what_the_table_holds(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TinyFactory, fit, made_up, run_config
+from conftest import CPU, TinyFactory, fit, made_up, moved, run_config
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -25,7 +25,6 @@ from symlora.training.loop import fit_pack, losses_of, predict, predict_pack, tr
 from symlora.training.result import Diverged, Fit
 from symlora.training.run_state import RunState
 
-CPU = torch.device("cpu")
 UNEQUAL = [5, 3, 12, 4, 8, 8, 3, 15, 7, 3, 4, 9, 5, 5, 14, 3, 3, 6, 11, 10] * 2  # 40 rows: 10 batches of 4
 EQUAL = [7] * 40
 
@@ -36,10 +35,7 @@ def configs(folder: Any, method: str, runs: int = 3, **train: Any) -> list[Confi
     for k in range(runs):
         own: dict[str, Any] = {"epochs": 2, "lr": 3e-3 * (k + 1), "head_lr": 1e-3 / (k + 1), "weight_decay": 0.1 * k}
         own |= {"warmup_ratio": 0.1 * k, "max_grad_norm": 0.5 + k}
-        config = run_config(folder, "lora" if method == "dora" else method, seed=k, **(own | train))
-        if method == "dora":
-            config.method.peft_config = {**config.method.peft_config, "use_dora": True}
-        found.append(config)
+        found.append(run_config(folder, method, seed=k, **(own | train)))
     return found
 
 
@@ -273,9 +269,7 @@ def test_a_stack_is_freed_with_its_pack_and_by_a_run_that_leaves() -> None:
 @pytest.mark.parametrize("method", ["symlora", "lora"])
 def test_ranks_that_no_kernel_groups_are_packed_too(method: str, tiny: TinyFactory) -> None:
     """In bfloat16; 4 numbers are 8 bytes, and grouped_mm wants 16."""
-    some, data = configs(tiny("bert"), method), made_up(UNEQUAL)
-    for config in some:
-        config.method.peft_config = {**config.method.peft_config, "r": 4}
+    some, data = configs(tiny("bert"), method, peft={"r": 4}), made_up(UNEQUAL)
     found, wanted = (gradients(build_pack(some, CPU, precision), data, None) for precision in ("bf16", "fp32"))
     for ours, exact in zip(found, wanted, strict=True):
         whole, own = (torch.cat([t.flatten() for t in part.values()]) for part in (exact, ours))
@@ -383,10 +377,8 @@ def test_frozen_weights_are_held_once(tiny: TinyFactory) -> None:
 def test_a_pack_predicts_as_its_runs_do(tiny: TinyFactory) -> None:
     some = configs(tiny("electra"), "symlora")
     pack, split = build_pack(some, CPU, "fp32"), made_up(UNEQUAL)
-    with torch.no_grad():
-        for run in pack.runs:
-            for name, value in run.trainable():
-                value.add_(0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(len(name))))
+    for seed, run in enumerate(pack.runs):
+        moved(run, seed)
     together = predict_pack(pack.encoder, [split], 3, max_tokens=60)
     for run, found in zip(pack.runs, together, strict=True):
         np.testing.assert_allclose(found[0], predict(run.encoder, split), rtol=1e-4, atol=1e-5)
@@ -419,9 +411,7 @@ def test_batches_of_a_pack() -> None:
 def test_what_cannot_be_packed_says_so(
     kind: str, method: str, arguments: dict[str, Any], message: str, tiny: TinyFactory
 ) -> None:
-    some = configs(tiny(kind), method, 2)
-    for config in some:
-        config.method.peft_config = {**config.method.peft_config, **arguments}
+    some = configs(tiny(kind), method, 2, peft=arguments)
     with pytest.raises(ValueError, match=message):
         build_pack(some, CPU, "fp32")
     build_pack(some[:1], CPU, "fp32")  # alone each of them runs

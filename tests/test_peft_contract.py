@@ -14,6 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from conftest import run_program
 from filelock import FileLock
 from layers import CONFIGS
 
@@ -48,15 +49,7 @@ def passes(methods: list[str], full: bool, folder: Path) -> None:
     # No settings, plugins or conftest of this project: the suite runs as PEFT wrote it.
     options = ["-q", "--noconftest", f"-c{os.devnull}", "-pno:cacheprovider", "-pno:xdist", f"--junitxml={report}"]
     told = {"PEFT_SDIST": str(peft_sdist()), "PEFT_CONTRACT": ",".join(methods), "PEFT_CONTRACT_FULL": "1" * full}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, str(TESTS / "peft_suite.py")],
-        env=os.environ | told | {"HF_HUB_OFFLINE": "1"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
-    assert report.is_file(), done.stdout[-3000:] + done.stderr[-3000:]
-    assert done.returncode == 0, done.stdout[-6000:]
+    run_program(sys.executable, "-m", "pytest", *options, str(TESTS / "peft_suite.py"), cwd=folder, **told)
     suite = ElementTree.parse(report).getroot()[0]
     reasons = Counter(skip.get("message", "") for skip in suite.iter("skipped"))
     assert all(reason.startswith(SKIPS + OURS) for reason in reasons), reasons

@@ -277,13 +277,8 @@ def test_a_wrong_call_is_one_message(
     (headless / "adapter_config.json").write_text(json.dumps(settings))
     tensors = load_file(headless / "adapter_model.safetensors")
     save_file({n: v for n, v in tensors.items() if "lora_" in n}, headless / "adapter_model.safetensors")
-    places = {
-        "HEADLESS": headless,
-        "RUN": lora_of(runs),
-        "ROOT": runs,
-        "BASE": minilm_dir,
-        "ROWS": rows_of(runs, tmp_path / "rows.csv"),
-    }
+    table = rows_of(runs, tmp_path / "rows.csv")
+    places = {"HEADLESS": headless, "RUN": lora_of(runs), "ROOT": runs, "BASE": minilm_dir, "ROWS": table}
     for name, place in places.items():
         words = [word.replace(name, str(place)) for word in words]
     with pytest.raises(SystemExit) as ended:

@@ -2,18 +2,18 @@
 
 import json
 import signal
-import subprocess
 import sys
 import time
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import ROOT
+from conftest import run_program
 from test_signals import started
 
 from symlora.config.compose import compose
@@ -32,12 +32,8 @@ from symlora.training.checkpoint_files import headers
 from symlora.training.distributed import ALONE
 
 SMALL = (
-    "model=minilm",
-    "protocol=demo",
-    "data.demo_rows={train: 48, validation: 24, test: 12}",
-    "train.epochs=2",
-    "device=cpu",
-    "precision=fp32",
+    *("model=minilm", "protocol=demo", "data.demo_rows={train: 48, validation: 24, test: 12}", "train.epochs=2"),
+    *("device=cpu", "precision=fp32"),
 )
 
 
@@ -133,16 +129,6 @@ def test_a_run_out_of_patience_says_where_it_stopped(
     assert "(1 stopped early)" in listing.table([results.read_run(folder) or {}])
 
 
-def test_a_second_attempt_counts_its_own_steps(minilm_dir: Path, tmp_path: Path) -> None:
-    # As a pack in which memory ran out: its halves begin with the same reporters.
-    config = small(tmp_path, "task=rte", "train.epochs=1", "force=true")
-    told = Reporter(config, quiet=True)
-    run(config, told)
-    once = told._steps
-    run(config, told)
-    assert told._steps == once > 0 and len(told._scores) == 1
-
-
 def test_a_run_tells_that_it_was_compiled(minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("symlora.runner.run.pick_compile", lambda *_: True)
     assert train(small(tmp_path, "task=rte", "train.epochs=1"))[1]["provenance"]["compiled"] is True
@@ -150,11 +136,7 @@ def test_a_run_tells_that_it_was_compiled(minilm_dir: Path, tmp_path: Path, monk
 
 def test_no_failure_replaces_a_finished_run(minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, record = train(small(tmp_path, "task=rte"))
-
-    def out_of_memory(*_: object, **__: object) -> None:
-        raise RuntimeError("out of memory")
-
-    monkeypatch.setattr("symlora.runner.run.fit_pack", out_of_memory)
+    monkeypatch.setattr("symlora.runner.run.fit_pack", Mock(side_effect=RuntimeError("out of memory")))
     _, failed = train(small(tmp_path, "task=rte", "force=true"))
     assert failed["error"] == "RuntimeError: out of memory" and "Traceback" in failed["traceback"]
     assert results.read_run(folder) == record and not list(folder.parent.glob(".*"))
@@ -234,8 +216,8 @@ def test_multirun_trains_each_and_a_failing_job_does_not_stop_the_others(minilm_
         f"hydra.sweep.dir={tmp_path}",
     ]
     words = ["-m", *SMALL, "train.epochs=1", "task=rte", "train.lr=1e30,1e-3", *places]
-    done = subprocess.run([sys.executable, "scripts/train.py", *words], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and "Traceback" not in done.stderr and "the run failed: Diverged" in done.stderr
+    printed = run_program(sys.executable, "scripts/train.py", *words, status=1).stderr
+    assert "Traceback" not in printed and "the run failed: Diverged" in printed
     statuses = {record["config"]["train"]["lr"]: record["status"] for _, record in results.scan(tmp_path / "runs")}
     assert statuses == {1e30: "failed", 1e-3: "finished"}
 

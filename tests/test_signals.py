@@ -22,12 +22,8 @@ from symlora.training.interrupt import SWEEP_PATIENCE, Stopped
 
 # Runs of a demo, each in a pack of its own, in two workers.
 FEW = (
-    "task=mrpc",
-    "method=lora",
-    "data.demo_rows={train: 160, validation: 40, test: 10}",
-    "hydra.launcher.inner=joblib",
-    "hydra.launcher.workers=2",
-    "hydra.launcher.max_tokens=1",
+    *("task=mrpc", "method=lora", "data.demo_rows={train: 160, validation: 40, test: 10}"),
+    *("hydra.launcher.inner=joblib", "hydra.launcher.workers=2", "hydra.launcher.max_tokens=1"),
 )
 Found = TypeVar("Found")
 SECONDS = 20.0  # that a stop may take here: twice what is promised, for a machine that does other things too
@@ -144,9 +140,12 @@ def test_a_stopped_demo_leaves_nothing_running_and_goes_on(minilm_dir: Path, tmp
 
 def test_a_second_ctrl_c_ends_the_demo_at_once(minilm_dir: Path, tmp_path: Path) -> None:
     """The worker does nothing at all here, and would not see a stop file."""
-    with started(tmp_path, "demo", "--results-dir", str(tmp_path / "runs"), *FEW, "seed=0,1") as program:
-        program.wait_for(lambda: len(list((tmp_path / "runs").rglob(".seed-*"))) == 2)  # none is importing any more
-        os.kill(_workers(program)[0].pid, signal.SIGSTOP)
+    runs = tmp_path / "runs"
+    with started(tmp_path, "demo", "--results-dir", str(runs), *FEW, "seed=0,1") as program:
+        program.wait_for(lambda: len(list(runs.rglob(".seed-*"))) == 2)  # none is importing any more
+        worker = holder(runs, next(runs.rglob(".seed-0.*")).with_name("seed-0"))
+        assert worker is not None
+        os.kill(worker["process"], signal.SIGSTOP)
         assert program.ends(signal.SIGINT, everyone=True, times=2) < SWEEP_PATIENCE
         assert program.process.returncode == 130
         assert "Traceback" not in program.printed() and program.printed().count("Stopping") == 1
@@ -187,13 +186,3 @@ def test_a_clusters_time_limit_checkpoints_and_requeues(
         os.kill(trains["process"], signal.SIGUSR2)
         assert program.process.wait(120) == 0, program.printed()
     assert [(run["status"], run["cost"]["restarts"]) for _, run in scan(runs)] == [("finished", 1)]
-
-
-def _workers(program: Program) -> list[psutil.Process]:
-    """Its worker processes; joblib's resource tracker is none."""
-    workers = []
-    for child in psutil.Process(program.process.pid).children(recursive=True):
-        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):  # git, asked for the commit, ends at any time
-            if child.status() != psutil.STATUS_ZOMBIE and "popen_loky" in " ".join(child.cmdline()):
-                workers.append(child)
-    return workers

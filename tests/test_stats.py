@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from statsmodels.stats import contingency_tables  # type: ignore[import-untyped]
 from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
-from statsmodels.stats.proportion import proportion_confint  # type: ignore[import-untyped]
 from statsmodels.stats.weightstats import ttost_paired  # type: ignore[import-untyped]
 
 from symlora import stats
@@ -25,7 +24,6 @@ from symlora.metrics import functions as metrics
 from symlora.stats import Interval, bootstrap
 
 Classes = npt.NDArray[np.int64]
-relaxed = settings(deadline=None, max_examples=60)  # other work may share the cores
 score = st.integers(0, 1000).map(lambda n: n / 1000)
 pairs = st.integers(2, 7).flatmap(lambda n: st.tuples(*(st.lists(score, min_size=n, max_size=n) for _ in range(2))))
 scores = st.lists(st.floats(0, 1).map(lambda x: round(x, 4)), min_size=2, max_size=12)
@@ -36,10 +34,6 @@ def ends(interval: Interval) -> tuple[float, float]:
     return interval.low, interval.high
 
 
-# Intervals, and rounding.
-
-
-@relaxed
 @given(scores, st.sampled_from([0.8, 0.95]), st.floats(-3, 3), st.floats(0.5, 100))
 def test_t_interval_equals_scipy_in_any_unit(values: list[float], level: float, shift: float, scale: float) -> None:
     interval = stats.t_interval([scale * value + shift for value in values], level)
@@ -51,7 +45,6 @@ def test_t_interval_equals_scipy_in_any_unit(values: list[float], level: float, 
         assert ends(interval) == pytest.approx((scale * low + shift, scale * high + shift), abs=1e-7)
 
 
-@relaxed
 @given(scores, st.randoms())
 def test_paired_interval_equals_scipy(a: list[float], random: Any) -> None:
     b = a.copy()
@@ -73,14 +66,6 @@ def test_rounding_is_no_spread_and_one_seed_has_none() -> None:
     assert stats.paired_interval([0.1 + 0.2, 0.7], [0.3, 0.7]).estimate == 0.0
     one = stats.t_interval([0.5])
     assert one.estimate == 0.5 and math.isnan(one.low) and math.isnan(one.high)
-
-
-@relaxed
-@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_equals_statsmodels(counts: tuple[int, int]) -> None:
-    interval = stats.wilson(*counts)
-    assert ends(interval) == pytest.approx(proportion_confint(*counts, method="wilson"), abs=1e-12)
-    assert 0 <= interval.low <= interval.estimate <= interval.high <= 1
 
 
 @pytest.mark.parametrize(("rows", "noise"), [(4, 0.1), (5, 3.0), (1500, 0.5)])
@@ -120,16 +105,12 @@ def test_points_equal_exact_arithmetic(ten_thousandths: int) -> None:
     assert Fraction(stats.round_points(ten_thousandths / 10**2)) == expected
 
 
-# Bootstraps.
-
-
 def noisy(labels: Classes, right: float, rng: np.random.Generator, seeds: int) -> Classes:
     """Draw predictions [seeds, rows], each right with this chance."""
     return np.where(rng.random((seeds, len(labels))) < right, labels, 1 - labels)
 
 
 @pytest.mark.parametrize("name", bootstrap.WEIGHTED)
-@settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_metrics_of_counted_rows_equal_metrics_of_the_rows_drawn(name: str, data: st.DataObject) -> None:
     rows = data.draw(st.integers(2, 25))
@@ -252,10 +233,6 @@ def test_two_level_bootstrap_pairs_seeds() -> None:
     assert degenerate(collapsed, 400) == pytest.approx(300, abs=40)  # 3 of 4 draws of two seeds hold the collapsed one
 
 
-# Tests.
-
-
-@relaxed
 @given(pairs, st.sampled_from([0.002, 0.05, 0.3]))
 def test_tost_and_t_equal_their_references_in_any_unit(ab: tuple[list[float], list[float]], margin: float) -> None:
     a, b = map(np.array, ab)
@@ -272,6 +249,8 @@ def test_pairs_without_spread() -> None:
     b = np.array([87.1, 86.4, 88.0, 85.9])
     for difference, equal, different in ((0.0, 0.0, 1.0), (0.5, 0.0, 0.0), (-1.0, 1.0, 0.0), (1.5, 1.0, 0.0)):
         assert (stats.tost(b + difference, b, 1.0), stats.paired_t(b + difference, b)) == (equal, different)
+    a, b = 100 * np.array([0.57, 0.60]), 100 * np.array([0.56, 0.59])  # the margin, but 0.99999999999999 in floats
+    assert stats.tost(a, b, 1.0) == 1.0 and stats.tost(a, b + 0.1, 1.0) == 0.0
 
 
 def test_tost_keeps_its_level_and_power() -> None:
@@ -284,7 +263,6 @@ def test_tost_keeps_its_level_and_power() -> None:
         assert truth < margin or share <= 0.068
 
 
-@relaxed
 @given(st.lists(st.tuples(st.integers(0, 999), st.integers(-6, 6)), min_size=2, max_size=7))
 def test_sign_flip_equals_exact_enumeration(tenths: list[tuple[int, int]]) -> None:
     # Differences of points with one decimal are off by some 1e-15: patterns of one mean must tie.
@@ -302,7 +280,6 @@ def test_sign_flip_of_many_pairs_is_random() -> None:
     assert p == stats.sign_flip(a, np.zeros(40)) == pytest.approx(scipy.stats.ttest_1samp(a, 0).pvalue, abs=0.01)
 
 
-@relaxed
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 50))
 def test_mcnemar_equals_statsmodels(only_a: int, only_b: int, both: int) -> None:
     labels = np.ones(only_a + only_b + both, dtype=np.int64)
@@ -312,13 +289,12 @@ def test_mcnemar_equals_statsmodels(only_a: int, only_b: int, both: int) -> None
     assert stats.mcnemar(a, b, labels) == pytest.approx(min(1.0, expected.pvalue), abs=1e-12)
 
 
-@settings(deadline=None, max_examples=10)  # statsmodels takes a tenth of a second
+@settings(max_examples=10)  # statsmodels takes a tenth of a second
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_equals_statsmodels(p_values: list[float]) -> None:
     assert stats.holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1], abs=1e-12)
 
 
-@relaxed
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=4))
 def test_holm_of_rows_is_a_closed_test(p_values: list[tuple[float, float]]) -> None:
     # A hypothesis is rejected if Bonferroni rejects every set of hypotheses that holds it and can be true at once.
@@ -400,7 +376,6 @@ def test_power_at_the_ends() -> None:
     assert (stats.seeds_needed(0.0, 1.0), stats.seeds_needed(100.0, 1.0)) == (2, None)
 
 
-@relaxed
 @given(st.floats(0.05, 8), st.floats(0.3, 3), st.sampled_from([0.5, 0.8, 0.95]))
 def test_seeds_needed_is_the_smallest(sd: float, margin: float, power: float) -> None:
     n = stats.seeds_needed(sd, margin, power)
@@ -410,19 +385,10 @@ def test_seeds_needed_is_the_smallest(sd: float, margin: float, power: float) ->
     assert n == 2 or stats.seeds_needed(sd, margin, power, max_n=n - 1) is None
 
 
-# Bad input.
-
-
-def test_equal_differences_at_the_margin_are_not_within_it() -> None:
-    a, b = 100 * np.array([0.57, 0.60]), 100 * np.array([0.56, 0.59])  # 0.99999999999999 in floats
-    assert stats.tost(a, b, 1.0) == 1.0 and stats.tost(a, b + 0.1, 1.0) == 0.0
-
-
 @pytest.mark.parametrize(
     ("call", "says"),
     [
         (lambda: stats.t_interval([]), r"shape \[n\], found \[\]"),
-        (lambda: stats.t_interval([[1, 2]]), "shape"),
         (lambda: stats.t_interval([1.0, math.nan]), "finite"),
         (lambda: stats.paired_interval([1, 2], [1, 2, 3]), "2 and 3"),
         (lambda: stats.wilson(5, 4), "5"),
@@ -437,13 +403,11 @@ def test_equal_differences_at_the_margin_are_not_within_it() -> None:
         (lambda: stats.two_level_bootstrap("f1", LABELS, LABELS, LABELS), r"\[seeds, rows\]"),
         (lambda: stats.two_level_bootstrap("f1", LABELS, LABELS[None], [LABELS, LABELS]), r"\(1, 4\) and \(2, 4\)"),
         (lambda: stats.sign_flip([1.0], [2.0]), "at least 2 pairs"),
-        (lambda: stats.sign_flip([1.0, 2.0], [1.0, 2.0, 3.0]), "2 and 3"),
         (lambda: stats.tost([1.0, math.nan], [1.0, 2.0], 1.0), "a must be"),
         (lambda: stats.tost([1, 2], [1, 3], margin=math.nan), "margin"),
         (lambda: stats.mcnemar([], [], []), "shape"),
         (lambda: stats.mcnemar(ONES, ONES[:3], ONES), "shape"),
         (lambda: stats.holm([0.1, math.nan]), r"\[0, 1\]"),
-        (lambda: stats.holm([0.1, 1.1]), r"\[0, 1\]"),
         (lambda: stats.tost_power(1, 1.0, 1.0), "at least 2"),
         (lambda: stats.tost_power(5, math.nan, 1.0), "sd = nan"),
         (lambda: stats.seeds_needed(1.0, 1.0, power=1.0), "power"),

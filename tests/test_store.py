@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -77,18 +78,18 @@ def test_every_file_is_hashed_and_any_change_is_found(folder: Path, tmp_path: Pa
         path.write_bytes(content)
 
 
-def _hold(root: Path, folder: Path, ready: Any) -> None:
-    with locked(root, folder):
-        ready.set()
-        signal.pause()
-
-
 @contextmanager
 def held_by_another(root: Path, folder: Path) -> Iterator[int]:
     """Let another process hold a run's lock within the block, and kill it at the end; yields its number."""
     context = multiprocessing.get_context("fork")
     ready = context.Event()
-    other = context.Process(target=_hold, args=(root, folder, ready))
+
+    def hold() -> None:
+        with locked(root, folder):
+            ready.set()
+            signal.pause()
+
+    other = context.Process(target=hold)
     other.start()
     try:
         assert ready.wait(20) and other.pid is not None
@@ -129,10 +130,7 @@ def test_a_lock_that_says_odd_things_is_a_lock(tmp_path: Path) -> None:
         ):
             lock.write_bytes(said)
             assert run_status("seeds", config, time.time()).state == "running"
-            with (
-                pytest.raises(Busy, match=r"0 on \? has been training it since 2"),
-                locked(root, folder, wait=0),
-            ):
+            with pytest.raises(Busy, match=r"0 on \? has been training it since 2"), locked(root, folder, wait=0):
                 pass
 
 
@@ -245,11 +243,8 @@ def test_a_pack_without_memory_is_trained_in_two_halves(
     assert sizes == [3, 2, 1, 1, 1]
     assert [record["status"] for _, record in ended] == ["finished"] * 3
     assert "not enough memory for 3 runs at once; trained again in two halves" in capsys.readouterr().err
-
-    def build_pack(*_: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    monkeypatch.setattr("symlora.runner.run.build_pack", build_pack)
+    no_memory = Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory."))
+    monkeypatch.setattr("symlora.runner.run.build_pack", no_memory)
     configs = [one(tmp_path, f"seed={seed}") for seed in (8, 9)]
     for folder, record in run_pack(configs, quiet(*configs)):
         assert record["status"] == "failed" and "OutOfMemoryError" in record["error"]

@@ -224,11 +224,9 @@ SCORES = pd.DataFrame({"idx": np.arange(1379), "prediction": np.linspace(-1, 6, 
         ("STS-B.tsv", lambda t: pd.concat([t, t.iloc[5:6]]).sort_values("idx"), "0 are missing, 1 appear twice"),
         ("STS-B.tsv", lambda t: t.replace({"idx": {7: 9999}}).sort_values("idx"), "1 are missing, .* 1 are not rows"),
         ("STS-B.tsv", lambda t: t.assign(prediction=t.prediction.where(t.idx != 3)), "row 3 is nan, not a number"),
-        ("STS-B.tsv", lambda t: t.assign(prediction=np.where(t.idx == 4, np.inf, 1.0)), "row 4 is inf"),
         ("STS-B.tsv", lambda t: t.assign(prediction="much"), r"row 0 is much, .*\(1,379 such rows\)"),
         ("WNLI.tsv", lambda t: t.iloc[:146].assign(prediction=2), "row 0 is 2, not a class from 0 to 1"),
         ("WNLI.tsv", lambda t: t.iloc[:146].assign(prediction=0.5), "row 0 is 0.5, not a class"),
-        ("WNLI.tsv", lambda t: t.iloc[:146].assign(prediction=-1), "row 0 is -1, not a class"),
         ("WNLI.tsv", lambda t: t.iloc[:146].assign(prediction=None), "row 0 is None, not a class"),
     ],
 )
@@ -245,11 +243,6 @@ def nan_in_test(folder: Path) -> None:
     edit_run(folder)
 
 
-def torn(folder: Path) -> None:
-    os.truncate(folder / "predictions.parquet", 999)
-    edit_run(folder)
-
-
 TORN = r"stsb/.*/seed-0: predictions.parquet cannot be read .* train that run again"
 
 
@@ -257,13 +250,13 @@ TORN = r"stsb/.*/seed-0: predictions.parquet cannot be read .* train that run ag
     ("task", "damage", "says"),
     [
         ("stsb", lambda folder: os.truncate(folder / "predictions.parquet", 999), "seed-0: it is damaged"),
-        ("stsb", torn, TORN),
+        ("stsb", lambda folder: (os.truncate(folder / "predictions.parquet", 999), edit_run(folder)), TORN),
         ("rte", nan_in_test, "predictions.parquet, split test: the prediction of row 17 is nan"),  # classes are floats
         ("rte", lambda folder: (folder / "run.json").unlink(), "it has no run.json"),
     ],
 )
 def test_a_broken_run_stops_it_and_nothing_is_written(
-    tmp_path: Path, task: str, damage: Callable[[Path], None], says: str
+    tmp_path: Path, task: str, damage: Callable[[Path], Any], says: str
 ) -> None:
     damage(make_run(tmp_path / "runs", task))
     arguments = ["--results-dir", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--protocol", "smoke"]
@@ -309,14 +302,9 @@ STSB = "index\tprediction\n" + "".join(f"{row}\t2.500\n" for row in range(1379))
         ("WNLI.tsv", WNLI.replace("\n9\t", "\n10\t"), "row 9 begins with '10'"),
         ("WNLI.tsv", WNLI.replace("5\t0", "5\tnot_entailment", 1), "row 5 predicts 'not_entailment'; allowed: 0 or 1"),
         ("WNLI.tsv", WNLI.replace("5\t0", "5\t", 1), "row 5 predicts ''"),
-        ("WNLI.tsv", WNLI.replace("5\t0", "5\t0\t0", 1), "row 5 predicts '0\\t0'"),
         ("STS-B.tsv", STSB.replace("8\t2.500", "8\t5.001", 1), "row 8 predicts '5.001'; allowed: a number from 0 to 5"),
-        ("STS-B.tsv", STSB.replace("8\t2.500", "8\t-0.1", 1), "row 8 predicts '-0.1'"),
         ("STS-B.tsv", STSB.replace("8\t2.500", "8\tnan", 1), "row 8 predicts 'nan'"),
-        ("STS-B.tsv", STSB.replace("8\t2.500", "8\tvery", 1), "row 8 predicts 'very'"),
-        ("STS-B.tsv", STSB.replace("8\t2.500", "8\t 2.5", 1), "row 8 predicts ' 2.5'"),
         ("STS-B.tsv", STSB.replace("8\t2.500", "8\t1e0", 1), "row 8 predicts '1e0'"),
-        ("STS-B.tsv", STSB.replace("8\t2.500", "8\t0_1", 1), "row 8 predicts '0_1'"),
     ],
 )
 def test_what_the_server_refuses_is_found(tmp_path: Path, name: str, content: str, says: str) -> None:

@@ -40,25 +40,15 @@ TINY = Path("tiny")
 
 
 # What of a run, its training and its method may differ: docs/packed-training.md, which test_docs_tables reads.
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("train.batch_size", 32),
-        ("task.name", "mrpc"),
-        ("model.name", "other"),
-        ("model.path", "elsewhere"),
-        ("protocol.held_out", 0.2),
-        ("data.max_length", 64),
-        ("data.train_limit", 64),
-    ],
-)
-def test_other_differences_keep_runs_apart(key: str, value: Any) -> None:
-    base, other = run_config(TINY), run_config(TINY)
-    part, name = key.split(".")
-    assert getattr(getattr(other, part), name) != value
-    setattr(getattr(other, part), name, value)
-    assert pack_key(base) != pack_key(other)
-    assert sizes(plan(jobs(base, other), 1e9, 1)) == [1, 1]
+def test_other_differences_keep_runs_apart() -> None:
+    changes = {"task.name": "mrpc", "model.name": "other", "model.path": "elsewhere", "protocol.held_out": 0.2}
+    for key, value in {**changes, "data.max_length": 64, "data.train_limit": 64}.items():
+        base, other = run_config(TINY), run_config(TINY)
+        part, name = key.split(".")
+        assert getattr(getattr(other, part), name) != value
+        setattr(getattr(other, part), name, value)
+        assert pack_key(base) != pack_key(other), key
+        assert sizes(plan(jobs(base, other), 1e9, 1)) == [1, 1]
 
 
 def test_full_fine_tuning_and_encoders_without_flat_batches_train_alone(tmp_path: Path) -> None:
@@ -126,6 +116,11 @@ def test_gpus_are_given_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cuda_device(1) == "GPU-b"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert cuda_device(0) == "" and visible_devices() == []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")  # then torch is asked
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [cuda_device(job) for job in range(3)] == ["0", "1", "0"]
+    names = ("cpu", "cuda", "cuda:1", "mps")
+    assert [gpus_of(torch.device(name)) for name in names] == [[], ["0", "1"], ["1"], ["mps"]]
 
 
 def test_a_worker_keeps_its_gpu_and_others_take_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,14 +134,6 @@ def test_a_worker_keeps_its_gpu_and_others_take_another(tmp_path: Path, monkeypa
     held[1][0][1].release()  # as when a process ends
     monkeypatch.setattr("symlora.sweep.worker._own", [])
     assert own_device(("3", "MIG-a"), tmp_path, 4) == "MIG-a"
-
-
-def test_without_the_variable_torch_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert [cuda_device(job) for job in range(3)] == ["0", "1", "0"]
-    names = ("cpu", "cuda", "cuda:1", "mps")
-    assert [gpus_of(torch.device(name)) for name in names] == [[], ["0", "1"], ["1"], ["mps"]]
 
 
 def test_the_time_left_leaves_out_what_an_earlier_process_did(

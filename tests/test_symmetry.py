@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import SHARED
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from report_runs import committed
 from safetensors.numpy import save_file
@@ -44,9 +44,6 @@ def whole_shares(delta: Any, rank: int) -> tuple[float, float]:
     return float(np.square(even).sum()) / energy, float(largest.sum()) / energy
 
 
-# The measures.
-
-
 def test_known_shares() -> None:
     column, row = np.eye(4)[:, :1], np.eye(4)[1:2]
     corner = measure(2.0 * column, row)  # one entry beside the diagonal; eigenvalues of the symmetric part: 1, -1
@@ -61,7 +58,6 @@ def test_known_shares() -> None:
 
 
 @given(n=st.integers(2, 14), r=st.integers(1, 5), seed=st.integers(0, 10**6), scale=st.sampled_from([1e-6, -0.5, 1e5]))
-@settings(deadline=None)
 def test_factors_of_any_scale_give_what_the_whole_matrix_gives(n: int, r: int, seed: int, scale: float) -> None:
     left, right = factors(n, r, seed)
     delta = left @ right
@@ -79,9 +75,6 @@ def test_zero_update_has_no_share_and_no_signs() -> None:
     row = measure(np.zeros((6, 2)), np.ones((2, 6)))
     assert math.isnan(row["symmetric_share"]) and math.isnan(row["captured"]) and math.isnan(row["share_rotated"])
     assert (row["positive"], row["negative"]) == (0, 0)
-
-
-# Chance.
 
 
 def test_baseline_of_roberta() -> None:
@@ -107,9 +100,6 @@ def test_a_leaning_update_stands_out_from_chance() -> None:
     spread = rotated_shares(values, 100)[:, 0].std(ddof=1)
     assert row["symmetric_share"] - row["share_rotated"] > 10 * spread
     assert abs(chance["symmetric_share"] - chance["share_rotated"]) < 4 * spread
-
-
-# Stored adapters.
 
 
 def store(folder: Path, tensors: dict[str, Any], **config: Any) -> Path:

@@ -44,9 +44,6 @@ def _row(report: Report, name: str, section: str, *begins: str) -> dict[str, str
     return dict(zip(names, (cell.text for cell in row), strict=True))
 
 
-# Table 1, and single cells of the others.
-
-
 def test_the_paper_as_printed_and_without_truncation(tmp_path: Path) -> None:
     write_run(tmp_path)
     report = _build(tmp_path)
@@ -128,9 +125,6 @@ def test_a_test_score_comes_from_the_leaderboard_alone(tmp_path: Path) -> None:
     again, unshown = report.tally.bad
     assert again.startswith("leaderboard/mine.yaml, entry 2: ")
     assert "minlim" in unshown and "no row of table 1" in unshown
-
-
-# Table 2.
 
 
 def test_the_tests_of_one_task(tmp_path: Path) -> None:
@@ -218,9 +212,6 @@ def test_correlations_get_a_two_level_interval_and_no_mcnemar(tmp_path: Path) ->
     row = _row(_build(tmp_path, ("stsb",)), "table2", SHORT, "STS-B", "SymLoRA")
     low, high = map(float, row["95 %, seeds and rows"].split(" to "))
     assert low < float(row["Difference"]) < high < 0 and row["p McNemar"] == "–"
-
-
-# Tables 3 and 4.
 
 
 def test_costs(tmp_path: Path) -> None:
@@ -328,9 +319,6 @@ def test_best_last_and_held_out_side_by_side(tmp_path: Path) -> None:
     assert [row[name] for name in columns] == ["70.0", "66.0", "–", "4.0", "–"] and row["Missing"] == "1"
 
 
-# What is missing, failed or bad.
-
-
 def test_the_footer_counts_and_names(tmp_path: Path) -> None:
     write_seeds(tmp_path, lora=[70, 72, 74], symlora=[70, 72])
     write_seeds(tmp_path, "mrpc", lora=[None])
@@ -349,9 +337,6 @@ def test_the_footer_counts_and_names(tmp_path: Path) -> None:
         assert "Grid runs only, so not in any table yet: MiniLM, protocol study, 1 run." in text
         assert "Made by commit: 0123456789." in text and "torch 9.9" in text and "a processor, fp32" in text
     assert _row(report, "table2", SHORT, "MRPC", "LoRA")["n"] == "0 (1 failed)"
-
-
-# Formats.
 
 
 def _table() -> Table:
@@ -376,19 +361,12 @@ def test_latex() -> None:
 
 
 def test_csv_holds_unrounded_numbers_and_the_text_that_says_more() -> None:
-    assert to_csv(_table()).splitlines() == [
-        "Section,Name,Mean,Mean ±",
-        "S_1,a_b|c,87.25,0.75",
-        "S_1,50 %,no run,",
-    ]
+    assert to_csv(_table()).splitlines() == ["Section,Name,Mean,Mean ±", "S_1,a_b|c,87.25,0.75", "S_1,50 %,no run,"]
     row = (Cell("MNLI"), Cell("86.0 to 87.0, ± 0.5", 86.5, 0.48))
     assert to_csv(Table("t", "", "", ("Task", "Mean"), (Section("s", (), (row,)),))).splitlines() == [
         'Section,Task,Mean,Mean ±,"Mean, as shown"',
         's,MNLI,86.5,0.48,"86.0 to 87.0, ± 0.5"',
     ]
-
-
-# The command line.
 
 
 def command(*words: object) -> None:

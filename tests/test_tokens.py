@@ -77,12 +77,8 @@ def test_cache_is_read_keyed_and_repaired(
     first = tokenize(split, tokenizer, 16, tmp_path)
     (path,) = tmp_path.iterdir()  # nothing temporary is left
     tokenizer(["x"] * 2, padding="max_length", truncation=True, max_length=7)  # leaves settings in the tokenizer
-
-    def forbidden(*_: Any) -> Any:
-        raise AssertionError("tokenised again")
-
     with monkeypatch.context() as patch:
-        patch.setattr("symlora.data.tokens._tokenize", forbidden)
+        patch.setattr("symlora.data.tokens._tokenize", lambda *_: pytest.fail("tokenised again"))
         assert_same(tokenize(split, tokenizer, 16, str(tmp_path)), first)
     for damage in (DAMAGE["truncated"], flip_last_byte, DAMAGE["empty"], DAMAGE["text"]):
         damage(path)
@@ -124,9 +120,6 @@ def test_tokens_without_types_and_with_scores_survive_a_file(tmp_path: Path) -> 
     assert_same(load_tokens(tmp_path / "new" / "a.safetensors"), data)
     with pytest.raises(SymloraError, match="b.safetensors"):
         load_tokens(tmp_path / "b.safetensors")
-
-
-# --- encoder folders ------------------------------------------------------------------------------------------------
 
 
 def encoder_folder(tmp_path: Path, minilm_dir: Path, config: dict[str, Any], tokenizer_class: str) -> Path:

@@ -110,12 +110,8 @@ def test_a_pack_trained_again_in_halves_is_logged(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr("symlora.runner.run.fit_pack", short_of_memory)
     run_pack(some, [Reporter(config, quiet=True) for config in some])
-    assert [len([row for row in rows if "train/loss" in row]) for _, rows, _, _ in offline_runs(tmp_path)] == [
-        1,
-        1,
-        3,
-        3,
-    ]
+    lengths = [len([row for row in rows if "train/loss" in row]) for _, rows, _, _ in offline_runs(tmp_path)]
+    assert lengths == [1, 1, 3, 3]
 
 
 @pytest.mark.parametrize("scoring", [False, True])

@@ -47,7 +47,7 @@ def check_words(words: Sequence[str]) -> None:
         elif match := re.fullmatch(rf"({'|'.join(GROUPS)})=([\w.,/+-]+)", word):
             for name in match[2].split(","):
                 _check_choice(match[1], name)
-                if match[1] == "protocol" and name != "null":
+                if match[1] == "protocol":
                     _check_protocol(name, words)
         elif not (word.startswith(("+", "~")) or override.is_sweep_override()):
             _check_setting(word, override.get_key_element(), override.value())
@@ -97,7 +97,7 @@ def _check_protocol(name: str, words: Sequence[str]) -> None:
 
 def _check_choice(group: str, name: str, advice: str = "") -> None:
     known = sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
-    if name not in known and name != "null":
+    if name not in known and (name != "null" or group in ("task", "method", "model", "protocol")):
         raise SymloraError(
             f"{group}={name}: there is no configs/{group}/{name}.yaml. {_near(name, known, 'There are')}{advice}"
         )

@@ -1,7 +1,7 @@
 """Damage every file that a command reads, and give it to that command."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,28 +20,6 @@ SECTION = "runs/demo/tiny/symlora/mrpc/*/seed-0/"
 CHECKPOINTS = "stopped/.checkpoints/*.safetensors"
 
 
-def trained(place: Place, ended: Ended) -> dict[str, Any]:
-    """Read the runs; one of another name is another configuration."""
-    return results_of(place.runs)
-
-
-def taken_up(place: Place, ended: Ended) -> dict[str, Any]:
-    return results_of(place.folder / "stopped")
-
-
-def printed(place: Place, ended: Ended) -> str:
-    return ended.printed.replace(str(place.folder), "")
-
-
-def exported(place: Place, ended: Ended) -> dict[str, bytes]:
-    return tree(place.folder / "out")
-
-
-def written(place: Place, ended: Ended) -> dict[str, bytes]:
-    """Read the numbers that were written: CSV and Markdown files."""
-    return {name: text for name, text in exported(place, ended).items() if name.endswith((".csv", ".md"))}
-
-
 def same(expected: Any, found: Any) -> bool:
     """Nothing that was expected has changed; settings, recorded as they were read, and other names do not count."""
     if not isinstance(expected, dict) or any(isinstance(value, bytes) for value in expected.values()):
@@ -55,7 +33,16 @@ class Command:
     """Hold a command that reads files, and what must be as ever if it comes to a result."""
 
     words: Sequence[str]  # `{run}` in them is a run folder
-    result: Callable[[Place, Ended], Any]
+    result: str = "printed"  # or a results folder, or endings of files in `out`
+
+    def found(self, place: Place, ended: Ended) -> Any:
+        """Read what must be as ever; a run of another name is another configuration."""
+        if self.result == "printed":
+            return ended.printed.replace(str(place.folder), "")
+        if not self.result.startswith("."):
+            return results_of(place.folder / self.result)
+        files = tree(place.folder / "out").items()
+        return {name: text for name, text in files if name.endswith(tuple(self.result.split()))}
 
     def run(self, place: Place) -> Ended:
         words = [word.replace("{run}", str(next(place.folder.glob(SECTION), ""))) for word in self.words]
@@ -66,36 +53,39 @@ def _no_pictures() -> None:
     """Drawing takes seconds, and says nothing of the files that were read."""
     from matplotlib.figure import Figure
 
+    from symlora.report import report_page
+
+    report_page.__dict__["FIGURES"] = {}  # the page would read the drawings
     Figure.savefig = lambda self, file, **named: Path(file).write_bytes(b"")  # type: ignore[method-assign,assignment]
 
 
-def _train(*overrides: str, result: Callable[[Place, Ended], Any] = trained) -> Command:
+def _train(*overrides: str, result: str = "runs") -> Command:
     return Command(("train", *overrides), result)
 
 
 def _report(what: str) -> Command:
-    return Command(("report", what, "--results-dir", "runs", "--out", "out"), written)
+    return Command(("report", what, "--results-dir", "runs", "--out", "out"), ".csv .md")
 
 
 TRAIN = _train("seed=5", *SMALL)
-AGAIN = _train("method=symlora", "seed=0", *SMALL, result=printed)  # a run that is finished
+AGAIN = _train("method=symlora", "seed=0", *SMALL, result="printed")  # a run that is finished
 RTE = ("task=rte", "data.source=glue", "data.dir={folder}/glue", "data.allow_subset=true",  # made-up rows
        "data.train_limit=64", "train.epochs=1")  # fmt: skip
 GLUE = _train(*RTE)
 FROM = _train("seed=6", *SMALL, "init_from={folder}/start")
 SEEDS = _train("-m", "sweep=seeds", "hydra.launcher.inner=basic", "seed=5", *SMALL)
 STOPPED = ("method=lora", "seed=7", *SMALL, "results_dir={folder}/stopped")
-GO_ON = _train(*STOPPED, result=taken_up)
-SWEEP_ON = _train(*PACKED, *STOPPED, result=taken_up)  # reads all checkpoints before it plans
+GO_ON = _train(*STOPPED, result="stopped")
+SWEEP_ON = _train(*PACKED, *STOPPED, result="stopped")  # reads all checkpoints before it plans
 PLANNED = _train(*PACKED, "method=lora", "seed=8,9", *SMALL)
 TABLES, FIGURES, REPORT, AUDIT = (_report(what) for what in ("table1", "figure1", "report", "audit"))
-RUNS, VERIFY = (Command((name, "runs"), printed) for name in ("runs", "verify"))
+RUNS, VERIFY = (Command((name, "runs")) for name in ("runs", "verify"))
 STUDY = ("--tasks", "mrpc", "--model", "local", "--protocol", "demo", "model.name=tiny", "model.path={folder}/encoder",
          "results_dir={folder}/runs", "device=cpu", "precision=fp32", "train.batch_size=8", "train.model_dropout=0.1",
          *SMALL)  # fmt: skip
-STATUS = Command(("status", "--seeds", "2", *STUDY), printed)
-SELECT = Command(("select", *STUDY), printed)
-EXPORT = Command(("export", "{run}", "{folder}/out", "--to", "lora"), exported)
+STATUS = Command(("status", "--seeds", "2", *STUDY))
+SELECT = Command(("select", *STUDY))
+EXPORT = Command(("export", "{run}", "{folder}/out", "--to", "lora"), ".json .md .safetensors")
 
 
 @dataclass(frozen=True)
@@ -240,7 +230,7 @@ def damaged_file(files: Files, session: Session, target: Target, command: Comman
         ended = command.run(here)
         if ended.status:
             raise RuntimeError(f"{command} failed on whole files:\n{ended.printed}")
-        files.expected[command] = command.result(here, ended)
+        files.expected[command] = command.found(here, ended)
         if command in (GO_ON, SWEEP_ON):
             session.add("trained anew beside a checkpoint", str(command.words), trained_anew(here.folder / "stopped"))
         here.clear()
@@ -259,7 +249,7 @@ def damaged_file(files: Files, session: Session, target: Target, command: Comman
             path.write_bytes(content)
     names = [path.name, *(name.replace("{folder}", str(here.folder)) for name in target.names)]
     said = f"{target.path}, {how}: {' '.join(command.words[:4])}"
-    session.judge("files", said, ended, names, same(files.expected[command], command.result(here, ended)))
+    session.judge("files", said, ended, names, same(files.expected[command], command.found(here, ended)))
     after, own = tree(here.folder), str(path.relative_to(here.folder)) if path.is_relative_to(here.folder) else ""
     others = [name for name in before if name.startswith("runs/demo") and "/." not in name and name != own]
     session.add("other run changed", said, [name for name in others if after.get(name) != before[name]])

@@ -17,17 +17,9 @@ PACKED = ("-m", "hydra/launcher=packed", "hydra.launcher.inner=basic")
 SMALL = ("train.epochs=1", "data.demo_rows={train: 32, validation: 16, test: 4}")
 SHORT = (*SMALL, "checkpoint.seconds=0")
 SETTINGS = (
-    "task=mrpc",
-    "method=symlora",
-    "model=local",
-    "model.name=tiny",
-    "protocol=demo",
-    "data.demo_rows={train: 96, validation: 32, test: 4}",
-    "train.epochs=3",
-    "train.batch_size=8",
+    *("task=mrpc", "method=symlora", "model=local", "model.name=tiny", "protocol=demo", "device=cpu", "precision=fp32"),
+    *("data.demo_rows={train: 96, validation: 32, test: 4}", "train.epochs=3", "train.batch_size=8"),
     "train.model_dropout=0.1",
-    "device=cpu",
-    "precision=fp32",
 )
 
 
