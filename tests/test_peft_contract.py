@@ -11,6 +11,7 @@ import sys
 import tarfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -48,7 +49,11 @@ def passes(methods: list[str], full: bool, folder: Path) -> None:
     report = folder / "report.xml"
     # No settings, plugins or conftest of this project: the suite runs as PEFT wrote it.
     options = ["-q", "--noconftest", f"-c{os.devnull}", "-pno:cacheprovider", "-pno:xdist", f"--junitxml={report}"]
-    told = {"PEFT_SDIST": str(peft_sdist()), "PEFT_CONTRACT": ",".join(methods), "PEFT_CONTRACT_FULL": "1" * full}
+    told: dict[str, Any] = {
+        "PEFT_SDIST": str(peft_sdist()),
+        "PEFT_CONTRACT": ",".join(methods),
+        "PEFT_CONTRACT_FULL": "1" * full,
+    }
     run_program(sys.executable, "-m", "pytest", *options, str(TESTS / "peft_suite.py"), cwd=folder, **told)
     suite = ElementTree.parse(report).getroot()[0]
     reasons = Counter(skip.get("message", "") for skip in suite.iter("skipped"))

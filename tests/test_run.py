@@ -129,6 +129,16 @@ def test_a_run_out_of_patience_says_where_it_stopped(
     assert "(1 stopped early)" in listing.table([results.read_run(folder) or {}])
 
 
+def test_a_second_attempt_counts_its_own_steps(minilm_dir: Path, tmp_path: Path) -> None:
+    # As a pack in which memory ran out: its halves begin with the same reporters.
+    config = small(tmp_path, "task=rte", "train.epochs=1", "force=true")
+    told = Reporter(config, quiet=True)
+    run(config, told)
+    once = told._steps
+    run(config, told)
+    assert told._steps == once > 0 and len(told._scores) == 1
+
+
 def test_a_run_tells_that_it_was_compiled(minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("symlora.runner.run.pick_compile", lambda *_: True)
     assert train(small(tmp_path, "task=rte", "train.epochs=1"))[1]["provenance"]["compiled"] is True

@@ -243,14 +243,16 @@ def nan_in_test(folder: Path) -> None:
     edit_run(folder)
 
 
-TORN = r"stsb/.*/seed-0: predictions.parquet cannot be read .* train that run again"
+def torn(folder: Path) -> None:
+    os.truncate(folder / "predictions.parquet", 999)
+    edit_run(folder)
 
 
 @pytest.mark.parametrize(
     ("task", "damage", "says"),
     [
         ("stsb", lambda folder: os.truncate(folder / "predictions.parquet", 999), "seed-0: it is damaged"),
-        ("stsb", lambda folder: (os.truncate(folder / "predictions.parquet", 999), edit_run(folder)), TORN),
+        ("stsb", torn, r"stsb/.*/seed-0: predictions.parquet cannot be read .* train that run again"),
         ("rte", nan_in_test, "predictions.parquet, split test: the prediction of row 17 is nan"),  # classes are floats
         ("rte", lambda folder: (folder / "run.json").unlink(), "it has no run.json"),
     ],
