@@ -65,8 +65,8 @@ def device_name(device: torch.device) -> str:
 
 def reset_peak_memory(device: torch.device) -> None:
     """Start the peak anew, so that it is not an earlier pack's."""
-    gc.collect()  # an adapted model holds itself
     if device.type == "cuda":
+        gc.collect()  # an adapted model holds itself, and its memory
         torch.cuda.init()  # type: ignore[no-untyped-call] # without it torch refuses a device with a number
         torch.cuda.reset_peak_memory_stats(device)
         return
