@@ -103,14 +103,14 @@ class LortaModel(AdapterModel, config=LortaConfig, layer=LortaLinear):
             number, matrix = places[name]
             layer.place[adapter_name] = (numbers.index(number), matrices.index(matrix))
 
-    # The file holds each parameter once, under a name of the model's and not of a layer's.
-
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)  # PEFT may make a parameter for each layer
         first, *others = _layers(self.model, adapter_name).values()
         for layer in others:
             for container in layer.adapter_layer_names:
                 getattr(layer, container)[adapter_name] = getattr(first, container)[adapter_name]
+
+    # The file holds each parameter once, under a name of the model's and not of a layer's.
 
     @classmethod
     def _get_adapter_state_dict(cls, *args: Any, **kwargs: Any) -> dict[str, Tensor]:

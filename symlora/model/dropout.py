@@ -241,8 +241,8 @@ def use_own_dropout(model: nn.Module, masks: Masks) -> None:
 
 def drops(model: nn.Module) -> bool:
     """Tell whether the model's next forward pass draws masks."""
-    modules = list(model.modules())
-    inside = [member for module in modules for member in getattr(module, "members", ())[:1]]  # of a pack's modules
-    return any(isinstance(module, Dropout) and module.training and module.p > 0 for module in modules) or any(
-        map(drops, inside)
+    return any(
+        (isinstance(module, Dropout) and module.training and module.p > 0)
+        or any(map(drops, getattr(module, "members", ())[:1]))  # a pack's module hides those of its runs
+        for module in model.modules()
     )

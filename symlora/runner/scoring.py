@@ -158,31 +158,32 @@ def _splits(models: Sequence[Trained], names: Sequence[str], file: Path | None) 
     Raises:
         SymloraError: A split has other rows than the run's, which may have trained on them.
     """
-    splits: dict[str, Split] = {}
     config = models[0].config
-    # An own table's splits are drawn anew: with other training rows, all are others.
-    drawn = ["train"] if names and config.data.source == "own" and "train" not in names else []
-    for name in [*names, *drawn]:
-        if name == HELD_OUT or (name == "train" and config.protocol.held_out):
-            if not config.protocol.held_out:
-                raise SymloraError(f"protocol {config.protocol.name} sets no slice aside: there is no {HELD_OUT}.")
-            parts = holdout(load_splits(config.task, config.data, ["train"])["train"], config.protocol.held_out)
-            splits[name] = parts[name == HELD_OUT]
-        else:
-            splits |= load_splits(config.task, config.data, [name])
+    splits = {name: _split(config, name) for name in names}
+    # Test rows are never trained on, and may get their labels later.
+    checked = {name: split for name, split in splits.items() if name not in config.task.test}
+    if names and config.data.source == "own":  # its splits are drawn anew: with other training rows, all are others
+        checked["train"] = splits.get("train") or _split(config, "train")
     for model in models:
         for name, known in (model.record or {"data": {}})["data"].items():
-            # Test rows are never trained on, and may get their labels later.
-            if name in splits and name not in config.task.test and splits[name].sha256 != known["sha256"]:
+            if name in checked and checked[name].sha256 != known["sha256"]:
                 raise SymloraError(
                     f"{model.source}: {name} has other rows in these data than in the run, which may have trained on "
                     "some of them. Give the run's own data, or score new rows with --file."
                 )
-    for name in drawn:
-        del splits[name]
     if file is not None:
         splits[file.name] = replace(read_rows([file], config.task), name=file.name)
     return splits
+
+
+def _split(config: Config, name: str) -> Split:
+    """Load one split, as the run had it."""
+    if name != HELD_OUT and (name != "train" or not config.protocol.held_out):
+        return load_splits(config.task, config.data, [name])[name]
+    if not config.protocol.held_out:
+        raise SymloraError(f"protocol {config.protocol.name} sets no slice aside: there is no {HELD_OUT}.")
+    parts = holdout(load_splits(config.task, config.data, ["train"])["train"], config.protocol.held_out)
+    return parts[name == HELD_OUT]
 
 
 def _of_texts(texts: Sequence[str], config: Config) -> Split:

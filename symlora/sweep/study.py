@@ -218,19 +218,14 @@ def run_study(study: Study, widen: int = 0) -> int:
     if status not in (0, FAILED_RUN):
         return status
     study.require_grid()
-    planned = {config.train.lr for config in expand(*study.grid())}
-    while widen:
-        found = study.chosen()
+    planned, before = {config.train.lr for config in expand(*study.grid())}, None
+    while (found := study.chosen()) != before:  # until a round adds no point
+        before = found
         more = {task: {lr for each in found if each.task == task for lr in each.values("lr")} for task in study.tasks}
-        commands = study.widened([each for each in found if len(more[each.task] - planned) < widen])
-        for command in commands:
-            print("a best point lies on an edge: symlora train -m " + " ".join(command), flush=True)
-            if (status := multirun(command)) not in (0, FAILED_RUN):
-                return status
-        if not commands or study.chosen() == found:  # none of the new points has a result
-            break
+        if status := _widen(study.widened([each for each in found if len(more[each.task] - planned) < widen])):
+            return status
     print("2 of 3: selection", flush=True)
-    _write(study, study.chosen())
+    _write(study, found)
     print(f"3 of 3: {study.seeds} seeds of each", flush=True)
     return multirun(study.repeats())
 
@@ -245,12 +240,12 @@ def command_select(chosen: argparse.Namespace) -> int:
         commands = study.widened(found, axes)
         if not commands:
             print(f"No best point lies on an edge of {' or '.join(axes)}: nothing to widen.")
-        for command in commands:
-            print("symlora train -m " + " ".join(command), flush=True)
-            if chosen.run_widened and (status := multirun(command)) not in (0, FAILED_RUN):
-                return status
         if not chosen.run_widened:
+            for command in commands:
+                print("symlora train -m " + " ".join(command))
             return 0
+        if status := _widen(commands):
+            return status
         found = _tried(study)
     _write(study, found)
     print(f"Written to {study.best_dir / study.protocol / study.model}. Next: make seeds")
@@ -279,6 +274,15 @@ def _write(study: Study, choices: Sequence[GridSearch]) -> None:
         print(warning, file=sys.stderr)
     for choice in choices:
         write(choice, study.best_file(choice.method, choice.task))
+
+
+def _widen(commands: Sequence[Sequence[str]]) -> int:
+    """Run the wider grids; return the status that ends them, or 0."""
+    for command in commands:
+        print("a best point lies on an edge: symlora train -m " + " ".join(command), flush=True)
+        if (status := multirun(command)) not in (0, FAILED_RUN):
+            return status
+    return 0
 
 
 def multirun(overrides: Sequence[str]) -> int:
