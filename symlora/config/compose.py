@@ -91,7 +91,7 @@ def check_files() -> None:
     """
     for path in sorted(CONFIG_DIR.rglob("*.yaml")):
         try:
-            yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
         except (OSError, ValueError, yaml.YAMLError) as error:
             reason = " ".join(str(error).split())[:300]
             raise SymloraError(f"{path} cannot be read as YAML ({reason}). Restore it (git checkout).") from None
