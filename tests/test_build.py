@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import platform
 import re
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +23,7 @@ from symlora.config.schema import ModelConfig
 from symlora.data.batches import Batch, gather, padded
 from symlora.errors import SymloraError
 from symlora.model.build import build
-from symlora.model.device import pick_device, pick_precision
+from symlora.model.device import keep_memory, pick_device, pick_precision
 from symlora.model.encoder import FLAT_MODEL_TYPES
 from symlora.model.head import output_layer
 from symlora.model.run_model import RunModel
@@ -363,6 +365,17 @@ def test_devices_and_precisions() -> None:
             pick_device(name)
     assert [pick_precision(name, CPU) for name in ("fp32", "bf16", "fp16")] == ["fp32", "bf16", "fp16"]
     assert pick_precision("auto", CPU) in ("fp32", "bf16")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries decide for themselves")
+def test_freed_memory_is_kept() -> None:
+    keep_memory()
+    faults = []
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.zeros(2**24).add_(1)  # 16,384 pages
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    assert faults[1] < 1000
 
 
 @pytest.mark.parametrize("mps", [True, False])

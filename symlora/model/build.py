@@ -13,7 +13,7 @@ from symlora.config.schema import Config, MethodConfig
 from symlora.errors import SymloraError
 from symlora.model import attention
 from symlora.model.adapter import add_adapter
-from symlora.model.device import DTYPES
+from symlora.model.device import DTYPES, keep_memory
 from symlora.model.dropout import Masks, set_dropout, use_dropout_modules, use_own_dropout
 from symlora.model.encoder import FLAT_MODEL_TYPES, Encoder
 from symlora.model.fused import use_fused_output
@@ -54,6 +54,8 @@ def build_pack(
     first = configs[0]
     if len(configs) > 1 and (alone := why_alone(first.method)):
         raise CannotPack(alone)
+    if device.type == "cpu":
+        keep_memory()
     source = find(first.model)
     # For encoders on padded batches: sdpa in bf16 is slow on a CPU (symlora.model.attention).
     slow_sdpa = device.type == "cpu" and precision != "fp32"
