@@ -41,6 +41,14 @@ def test_masks_are_the_same_bits(everything_fused: None) -> None:
             assert torch.equal(drop.mask(keys, columns, size, torch.bfloat16), plain)
 
 
+@needs_compiler
+def test_gathered_rows_are_the_same_bits(everything_fused: None) -> None:
+    args = (*torch.randn(3, 40, 32).bfloat16().unbind(), torch.randint(0, 40, (70,)), 32**-0.5)
+    plain = fused.gather_three(*args)
+    with fused.fusing(True):
+        assert all(map(torch.equal, fused.gather_three(*args), plain))
+
+
 def step(pack: Any, batch: Any) -> tuple[Tensor, list[Tensor]]:
     """Each row's loss, and every run's gradients."""
     losses = losses_of(pack.encoder(batch), batch.labels)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from symlora.model.device import to_device
 from symlora.model.dropout import Dropout
-from symlora.model.fused import fuses, softmax_back, softmax_drop
+from symlora.model.fused import fuses, gather_three, softmax_back, softmax_drop
 
 NAME = "flat"
 STEP = 16  # groups are as long as a multiple of so many tokens: fewer shapes, and a whole vector of float32 numbers
@@ -131,7 +131,10 @@ class _Attention(torch.autograd.Function):
         queries: slice,
         bias: Tensor | None,
     ) -> Tensor:
-        q, k, v = (t.index_select(0, layout.gather) for t in (q * scale, k, v))
+        if fuses(q.dtype, q.numel()):
+            q, k, v = gather_three(q, k, v, layout.gather, scale)
+        else:
+            q, k, v = (t.index_select(0, layout.gather) for t in (q * scale, k, v))
         out = _rows_for(q, queries)
         kept = []
         columns = None if drop is None else drop.masks.columns(drop.site, layout.groups[0].shape[2], q.device)
@@ -186,6 +189,8 @@ class _Attention(torch.autograd.Function):
                 _cut(d_bias, group, ctx.queries).add_(summed)
             if needs_k:
                 torch.bmm(d_scores.mT, query, out=to_key)
+        if needs_k and fuses(q.dtype, q.numel()):
+            return *gather_three(d_q, d_k, d_v, layout.scatter, ctx.scale), None, None, None, None, d_bias
         found = [d.index_select(0, layout.scatter) for d in ((d_q, d_k, d_v) if needs_k else (d_q, d_v))]
         found[0].mul_(ctx.scale)
         return found[0], found[1] if needs_k else None, found[-1], None, None, None, None, d_bias

@@ -127,6 +127,12 @@ def drop_add_norm_back(
 
 
 @_compiled
+def gather_three(a: Tensor, b: Tensor, c: Tensor, index: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the same rows of a · scale, b and c."""
+    return (a * scale)[index], b[index], c[index]
+
+
+@_compiled
 def softmax_drop(scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return probabilities of rows of scores, and these times the mask."""
     probabilities = torch.softmax(scores.float(), -1)

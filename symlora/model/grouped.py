@@ -55,6 +55,7 @@ class RunRows:
 
     ends: Tensor  # last row of each run + 1: int32 [K]
     runs: Tensor  # number of each row's run: int64 [T]
+    places: Tensor  # that of each row's run in a table of rows and runs, [T · K]: int64 [T]
     counts: Tensor  # of each run's rows: int64 [K]
     fill: Fill | None  # where torch's grouped_mm has no kernel
 
@@ -67,9 +68,10 @@ class RunRows:
     def of(counts: tuple[int, ...], device: torch.device) -> "RunRows":
         """Number the rows of runs with these counts."""
         numbers = np.repeat(np.arange(len(counts)), counts)
-        parts = (np.cumsum(counts, dtype=np.int32), numbers, np.array(counts))
-        ends, runs, own = (to_device(torch.from_numpy(part), device) for part in parts)
-        return RunRows(ends, runs, own, None if has_kernel(device) else Fill.of(counts, device))
+        places = np.arange(len(numbers)) * len(counts) + numbers
+        parts = (np.cumsum(counts, dtype=np.int32), numbers, places, np.array(counts))
+        tables = (to_device(torch.from_numpy(part), device) for part in parts)
+        return RunRows(*tables, fill=None if has_kernel(device) else Fill.of(counts, device))
 
 
 def has_kernel(device: torch.device) -> bool:
@@ -90,8 +92,7 @@ def by_run(x: Tensor, factors: Tensor, rows: RunRows | None) -> Tensor:
     if not _in_blocks(x, number * min(width, height)):
         return grouped_mm(x, factors, offs=rows.ends)
     if height < width:  # compute every run's columns for all rows, then select each row's own
-        found = (x @ factors.transpose(0, 1).flatten(1)).view(-1, number, height)
-        return found.take_along_dim(rows.runs[:, None, None], 1)[:, 0]
+        return (x @ factors.transpose(0, 1).flatten(1)).view(-1, height).index_select(0, rows.places)
     if not finite(x, factors):  # it would spread to the other runs
         return grouped_mm(x, factors, offs=rows.ends)
     return _spread(x, rows, number) @ factors.flatten(0, 1)
@@ -109,8 +110,7 @@ def finite(*tensors: Tensor) -> bool:
 
 def _spread(low: Tensor, rows: RunRows, number: int) -> Tensor:
     """Put each row at its run's columns among zeros: [T, K · r]."""
-    spread = low.new_zeros(len(low), number, low.shape[1])
-    return spread.scatter_(1, rows.runs[:, None, None].expand(-1, 1, low.shape[1]), low[:, None]).flatten(1)
+    return low.new_zeros(len(low) * number, low.shape[1]).index_copy_(0, rows.places, low).view(len(low), -1)
 
 
 def outer(a: Tensor, b: Tensor, rows: RunRows | None, all_finite: bool) -> Tensor:
