@@ -233,11 +233,16 @@ def test_test_rows_are_no_part_of_the_inference_time(tmp_path: Path) -> None:
     assert collect(tmp_path).runs["inference_seconds"].nunique() == 1
 
 
-def test_costs_of_two_devices_are_not_set_against_each_other(tmp_path: Path) -> None:
+def test_costs_of_two_devices_or_packs_are_not_set_against_each_other(tmp_path: Path) -> None:
     write_seeds(tmp_path, lora=SOME, symlora=SOME)
-    for folder in tmp_path.rglob("symlora/rte/*/seed-?"):
-        edit_run(folder, lambda record: record["provenance"].update(device="another"))
-    assert _row(_build(tmp_path), "table3", SHORT, "RTE", "SymLoRA")["PSCP"] == "– (other device)"
+    changes: dict[str, Any] = {
+        "pack": lambda record: record["cost"].update(packed_runs=5),
+        "device": lambda record: record["provenance"].update(device="another"),
+    }
+    for name, change in changes.items():
+        for folder in tmp_path.rglob("symlora/rte/*/seed-?"):
+            edit_run(folder, change)
+        assert _row(_build(tmp_path), "table3", SHORT, "RTE", "SymLoRA")["PSCP"] == f"– (other {name})"
 
 
 def test_best_and_last_epoch_are_of_the_same_seeds(tmp_path: Path) -> None:
@@ -259,12 +264,34 @@ def test_a_split_of_two_rows_has_a_table_and_no_interval(tmp_path: Path, monkeyp
     assert _row(_build(tmp_path, ("stsb",)), "table4", SHORT, "STS-B", "SymLoRA")["Rows, one model"] == "–"
 
 
-def test_settings_that_differ_between_the_methods_are_said(tmp_path: Path) -> None:
-    write_seeds(tmp_path, lora=SOME, symlora=SOME)
-    for folder in tmp_path.rglob("symlora/rte/*/seed-?"):
-        edit_run(folder, lambda record: record["config"]["train"].update(epochs=20))
-    (section,) = [part for part in _build(tmp_path).tables[1].sections if part.title == SHORT]
-    assert any("the methods differ in other settings (train.epochs)" in note for note in section.notes)
+@pytest.mark.parametrize(
+    ("key", "runs", "change"),
+    [
+        ("train.epochs", "{}/rte/*/*", lambda record: record["config"]["train"].update(epochs=20)),
+        ("precision", "{}/rte/*/seed-1", lambda record: record.update(precision="bf16")),
+        (
+            "weights",
+            "*/rte/*/*",
+            lambda record: record["provenance"].update(weights_sha256=record["config"]["method"]["name"]),
+        ),
+    ],
+)
+@pytest.mark.parametrize(("method", "name"), [("symlora", "SymLoRA"), ("dora", "dora")])
+def test_settings_that_differ_between_methods_are_said(
+    method: str, name: str, key: str, runs: str, change: Any, tmp_path: Path
+) -> None:
+    for own in ("lora", method):
+        for seed in range(3):
+            write_run(tmp_path, own, seed=seed)
+
+    def notes() -> str:
+        (section,) = [part for part in _build(tmp_path).tables[1].sections if part.title == SHORT]
+        return " ".join(section.notes)
+
+    assert "other settings" not in notes()
+    for folder in tmp_path.rglob(runs.format(method)):
+        edit_run(folder, change)
+    assert f"RTE: LoRA and {name} differ in other settings ({key})." in notes()
 
 
 def test_pscp_is_the_score_over_its_penalties(tmp_path: Path) -> None:

@@ -138,20 +138,24 @@ def grid_edge(chosen: Chosen) -> str:
 
 
 def unlike(cells: Mapping[Key, Chosen]) -> list[str]:
-    """List tasks whose two methods differ in grid points or settings."""
+    """List where methods differ from LoRA in grid points or settings."""
     grids, settings = list[str](), list[str]()
     for key, cell in cells.items():
-        if key[3] != CLAIMED:
-            continue
         pair, task = (cells[(*key[:3], REFERENCE)], cell), TASKS.get(key[2], key[2])
+        names = f"{METHODS[REFERENCE]} and {METHODS.get(key[3], key[3])}"
         points = [set(each.grid[list(AXES)].itertuples(index=False, name=None)) for each in pair]
-        if all(points) and points[0] != points[1] and max(map(len, points)) > 1:
+        if key[3] == CLAIMED and all(points) and points[0] != points[1] and max(map(len, points)) > 1:
             counts = f"{METHODS[REFERENCE]} {len(points[0])}, {METHODS[CLAIMED]} {len(points[1])}"
             grids.append(f"{task}: not tried at the same grid points ({counts}).")
-        if all(len(each.runs) for each in pair):
+        if key[3] != REFERENCE and all(len(each.runs) for each in pair):
             theirs, ours = (_flat(each.runs["grid"].iloc[0]) for each in pair)
-            if differing := sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)):
-                settings.append(f"{task}: the methods differ in other settings ({', '.join(differing)}).")
+            differing = {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}
+            if not cell.runs["adapter"].any():
+                differing.discard("train.head_lr")  # there `train.lr` is the head's
+            both = pd.concat([each.runs for each in pair])
+            differing |= {name for name in ("precision", "weights") if both[name].nunique() > 1}
+            if differing:
+                settings.append(f"{task}: {names} differ in other settings ({', '.join(sorted(differing))}).")
     return grids + settings
 
 
@@ -160,7 +164,7 @@ def _flat(grid: str) -> dict[str, Any]:
     content = json.loads(grid)
     content["init_from"] = content["init_from"] is not None  # each method starts from its own run
     groups = {name: group if isinstance(group, dict) else {"": group} for name, group in content.items()}
-    del groups["method"]
+    del groups["method"], groups["precision"]  # as asked for; `auto` is another one on another machine
     return {f"{name}.{key}".rstrip("."): value for name, group in groups.items() for key, value in group.items()}
 
 

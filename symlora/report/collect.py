@@ -27,7 +27,8 @@ COLUMNS = (
     "protocol", "model", "method", "task", "configuration", "grid", "seed", "chose", "status", "lr", "batch_size",
     "epochs", "metric", "split", "selection", "score", *RULES, "criterion", "chance", "at_chance", "adapter", "head",
     "encoder", "total", "adapter_bytes", "seconds", "peak_memory_bytes", "energy_kwh", "train_seconds",
-    "inference_seconds", "note", "precision", "device", "commit", "dirty", "versions", "error", "folder",
+    "inference_seconds", "pack", "note", "precision", "weights", "device", "commit", "dirty", "versions", "error",
+    "folder",
 )  # fmt: skip
 """Of the frame: `_described` and `_scored` say what they hold."""
 NUMBERS = (
@@ -111,8 +112,10 @@ def _described(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
         "adapter_bytes": record.get("adapter_bytes"),  # of the saved safetensors: adapter and head
         **{key: cost.get(key) for key in ("seconds", "peak_memory_bytes", "energy_kwh", "train_seconds")},
         "inference_seconds": _inference_seconds(record),
+        "pack": cost.get("packed_runs") or 1,  # that shared its memory
         "note": _note(config),  # must be shown with this model's scores
         "precision": record["precision"],
+        "weights": provenance.get("weights_sha256"),  # of the encoder
         "device": provenance["device"],
         "commit": provenance["commit"] or "unknown",
         "dirty": provenance["dirty"] is not False,

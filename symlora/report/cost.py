@@ -33,8 +33,9 @@ def cell_pscp(cell: Chosen, chosen: Mapping[Key, Chosen]) -> tuple[float, str]:
     runs, reference = cell.finished, chosen[(*cell.key[:3], REFERENCE)].finished
     if reference.empty:
         return math.nan, "no run of LoRA"
-    if set(runs["device"]) != set(reference["device"]):
-        return math.nan, "other device"
+    for column in ("device", "pack"):
+        if set(runs[column]) != set(reference[column]):
+            return math.nan, f"other {column}"
     costs, other = mean_costs(runs), mean_costs(reference)
     for name, words in PENALISED.items():
         if not (costs[name] >= 0 and other[name] > 0):
