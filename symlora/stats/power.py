@@ -55,6 +55,6 @@ def seeds_needed(
     """
     if not 0 < power < 1:
         raise ValueError(f"power must lie between 0 and 1, found {power}")
-    sizes = range(2, max_n + 1)  # the power grows with n
+    sizes = range(2, max_n + 1)  # the power grows with n, but for powers near 0
     place = bisect.bisect_left(sizes, power, key=lambda n: tost_power(n, sd_of_differences, margin, alpha))
     return sizes[place] if place < len(sizes) else None
