@@ -30,18 +30,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from symlora.adapters.config import NOT_NEGATIVE, POSITIVE, LowRankConfig, setting
 from symlora.adapters.factors import FactorLayer
-from symlora.adapters.loraxs import start_between
+from symlora.adapters.loraxs import LoraXsConfig, start_between
 from symlora.adapters.tuner import AdapterModel
 
 
 @dataclass
-class EdoraConfig(LowRankConfig, method="edora"):
-    """Configure EDoRA."""
-
-    alpha: float = setting(16, "The low-rank part is multiplied by alpha / r.", POSITIVE)  # run_glue.py
-    init_std: float = setting(1e-5, "Standard deviation of R at the start.", NOT_NEGATIVE)  # run_glue.py
+class EdoraConfig(LoraXsConfig, method="edora"):
+    """Configure EDoRA; run_glue.py's defaults are LoRA-XS's."""
 
 
 class EdoraLinear(FactorLayer):

@@ -26,8 +26,7 @@ import torch
 from torch import Tensor
 
 from symlora.adapters.config import POSITIVE, WHOLE, LowRankConfig, setting
-from symlora.adapters.factors import zeros
-from symlora.adapters.layer import AdapterLayer
+from symlora.adapters.factors import FactorLayer, zeros
 from symlora.adapters.tuner import AdapterModel
 
 
@@ -41,11 +40,10 @@ class MeloraConfig(LowRankConfig, method="melora"):
     num_mini_loras: int = setting(8, "Number N of mini-LoRAs on the diagonal.", WHOLE)
 
 
-class MeloraLinear(AdapterLayer):
+class MeloraLinear(FactorLayer):
     """Adapt a linear layer by MELoRA."""
 
     adapter_layer_names = ("melora_A", "melora_B")
-    converts_to_lora = True
 
     def initial_values(self, config: MeloraConfig, r: int) -> dict[str, Tensor]:
         number = config.num_mini_loras
@@ -56,19 +54,9 @@ class MeloraLinear(AdapterLayer):
         A = torch.empty(number, r, inputs).uniform_(-1, 1) / math.sqrt(inputs)  # kaiming_uniform_(a=√5) of each A_i
         return {"melora_A": A, "melora_B": zeros(config, number, outputs, r)}
 
-    def adapter_output(self, adapter: str, x: Tensor, base_out: Tensor) -> Tensor:
-        """Compute (α/r) diag(B_1 A_1, …, B_N A_N) x."""
-        A, B = self.melora_A[adapter], self.melora_B[adapter]
-        inputs = self.adapter_input(adapter, x)
-        parts = inputs.reshape(*inputs.shape[:-1], A.shape[0], A.shape[2])
-        inner = torch.einsum("...ni,nri->...nr", parts, A)
-        return torch.einsum("...nr,nor->...no", inner, B).flatten(-2) * self.scaling[adapter]
-
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """Compute (α/r) diag(B_1 A_1, …, B_N A_N), (n_out, n_in), in `merge_dtype`."""
-        A, B = self.melora_A[adapter].to(self.merge_dtype), self.melora_B[adapter].to(self.merge_dtype)
-        delta: Tensor = self.scaling[adapter] * torch.block_diag(*(B @ A))  # type: ignore[no-untyped-call]
-        return delta
+    def factors(self, adapter: str) -> list[Tensor]:
+        """Return diag(B_1, …, B_N) and diag(A_1, …, A_N)."""
+        return [torch.block_diag(*values[adapter]) for values in (self.melora_B, self.melora_A)]  # type: ignore[no-untyped-call]
 
 
 class MeloraModel(AdapterModel, config=MeloraConfig, layer=MeloraLinear):
