@@ -41,13 +41,18 @@ def test_adamw_is_torchs_where_there_is_no_lambda(decay: float) -> None:
     """torch's unfused AdamW, one parameter at a time, decay only where the Trainer has it."""
     decayed = ("dense.weight", "layer.symlora_Q.default", "q.lora_A.default.weight", "layer.symlora_diag.default")
     undecayed = ("dense.bias", "LayerNorm.weight", "sa_layer_norm.weight", "mlp_norm.weight", "norm.bias")
+    undecayed += (
+        "q.lora_magnitude_vector.default.weight",
+        "q.edora_m.default",
+        "v.ia3_l.default",
+    )  # as λ: factors of W0
     generator = torch.Generator().manual_seed(0)
     own = [(name, nn.Parameter(torch.randn(3, generator=generator))) for name in decayed + undecayed]
     references = [(name, nn.Parameter(value.detach().clone())) for name, value in own]
     train = train_config(weight_decay=decay)
     optimizer = AdamW(own, train, MethodConfig(lambda_decay="one"))
-    with pytest.raises(SymloraError, match="lr_ratio: lora_b match none"):
-        AdamW(own, train, MethodConfig(lr_ratio={"lora_b": 16.0}))
+    with pytest.raises(SymloraError, match="lr_ratio: lora_b matches none"):
+        AdamW(own, train, MethodConfig(lr_ratio={"lora_A": 16.0, "lora_b": 16.0}))
     stock = [
         torch.optim.AdamW([value], lr=train.lr, weight_decay=0.0 if name in undecayed else decay, fused=False)
         for name, value in references

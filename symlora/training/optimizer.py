@@ -13,6 +13,8 @@ from symlora.errors import SymloraError
 # Hugging Face's Trainer, under LoRA's scripts: neither biases nor LayerNorm weights decay.
 _UNDECAYED = ("bias", "LayerNorm.weight", "layer_norm.weight", "norm.weight")
 _LAMBDAS = (".symlora_lambda.", ".loralambda_lambda.")
+# They multiply W0 as λ does, and decay would remove it: DoRA's and EDoRA's m, (IA)³'s l.
+_MULTIPLIERS = (".lora_magnitude_vector.", ".edora_m.", ".ia3_l.")
 
 
 class AdamW(torch.optim.AdamW):
@@ -38,14 +40,16 @@ class AdamW(torch.optim.AdamW):
         in_head: Callable[[str], bool] = lambda name: False,
     ) -> None:
         named = list(named)
-        if method.lr_ratio and not any(f".{part}." in f".{name}." for name, _ in named for part in method.lr_ratio):
-            raise SymloraError(f"method.lr_ratio: {', '.join(method.lr_ratio)} match none of the trained parameters.")
+        for part in method.lr_ratio:
+            if not any(f".{part}." in f".{name}." for name, _ in named):
+                raise SymloraError(f"method.lr_ratio: {part} matches none of the trained parameters.")
         groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}  # by learning rate, decay and pull toward 1
         for name, parameter in named:
             lr = train.head_lr if train.head_lr is not None and in_head(name) else train.lr
             lr *= next((ratio for part, ratio in method.lr_ratio.items() if f".{part}." in f".{name}."), 1.0)
             plain = name.replace(".modules_to_save.default", "").removesuffix(".default")  # PEFT's additions
-            decay = 0.0 if plain.endswith(_UNDECAYED) else train.weight_decay
+            undecayed = plain.endswith(_UNDECAYED) or any(part in name for part in _MULTIPLIERS)
+            decay = 0.0 if undecayed else train.weight_decay
             toward_one = 0.0
             if any(part in name for part in _LAMBDAS):
                 decay = train.weight_decay if method.lambda_decay == "zero" else 0.0
