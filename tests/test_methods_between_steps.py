@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from symlora.adapters import DyLoraConfig, PriLoraConfig, SaraConfig, SingLoraConfig, XgbLoraConfig, rank_of_share
+from symlora.adapters.lora2 import Lora2Config, entries_kept
 from symlora.config.schema import Config
 from symlora.data.batches import padded
 from symlora.errors import SymloraError
@@ -145,6 +146,8 @@ def test_prilora_trains_alone_and_in_the_layers_own_ranks(tiny: TinyFactory, tmp
     assert all(float((layer.prilora_A["default"] == 0).double().mean()) == 0.5 for layer in layers)  # step 6 of 6
     assert all(float(layer.prilora_norm["default"].min()) > 0 for layer in layers)
     again(config, model, result, data, tmp_path)
+    shared = tuner(build(run_config(tiny("albert"), "prilora"), CPU, "fp32")).tuner_layers()
+    assert {layer.r["default"] for layer in shared} == {8}, "ALBERT's layers share one set of modules"
 
 
 def test_sara_counts_singular_values() -> None:
@@ -360,6 +363,11 @@ def test_adalora_schedules_that_cannot_be(tiny: TinyFactory) -> None:
         step_hook(build(adalora(tiny("bert"), tinit=0.6, tfinal=0.39), CPU, "fp32"), 10)
     with pytest.raises(SymloraError, match=r"target_r=4 is not below init_r=4"):
         step_hook(build(adalora(tiny("bert"), target_r=4), CPU, "fp32"), 10)
+    pruned = Lora2Config(target_r=1, tinit=0.6, tfinal=0.3)
+    assert [entries_kept(pruned, step, 10, 16, 2) for step in (6, 7, 8)] == [None, 2, 2]
+    pruned.tfinal = 0.4
+    with pytest.raises(SymloraError, match=r"tinit=0.6 and tfinal=0.4 leave none of the 10 steps"):
+        entries_kept(pruned, 1, 10, 16, 2)
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")

@@ -103,7 +103,9 @@ class PriLoraModel(AdapterModel, config=PriLoraConfig, layer=PriLoraLinear):
 
     def _prepare_adapter_config(self, peft_config: PriLoraConfig, model_config: dict[str, Any]) -> Any:
         if not peft_config.rank_pattern:
-            layers = getattr(getattr(self.model, "config", None), "num_hidden_layers", None)
+            config = getattr(self.model, "config", None)
+            # ALBERT's layers share the modules of a group.
+            layers = getattr(config, "num_hidden_groups", None) or getattr(config, "num_hidden_layers", None)
             if not layers:
                 raise ValueError("prilora: the model's configuration has no num_hidden_layers; set rank_pattern")
             first = r"^(?:(?!\.\d+\.).)*"  # up to the first number, which is the layer's: T5 has further ones

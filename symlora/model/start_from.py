@@ -22,7 +22,7 @@ _NOT_OF_THE_FUNCTION = BOOKKEEPING | {
     # How training goes: AdaLoRA and LoRA², PRILoRA; and VeRA's start.
     *("beta1", "beta2", "deltaT", "orth_reg_weight", "target_r", "tfinal", "tinit", "total_step"),
     *("norm_decay", "pruned_share", "pruning_interval"),
-    "d_initial",
+    *("d_initial", "ramp"),  # and SingLoRA's, whose u is stored
 }
 
 
@@ -112,7 +112,8 @@ def _other_function(own: Any, theirs: Any) -> str | None:
     """Return the first field that would change ΔW."""
     # As JSON has them: a saved tuple is a list, a set has no order.
     ours, saved = (json.loads(json.dumps(config.to_dict(), default=_plain)) for config in (own, theirs))
-    differing = [key for key in ours if ours[key] != saved.get(key) and key not in _NOT_OF_THE_FUNCTION]
+    shown = _NOT_OF_THE_FUNCTION - {*["r"] * (own.peft_type == "LOKR")}  # LoKr's large ranks all have one shape
+    differing = [key for key in ours if ours[key] != saved.get(key) and key not in shown]
     differing.sort(key="rank_pattern".__eq__)  # last: PRILoRA and SARA make it from other fields, which say more
     for key in differing:
         # Loaded weights replace a start, unless it changes more: W0 in PiSSA, the forward in MiSS's bat.
