@@ -145,7 +145,10 @@ def test_findings_say_what_lambda_and_other_rates_do() -> None:
         for task, rate in chosen
     }
     lambdas = pd.concat(norms.values())["lambda"].to_numpy()
-    assert f"Of {len(lambdas)} values (three tasks" in text and f"negative ({lambdas[lambdas < 0].item():.2f}, seed 3" in text
+    assert (
+        f"Of {len(lambdas)} values (three tasks" in text
+        and f"negative ({lambdas[lambdas < 0].item():.2f}, seed 3" in text
+    )
     below = [int((np.abs(lambdas) < bound).sum()) for bound in (0.1, 0.3)]
     assert below == [2, 5] and "two are below 0.1 in size" in text and "Three more are below 0.3" in text
     last = norms["stsb"].query("layer == 5 and projection == 'query'")["lambda"]
@@ -322,7 +325,9 @@ def test_controls_say_what_decay_does_to_lambda() -> None:
         record = json.loads(path.read_text())
         kept = record["selections"]["held_out"]["epoch"]
         left.append(decay_to_zero(record["config"]["train"], record["data"]["train"]["rows"], kept))
-    assert f"what decay alone gives, {np.mean(left):.2f}" in text and f"decay alone would give {np.mean(left):.2f}" in text
+    assert (
+        f"what decay alone gives, {np.mean(left):.2f}" in text and f"decay alone would give {np.mean(left):.2f}" in text
+    )
     assert all(mean.min() > np.mean(left) for mean in means.values())
     lowest, highest = means["decay"].min(), means["decay"].max()
     assert text.count(f"{lowest:.2f} to {highest:.2f}") == 2  # findings.md and rates-and-lambda.md
