@@ -45,6 +45,7 @@ _OWN: dict[str, dict[str, Any]] = {
     "distilbert": {"n_layers": 2, "dim": 32, "n_heads": 4, "hidden_dim": 48},
     "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False},
     "electra": {"embedding_size": 16},
+    "xmod": {"languages": ["en_XX"], "default_language": "en_XX", "adapter_reduction_factor": 2},
     "modernbert": {
         **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2},
         **{"global_attn_every_n_layers": 2, "local_attention": 4, "num_hidden_layers": 3},

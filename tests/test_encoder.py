@@ -74,6 +74,7 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
         *(("modernbert", lengths, {"classifier_pooling": "mean"}) for lengths in LENGTHS.values()),
         # Beyond the first buckets of the relative positions, in several groups.
         ("mpnet", [200, 7, 31, 64, 150, 16, 8], {"max_position_embeddings": 210}),
+        ("xmod", LENGTHS["unequal"], {}),  # its blocks have the names of BERT's, and compute something else
     ],
 )
 def test_all_weights_equal_stock_padded_forward(

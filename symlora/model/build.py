@@ -104,7 +104,8 @@ def run_model(model: Any, drawn: list[str], config: Config, masks: Masks, traine
         _train_head(model, config.method.base_parameters)
     use_own_dropout(model, masks)
     use_projection(model, masks)
-    use_fused_output(model)
+    if model.config._attn_implementation == attention.NAME:  # blocks of other encoders may compute something else
+        use_fused_output(model)
     encoder = Encoder(model, model.config.pad_token_id or 0, masks)
     if encoder.max_length is not None and config.data.max_length > encoder.max_length:
         raise SymloraError(
