@@ -99,13 +99,31 @@ def test_files_of_splits_pairs_and_hidden_test_labels(tmp_path: Path) -> None:
     assert splits["train"].texts[1][5] == "y 5"
 
 
-def test_files_of_other_words_are_no_parts_of_a_table(tmp_path: Path) -> None:
-    for name in ("train-00000-of-00002-0ab1.csv", "train-00001-of-00002-f2.csv"):
-        write(tmp_path / name, ROWS[:30])
+def test_parts_of_a_table_are_all_there_and_files_of_other_words_are_none(tmp_path: Path) -> None:
+    write(tmp_path / "train-00001-of-00002-f2.csv", ROWS[:30])
+    with pytest.raises(SymloraError, match=r"holds 1 of 2 parts of train"):
+        find_tables(tmp_path)
+    write(tmp_path / "train-00000-of-00002-0ab1.csv", ROWS[:30])
     assert len(find_tables(tmp_path)["train"]) == 2
     write(tmp_path / "train_old.csv", ROWS[:30])
     with pytest.raises(SymloraError, match=r"several tables for train \(train-00000.*train_old\.csv\): keep one"):
         find_tables(tmp_path)
+
+
+def test_parquet_files_keep_the_hubs_class_names(tmp_path: Path) -> None:
+    rows = datasets.Dataset.from_list(ROWS).class_encode_column("label")
+    rows.to_parquet(tmp_path / "t.parquet")
+    assert own(tmp_path / "t.parquet").task.labels == ["neg", "neutral", "pos"]
+
+
+def test_minus_one_may_be_a_class(tmp_path: Path) -> None:
+    for name in ("train", "dev", "test"):
+        write(
+            tmp_path / f"{name}.csv",
+            [{"text": f"x {n}", "label": -1 if n % 2 or name == "test" else 1} for n in range(8)],
+        )
+    config = own(tmp_path)
+    assert config.task.labels == ["-1", "1"] and not read_own(config.task, config.data)["test"].labels.any()
 
 
 def test_a_parquet_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
@@ -164,6 +182,7 @@ def changed(row: int, **values: Any) -> list[dict[str, Any]]:
         (changed(7, text=12), [], "row 7, column text holds 12, which is not text"),
         (changed(9, label=None), [], "row 9, column label is empty or NaN"),
         (changed(9, label="NaN"), [], "row 9, column label is empty or NaN"),
+        (changed(9, label=["pos"]), [], r"row 9, column label holds \['pos'\]: give one text"),
         (changed(9, label="once"), [], r"t\.jsonl: row 9 alone is of class 'once' \(column label\)"),
         (changed(9, label=float("nan")), ["task.regression=true"], "row 9, column label is empty or NaN"),
         (changed(9, label="bad"), ["task.labels=[neg,neutral,pos]"], "row 9, column label holds 'bad'; expected"),
@@ -171,7 +190,8 @@ def changed(row: int, **values: Any) -> list[dict[str, Any]]:
         ([{**row, "label": f"x{n}"} for n, row in enumerate(ROWS)], [], "60 different labels in 60 rows"),
         (changed(3, extra=1), [], "row 3 does not have the columns of row 1"),
         (ROWS, ["task.regression=true"], "row 1, column label holds 'neg'; expected a number"),
-        (ROWS, ["task.columns=[body]"], "lacks the column body. It has: text, label"),
+        (ROWS, ["task.columns=[body]"], "lacks the column body. It has: 'text', 'label'"),
+        (ROWS, ["task.labels=[neg,pos,pos]"], "two or more different classes"),
         (ROWS, ["task.label=text"], "one of task.columns"),
         (ROWS, ["task.columns=[]"], "name one or two columns"),
         (ROWS, ["task.columns=[text,text]"], "two different columns"),
@@ -206,7 +226,7 @@ def test_a_bad_table_is_one_message(tmp_path: Path, rows: Any, overrides: list[s
         ("t.csv", b'text,label\n"Nice" he said,x\n', r"row 1: ',' expected after '\"'. Put a text"),
         ("t.tsv", b'text\tlabel\n"Not closed\tx\nb\ty\n', "row 1: unexpected end of data"),
         ("t.tsv", b'text\tlabel\n"Begins\tx\nends"\ty\n', "row 1 has a text with a tab and a line break"),
-        ("t.csv", b"\n\ntext\na\n", "lacks the column label. It has: text"),
+        ("t.csv", b"\n\ntext\na\n", "lacks the column label. It has: 'text'"),
         ("t.csv", b"text;label\na, b;x\n", "separated by semicolons"),
         ("t.json", b'[{"text": "a"},', r"t\.json is not valid JSON"),
         ("t.csv", b"text,label\n\xff\xfe,x\n", "UTF-8"),

@@ -8,7 +8,7 @@ Labels that are text or whole numbers are classes, in sorted order; numbers with
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ def complete(config: Config) -> None:
         raise SymloraError("task.columns: name one or two columns of text, such as task.columns=[text].")
     if len({*task.columns}) < len(task.columns):
         raise SymloraError(f"task.columns={task.columns}: a pair is two different columns.")
+    if len({*task.labels}) < len(task.labels) or len(task.labels) == 1:
+        raise SymloraError(f"task.labels={task.labels}: name two or more different classes.")
     if task.label in task.columns:
         raise SymloraError(f"task.label={task.label} is one of task.columns: name the column that holds the labels.")
     if data.dir == os.path.expanduser(os.environ.get("GLUE_DIR", "")):  # which is for GLUE's tasks
@@ -133,7 +135,7 @@ def _classes(raw: dict[str, tuple[str, Columns]], task: TaskConfig) -> list[str]
     for split, (other, more) in raw.items():
         if split != "train" and task.label in more:
             for number, value in enumerate(more[task.label], 1):
-                if value is not None and str(value).strip() not in names and not _hidden(value, split):
+                if value is not None and str(value).strip() not in names and not _hidden(value, split, names):
                     raise SymloraError(
                         f"{other}: row {number}, column {task.label}: no training row is of class {value!r}."
                     )
@@ -165,7 +167,7 @@ def _parsed(columns: Columns, where: str, split: str, task: TaskConfig) -> Split
     rows = np.arange(len(texts[0]))
     scores = not task.labels  # a GLUE task does not say whether it is a regression
     kind: Any = np.float32 if scores else np.int64
-    if values is None or (split == "test" and all(_hidden(value, split) for value in values)):
+    if values is None or all(_hidden(value, split, task.labels) for value in values):
         return Split(split, texts, np.full(len(rows), -1, kind), rows)
     _refuse_empty(values, where, task.label)
     numbers = {name: number for number, name in enumerate(task.labels)}
@@ -184,10 +186,13 @@ def _refuse_empty(values: list[Any], where: str, column: str) -> None:
     for number, value in enumerate(values, 1):
         if value is None or str(value).strip().lower() in ("", "nan"):
             raise SymloraError(f"{where}: row {number}, column {column} is empty or NaN. Correct or remove that row.")
+        if isinstance(value, (list, dict, bytes)):
+            raise SymloraError(f"{where}: row {number}, column {column} holds {value!r}: give one text or number.")
 
 
-def _hidden(value: Any, split: str) -> bool:
-    return split == "test" and (value is None or str(value).strip() in ("", "-1"))
+def _hidden(value: Any, split: str, classes: Collection[str]) -> bool:
+    """Tell whether a test label is empty or GLUE's -1."""
+    return split == "test" and (value is None or str(value).strip() in {"", "-1"}.difference(classes))
 
 
 def _are_scores(values: list[Any]) -> bool:

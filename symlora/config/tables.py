@@ -50,6 +50,9 @@ def find_tables(place: Path) -> dict[str, list[Path]]:
         if len(kinds) > 1:
             names = ", ".join(path.name for path in files[:5])
             raise SymloraError(f"{place} holds several tables for {split} ({names}): keep one, or number its parts.")
+        counts = {int(match[1]) for path in files if (match := re.search(r"-of-(\d+)", path.stem))}
+        if counts - {len(files)}:
+            raise SymloraError(f"{place} holds {len(files)} of {max(counts)} parts of {split}. Add the missing ones.")
     return found
 
 
@@ -68,7 +71,7 @@ def read_tables(files: Sequence[Path], wanted: Sequence[str], optional: str | No
         found = _read(path, stat.st_mtime_ns, stat.st_size)
         names = [name for name in wanted if name != optional or name in found]
         if missing := [name for name in names if name not in found]:
-            raise SymloraError(f"{path} lacks the column {missing[0]}. It has: {', '.join(found)[:300]}.")
+            raise SymloraError(f"{path} lacks the column {missing[0]}. It has: {', '.join(map(repr, found))[:300]}.")
         for name in names:
             columns.setdefault(name, []).extend(found[name])
     if len({len(values) for values in columns.values()}) > 1:
@@ -115,11 +118,12 @@ def _read(path: Path, changed: int, size: int) -> Columns:
             return _read_delimited(path, _DELIMITERS[kind])
         if kind == ".parquet":
             import pyarrow.parquet as pq
+            from datasets import Dataset
 
             table = pq.ParquetFile(path).read()
             if twice := [name for name, times in Counter(table.column_names).items() if times > 1]:
                 raise SymloraError(f"{path} has the column {twice[0]} twice.")
-            return dict(table.to_pydict())
+            return _of_dataset(Dataset(table))
         if kind in (".jsonl", ".json"):
             return _read_json(path)
     except SymloraError:
