@@ -575,7 +575,7 @@ def test_a_card_names_the_class_of_its_task(to: str, base_dir: Path, tmp_path: P
     main(["export", str(tmp_path / "a"), "--to", to, "--push", "someone/thing", str(tmp_path / "out")])
     card = (tmp_path / "out" / "README.md").read_text()
     assert "AutoModelForTokenClassification.from_pretrained" in card and "AutoModel." not in card
-    assert (", num_labels=5)" in card) == (to == "adapter")
+    assert (", num_labels=5, ignore_mismatched_sizes=True)" in card) == (to == "adapter")
 
 
 def test_a_push_that_cannot_be_is_one_clear_error(

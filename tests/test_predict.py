@@ -23,10 +23,12 @@ from symlora.config.own_task import read_rows
 from symlora.data.splits import load_splits
 from symlora.data.tokens import tokenize_all
 from symlora.errors import SymloraError
+from symlora.interchange.merged import export_merged
 from symlora.model.build import build_pack
 from symlora.model.source import ModelSource, find, load_tokenizer
 from symlora.runner.scoring import _alike, evaluate, predict
 from symlora.runner.trained import logits_of, of_run, open_trained
+from symlora.store.adapter_folder import read_adapter
 from symlora.store.folder import seal
 
 
@@ -219,8 +221,10 @@ def test_runs_of_other_slices_are_scored_on_their_own(runs: Path) -> None:
     assert [len(group) for group in _alike([run, cut], ["held_out"])] == [1, 1]
 
 
-def test_one_row_has_no_correlation(minilm_dir: Path, tmp_path: Path) -> None:
+def test_one_row_has_no_correlation_and_merged_says_regression(minilm_dir: Path, tmp_path: Path) -> None:
     folder, _ = train(small(tmp_path, "task=stsb", "train.epochs=1"))
+    export_merged(read_adapter(folder), tmp_path / "merged")
+    assert json.loads((tmp_path / "merged/config.json").read_text())["problem_type"] == "regression"
     pd.DataFrame([{"sentence1": "a", "sentence2": "b", "label": 3.5}]).to_csv(tmp_path / "one.csv", index=False)
     with pytest.raises(SymloraError, match="one.csv has one row"):
         evaluate([of_run(folder)], [], tmp_path / "one.csv", "cpu")

@@ -164,7 +164,10 @@ def _set_labels(config: Any, adapter: StoredAdapter, auto: Any) -> None:
     if stored is None:  # saved without a head: the base model's own is meant
         return
     config.num_labels = len(stored)
-    names = adapter.run["config"]["task"]["labels"] if adapter.run is not None else []
+    names = []
+    if adapter.run is not None:  # the problem's type decides what transformers' pipeline makes of the logits
+        names = adapter.run["config"]["task"]["labels"]
+        config.problem_type = "single_label_classification" if names else "regression"
     if len(names) == len(stored):
         config.id2label = dict(enumerate(names))
         config.label2id = {name: number for number, name in enumerate(names)}

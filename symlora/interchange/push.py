@@ -114,5 +114,7 @@ def write_card(folder: Path, adapter: StoredAdapter, base: str | None) -> None:
         ours=method in METHODS,
         scaled=(folder / BASE_SCALE).is_file(),
         auto=model_class(adapter, merged.get("architectures")).__name__,
-        labels=f", num_labels={min(head)}" if adapter.config.task_type in LABELLED and head else "",
+        labels=f", num_labels={min(head)}, ignore_mismatched_sizes=True"
+        if adapter.config.task_type in LABELLED and head
+        else "",
     ).save(folder / CARD)

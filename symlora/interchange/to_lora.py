@@ -46,7 +46,9 @@ def symlora_to_lora(
     """
     config = adapter.config
     if adapter.method != "SYMLORA":
-        raise SymloraError(f"{adapter.folder} is a {adapter.method} adapter, not a SymLoRA.")
+        raise SymloraError(
+            f"{adapter.folder} is a {adapter.method} adapter, not a SymLoRA. Other adapters: --to adapter."
+        )
     if config.bias != "none":
         raise SymloraError(f"{adapter.folder}: bias={config.bias!r}; adapters with trained biases cannot be exported.")
     tensors = {name: value for name, value in adapter.tensors.items() if ".symlora_" not in name}

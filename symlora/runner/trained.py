@@ -228,5 +228,5 @@ def _load(model: Trained, classifier: Any) -> Any:
                 value.data = saved.to(value.device, torch.float32)
         return wrapped
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise SymloraError(f"{model.source} does not fit this encoder or task: {reason}") from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise SymloraError(f"{model.source} does not fit this encoder or task ({reason}).") from error
