@@ -61,12 +61,12 @@ class Split:
         return self.take(np.setdiff1d(np.arange(len(self)), rows)), self.take(rows, name)
 
 
-def choose_rows(labels: npt.NDArray[Any], count: int, keep: int, seed: int = SLICE_SEED) -> Rows:
+def choose_rows(labels: npt.NDArray[Any], count: int, keep: int) -> Rows:
     """Draw about `count` row numbers in proportion to the classes.
 
     keep = 0: exactly `count` rows. keep = 1: at least one row of each class is chosen and at least one is not.
     """
-    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(SLICE_SEED)))
     groups = np.zeros(len(labels), np.int64)  # a regression task is one group
     if labels.dtype.kind == "i":
         groups = np.unique(labels, return_inverse=True)[1]

@@ -205,10 +205,6 @@ class Dropout(nn.Module):
         mask: Tensor = _Mask.apply(keys, columns, size, self.p, dtype)  # type: ignore[no-untyped-call]
         return mask
 
-    def extra_repr(self) -> str:
-        """Return what print(model) shows."""
-        return f"p={self.p}"
-
 
 def use_dropout_modules(model: Any) -> None:
     """Replace the attention dropout of ModernBERT's layers by modules."""
