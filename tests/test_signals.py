@@ -138,6 +138,15 @@ def test_a_stopped_demo_leaves_nothing_running_and_goes_on(minilm_dir: Path, tmp
     stopped(signal.SIGINT, 2, 1, everyone=True)
 
 
+def test_workers_of_hydras_joblib_end_with_their_sweep(minilm_dir: Path, tmp_path: Path) -> None:
+    runs, points = tmp_path / "runs", ("protocol=demo", "model=minilm", *FEW[:3], "train.epochs=400", "seed=0,1")
+    joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    with started(tmp_path, "train", "-m", *joblib, *points, f"results_dir={runs}") as program:
+        program.wait_for(lambda: len(list(runs.rglob(".seed-*"))) == 2)
+        program.ends(signal.SIGTERM)
+    assert len(list(headers(runs))) == 2  # of the stop: the first regular one would come after a minute
+
+
 def test_a_second_ctrl_c_ends_the_demo_at_once(minilm_dir: Path, tmp_path: Path) -> None:
     """The worker does nothing at all here, and would not see a stop file."""
     runs = tmp_path / "runs"

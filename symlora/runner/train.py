@@ -1,6 +1,7 @@
 """Train one run or a multirun from the command line."""
 
 import sys
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from symlora.runner.reporter import Reporter
 from symlora.store.folder import failure_text, finished_record, run_folder
 from symlora.store.selection import criterion
 from symlora.training.checkpoint_files import clear_settled
-from symlora.training.interrupt import cluster_job
+from symlora.training.interrupt import cluster_job, end_with_parent
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -51,6 +52,8 @@ def main(cfg: DictConfig) -> float | None:
     """Train one run and return its score, for Hydra's sweepers."""
     hydra_config = HydraConfig.get()
     try:
+        if current_process().name.startswith("Loky"):  # a worker of hydra/launcher=joblib
+            end_with_parent()
         with cluster_job():
             return criterion(train(resolve(cfg)))[0]
     except SymloraError as error:

@@ -6,8 +6,6 @@ import platform
 import re
 import signal
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,7 +24,7 @@ from symlora.store.selection import criterion
 from symlora.sweep.launchers import VARIABLE
 from symlora.sweep.packing import PackPlan
 from symlora.sweep.progress import say
-from symlora.training.interrupt import Stopped, cluster_job, graceful_stop, raise_if_stopped
+from symlora.training.interrupt import Stopped, cluster_job, end_with_parent, graceful_stop, raise_if_stopped
 
 _own: list[tuple[str, Any]] = []  # this process's GPU, and the lock that it holds until it ends
 
@@ -65,7 +63,7 @@ class PackTask:
     def __call__(self, cfg: Any) -> list[Outcome]:
         """Train one pack; errors become outcomes, and stop no other pack."""
         if os.getppid() == self.launcher:
-            threading.Thread(target=_end_with, args=(self.launcher,), daemon=True).start()
+            end_with_parent()
             signal.signal(signal.SIGINT, lambda *_: None)  # ignored between packs; the launching process gets it too
         hydra = HydraConfig.get()
         number = int(hydra.job.num)
@@ -123,10 +121,3 @@ def own_device(devices: Sequence[str], folder: Path, number: int) -> str:
     if not _own:
         _own.append((devices[number % len(devices)], None))
     return _own[0][0]
-
-
-def _end_with(launcher: int) -> None:
-    """End this worker when the launching process is gone."""
-    while os.getppid() == launcher:
-        time.sleep(1.0)
-    os._exit(1)

@@ -16,7 +16,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
@@ -51,6 +53,20 @@ class Stopped(SystemExit):
         super().__init__(number)  # pickle passes this argument to a copy in another process
         self.signal = number
         self.code = self.exit_code = 128 + number
+
+
+@cache
+def end_with_parent() -> None:
+    """Stop this process when its parent is gone, first gently."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(SWEEP_PATIENCE)
+    os._exit(1)
 
 
 def stop_requested() -> int | None:
