@@ -204,6 +204,15 @@ def test_test_predictions_asked_for_later_are_made_without_training(minilm_dir: 
     assert (folder / "config.yaml").read_bytes() == (whole / "config.yaml").read_bytes()
 
 
+def test_a_damaged_run_is_no_obstacle_to_others_test_predictions(minilm_dir: Path, tmp_path: Path) -> None:
+    damaged, _ = train(small(tmp_path, "task=rte", "train.epochs=1"))
+    with open(damaged / "adapter/adapter_model.safetensors", "ab") as file:
+        file.write(b"x")
+    some = [small(tmp_path, "task=rte", "train.epochs=1", "predict_test=true", f"seed={seed}") for seed in (0, 1)]
+    ended = run_pack(some, [Reporter(config, quiet=True) for config in some])
+    assert [record["status"] for _, record in ended] == ["lost", "finished"] and "damaged" in ended[0][1]["error"]
+
+
 def test_an_encoder_is_not_filed_under_another_name(tiny_bert_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(SymloraError, match="model=local model.name"):
         train(small(tmp_path, "task=rte", f"model.path={tiny_bert_dir}"))

@@ -4,7 +4,6 @@ All of the machine against all of the machine: our side is one process of one th
 process with all threads. On a GPU each side is one process. All of them live through the bench and wait for their turn.
 """
 
-import ctypes
 import gc
 import multiprocessing
 import re
@@ -24,7 +23,7 @@ from torch.utils.benchmark import Timer
 from bench.work import Load
 from symlora.errors import SymloraError
 from symlora.model.device import DTYPES
-from symlora.runner.provenance import provenance
+from symlora.runner.provenance import provenance, reset_peak_memory
 
 TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 1024}  # rows of a matmul; more are no faster
 T = TypeVar("T")
@@ -108,16 +107,12 @@ def _memory(*, reset: bool = False) -> int | None:
     """The most bytes in use since the last reset; with one, the bytes in use now. None where only Linux tells."""
     if reset:
         gc.collect()
+        torch.cuda.empty_cache()
+        reset_peak_memory(_device)
     if _device.type == "cuda":
-        if reset:
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(_device)
         return torch.cuda.max_memory_allocated(_device)
     try:
-        if reset:
-            ctypes.CDLL(None).malloc_trim(0)  # freed memory back to the system, else it would hide what is taken
-            Path("/proc/self/clear_refs").write_text("5")
         most = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
         return int(most[1]) * 1024 if most else None
-    except (OSError, AttributeError, TypeError):  # no such file, or another C library
+    except OSError:
         return None

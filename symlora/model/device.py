@@ -58,6 +58,12 @@ def keep_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
+def return_memory() -> None:
+    """Return the memory that `keep_memory` kept."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def pick_precision(name: str, device: torch.device) -> str:
     """Resolve `auto`: bf16 where fast, else fp16 on CUDA, else fp32.
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from symlora.config.identity import files_sha256
+from symlora.model.device import return_memory
 
 PACKAGES = ("symlora", "torch", "transformers", "peft", "tokenizers", "datasets", "numpy", "safetensors", "hydra-core")
 _RAPL = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
@@ -70,6 +71,7 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.init()  # type: ignore[no-untyped-call] # without it torch refuses a device with a number
         torch.cuda.reset_peak_memory_stats(device)
         return
+    return_memory()
     with suppress(OSError):  # only Linux has it
         Path("/proc/self/clear_refs").write_text("5")
 

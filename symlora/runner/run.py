@@ -156,7 +156,10 @@ def _claim(config: Config, reporter: Reporter, began: float, processes: Processe
         # By the process that held the lock until now, or recovered.
         finished = run_folders.finished_record(config) or run_folders.record_since(config, began)
         if finished is None and run_folders.lacks_tests(config):
-            finished = add_tests(config, folder)
+            try:
+                finished = add_tests(config, folder)
+            except SymloraError as error:  # of this run alone
+                return folder, {"status": "lost", "error": str(error)}
     elif finished is None and run_folders.lacks_tests(config):  # the first process predicts
         finished = run_folders.read_run(folder)
     if finished is None:
