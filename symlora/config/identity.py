@@ -28,7 +28,7 @@ _BESIDE_WEIGHTS = (
     *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.*", "merges.txt", "*.model", "*.codes"),
 )
-_ADAPTERS = tuple(f"{folder}adapter_model.{kind}" for folder in ("adapter/", "") for kind in ("safetensors", "bin"))
+_ADAPTERS = tuple(f"{folder}adapter_model.{kind}" for folder in ("", "adapter/") for kind in ("safetensors", "bin"))
 SAFE_WEIGHTS, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 # Settings in which the runs of a pack may differ: they concern the trained modules only.
 _FREE = {
