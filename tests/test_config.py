@@ -202,6 +202,8 @@ def test_help_and_typing_errors_are_short_and_load_no_torch(
         (["train.lrate=1e-3"], r"train\.lrate=1e-3: there is no setting train\.lrate\. Near: train\.lr"),
         (["lr=1e-3"], r"there is no setting lr\. Near: train\.lr"),
         (["-m", "hydra/launcher=pakced"], r"hydra/launcher=pakced: there is no such choice\. Near: packed"),
+        (["-m", "train.lrate=1e-3,2e-3"], r"there is no setting train\.lrate\. Near: train\.lr"),
+        (["logger=null"], "give none or wandb"),
         (["train.lr=fast"], r"train\.lr=fast: Value 'fast' .*Float"),
         (["results_dir=/my", "runs/a"], r"^runs/a: give key=value.*ARGS="),
         (["seed=one"], r"seed=one: Value 'one' .*Integer"),

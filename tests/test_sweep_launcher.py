@@ -204,9 +204,17 @@ def test_jobs_that_are_one_run_are_trained_once(multirun: Multirun, tmp_path: Pa
     assert returns[0]._return_value == returns[1]._return_value and len(list(results.scan(tmp_path / "runs"))) == 1
 
 
-def test_a_wrong_setting_of_the_inner_launcher_is_one_message(multirun: Multirun) -> None:
-    with pytest.raises(CompactHydraException, match=r"inner_config.*n_jobs"):
-        multirun(*BASIC, "method=lora", "hydra.launcher.inner_config.n_jobs=2", "seed=0")
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("hydra.launcher.inner_config.n_jobs=2", r"inner_config.*n_jobs"),
+        ("hydra.launcher.workers=-1", r"workers=-1: give a number of at least 1"),
+        ("hydra.job.chdir=true", r"chdir=true"),
+    ],
+)
+def test_a_wrong_setting_of_the_launcher_is_one_message(setting: str, says: str, multirun: Multirun) -> None:
+    with pytest.raises(CompactHydraException, match=says):
+        multirun(*BASIC, "method=lora", setting, "seed=0")
 
 
 def test_a_killed_sweep_ends_its_workers_and_does_only_what_is_missing(

@@ -117,8 +117,10 @@ def test_a_sweep_is_expanded_as_the_command_line_says() -> None:
     found = {(c.train.lr, c.method.peft_config["r"], c.precision) for c in expand("sweep=grid", *COMMON, *given)}
     assert found == {(3e-3, 2, "fp32"), (3e-3, 4, "fp32")}
     assert swept({"seed": "range(5)"}, ["seed=range(2)"]) == {"seed": ["0", "1"]}
-    with pytest.raises(SymloraError, match="no_such"):
-        expand("sweep=grid", "train.no_such=1")
+    assert len(expand(*COMMON, "++train.weight_decay=0.1,0.2", "logger=none,wandb")) == 4
+    for wrong in ("train.no_such=1", "train.no_such=1,2", "train.lr=1e-3,abc"):
+        with pytest.raises(SymloraError, match="no_such|abc"):
+            expand("sweep=grid", wrong)
 
 
 def test_tasks_are_the_recipes_own() -> None:
@@ -278,6 +280,7 @@ CHOSEN_BY = ("protocol.grid_seeds=[100,101]", *COMMON)
         (GridSeeds, ("sweep=grid", *CHOSEN_BY, "seed=0"), "mean of the seeds 100, 101. Leave out seed"),
         (HasBest, ("sweep=seeds", *CHOSEN_BY, "seed=0,101"), "seed 101: it chose the point"),
         (HasBest, ("sweep=seeds", *COMMON, "train.lr=1e-3"), "seeds are trained at what"),
+        (HasBest, ("sweep=seeds", *COMMON, "++train.lr=1e-3"), "seeds are trained at what"),
         (HasBest, ("sweep=seeds", *COMMON, "train.batch_size=16"), "seeds are trained at what"),
     ],
 )
@@ -368,7 +371,7 @@ def test_a_stopped_grid_ends_the_command(tmp_path: Path, monkeypatch: pytest.Mon
     assert stopped.call_count == 2 and not (tmp_path / "best").exists()
 
 
-@pytest.mark.parametrize("status", ["finished", "failed"])
+@pytest.mark.parametrize("status", ["finished", "failed", "missing"])
 def test_a_study_goes_beyond_its_edges_a_few_times(
     status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,14 +381,18 @@ def test_a_study_goes_beyond_its_edges_a_few_times(
     def multirun(words: list[str]) -> int:
         started.append(words)
         for config in expand(*words) if words[0] == "sweep=grid" else []:
-            beyond = config.train.lr > 8e-3 and status == "failed"
-            if not run_folder(config).exists():
+            beyond = config.train.lr > 8e-3 and status != "finished"
+            if not run_folder(config).exists() and not (beyond and status == "missing"):
                 place(config, None if beyond else config.train.lr, status="failed" if beyond else "finished")
         return 0
 
     monkeypatch.setattr("symlora.sweep.study.multirun", multirun)
     args = [f"results_dir={tmp_path}"]
     study = Study(["rte"], "minilm", "short_holdout", 2, args=args, best_dir=tmp_path / "best")
+    if status == "missing":
+        with pytest.raises(SymloraError, match="grid points have no result"):
+            run_study(study, widen=3)
+        return
     assert run_study(study, widen=3) == 0
     rates = [word.split("=")[1] for words in started for word in words if word.startswith("train.lr=")]
     assert rates == (["0.016", "0.032", "0.064"] if status == "finished" else ["0.016"])

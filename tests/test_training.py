@@ -40,12 +40,10 @@ def train_config(**values: Any) -> TrainConfig:
 def test_adamw_is_torchs_where_there_is_no_lambda(decay: float) -> None:
     """torch's unfused AdamW, one parameter at a time, decay only where the Trainer has it."""
     decayed = ("dense.weight", "layer.symlora_Q.default", "q.lora_A.default.weight", "layer.symlora_diag.default")
-    undecayed = ("dense.bias", "LayerNorm.weight", "sa_layer_norm.weight", "mlp_norm.weight", "norm.bias")
-    undecayed += (
-        "q.lora_magnitude_vector.default.weight",
-        "q.edora_m.default",
-        "v.ia3_l.default",
-    )  # as λ: factors of W0
+    undecayed = (
+        *("dense.bias", "LayerNorm.weight", "sa_layer_norm.weight", "mlp_norm.weight", "norm.bias"),
+        *("q.lora_magnitude_vector.default.weight", "q.edora_m.default", "v.ia3_l.default"),  # factors of W0, as λ
+    )
     generator = torch.Generator().manual_seed(0)
     own = [(name, nn.Parameter(torch.randn(3, generator=generator))) for name in decayed + undecayed]
     references = [(name, nn.Parameter(value.detach().clone())) for name, value in own]

@@ -119,6 +119,8 @@ def our_configs() -> Iterator[None]:
     except HydraException as error:
         detail = f" ({error.__cause__})" if error.__cause__ else ""
         raise SymloraError(f"{error}{detail}") from error
+    except OmegaConfBaseException as error:
+        raise SymloraError(_explain(error)) from None
 
 
 def _check_facts(config: Config) -> None:

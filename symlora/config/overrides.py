@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -49,6 +50,9 @@ def check_words(words: Sequence[str]) -> None:
                 _check_choice(match[1], name)
                 if match[1] == "protocol":
                     _check_protocol(name, words)
+        elif isinstance(override.value(), ChoiceSweep) and not word.startswith("+"):
+            for each in override.sweep_iterator():
+                _check_setting(word, override.get_key_element(), each)
         elif not (word.startswith(("+", "~")) or override.is_sweep_override()):
             _check_setting(word, override.get_key_element(), override.value())
         if override.is_sweep_override() and not many:
@@ -58,6 +62,8 @@ def check_words(words: Sequence[str]) -> None:
 def _check_setting(word: str, key: str, value: Any) -> None:
     """Check that a setting exists and can have this value."""
     group, _, name = key.partition(".")
+    if key == "logger" and value is None:
+        raise SymloraError(f"{word}: give none or wandb.")
     if group.startswith("hydra") or "/" in key or key in (*GROUPS, "grid", "best", "logger"):
         return
     if key == "protocol.name":

@@ -70,8 +70,8 @@ class RunRows:
         numbers = np.repeat(np.arange(len(counts)), counts)
         places = np.arange(len(numbers)) * len(counts) + numbers
         parts = (np.cumsum(counts, dtype=np.int32), numbers, places, np.array(counts))
-        tables = (to_device(torch.from_numpy(part), device) for part in parts)
-        return RunRows(*tables, fill=None if has_kernel(device) else Fill.of(counts, device))
+        ends, runs, at, own = (to_device(torch.from_numpy(part), device) for part in parts)
+        return RunRows(ends, runs, at, own, None if has_kernel(device) else Fill.of(counts, device))
 
 
 def has_kernel(device: torch.device) -> bool:

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ class Reporter:
         self._last_share = 0.0
         self._losses = defaultdict[int, list[float]](list)
         self._scores: list[float | None] = []
-        self._mirror = _Wandb(config, self._say) if mirror and config.logger.name == "wandb" else None
+        self._mirror = _Wandb(config) if mirror and config.logger.name == "wandb" else None
 
     def started(self, folder: Path, record: dict[str, Any], counts: "ParameterCounts") -> None:
         """Announce the run."""
@@ -185,8 +185,8 @@ class _Wandb:
     W&B run of the same id. W&B's step is the training step. The key stays with `wandb login`.
     """
 
-    def __init__(self, config: Config, say: Callable[[str], None]) -> None:
-        self._config, self._say = config, say
+    def __init__(self, config: Config) -> None:
+        self._config = config
         self._run: Any = None
         self._failed = False
 
@@ -241,7 +241,7 @@ class _Wandb:
             )
         except Exception as error:  # no key, no network: the folder is the record, the run goes on
             self._failed = True
-            self._say(f"  W&B is off for this run: {error}")
+            print(f"W&B is off for {_title(config)}: {error}", file=sys.stderr)
         return not self._failed
 
 

@@ -6,7 +6,9 @@ the scores show that the pipeline works, and nothing about GLUE.
 
 import argparse
 import time
+from pathlib import Path
 
+from symlora.config.overrides import check_words
 from symlora.data.demo import DEMO_RULES
 from symlora.runner.train import command as train
 from symlora.store.folder import scan
@@ -26,7 +28,9 @@ def command(chosen: argparse.Namespace) -> int:
     """Run `symlora demo`: train what is not finished, and print the table."""
     started = time.perf_counter()
     sweep = ["sweep=demo", f"results_dir={chosen.results_dir}", *chosen.overrides]
+    check_words(["-m", *sweep])
     runs = expand(*sweep)
+    folder = Path(runs[0].results_dir)
     tasks = dict.fromkeys(config.task.name for config in runs)
     print(INTRODUCTION.format(tasks=len(tasks), runs=len(runs)))
     print(*(f"  {task}: {DEMO_RULES[task]}" for task in tasks), sep="\n", flush=True)
@@ -39,8 +43,8 @@ def command(chosen: argparse.Namespace) -> int:
         if isinstance(ended.code, str):  # nothing was trained; the text says why
             raise
         status = 1 if ended.code else 0
-    records = [record for _, record in scan(chosen.results_dir)]
+    records = [record for _, record in scan(folder)]
     print(f"\n{table(records)}\n")
     seconds = time.perf_counter() - started
-    print(f"{len(records)} runs, {seconds:.0f} s; one folder each in {chosen.results_dir}\n{NEXT}")
+    print(f"{len(records)} runs, {seconds:.0f} s; one folder each in {folder}\n{NEXT}")
     return status

@@ -5,7 +5,7 @@ from itertools import product
 
 from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 import symlora.sweep.launchers  # noqa: F401  # registers the schema of hydra/launcher=packed
 from symlora.config.compose import CONFIG_DIR, our_configs, quote_paths, resolve
@@ -27,7 +27,7 @@ def expand(*overrides: str) -> list[Config]:
         fixed = [text for text, override in zip(words, parsed, strict=True) if not override.is_sweep_override()]
         params = compose("config", fixed, return_hydra_config=True).hydra.sweeper.params or {}
         values = swept(params, [text for text in words if not text.startswith("hydra")])
-        groups = {group: values[group] for group in GROUPS if group in values}
+        groups = {group: values[group] for group in (*GROUPS, "budget", "logger") if group in values}
         keys = [key for key in values if key not in groups and (key in params or len(values[key]) > 1)]
         configs = []
         for choice in product(*groups.values()):  # each is composed once; the other values are set in it
@@ -35,7 +35,8 @@ def expand(*overrides: str) -> list[Config]:
             composed = compose("config", [*fixed, *chosen])
             for point in product(*(values[key] for key in keys)):
                 cfg = copy.deepcopy(composed)
-                cfg.merge_with_dotlist([f"{key}={value}" for key, value in zip(keys, point, strict=True)])
+                with open_dict(cfg):
+                    cfg.merge_with_dotlist([f"{key}={value}" for key, value in zip(keys, point, strict=True)])
                 configs.append(resolve(cfg))
         return configs
 

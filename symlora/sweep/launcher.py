@@ -127,6 +127,11 @@ class PackedLauncher(Launcher):
         from symlora.model.device import pick_device, pick_precision
 
         given, first = self.settings, jobs[0].config
+        for name in ("max_tokens", "workers", "threads"):
+            if (number := getattr(given, name)) is not None and number < 1:
+                raise SymloraError(f"hydra.launcher.{name}={number}: give a number of at least 1.")
+        if self.config.hydra.job.chdir:
+            raise SymloraError("hydra.job.chdir=true: packs are trained in one folder. Leave it out.")
         device = pick_device(first.device)
         kind, on_gpu = device.type, device.type != "cpu"
         most = given.max_tokens or most_tokens(kind, pick_precision(first.precision, device))

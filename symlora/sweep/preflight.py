@@ -30,10 +30,11 @@ def swept(params: Mapping[str, Any] | None, overrides: list[str]) -> dict[str, l
     hydra = GlobalHydra.instance()
     loader = hydra.config_loader() if hydra.is_initialized() else None  # expands `glob(*)`
     for override in OverridesParser.create(loader).parse_overrides(given):
+        key = override.get_key_element().lstrip("+")
         if override.is_sweep_override():
-            values[override.get_key_element()] = list(override.sweep_string_iterator())
+            values[key] = list(override.sweep_string_iterator())
         elif not override.is_delete():
-            values[override.get_key_element()] = [override.get_value_element_as_str()]
+            values[key] = [override.get_value_element_as_str()]
     return values
 
 

@@ -1,6 +1,7 @@
 """Run a study: grid, selection, seeds."""
 
 import argparse
+import shlex
 import subprocess
 import sys
 import time
@@ -101,13 +102,15 @@ class Study:
         """Return the file that `make select` writes and `sweep=seeds` reads."""
         return self.best_dir / self.protocol / self.model / f"{method}-{task}.yaml"
 
-    def require_grid(self) -> None:
-        """Check that every grid point finished or diverged.
+    def require_grid(self, *overrides: str) -> None:
+        """Check that every point of a grid finished or diverged.
 
         Raises:
             SymloraError: Some did not, for want of memory or data, for example.
         """
-        missing = [config for config in expand(*self.grid()) if not is_settled(read_run(run_folder(config)))]
+        missing = [
+            config for config in expand(*(overrides or self.grid())) if not is_settled(read_run(run_folder(config)))
+        ]
         if missing:
             raise SymloraError(
                 f"{len(missing)} grid points have no result, the first {run_folder(missing[0])}: the sweep's own "
@@ -155,15 +158,14 @@ class Study:
 
         (config, *_) = _expanded(0, *self.settings)
         device = pick_device("auto").type if config.device == "auto" else config.device
-        if device == "mps" or device[-1].isdigit():  # cuda:1
+        if device == "mps" or device[-1:].isdigit():  # cuda:1
             return 1
         return cores() if device == "cpu" else len(visible_devices()) or cores()
 
     def costs(self) -> Costs:
         """Gather the seconds of finished runs of this model and protocol."""
         config = _expanded(0, *self.settings)[0]
-        folder = Path(config.results_dir) / config.protocol.name / config.model.name
-        return costs(record for _, record in scan(folder))
+        return costs(record for _, record in scan(Path(config.results_dir) / config.protocol.name / config.model.name))
 
 
 def more_settings(named: Mapping[str, Sequence[str]], overrides: Sequence[str]) -> list[str]:
@@ -222,7 +224,7 @@ def run_study(study: Study, widen: int = 0) -> int:
     while (found := study.chosen()) != before:  # until a round adds no point
         before = found
         more = {task: {lr for each in found if each.task == task for lr in each.values("lr")} for task in study.tasks}
-        if status := _widen(study.widened([each for each in found if len(more[each.task] - planned) < widen])):
+        if status := _widen(study, study.widened([each for each in found if len(more[each.task] - planned) < widen])):
             return status
     print("2 of 3: selection", flush=True)
     _write(study, found)
@@ -241,10 +243,9 @@ def command_select(chosen: argparse.Namespace) -> int:
         if not commands:
             print(f"No best point lies on an edge of {' or '.join(axes)}: nothing to widen.")
         if not chosen.run_widened:
-            for command in commands:
-                print("symlora train -m " + " ".join(command))
+            sys.stdout.writelines(f"symlora train -m {shlex.join(command)}\n" for command in commands)
             return 0
-        if status := _widen(commands):
+        if status := _widen(study, commands):
             return status
         found = _tried(study)
     _write(study, found)
@@ -269,19 +270,20 @@ def _tried(study: Study) -> list[GridSearch]:
 
 
 def _write(study: Study, choices: Sequence[GridSearch]) -> None:
-    print(select_table(choices))
-    for warning in unequal(choices):
-        print(warning, file=sys.stderr)
-    for choice in choices:
+    scored = [choice for choice in choices if any(point.score is not None for point in choice.points)]
+    print(select_table(scored))
+    sys.stderr.writelines(f"{warning}\n" for warning in unequal(scored))
+    for choice in sorted(choices, key=scored.__contains__, reverse=True):  # one without a score raises
         write(choice, study.best_file(choice.method, choice.task))
 
 
-def _widen(commands: Sequence[Sequence[str]]) -> int:
+def _widen(study: Study, commands: Sequence[Sequence[str]]) -> int:
     """Run the wider grids; return the status that ends them, or 0."""
     for command in commands:
-        print("a best point lies on an edge: symlora train -m " + " ".join(command), flush=True)
+        print("a best point lies on an edge: symlora train -m " + shlex.join(command), flush=True)
         if (status := multirun(command)) not in (0, FAILED_RUN):
             return status
+        study.require_grid(*command)
     return 0
 
 
