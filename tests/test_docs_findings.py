@@ -19,6 +19,7 @@ from symlora.config.compose import CONFIG_DIR
 from symlora.config.formatting import format_rate
 from symlora.config.typed import read_yaml
 from symlora.report.choice import choose, read_best
+from symlora.report.collect import collect
 from symlora.report.comparison import Criteria, compare
 from symlora.report.figures.norms_frame import decay_to_zero
 from symlora.stats import decide, paired_interval
@@ -304,6 +305,32 @@ def test_controls_are_judged_by_their_rules() -> None:
     assert f"{short} {there.split()[0]} on that control's" in told("../README.md")
     failed = list((ROOT / "results/controls/failed").rglob("run.json"))
     assert [json.loads(path.read_text())["status"] for path in failed] == ["failed"] * 12
+
+
+def test_further_controls_are_judged_by_their_rules() -> None:
+    criteria, text = read_yaml(CONFIG_DIR / "report.yaml", Criteria), told()
+    chosen = choose(committed().runs, read_best(CONFIG_DIR / "best"))
+    mine = choose(collect(ROOT / "results/controls/repeated").runs, {})["minilm", "study", "cola", "symlora"]
+    controls = [chosen["minilm", "study", "cola", name] for name in ("singlora", "symlora_orthonormal")]
+    pairs = [compare(mine, control, criteria) for control in controls]
+    found = [pair for pair in pairs if pair is not None and not pair.obstacle and pair.seeds == tuple(range(10))]
+    p, tost = ([getattr(pair, name) for pair in found] + [1.0] for name in ("p_difference", "p_equivalence"))
+    decided = decide([*(pair.difference.estimate for pair in found), 0.0], p, tost)  # `full` is not finished
+    rows, first = table("controls.md", "further control, MiniLM, CoLA"), validation("symlora", "cola", "8e-3")
+    for row, rate, pair, decision in zip(rows, ("1e-3", "2e-3"), found, decided[:2], strict=True):
+        assert pair.both is not None
+        bounds, both = span(*pair.scores).partition("(")[2][:-1], f"{pair.both.low:.1f} to {pair.both.high:.1f}"
+        values = [rate, f"{pair.scores[1].mean():.1f}", bounds, f"{decision.p_difference:.3f}", decision.verdict, both]
+        assert list(row.values())[1:] == values
+        assert f"{span(first, pair.scores[1])[:-1]}" in text
+    for name in ("singlora", "symlora_orthonormal"):
+        held = (CONFIG_DIR / f"best/study/minilm/{name}-cola.yaml").read_text()
+        scores = [
+            f"{float(score) + 1e-9:.1f}" for score in re.findall(r"^#\s+[\d.]+\s+16\s+([\d.]+)", held, re.MULTILINE)
+        ]
+        assert f"{scores[0]} (5e-4), {', '.join(scores[1:5])} and {scores[5]} (1.6e-2)" in text
+    assert f"is {span(*found[0].scores)}" in text and f"it is {span(*found[1].scores)}" in text
+    assert (found[1].scores[0] > found[1].scores[1]).all()
 
 
 def test_controls_say_what_decay_does_to_lambda() -> None:
