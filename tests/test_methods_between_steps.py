@@ -366,7 +366,7 @@ def test_adalora_schedules_that_cannot_be(tiny: TinyFactory) -> None:
     pruned = Lora2Config(target_r=1, tinit=0.6, tfinal=0.3)
     assert [entries_kept(pruned, step, 10, 16, 2) for step in (6, 7, 8)] == [None, 2, 2]
     pruned.tfinal = 0.4
-    with pytest.raises(SymloraError, match=r"tinit=0.6 and tfinal=0.4 leave none of the 10 steps"):
+    with pytest.raises(ValueError, match=r"tinit=0.6 and tfinal=0.4 leave none of the 10 steps"):
         entries_kept(pruned, 1, 10, 16, 2)
 
 

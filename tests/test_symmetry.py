@@ -174,7 +174,13 @@ def test_committed_runs_agree_with_the_norms_stored_beside_them() -> None:
     kept = [all((folder / name).exists() for name in ("norms.parquet", "adapter")) for folder in collected["folder"]]
     first = collected[kept].drop_duplicates(["method", "task"]).groupby("method").head(2)
     frame, bad, _ = symmetry_of_runs(first)
-    assert not bad and set(frame["method"]) == {"lora", "lora_r4", "symlora", "symlora_no_lambda"}
+    assert not bad and set(frame["method"]) == {
+        "lora",
+        "lora_r4",
+        "symlora",
+        "symlora_no_lambda",
+        "symlora_orthonormal",
+    }
     for run in first.to_dict("records"):
         keys = ["task", "method", "configuration", "seed"]
         rows = frame[(frame[keys] == [run[key] for key in keys]).all(axis=1)]

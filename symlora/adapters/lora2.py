@@ -42,7 +42,6 @@ from torch import Tensor
 from symlora.adapters.config import NOT_NEGATIVE, POSITIVE, STEPS, WHOLE, LowRankConfig, in_steps, number, setting
 from symlora.adapters.factors import FactorLayer, zeros
 from symlora.adapters.tuner import AdapterModel
-from symlora.errors import SymloraError
 
 _SCORED = ("E", "B", "aa")  # what the importance of an entry of E is read from
 _BETWEEN = number("above 0 and below 1", lambda value: 0 < value < 1)
@@ -164,8 +163,8 @@ def entries_kept(config: Lora2Config, step: int, steps: int, entries: int, layer
     target = min(config.target_r * layers, entries)
     first, last = in_steps(config.tinit, steps), steps - in_steps(config.tfinal, steps)
     if first >= last:
-        raise SymloraError(
-            f"method.peft_config: tinit={config.tinit} and tfinal={config.tfinal} leave none of the {steps} steps for "
+        raise ValueError(
+            f"lora2: tinit={config.tinit} and tfinal={config.tfinal} leave none of the {steps} steps for "
             "pruning. Make them smaller (below 1 they are shares of the steps)."
         )
     if step <= first:

@@ -137,7 +137,7 @@ def _run(method: MethodConfig, device: str) -> RunModel:
 
 
 @functools.cache
-def _classifier(device: str) -> Any:
+def _classifier(device: str, layers: int = 12) -> Any:
     """Make RoBERTa-base's shape without values (`meta`) or with random ones."""
     from transformers import AutoModelForSequenceClassification, RobertaConfig
 
@@ -145,7 +145,7 @@ def _classifier(device: str) -> Any:
 
     attention.register()
     words = 50_265 if device == "meta" else 8
-    shape = RobertaConfig(vocab_size=words, max_position_embeddings=514, type_vocab_size=1)
+    shape = RobertaConfig(vocab_size=words, max_position_embeddings=514, type_vocab_size=1, num_hidden_layers=layers)
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(0)
         return AutoModelForSequenceClassification.from_config(shape, attn_implementation=attention.NAME)
