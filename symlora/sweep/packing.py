@@ -61,7 +61,7 @@ class PackPlan:
 def most_tokens(device_type: str, precision: str) -> int:
     """Return the default limit on the mean tokens of a step.
 
-    A CPU's caches hold no more in float32 (docs/bench.md).
+    In float32 on a CPU larger packs gain nothing (docs/bench.md).
     """
     return 3000 if (device_type, precision) == ("cpu", "fp32") else 8192
 
