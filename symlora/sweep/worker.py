@@ -1,5 +1,6 @@
 """Train one pack in a worker and return its runs' outcomes."""
 
+import gc
 import math
 import os
 import platform
@@ -89,6 +90,7 @@ class PackTask:
         go_offline_if_unreachable()
         import torch
 
+        from symlora.model.device import return_memory
         from symlora.model.packable import CannotPack
         from symlora.runner.run import run_pack
 
@@ -103,6 +105,8 @@ class PackTask:
                 raise
             alone = zip(configs, reporters, strict=True)
             trained = [run_pack([config], [reporter], self.began)[0] for config, reporter in alone]
+        gc.collect()  # an adapted model holds itself
+        return_memory()  # joblib takes memory that a worker keeps for a leak
         return [outcome(job.index, *ran) for job, ran in zip(pack.jobs, trained, strict=True)]
 
 
