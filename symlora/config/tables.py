@@ -50,7 +50,7 @@ def find_tables(place: Path) -> dict[str, list[Path]]:
         if len(kinds) > 1:
             names = ", ".join(path.name for path in files[:5])
             raise SymloraError(f"{place} holds several tables for {split} ({names}): keep one, or number its parts.")
-        counts = {int(match[1]) for path in files if (match := re.search(r"-of-(\d+)", path.stem))}
+        counts = {int(match[1]) for path in files if (match := re.search(r"\d-of-(\d+)", path.stem))}
         if counts - {len(files)}:
             raise SymloraError(f"{place} holds {len(files)} of {max(counts)} parts of {split}. Add the missing ones.")
     return found
