@@ -105,6 +105,10 @@ def test_parts_of_a_table_are_all_there_and_files_of_other_words_are_none(tmp_pa
         find_tables(tmp_path)
     write(tmp_path / "train-00000-of-00002-0ab1.csv", ROWS[:30])
     assert len(find_tables(tmp_path)["train"]) == 2
+    write(tmp_path / "train_r2-00000-of-00001.csv", ROWS[:30])  # another table's, as in ANLI: all its parts are there
+    with pytest.raises(SymloraError, match="several tables"):
+        find_tables(tmp_path)
+    (tmp_path / "train_r2-00000-of-00001.csv").unlink()
     write(tmp_path / "dev-best-of-10.csv", ROWS[:30])
     assert len(find_tables(tmp_path)["validation"]) == 1
     write(tmp_path / "train_old.csv", ROWS[:30])

@@ -50,9 +50,10 @@ def find_tables(place: Path) -> dict[str, list[Path]]:
         if len(kinds) > 1:
             names = ", ".join(path.name for path in files[:5])
             raise SymloraError(f"{place} holds several tables for {split} ({names}): keep one, or number its parts.")
-        counts = {int(match[1]) for path in files if (match := re.search(r"\d-of-(\d+)", path.stem))}
-        if counts - {len(files)}:
-            raise SymloraError(f"{place} holds {len(files)} of {max(counts)} parts of {split}. Add the missing ones.")
+        parts = Counter(part.groups() for path in files if (part := re.match(r"(.*?)\d+-of-(\d+)", path.stem)))
+        for (_, of), number in parts.items():
+            if number != int(of):
+                raise SymloraError(f"{place} holds {number} of {int(of)} parts of {split}. Add the missing ones.")
     return found
 
 
@@ -118,12 +119,17 @@ def _read(path: Path, changed: int, size: int) -> Columns:
             return _read_delimited(path, _DELIMITERS[kind])
         if kind == ".parquet":
             import pyarrow.parquet as pq
-            from datasets import Dataset
 
             table = pq.ParquetFile(path).read()
             if twice := [name for name, times in Counter(table.column_names).items() if times > 1]:
                 raise SymloraError(f"{path} has the column {twice[0]} twice.")
-            return _of_dataset(Dataset(table))
+            columns: Columns = table.to_pydict()
+            described = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+            for name, feature in described.get("info", {}).get("features", {}).items():
+                if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and name in columns:
+                    names = feature["names"]
+                    columns[name] = [None if label in (None, -1) else names[label] for label in columns[name]]
+            return columns
         if kind in (".jsonl", ".json"):
             return _read_json(path)
     except SymloraError:

@@ -150,7 +150,7 @@ def unlike(cells: Mapping[Key, Chosen]) -> list[str]:
         if key[3] != REFERENCE and all(len(each.runs) for each in pair):
             theirs, ours = (_flat(each.runs["grid"].iloc[0]) for each in pair)
             differing = {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}
-            if not cell.runs["adapter"].any():
+            if not cell.runs[["adapter", "encoder"]].to_numpy().any():
                 differing.discard("train.head_lr")  # there `train.lr` is the head's
             both = pd.concat([each.runs for each in pair])
             differing |= {name for name in ("precision", "weights") if both[name].nunique() > 1}
