@@ -246,6 +246,7 @@ def test_a_task_file_of_the_users_own_names_its_runs_by_its_content() -> None:
 
 def test_right_words_of_a_command_pass() -> None:
     check_words(["-m", "method=glob(*)", "task=rte,mrpc", "model=minilm", "+data.x=[1,2]", "sweep=grid", "~logger"])
+    check_words(["-m", 'train.lr="1e-3","2e-3"', "train.epochs=1,2"])
     check_words(["++train.lr=1e-3", "++hydra.launcher.timeout_min=10"])
     check_words(["--config-dir=elsewhere", "method=of_my_own"])
     check_words(["task=rte", "--cfg", "job", "--resolve"])

@@ -156,7 +156,9 @@ def test_what_an_adapter_of_others_lacks_starts_as_without_it(
 def test_other_weights_are_another_run(name: str, inside: str, tiny: TinyFactory, tmp_path: Path) -> None:
     config = run_config(tiny("bert"), "lora")
     config.init_from = str(tmp_path)
-    (tmp_path / inside).mkdir(exist_ok=True)
+    (tmp_path / "adapter").mkdir()
+    if inside == ".":
+        (tmp_path / "adapter" / name).write_bytes(b"of a second adapter, called adapter")
     hashes = set()
     for content in (b"one", b"other!"):
         (tmp_path / inside / name).write_bytes(content)

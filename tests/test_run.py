@@ -21,6 +21,7 @@ from symlora.config.schema import Config
 from symlora.data.splits import load_splits
 from symlora.errors import SymloraError
 from symlora.metrics.functions import compute
+from symlora.model.device import keep_memory
 from symlora.runner.prepare import prepare_pack
 from symlora.runner.provenance import peak_memory_bytes, reset_peak_memory
 from symlora.runner.reporter import Reporter
@@ -298,6 +299,7 @@ def test_a_run_that_cannot_be_kept_does_not_cost_the_others(
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux can start the peak anew")
 def test_the_peak_of_memory_is_not_an_earlier_packs() -> None:
     cpu = torch.device("cpu")
+    keep_memory()  # as a pack does
     before = peak_memory_bytes(cpu)
     ballast = b"x" * (before + 2**28)
     assert peak_memory_bytes(cpu) > before + 2**28

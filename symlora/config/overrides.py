@@ -52,7 +52,7 @@ def check_words(words: Sequence[str]) -> None:
                     _check_protocol(name, words)
         elif isinstance(override.value(), ChoiceSweep) and not word.startswith("+"):
             for each in override.sweep_iterator():
-                _check_setting(word, override.get_key_element(), each)
+                _check_setting(word, override.get_key_element(), getattr(each, "text", each))  # quoted or not
         elif not (word.startswith(("+", "~")) or override.is_sweep_override()):
             _check_setting(word, override.get_key_element(), override.value())
         if override.is_sweep_override() and not many:

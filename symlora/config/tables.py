@@ -8,7 +8,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -118,18 +118,7 @@ def _read(path: Path, changed: int, size: int) -> Columns:
         if kind in _DELIMITERS:
             return _read_delimited(path, _DELIMITERS[kind])
         if kind == ".parquet":
-            import pyarrow.parquet as pq
-
-            table = pq.ParquetFile(path).read()
-            if twice := [name for name, times in Counter(table.column_names).items() if times > 1]:
-                raise SymloraError(f"{path} has the column {twice[0]} twice.")
-            columns: Columns = table.to_pydict()
-            described = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-            for name, feature in described.get("info", {}).get("features", {}).items():
-                if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and name in columns:
-                    names = feature["names"]
-                    columns[name] = [None if label in (None, -1) else names[label] for label in columns[name]]
-            return columns
+            return _read_parquet(path)
         if kind in (".jsonl", ".json"):
             return _read_json(path)
     except SymloraError:
@@ -140,12 +129,28 @@ def _read(path: Path, changed: int, size: int) -> Columns:
 
 
 def _of_dataset(dataset: Any) -> Columns:
-    """Return a `datasets` table's columns, with class names for numbers."""
+    """Return the columns of a table of `datasets`."""
     columns: Columns = dataset.with_format(None)[:]
-    for name, feature in dataset.features.items():
-        if hasattr(feature, "int2str"):
-            columns[name] = [None if label in (None, -1) else feature.int2str(label) for label in columns[name]]
+    classes = {name: feature.names for name, feature in dataset.features.items() if hasattr(feature, "int2str")}
+    return _with_names(columns, classes)
+
+
+def _with_names(columns: Columns, classes: Mapping[str, Sequence[str]]) -> Columns:
+    """Replace the numbers of classes by their names, by column."""
+    for name in classes.keys() & columns.keys():
+        columns[name] = [None if label in (None, -1) else classes[name][label] for label in columns[name]]
     return columns
+
+
+def _read_parquet(path: Path) -> Columns:
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(path).read()
+    if twice := [name for name, times in Counter(table.column_names).items() if times > 1]:
+        raise SymloraError(f"{path} has the column {twice[0]} twice.")
+    features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    classes = {name: of["names"] for name, of in features.items() if isinstance(of, dict) and "names" in of}
+    return _with_names(dict(table.to_pydict()), classes)
 
 
 def _read_delimited(path: Path, delimiter: str) -> Columns:

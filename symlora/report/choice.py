@@ -141,13 +141,15 @@ def unlike(cells: Mapping[Key, Chosen]) -> list[str]:
     """List where methods differ from LoRA in grid points or settings."""
     grids, settings = list[str](), list[str]()
     for key, cell in cells.items():
+        if key[3] == REFERENCE:
+            continue
         pair, task = (cells[(*key[:3], REFERENCE)], cell), TASKS.get(key[2], key[2])
         names = f"{METHODS[REFERENCE]} and {METHODS.get(key[3], key[3])}"
         points = [set(each.grid[list(AXES)].itertuples(index=False, name=None)) for each in pair]
         if key[3] == CLAIMED and all(points) and points[0] != points[1] and max(map(len, points)) > 1:
             counts = f"{METHODS[REFERENCE]} {len(points[0])}, {METHODS[CLAIMED]} {len(points[1])}"
             grids.append(f"{task}: not tried at the same grid points ({counts}).")
-        if key[3] != REFERENCE and all(len(each.runs) for each in pair):
+        if all(len(each.runs) for each in pair):
             theirs, ours = (_flat(each.runs["grid"].iloc[0]) for each in pair)
             differing = {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}
             if not cell.runs[["adapter", "encoder"]].to_numpy().any():

@@ -151,7 +151,7 @@ def check_model(prepared: Prepared, models: Sequence[RunModel]) -> None:
         SymloraError: The tokenizer is another model's, or there is no room on the disk.
     """
     largest = max(int(split.input_ids.max()) for split in prepared.tokens.values())
-    size = models[0].encoder.model.get_input_embeddings().weight.shape[0]  # a module of PEFT's may stand there
+    size = models[0].encoder.model.get_input_embeddings().weight.shape[0]  # an adapted embedding has no num_embeddings
     if largest >= size:
         raise SymloraError(
             f"model={prepared.configs[0].model.name}: its tokenizer gives token {largest}, but the encoder has {size}. "

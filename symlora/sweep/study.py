@@ -108,9 +108,8 @@ class Study:
         Raises:
             SymloraError: Some did not, for want of memory or data, for example.
         """
-        missing = [
-            config for config in expand(*(overrides or self.grid())) if not is_settled(read_run(run_folder(config)))
-        ]
+        planned = expand(*(overrides or self.grid()))
+        missing = [config for config in planned if not is_settled(read_run(run_folder(config)))]
         if missing:
             raise SymloraError(
                 f"{len(missing)} grid points have no result, the first {run_folder(missing[0])}: the sweep's own "
@@ -271,7 +270,8 @@ def _tried(study: Study) -> list[GridSearch]:
 
 def _write(study: Study, choices: Sequence[GridSearch]) -> None:
     scored = [choice for choice in choices if any(point.score is not None for point in choice.points)]
-    print(select_table(scored))
+    if scored:
+        print(select_table(scored))
     sys.stderr.writelines(f"{warning}\n" for warning in unequal(scored))
     for choice in sorted(choices, key=scored.__contains__, reverse=True):  # one without a score raises
         write(choice, study.best_file(choice.method, choice.task))
